@@ -1,0 +1,171 @@
+"""The nouns of the program and their shapes.
+
+Axes: P prompts, K candidates per prompt, N = P * K rows, S prompt tokens, T response tokens, V vocabulary,
+C signals. Row ``n`` of every ``[N ...]`` tensor belongs to prompt ``n // K``.
+
+A prompt is kept once per group, not K times: that is what happened, and it is where the speed comes from.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt as the model reads it.
+
+    ``text`` is what was tokenised (after any chat template) and ``ids`` the tokens, special ones included.
+    ``offsets[j]`` is the character span of token j in ``text``; ``(0, 0)`` for tokens that stand for no text.
+    ``content`` holds the character spans of ``text`` that the user wrote; what lies outside is template.
+    ``index`` is the prompt's position in its data set: sampling draws its random numbers from it.
+    ``row`` is the data row it came from (reference, slots, messages ...), untouched.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    offsets: tuple[tuple[int, int], ...]
+    content: tuple[tuple[int, int], ...]
+    index: int
+    row: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """P prompts and the N = P * K responses that a policy wrote.
+
+    prompt_ids, prompt_mask      [P S]  long, bool. Padded on the left for causal models and on the right for
+                                        encoder-decoders (BART counts positions from column 0). The mask is
+                                        the truth; nothing may depend on the side.
+    response_ids, response_mask  [N T]  long, bool, right-padded. The end-of-sequence token a model wrote is
+                                        part of its response: unmasked, trained, scored.
+    finished                     [N]    bool: the response ended by itself rather than at the length limit.
+    responses                    N texts, special tokens removed.
+    """
+
+    prompts: list[Prompt]
+    prompt_ids: Tensor
+    prompt_mask: Tensor
+    response_ids: Tensor
+    response_mask: Tensor
+    finished: Tensor
+    responses: list[str]
+
+    @property
+    def group_size(self) -> int:
+        return len(self.responses) // len(self.prompts)
+
+    @property
+    def lengths(self) -> Tensor:
+        """[N] response tokens, the end-of-sequence token included."""
+        return self.response_mask.sum(-1)
+
+    def to(self, device: torch.device | str) -> "Rollout":
+        moved = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+    def groups(self, start: int, stop: int) -> "Rollout":
+        """The part of the rollout that belongs to prompts ``start`` to ``stop``, without surplus padding."""
+        k = self.group_size
+        rows = slice(start * k, stop * k)
+        prompt_mask, response_mask = self.prompt_mask[start:stop], self.response_mask[rows]
+        columns = prompt_mask.any(0)
+        width = max(int(response_mask.sum(-1).max()), 1)
+        return Rollout(
+            prompts=self.prompts[start:stop],
+            prompt_ids=self.prompt_ids[start:stop, columns],
+            prompt_mask=prompt_mask[:, columns],
+            response_ids=self.response_ids[rows, :width],
+            response_mask=response_mask[:, :width],
+            finished=self.finished[rows],
+            responses=self.responses[rows],
+        )
+
+    def split(self, groups: int) -> Iterator["Rollout"]:
+        """Consecutive parts of at most ``groups`` whole groups."""
+        for start in range(0, len(self.prompts), groups):
+            yield self.groups(start, min(start + groups, len(self.prompts)))
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What one forward pass of the observer over prompt and response tells. Float32, no gradient.
+
+    attention        [N T S]  A[n, t, j]: attention from the query that predicts response token t to prompt
+                              token j, mean over heads and the layers read. Raw: a row sums to at most 1, and
+                              what is missing went to the response itself or (causal) nowhere we read. 0 at
+                              padding. For encoder-decoders rows sum to 1.
+    logprobs         [N T]    log p(y_t), 0 at padding.
+    confidence       [N T]    p(y_t) / max_v p(v), in (0, 1], 0 at padding.
+    entropy          [N T]    nats, 0 at padding.
+    certainty        [N T]    KL(uniform || p) in nats (self-certainty of Intuitor), 0 at padding.
+    prompt_logprobs  [N T S]  log p_t(x_j): the log-probability, at the step that wrote y_t, of the token that
+                              stands in prompt column j. 0 at padding.
+    """
+
+    attention: Tensor
+    logprobs: Tensor
+    confidence: Tensor
+    entropy: Tensor
+    certainty: Tensor
+    prompt_logprobs: Tensor
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that a signal may look at: the rollout, what the observer saw, and the weight of each prompt token.
+
+    salience  [P S]  >= 0, 0 at padding and template, rows sum to 1 (or are all 0: no content token).
+    """
+
+    rollout: Rollout
+    observation: Observation
+    salience: Tensor
+
+    def per_row(self, per_prompt: Tensor) -> Tensor:
+        """[P ...] -> [N ...]: each prompt's entry repeated for its K responses."""
+        return per_prompt.repeat_interleave(self.rollout.group_size, dim=0)
+
+
+Signal = Callable[..., Tensor]
+"""``signal(evidence, **options) -> [N]``: one number a response, higher is better."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """signals [N C] as measured, names of the C columns, and the reward [N] combined from them."""
+
+    names: tuple[str, ...]
+    signals: Tensor
+    reward: Tensor
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """A scored rollout, ready for updates. All [N T] tensors are 0 where ``rollout.response_mask`` is False.
+
+    old_logprobs, ref_logprobs, advantages  [N T]
+    values, returns                         [N T], or None without a critic
+    """
+
+    rollout: Rollout
+    old_logprobs: Tensor
+    ref_logprobs: Tensor
+    advantages: Tensor
+    values: Tensor | None = None
+    returns: Tensor | None = None
+
+    def groups(self, start: int, stop: int) -> "TrainBatch":
+        rollout = self.rollout.groups(start, stop)
+        k, width = self.rollout.group_size, rollout.response_ids.shape[1]
+        cut = {
+            name: value[start * k : stop * k, :width]
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, rollout=rollout, **cut)
