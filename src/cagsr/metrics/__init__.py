@@ -1,0 +1,6 @@
+"""Slot metrics and paired bootstrap intervals."""
+
+from cagsr.metrics.bootstrap import Interval, difference, interval, summarise
+from cagsr.metrics.slots import METRICS, slot_metrics
+
+__all__ = ["METRICS", "Interval", "difference", "interval", "slot_metrics", "summarise"]

@@ -1,0 +1,14 @@
+"""Tasks with checkers. Import draws no torch; ``tokenizer`` does when it is called."""
+
+from cagsr.tasks.slots import SLOTS
+from cagsr.tasks.slots_paraphrase import SLOTS_PARAPHRASE
+from cagsr.tasks.task import SPLITS, Check, Checker, Task, split_of
+from cagsr.tasks.tokenizer import tokenizer
+
+__all__ = ["CHECKERS", "SPLITS", "TASKS", "Check", "Checker", "Task", "split_of", "tokenizer"]
+
+TASKS: dict[str, Task] = {task.name: task for task in (SLOTS, SLOTS_PARAPHRASE)}
+"""Generated tasks by name."""
+
+CHECKERS: dict[str, Checker] = {**TASKS}
+"""All that can be named as ``data.checker``."""
