@@ -1,0 +1,6 @@
+"""Reading a model's attention to its prompt: which layers can be read, and reading them inside the SDPA pass."""
+
+from .capture import ATTENTION, Readable, Reading, capture
+from .support import inspect
+
+__all__ = ["ATTENTION", "Readable", "Reading", "capture", "inspect"]
