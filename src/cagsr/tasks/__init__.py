@@ -1,5 +1,7 @@
 """Tasks with checkers. Import draws no torch; ``tokenizer`` does when it is called."""
 
+from cagsr.tasks.keywords import KEYWORDS
+from cagsr.tasks.qa import QA
 from cagsr.tasks.slots import SLOTS
 from cagsr.tasks.slots_paraphrase import SLOTS_PARAPHRASE
 from cagsr.tasks.task import SPLITS, Check, Checker, Task, split_of
@@ -7,7 +9,7 @@ from cagsr.tasks.tokenizer import tokenizer
 
 __all__ = ["CHECKERS", "SPLITS", "TASKS", "Check", "Checker", "Task", "split_of", "tokenizer"]
 
-TASKS: dict[str, Task] = {task.name: task for task in (SLOTS, SLOTS_PARAPHRASE)}
+TASKS: dict[str, Task] = {task.name: task for task in (SLOTS, SLOTS_PARAPHRASE, KEYWORDS, QA)}
 """Generated tasks by name."""
 
 CHECKERS: dict[str, Checker] = {**TASKS}

@@ -1,7 +1,8 @@
 """Finding phrases of known meaning in a text, by words."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Iterable
 
 from cagsr.tasks.task import Slot
 
@@ -23,23 +24,26 @@ class Phrases:
     """
 
     def __init__(self, meanings: Iterable[tuple[str, Slot]]):
-        by_words: dict[tuple[str, ...], Slot] = {}
+        self._meaning: dict[tuple[str, ...], Slot] = {}
         for phrase, slot in meanings:
-            if by_words.setdefault(tuple(words(phrase)), slot) != slot:
-                raise ValueError(f"{phrase!r} says both {by_words[tuple(words(phrase))]} and {slot}")
-        self._by_first: Mapping[str, list[tuple[tuple[str, ...], Slot]]] = {}
-        for phrase in sorted(by_words, key=len, reverse=True):
-            self._by_first.setdefault(phrase[0], []).append((phrase, by_words[phrase]))
+            said = self._meaning.setdefault(tuple(words(phrase)), slot)
+            if said != slot:
+                raise ValueError(f"{phrase!r} says both {said} and {slot}")
+        lengths: defaultdict[str, set[int]] = defaultdict(set)
+        for phrase in self._meaning:
+            lengths[phrase[0]].add(len(phrase))
+        self._lengths = {first: sorted(found, reverse=True) for first, found in lengths.items()}
 
     def find(self, text: str) -> list[Slot]:
         """The (field, value) pairs that ``text`` says, in order, with repetitions."""
         found: list[Slot] = []
         read, position = words(text), 0
         while position < len(read):
-            for phrase, slot in self._by_first.get(read[position], ()):
-                if tuple(read[position : position + len(phrase)]) == phrase:
+            for length in self._lengths.get(read[position], ()):
+                slot = self._meaning.get(tuple(read[position : position + length]))
+                if slot is not None:
                     found.append(slot)
-                    position += len(phrase)
+                    position += length
                     break
             else:
                 position += 1

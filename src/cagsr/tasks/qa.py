@@ -1,0 +1,110 @@
+"""Two facts asked of a short context: a task where an attention reward is not expected to help.
+
+What a weak base lacks here is the knowledge which value belongs to which person, and a reward that asks it to
+say more adds none.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from cagsr.tasks.phrases import Phrases
+from cagsr.tasks.task import Check, Slot, Task, count
+
+PEOPLE = ["anna", "ben", "carl", "dora", "emil", "fay", "gus", "hana", "ivan", "june", "karl", "lena"]
+
+
+@dataclass(frozen=True)
+class Relation:
+    """question: how it is asked of {who}. statements: how {who} and {what} are said."""
+
+    question: str
+    statements: tuple[str, str]
+    values: tuple[str, ...]
+
+
+RELATIONS = {
+    "home": Relation(
+        "where does {who} live",
+        ("{who} lives in {what}", "the home of {who} is {what}"),
+        ("rome", "oslo", "lima", "cairo", "delhi", "paris", "quito", "tunis"),
+    ),
+    "pet": Relation(
+        "what does {who} keep",
+        ("{who} keeps a {what}", "the pet of {who} is a {what}"),
+        ("cat", "dog", "goat", "horse", "parrot", "rabbit", "snake", "turtle"),
+    ),
+    "instrument": Relation(
+        "what does {who} play",
+        ("{who} plays the {what}", "the instrument of {who} is the {what}"),
+        ("harp", "flute", "cello", "piano", "drum", "organ", "viola", "horn"),
+    ),
+    "job": Relation(
+        "what does {who} work as",
+        ("{who} works as a {what}", "the job of {who} is {what}"),
+        ("baker", "pilot", "nurse", "farmer", "judge", "sailor", "tailor", "miner"),
+    ),
+}
+
+
+class Question(Task):
+    """Four to six facts on three people, two of them asked; half of the references answer only one."""
+
+    name = "qa"
+
+    def __init__(self) -> None:
+        self.phrases = Phrases(
+            (statement.format(who=who, what=what), (f"{who} {field}", what))
+            for field, relation in RELATIONS.items()
+            for statement in relation.statements
+            for who in PEOPLE
+            for what in relation.values
+        )
+
+    def draw(self, random: Random) -> dict[str, Any]:
+        people = random.sample(PEOPLE, 3)
+        pairs = random.sample([(who, field) for who in people for field in RELATIONS], random.randint(4, 6))
+        facts = [(f"{who} {field}", random.choice(RELATIONS[field].values)) for who, field in pairs]
+        asked = random.sample(facts, 2)
+        questions = []
+        for subject, _ in asked:
+            who, field = subject.split()
+            questions.append(RELATIONS[field].question.format(who=who))
+        context = " . ".join(self.state(fact, random) for fact in facts)
+        answered = random.sample(asked, random.randint(1, 2))
+        return {
+            "prompt": f"{context} . {' and '.join(questions)} ?",
+            "reference": self.write(answered, random),
+            "slots": [list(slot) for slot in asked],
+            "facts": [list(fact) for fact in facts],
+        }
+
+    def key(self, row: Mapping[str, Any]) -> str:
+        """The facts, sorted: two questions on one context are in one split."""
+        return repr(sorted(tuple(fact) for fact in row["facts"]))
+
+    def state(self, fact: Slot, random: Random) -> str:
+        (who, field), what = fact[0].split(), fact[1]
+        return random.choice(RELATIONS[field].statements).format(who=who, what=what)
+
+    def write(self, facts: Sequence[Slot], random: Random) -> str:
+        return " and ".join(self.state(fact, random) for fact in facts) + " ."
+
+    def complete(self, row: Mapping[str, Any], random: Random) -> str:
+        slots = [(subject, value) for subject, value in row["slots"]]
+        return self.write(random.sample(slots, len(slots)), random)
+
+    def check(self, row: Mapping[str, Any], response: str) -> Check:
+        """Counts; a fact of the context that was not asked counts as hallucinated, as a wrong one does."""
+        return count(((subject, value) for subject, value in row["slots"]), self.phrases.find(response))
+
+    def vocabulary_texts(self) -> list[str]:
+        texts = ["and . ?", *PEOPLE]
+        for relation in RELATIONS.values():
+            texts += [relation.question.format(who=""), *relation.values]
+            texts += [statement.format(who="", what="") for statement in relation.statements]
+        return texts
+
+
+QA = Question()
