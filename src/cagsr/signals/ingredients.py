@@ -1,0 +1,44 @@
+"""What several signals are made of. Not a signal itself."""
+
+__all__ = ["Saturation", "mean_over", "saturate", "text_mask"]
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from cagsr.types import Rollout
+
+Saturation = Literal["max", "noisy_or", "capped_sum"]
+
+
+def text_mask(rollout: Rollout) -> Tensor:
+    """[N T] bool: the response tokens that are text, which is all but the end-of-sequence token.
+
+    The query that predicts the end looks somewhere too, but nothing is said there: signals about attention
+    and repetition leave it out, so that an empty response covers exactly nothing. Signals about
+    log-probabilities keep it, because ending too early should cost what the observer thinks of it.
+    """
+    columns = torch.arange(rollout.response_mask.shape[1], device=rollout.response_mask.device)
+    is_last = columns == (rollout.lengths - 1).unsqueeze(-1)
+    return rollout.response_mask & ~(is_last & rollout.finished.unsqueeze(-1))
+
+
+def mean_over(values: Tensor, mask: Tensor) -> Tensor:
+    """[N T], [N T] -> [N]: mean of ``values`` where ``mask`` is True, 0 where it is nowhere True."""
+    return values.where(mask, 0).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def saturate(looked: Tensor, saturation: Saturation, cap: float) -> Tensor:
+    """[N T S] -> [N S]: how much each prompt token was looked at, so that more of the same adds less.
+
+    ``looked`` is overwritten: it is as large as the attention, and one copy of that is enough. In [0, 1] for
+    ``max_t`` and ``1 - prod_t (1 - looked)``; in [0, cap] for ``min(cap, sum_t looked)``.
+    """
+    if looked.shape[1] == 0:
+        return looked.sum(1)
+    if saturation == "max":
+        return looked.amax(1)
+    if saturation == "noisy_or":
+        return 1 - looked.neg_().add_(1).clamp_(0, 1).prod(1)
+    return looked.sum(1).clamp(max=cap)

@@ -1,0 +1,12 @@
+"""A price for a response that never ended."""
+
+__all__ = ["unfinished"]
+
+from torch import Tensor
+
+from cagsr.types import Evidence
+
+
+def unfinished(evidence: Evidence) -> Tensor:
+    """[N] -1 where the response has no end-of-sequence token, else 0; higher is better."""
+    return evidence.rollout.finished.float() - 1

@@ -1,0 +1,70 @@
+"""Which words a text has, and which tokens of a prompt write them."""
+
+__all__ = ["Word", "prompt_words", "text_words"]
+
+import unicodedata
+from dataclasses import dataclass
+
+from cagsr.types import Prompt
+
+
+@dataclass(frozen=True)
+class Word:
+    """A whole word of the text the user wrote: how it is compared, and the tokens that write it."""
+
+    key: str
+    tokens: tuple[int, ...]
+
+
+def text_words(text: str) -> list[str]:
+    """The words of a text in their order, as they are compared: NFKC, case-folded.
+
+    A word is a run of letters, marks and digits; an apostrophe between two of them belongs to it. Text that
+    is written without spaces between words comes out as one word a clause.
+    """
+    return [_key(text[start:end]) for start, end in _spans(text)]
+
+
+def prompt_words(prompt: Prompt) -> list[Word]:
+    """The words of what the user wrote in a prompt (``prompt.content``), in their order."""
+    tokens_at: list[list[int]] = [[] for _ in prompt.text]
+    for token, (start, end) in enumerate(prompt.offsets):
+        for position in range(start, end):
+            tokens_at[position].append(token)
+    words = []
+    for content_start, content_end in prompt.content:
+        for start, end in _spans(prompt.text[content_start:content_end]):
+            span = range(content_start + start, content_start + end)
+            tokens = sorted({token for position in span for token in tokens_at[position]})
+            words.append(Word(_key(prompt.text[span.start : span.stop]), tuple(tokens)))
+    return words
+
+
+def _spans(text: str) -> list[tuple[int, int]]:
+    spans: list[tuple[int, int]] = []
+    start = None
+    for position in range(len(text) + 1):
+        if position < len(text) and _in_word(text, position):
+            start = position if start is None else start
+        elif start is not None:
+            spans.append((start, position))
+            start = None
+    return spans
+
+
+def _in_word(text: str, position: int) -> bool:
+    if text[position] in "'’":
+        return (
+            0 < position < len(text) - 1 and _is_letter(text[position - 1]) and _is_letter(text[position + 1])
+        )
+    return _is_letter(text[position])
+
+
+def _is_letter(character: str) -> bool:
+    # A pattern's \w knows no combining marks and would cut Hindi or Thai words at every vowel sign.
+    return unicodedata.category(character)[0] in "LMN"
+
+
+def _key(word: str) -> str:
+    # Tokenisers such as T5's write NFKC, so a response may spell a prompt's word with other code points.
+    return unicodedata.normalize("NFKC", word).casefold().replace("’", "'")
