@@ -1,0 +1,314 @@
+"""The sections of a config: every key, its range, its default, and what it means."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+__all__ = [
+    "Algorithm",
+    "Data",
+    "Limit",
+    "Lora",
+    "Model",
+    "Reward",
+    "RewardTerm",
+    "Run",
+    "Salience",
+    "Sampling",
+    "Scratch",
+    "Section",
+    "Sft",
+    "Train",
+    "Watch",
+]
+
+
+def _switch(value: Any) -> Any:
+    # YAML 1.1's other booleans: they are text to our reader, so that `mixed_precision: no` stays a word.
+    words = {"yes": True, "on": True, "no": False, "off": False}
+    return words.get(value.lower(), value) if isinstance(value, str) else value
+
+
+Switch = Annotated[bool, BeforeValidator(_switch)]
+Text = Annotated[str, Field(min_length=1)]
+AtLeastOne = Annotated[int, Field(ge=1, le=10**9)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Scalar = bool | int | float | str | None
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Lora(Section):
+    r: AtLeastOne = Field(default=16, description="Rank of the adapter.")
+    alpha: Positive = Field(
+        default=32.0, description="Scale of the adapter; its output is multiplied by alpha / r."
+    )
+    target_modules: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = Field(
+        default="all-linear", description="Names of the modules that get an adapter."
+    )
+
+
+class Model(Section):
+    name: Text | None = Field(
+        default=None,
+        description="Directory or hub name of the model; null: the built-in base of data.task.",
+    )
+    revision: Text | None = Field(default=None, description="Branch, tag or commit of a hub model.")
+    architecture: Literal["auto", "causal", "encoder-decoder"] = Field(
+        default="auto", description="Which kind of model it is; auto asks the model's own config."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Type of the weights in memory."
+    )
+    trust_remote_code: Switch = Field(
+        default=False, description="Run Python code that comes with a hub model."
+    )
+    lora: Lora | None = Field(default=None, description="Train a LoRA adapter (PEFT) instead of all weights.")
+
+
+class Data(Section):
+    task: Literal["slots", "slots-paraphrase", "keywords", "qa"] | None = Field(
+        default=None, description="A built-in generated task; give this or source."
+    )
+    count: AtLeastOne = Field(default=2000, description="Training prompts to generate for task.")
+    source: Text | None = Field(
+        default=None,
+        description="A .jsonl, .csv or .parquet file (.jsonl.gz and .csv.gz too), a directory saved by "
+        "datasets, or a hub name; give this or task.",
+    )
+    config_name: Text | None = Field(default=None, description="Configuration of a hub data set.")
+    split: Text = Field(
+        default="train", description="Split of a datasets directory or hub data set to train on."
+    )
+    evaluation_source: Text | None = Field(default=None, description="Prompts for evaluation; null: source.")
+    evaluation_split: Text | None = Field(
+        default=None, description="Split of evaluation_source (or source) to evaluate on."
+    )
+    evaluation_count: AtLeastOne = Field(default=100, description="Evaluate on at most so many prompts.")
+    prompt_column: Text = Field(
+        default="prompt",
+        description="Column of prompts: text, or a list of messages. Absent: 'messages' is used.",
+    )
+    reference_column: Text | None = Field(
+        default=None,
+        description="Column of reference answers; null: 'reference' or 'completion' where there is one.",
+    )
+    salience_column: Text | None = Field(
+        default=None,
+        description="Column with the parts of a prompt that matter, for reward.salience.kind: column.",
+    )
+    checker: Text | None = Field(
+        default=None,
+        description="What judges responses in evaluation: a built-in task's name or a dotted path.",
+    )
+    max_prompt_tokens: AtLeastOne | None = Field(
+        default=None, description="Longest prompt, template included; null: what the model's context leaves."
+    )
+    overlong: Literal["error", "drop", "truncate_left", "truncate_right"] = Field(
+        default="error", description="What to do with a longer prompt."
+    )
+    skip_invalid: Switch = Field(
+        default=False, description="Drop and count rows that cannot be used, not refuse."
+    )
+    seed: Seed = Field(default=0, description="Seed of generated prompts and of the order of prompts.")
+
+
+class Sampling(Section):
+    candidates: AtLeastOne = Field(default=8, description="Responses sampled for each prompt (K).")
+    temperature: NotNegative = Field(
+        default=1.0, description="Divides the logits; 0 takes the likeliest token."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(
+        default=1.0, description="Sample from this share; 1 is all."
+    )
+    top_k: Count = Field(default=0, description="Sample from the k likeliest tokens; 0 is all.")
+    min_new_tokens: Count = Field(
+        default=0, description="Tokens before the end-of-sequence token is allowed."
+    )
+    max_new_tokens: AtLeastOne = Field(
+        default=64, description="Longest response, end-of-sequence token included."
+    )
+
+
+class RewardTerm(Section):
+    signal: Text = Field(description="Name of a signal, or dotted path of a function of your own.")
+    weight: float = Field(default=1.0, description="Factor in the sum; negative turns the signal around.")
+    standardise: Literal["group", "batch", "none"] = Field(
+        default="group",
+        description="Mean 0 and deviation 1 within a prompt's candidates, within the step, or raw.",
+    )
+    options: dict[str, Scalar | list[Scalar]] = Field(
+        default_factory=dict, description="Keyword arguments of the signal."
+    )
+
+
+class Salience(Section):
+    kind: Literal["uniform", "idf", "span", "column"] = Field(
+        default="uniform",
+        description="How prompt tokens are weighted: all content words alike, rare words more, "
+        "only a marked span, or a column of the data.",
+    )
+    power: NotNegative = Field(default=1.0, description="Exponent of the inverse document frequency (idf).")
+    start: Text | None = Field(
+        default=None, description="Text that the span begins after; null: the beginning."
+    )
+    end: Text | None = Field(default=None, description="Text that the span ends before; null: the end.")
+
+
+class Reward(Section):
+    preset: Text = Field(default="robust", description="Name of a built-in preset, or path of a preset file.")
+    terms: Annotated[list[RewardTerm], Field(min_length=1)] | None = Field(
+        default=None, description="The sum spelt out, in place of the preset's."
+    )
+    observer: Literal["reference", "policy"] = Field(
+        default="reference",
+        description="Whose attention is read: the frozen start, or the model being trained.",
+    )
+    layers: Literal["all", "last", "last_half"] | Annotated[list[Count], Field(min_length=1)] = Field(
+        default="all", description="Attention layers to read."
+    )
+    salience: Salience = Field(default_factory=Salience, description="Weights of the prompt tokens.")
+
+
+class Algorithm(Section):
+    name: Literal["grpo", "ppo", "rloo", "policy-gradient"] = Field(
+        default="grpo", description="How to update."
+    )
+    kl_coefficient: NotNegative = Field(default=0.05, description="Price of moving away from the reference.")
+    kl_target: Positive | None = Field(
+        default=None,
+        description="KL (nats a response) that an adaptive coefficient aims at; null keeps it fixed.",
+    )
+    kl_placement: Literal["auto", "reward", "loss"] = Field(
+        default="auto",
+        description="Where the KL is charged; auto: in the reward for ppo, in the loss otherwise.",
+    )
+    clip: Positive = Field(
+        default=0.2, description="Furthest the probability ratio may move from 1 in one rollout."
+    )
+    value_clip: Positive = Field(default=0.2, description="Furthest a value may move in one rollout (ppo).")
+    value_coefficient: NotNegative = Field(default=0.1, description="Weight of the value loss (ppo).")
+    gamma: Share = Field(default=1.0, description="Discount per token (ppo).")
+    gae_lambda: Share = Field(default=0.95, description="Lambda of generalised advantage estimation (ppo).")
+    loss_normalisation: Literal["token", "sequence", "constant"] = Field(
+        default="token", description="Divide by all tokens, by each response's length, or by max_new_tokens."
+    )
+    epochs: AtLeastOne = Field(default=1, description="Passes over each rollout.")
+    minibatches: AtLeastOne = Field(
+        default=1, description="Optimizer steps per pass; divides prompts_per_step."
+    )
+    entropy_coefficient: NotNegative = Field(default=0.0, description="Weight of an entropy bonus.")
+
+
+class Train(Section):
+    steps: AtLeastOne = Field(default=100, description="Rollouts to collect and learn from.")
+    prompts_per_step: AtLeastOne = Field(default=8, description="Prompts per rollout, over all processes.")
+    micro_batch: AtLeastOne = Field(
+        default=64, description="Responses per forward pass; at least one whole group."
+    )
+    learning_rate: LearningRate = Field(default=1e-5, description="Peak learning rate of AdamW.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="Learning rate after the warm-up."
+    )
+    warmup_steps: Count = Field(default=0, description="Steps over which the learning rate rises from 0.")
+    weight_decay: NotNegative = Field(default=0.0, description="AdamW's decay.")
+    max_grad_norm: Positive = Field(default=1.0, description="Gradients are scaled down to this norm.")
+    seed: Seed = Field(default=0, description="Seed of sampling and initialisation.")
+    gradient_checkpointing: Switch = Field(
+        default=False, description="Recompute activations: less memory, slower."
+    )
+    mixed_precision: Literal["no", "bf16"] = Field(default="no", description="Autocast of forward passes.")
+    evaluate_every: Count = Field(default=0, description="Evaluate after so many steps; 0: only at the end.")
+    save_every: Count = Field(default=0, description="Checkpoint after so many steps; 0: only at the end.")
+    keep_checkpoints: AtLeastOne = Field(default=2, description="Newest checkpoints to keep.")
+
+
+class Limit(Section):
+    limit: NotNegative | None = Field(default=None, description="The limit; null watches without one.")
+    action: Literal["warn", "stop"] = Field(default="warn", description="What happens beyond the limit.")
+    patience: AtLeastOne = Field(default=3, description="Steps in a row beyond the limit before it happens.")
+
+
+class Watch(Section):
+    """Limits that tell a collapsing run."""
+
+    length: Limit = Field(
+        default=Limit(limit=3.0),
+        description="Mean length over that of the first step: above limit or below 1/limit.",
+    )
+    repetition: Limit = Field(
+        default=Limit(limit=0.5), description="Share of repeated trigrams: above limit."
+    )
+    kl: Limit = Field(
+        default=Limit(limit=1.0), description="KL to the reference, nats per token: above limit."
+    )
+    entropy: Limit = Field(
+        default=Limit(limit=0.1), description="Entropy over that of the first step: below limit."
+    )
+    shuffled: Limit = Field(
+        default=Limit(limit=0.5),
+        description="Share of responses that score under another prompt at least as high as under their own: "
+        "above limit.",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_default_limits(cls, data: Any) -> Any:
+        # `length: {action: stop}` changes the action and keeps the limit, instead of switching it off.
+        if not isinstance(data, dict):
+            return data
+        fields = cls.model_fields
+        return {
+            name: {"limit": fields[name].default.limit, **value}
+            if name in fields and isinstance(value, dict)
+            else value
+            for name, value in data.items()
+        }
+
+
+class Run(Section):
+    directory: Text = Field(
+        default="runs/train", description="Where the run writes; must be new, or resumed."
+    )
+    trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
+        default_factory=list, description="Dashboards that get the metrics, through Accelerate."
+    )
+    log_candidates: Count = Field(
+        default=2, description="Prompts per step whose candidates are written to candidates.jsonl."
+    )
+
+
+class Scratch(Section):
+    architecture: Literal["t5", "bart", "llama"] = Field(default="t5", description="Shape of the new model.")
+    layers: AtLeastOne = Field(default=3, description="Layers (of the encoder and of the decoder).")
+    hidden: AtLeastOne = Field(default=128, description="Width; a multiple of heads.")
+    heads: AtLeastOne = Field(default=4, description="Attention heads.")
+    vocabulary: Annotated[int, Field(ge=300, le=10**6)] = Field(
+        default=2000, description="Size of the tokenizer that is trained on the data."
+    )
+
+
+class Sft(Section):
+    """Supervised training on references, for `cagsr sft` only."""
+
+    steps: AtLeastOne = Field(default=1000, description="Optimizer steps.")
+    batch_size: AtLeastOne = Field(default=32, description="Rows per step.")
+    learning_rate: LearningRate = Field(default=5e-4, description="Peak learning rate of AdamW.")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="linear", description="After the warm-up."
+    )
+    warmup_steps: Count = Field(default=0, description="Steps over which the learning rate rises from 0.")
+    weight_decay: NotNegative = Field(default=0.0, description="AdamW's decay.")
+    max_reference_tokens: AtLeastOne = Field(
+        default=128, description="Longer references are cut, and counted."
+    )
+    scratch: Scratch | None = Field(
+        default=None, description="Build a new small model and its tokenizer instead of loading model.name."
+    )
