@@ -1,4 +1,4 @@
-"""Reading a model's attention to its prompt: which layers can be read, and reading them inside the SDPA pass."""
+"""Reading a model's attention to its prompt: which layers can be read, and how, inside the SDPA pass."""
 
 from .capture import ATTENTION, Readable, Reading, capture
 from .support import inspect

@@ -1,4 +1,4 @@
-"""The definition of A, from the weights that eager attention returns. Slow and large; everything else agrees with it."""
+"""The definition of A, from the weights of eager attention. Slow and large; the fast way agrees with it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -32,7 +32,7 @@ def eager_weights(model: PreTrainedModel, **inputs: Any) -> tuple[Tensor, ...]:
 
     Cross-attention for an encoder-decoder, self-attention otherwise. Layers without attention are left out.
     """
-    implementation = model.config._attn_implementation
+    implementation = model.config._attn_implementation or "eager"
     training = [module for module in model.modules() if module.training]
     model.eval()
     model.set_attn_implementation("eager")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from contextlib import ExitStack
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ def inspect(model: PreTrainedModel, layers: str | Sequence[int] = "all") -> Read
 
     layers  "all", "last", "last_half" (the later half, rounded up), or layer numbers counted from 0.
 
-    The model runs a few times on two sequences of 12 token ids; its mode and attention implementation are left
+    The model runs a few times on two sequences of 12 tokens; its mode and attention implementation are left
     as they were. Every chosen layer is compared with the model's own eager attention.
 
     Raises UnsupportedModelError for a model whose attention cannot be read exactly, and InputError for layers
@@ -51,11 +52,11 @@ def _name(model: PreTrainedModel) -> str:
 
 def _probe(model: PreTrainedModel, kind: str) -> dict[str, Tensor]:
     """Two prompts and responses of valid ids: one full, one whose prompt and response are padded."""
-    vocabulary = model.get_input_embeddings().num_embeddings
+    embeddings = cast(nn.Embedding, model.get_input_embeddings())
     padding = model.config.get_text_config(decoder=True).pad_token_id
-    valid = [token for token in range(min(vocabulary, 64)) if token != padding]
-    device = model.get_input_embeddings().weight.device
-    ids = torch.tensor([valid[j % len(valid)] for j in range(2 * (PROMPT + RESPONSE))], device=device)
+    valid = [token for token in range(min(embeddings.num_embeddings, 64)) if token != padding]
+    ids = torch.tensor([valid[j % len(valid)] for j in range(2 * (PROMPT + RESPONSE))])
+    ids = ids.to(embeddings.weight.device)
     prompt, response = ids.view(2, -1).split((PROMPT, RESPONSE), dim=1)
     prompt_mask, response_mask = torch.ones_like(prompt), torch.ones_like(response)
     response_mask[1, -1] = 0
@@ -92,13 +93,13 @@ def _find(model: PreTrainedModel, kind: str, name: str) -> dict[int, nn.Module]:
         _refuse_silent(model, name)
     if kind == "encoder-decoder" and any(call.keys == PROMPT + RESPONSE for call in calls):
         raise UnsupportedModelError(
-            f"{name} merges self-attention and cross-attention into one softmax, which cannot be read exactly. "
-            "Choose an encoder-decoder with separate cross-attention, such as T5 or BART."
+            f"{name} merges self-attention and cross-attention into one softmax, which cannot be read "
+            "exactly. Choose an encoder-decoder with separate cross-attention, such as T5 or BART."
         )
     if not right:
         raise UnsupportedModelError(
-            f"{name}: no attention from {queries} response to {keys} prompt positions was found; its attention "
-            "modules shorten or merge their inputs, so they cannot be read."
+            f"{name}: no attention from {queries} response to {keys} prompt positions was found; its "
+            "attention modules shorten or merge their inputs, so they cannot be read."
         )
     if len(set(right)) < len(right):
         raise UnsupportedModelError(
@@ -120,8 +121,8 @@ def _refuse_silent(model: PreTrainedModel, name: str) -> None:
             f'attn_implementation="{ATTENTION}", or call model.set_attn_implementation("{ATTENTION}").'
         )
     raise UnsupportedModelError(
-        f"{name} has no attention that transformers' attention interface reaches (as Mamba and RWKV have none), "
-        "so there is nothing to read. Choose a model with attention in its layers."
+        f"{name} has no attention that transformers' attention interface reaches (as Mamba and RWKV have "
+        "none), so there is nothing to read. Choose a model with attention in its layers."
     )
 
 
@@ -157,8 +158,8 @@ def _verify(model: PreTrainedModel, readable: Readable, found: dict[int, nn.Modu
     weights = dict(zip(found, eager_weights(model, **inputs), strict=False))
     if len(weights) != len(found):
         raise UnsupportedModelError(
-            f"{name} runs attention in {len(found)} layers and returns weights for {len(weights)}, so its attention "
-            "cannot be checked."
+            f"{name} runs attention in {len(found)} layers and returns weights for {len(weights)}, so its "
+            "attention cannot be checked."
         )
     with ExitStack() as stack:
         readings = {
@@ -180,8 +181,8 @@ def _verify(model: PreTrainedModel, readable: Readable, found: dict[int, nn.Modu
         difference = (read - expected).abs().max().item()
         if not difference <= tolerance:
             raise UnsupportedModelError(
-                f"{name}: attention of layer {number} cannot be read exactly (it differs from the model's own eager "
-                f"weights by {difference:.1e}). Leave the layer out or choose another model."
+                f"{name}: attention of layer {number} cannot be read exactly (it differs from the model's "
+                f"own eager weights by {difference:.1e}). Leave the layer out or choose another model."
             )
         if (
             reading.attention.sum(1)[~prompt_mask].any()
