@@ -137,9 +137,7 @@ def random_evidence(seed: int = 0, *, prompts: int = 3, group_size: int = 5) -> 
     finished[:2] = torch.tensor([False, True])
     salience = uniform(P, S) * prompt_mask * (uniform(P, S) < 0.7)
     salience[:, -1] = 1.0
-    texts = [
-        make_prompt(" ".join(f"w{j}" for j in range(int(size) - 1)), index=p) for p, size in enumerate(sizes)
-    ]
+    texts = [" ".join(f"w{word}" for word in range(size - 1)) for size in sizes.tolist()]
     return make_evidence(
         torch.softmax(3 * uniform(N, T, S), -1),
         salience=salience / salience.sum(-1, keepdim=True),

@@ -208,6 +208,20 @@ def _checked_values(name: str, values: Any, evidence: Evidence) -> Tensor:
     return values
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """The safe loader, which by itself lets the later of two equal keys win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def _presets() -> dict[str, Any]:
     return yaml.safe_load(resources.files("cagsr").joinpath("presets.yaml").read_text(encoding="utf-8"))
 
@@ -229,7 +243,7 @@ def load_preset(name_or_path: str | Path) -> list[Term]:
             "your own is named by its file, path/to/preset.yaml"
         )
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"preset {path}: cannot be read: {error}") from error
     return _terms(content, str(path))

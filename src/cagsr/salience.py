@@ -1,7 +1,7 @@
 """How much each prompt token matters: which of them a response ought to cover.
 
-A salience is called with prompts and their mask and gives ``w [P S]``: rows sum to 1, or are all 0 where a
-prompt has no content token. Which side is padded does not matter; the mask says where the tokens stand.
+A salience is called with a rollout and gives ``w [P S]``: rows sum to 1, or are all 0 where a prompt has no
+content token. Which side is padded does not matter; the prompt mask says where the tokens stand.
 """
 
 __all__ = ["SALIENCES", "STOP_WORDS", "Column", "Idf", "Salience", "Span", "Uniform", "without_content"]
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cagsr.errors import InputError
-from cagsr.types import Prompt
+from cagsr.types import Prompt, Rollout
 from cagsr.words import prompt_words
 
 # "no", "not" and numerals are missing on purpose: in data-to-text they are values ("family friendly: no").
@@ -34,13 +34,14 @@ STOP_WORDS = frozenset(_ENGLISH.split())
 class Salience(ABC):
     """Weights of prompt tokens, normalised a prompt."""
 
-    def __call__(self, prompts: Sequence[Prompt], prompt_mask: Tensor) -> Tensor:
+    def __call__(self, rollout: Rollout) -> Tensor:
         """[P S] float32 >= 0, 0 at padding, special tokens and template; rows sum to 1 or are all 0."""
-        weights_PS = torch.zeros(prompt_mask.shape, dtype=torch.float64)
-        for row, prompt in enumerate(prompts):
-            weights_PS[row, prompt_mask[row].cpu()] = torch.tensor(self.weigh(prompt), dtype=torch.float64)
-        total = weights_PS.sum(-1, keepdim=True)
-        return (weights_PS / total.where(total > 0, 1)).to(prompt_mask.device, torch.float32)
+        mask_PS = rollout.prompt_mask.cpu()
+        weights_PS = torch.zeros(mask_PS.shape, dtype=torch.float64)
+        for row, prompt in enumerate(rollout.prompts):
+            weights_PS[row, mask_PS[row]] = torch.tensor(self.weigh(prompt), dtype=torch.float64)
+        total_P1 = weights_PS.sum(-1, keepdim=True)
+        return (weights_PS / total_P1.where(total_P1 > 0, 1)).to(rollout.prompt_mask.device, torch.float32)
 
     @abstractmethod
     def weigh(self, prompt: Prompt) -> list[float]:
@@ -72,15 +73,15 @@ class Idf(Uniform):
     """``log((1 + D) / (1 + D_w)) ** power`` for content tokens: D unlabelled prompts, D_w with the word.
 
     A word that stands in every prompt weighs 0. A token that spans several words weighs its rarest.
-    Raises InputError without prompts, or for a power that is not positive.
+    Power 0 is uniform. Raises InputError without prompts, or for a power that is negative.
     """
 
     def __init__(
         self, prompts: Iterable[Prompt], power: float = 1.0, stop_words: Iterable[str] = STOP_WORDS
     ) -> None:
         super().__init__(stop_words)
-        if not (power > 0 and math.isfinite(power)):
-            raise InputError(f"salience idf: power must be a positive number, got {power!r}")
+        if not 0 <= power < math.inf:
+            raise InputError(f"salience idf: power must be a number of at least 0, got {power!r}")
         self.power = power
         self.frequencies: Counter[str] = Counter()
         self.documents = 0
