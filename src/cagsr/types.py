@@ -64,9 +64,7 @@ class Rollout:
         return self.response_mask.sum(-1)
 
     def to(self, device: torch.device | str) -> "Rollout":
-        moved = {
-            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved)
 
     def groups(self, start: int, stop: int) -> "Rollout":
@@ -147,25 +145,21 @@ class Scores:
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """A scored rollout, ready for updates. All [N T] tensors are 0 where ``rollout.response_mask`` is False.
+    """A part of a rollout on its way to an update. All [N T] tensors are 0 where ``response_mask`` is False.
 
-    old_logprobs, ref_logprobs, advantages  [N T]
-    values, returns                         [N T], or None without a critic
+    old_logprobs, ref_logprobs  [N T]  of the policy that sampled, of the reference
+    entropy                     [N T]  of the policy that sampled, nats
+    values                      [N T]  of the critic that sampled, or None without a critic
+    advantages, returns         [N T]  None until the reward is known; returns only with a critic
     """
 
     rollout: Rollout
     old_logprobs: Tensor
     ref_logprobs: Tensor
-    advantages: Tensor
+    entropy: Tensor
     values: Tensor | None = None
+    advantages: Tensor | None = None
     returns: Tensor | None = None
 
-    def groups(self, start: int, stop: int) -> "TrainBatch":
-        rollout = self.rollout.groups(start, stop)
-        k, width = self.rollout.group_size, rollout.response_ids.shape[1]
-        cut = {
-            name: value[start * k : stop * k, :width]
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
-        }
-        return replace(self, rollout=rollout, **cut)
+    def with_advantages(self, advantages: Tensor, returns: Tensor | None = None) -> "TrainBatch":
+        return replace(self, advantages=advantages, returns=returns)

@@ -1,0 +1,95 @@
+"""What one step's experience looks like in numbers: the row of metrics.jsonl and of the progress display."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from cagsr import kl
+from cagsr.signals import SIGNALS
+from cagsr.step import Collected, Step
+from cagsr.types import Evidence, Rollout
+from cagsr.world import World
+
+__all__ = ["measure", "shuffled_share"]
+
+
+def measure(collected: Collected, world: World) -> dict[str, float]:
+    """Means over the responses (or tokens, where said) of all processes.
+
+    reward            its mean; about 0 by construction when every term is standardised
+    reward_spread     mean standard deviation of the reward within a group; 0: nothing to learn from
+    signal/NAME       mean of the raw signal
+    length            tokens a response;  finished: share that ended by themselves;  empty: share without a token
+    repetition        share of repeated trigrams
+    kl                nats a token, k3;  kl_response: nats a response, k1;  entropy: nats a token
+    tokens            response tokens, a sum
+    """
+    rollout, scores = collected.rollout, collected.scores
+    tokens = rollout.lengths.double()
+    groups = scores.reward.double().view(-1, rollout.group_size)
+    words = tokens - rollout.finished.double()
+    per_row = {
+        "reward": scores.reward,
+        "reward_spread": groups.std(1, unbiased=False).repeat_interleave(rollout.group_size),
+        **{f"signal/{name}": scores.signals[:, c] for c, name in enumerate(scores.names)},
+        "length": tokens,
+        "finished": rollout.finished,
+        "empty": words == 0,
+        "repetition": -SIGNALS["repetition"](_text_only(rollout)),
+        "kl_response": _per_response(collected, kl.k1),
+    }
+    rows = len(rollout.responses)
+    sums = {name: value.double().sum() for name, value in per_row.items()}
+    sums["kl"] = _per_response(collected, kl.k3).double().sum()
+    sums["entropy"] = torch.stack([batch.entropy.double().sum() for batch in collected.batches]).sum()
+    sums["tokens"] = tokens.sum()
+    totals = world.total(torch.stack([value.to(tokens.device) for value in sums.values()])).tolist()
+    means = dict(zip(sums, totals, strict=True))
+    for name in per_row:
+        means[name] /= rows * world.size
+    for name in ("kl", "entropy"):
+        means[name] /= max(means["tokens"], 1.0)
+    return means
+
+
+def _per_response(collected: Collected, estimate) -> Tensor:
+    return torch.cat([estimate(b.old_logprobs, b.ref_logprobs).sum(-1) for b in collected.batches])
+
+
+def _text_only(rollout: Rollout) -> Evidence:
+    """Evidence for a signal that looks at the response's tokens alone."""
+    return Evidence(rollout, observation=None, salience=rollout.prompt_mask.float())  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def shuffled_share(step: Step, collected: Collected) -> float | None:
+    """Share of responses that score at least as high under another prompt as under their own, in [0, 1].
+
+    A reward that still reads the prompt keeps this low; 0.5 is chance. Every process hands each group the prompt
+    of its neighbour; None where a process has a single group. The signals are compared after standardising each
+    over true and shuffled responses together.
+    """
+    rollout = collected.rollout
+    count = len(rollout.prompts)
+    if count < 2:
+        return None
+    order = [*range(1, count), 0]
+    shuffled = replace(
+        rollout,
+        prompts=[rollout.prompts[i] for i in order],
+        prompt_ids=rollout.prompt_ids[order],
+        prompt_mask=rollout.prompt_mask[order],
+    )
+    measured = []
+    with step.accelerator.autocast():
+        for part in shuffled.split(step.groups_per_pass):
+            measured.append(
+                step.reward.measure(Evidence(part, step.observer.observe(part), step.salience(part)))
+            )
+    pairs = step.world.gather(torch.stack([collected.scores.signals, torch.cat(measured)], 1).double())
+    spread = pairs.flatten(0, 1).std(0, unbiased=False).clamp(min=1e-12)
+    weights = torch.tensor([term.weight for term in step.reward.terms], device=pairs.device).double()
+    raw = torch.tensor([term.standardise == "none" for term in step.reward.terms], device=pairs.device)
+    values = (pairs * weights / torch.where(raw, 1.0, spread)).sum(-1)
+    return float((values[:, 1] >= values[:, 0]).double().mean())

@@ -1,0 +1,222 @@
+"""A language model that samples, scores and observes: what both architectures share."""
+
+import copy
+from abc import ABC, abstractmethod
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from cagsr.attention.capture import Reading
+from cagsr.attention.support import Readable
+from cagsr.critic import ValueHead
+from cagsr.errors import InputError
+from cagsr.policy.sampling import InverseTransform, Sampling, response_mask, uniforms
+from cagsr.types import Observation, Prompt, Rollout
+
+__all__ = ["Policy", "Reference", "Scored"]
+
+
+class Scored(NamedTuple):
+    """logprobs, entropy [N T] float32, 0 at padding; values [N T], or None without a critic."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    values: Tensor | None
+
+
+class Policy(nn.Module, ABC):
+    """The model being trained, with its tokenizer.
+
+    ``forward`` is `score`, so that a wrapper (DistributedDataParallel, autocast) around the policy wraps the pass
+    that is differentiated. Log-probabilities, entropy and confidence are of the distribution at ``temperature``, the one
+    that responses are sampled from; top-p and top-k are not part of it, as is usual in this field.
+
+    Dropout is off from the moment a model is loaded (`policy.load`): sampling, scoring and observing see the same
+    network, and the ratio of a first update is exactly 1.
+    """
+
+    padding_side: str
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        readable: Readable,
+        *,
+        temperature: float = 1.0,
+        critic: bool = False,
+    ):
+        super().__init__()
+        self.model, self.tokenizer, self.readable = model, tokenizer, readable
+        self.temperature = temperature
+        self.eos_ids = _eos_ids(model, tokenizer)
+        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
+        self.value_head = ValueHead(_hidden_width(model)) if critic else None
+
+    # What an architecture defines -------------------------------------------------------------------------
+
+    @abstractmethod
+    def response_pass(self, rollout: Rollout, hidden: bool) -> tuple[Tensor, Tensor | None]:
+        """One forward pass: logits [N T V] that predict each response token, last hidden states [N T D]."""
+
+    @abstractmethod
+    def reading(self, rollout: Rollout) -> Reading:
+        """A capture of the attention [N T S] from response rows to prompt columns in `response_pass`."""
+
+    @abstractmethod
+    def prefill(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int) -> dict[str, Any]:
+        """Inputs for `generate` of N rows, the prompt computed once per group."""
+
+    # Verbs ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout:
+        """K candidates per prompt. The same seed and prompts give the same responses in any batch."""
+        prompt_ids, prompt_mask = self.collate(prompts)
+        inputs = self.prefill(prompt_ids, prompt_mask, sampling.candidates)
+        processors = LogitsProcessorList()
+        if sampling.temperature > 0:
+            processors.append(InverseTransform(sampling, uniforms(prompts, sampling, seed)))
+        generated = self.model.generate(
+            **inputs,
+            generation_config=self.generation_config(sampling),
+            logits_processor=processors,
+        )
+        rows = len(prompts) * sampling.candidates
+        start = 1 if self.model.config.is_encoder_decoder else prompt_ids.shape[1]
+        response_ids = generated[:, start:]
+        if response_ids.shape[1] == 0:
+            response_ids = response_ids.new_full((rows, 1), self.pad_id)
+        mask, finished = response_mask(response_ids, self.eos_ids)
+        response_ids = response_ids.masked_fill(~mask, self.pad_id)
+        return Rollout(
+            prompts=prompts,
+            prompt_ids=prompt_ids,
+            prompt_mask=prompt_mask,
+            response_ids=response_ids,
+            response_mask=mask,
+            finished=finished,
+            responses=self.decode(response_ids, mask),
+        )
+
+    def forward(self, rollout: Rollout) -> Scored:
+        """Log-probabilities, entropy and values of the responses, with gradients."""
+        logits, hidden = self.response_pass(rollout, hidden=self.value_head is not None)
+        logits = logits.float() / self.temperature
+        mask = rollout.response_mask
+        normaliser = logits.logsumexp(-1)
+        written = logits.gather(-1, rollout.response_ids[..., None]).squeeze(-1)
+        probabilities = (logits - normaliser[..., None]).exp()
+        entropy = normaliser - (probabilities * logits).sum(-1)
+        values = None if self.value_head is None else self.value_head(hidden) * mask
+        return Scored((written - normaliser) * mask, entropy * mask, values)
+
+    @torch.no_grad()
+    def observe(self, rollout: Rollout) -> Observation:
+        """Attention to the prompt and what else one pass over given responses tells. See `types.Observation`."""
+        with self.reading(rollout) as reading:
+            logits, _ = self.response_pass(rollout, hidden=False)
+        mask = rollout.response_mask
+        logprobs = (logits.float() / self.temperature).log_softmax(-1)
+        written = logprobs.gather(-1, rollout.response_ids[..., None]).squeeze(-1)
+        in_prompt = rollout.prompt_ids.repeat_interleave(rollout.group_size, 0)
+        columns = rollout.prompt_mask.repeat_interleave(rollout.group_size, 0)[:, None, :] & mask[:, :, None]
+        steps = in_prompt[:, None, :].expand(-1, logprobs.shape[1], -1)
+        vocabulary = torch.log(torch.tensor(float(logprobs.shape[-1])))
+        return Observation(
+            attention=reading.attention * columns,
+            logprobs=written * mask,
+            confidence=(written - logprobs.amax(-1)).exp() * mask,
+            entropy=-(logprobs.exp() * logprobs).sum(-1) * mask,
+            certainty=(-logprobs.mean(-1) - vocabulary) * mask,
+            prompt_logprobs=logprobs.gather(-1, steps) * columns,
+        )
+
+    # Text and tokens --------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def collate(self, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
+        """``prompt_ids, prompt_mask [P S]``, padded on this architecture's side."""
+        width = max(len(prompt.ids) for prompt in prompts)
+        ids = torch.full((len(prompts), width), self.pad_id)
+        mask = torch.zeros((len(prompts), width), dtype=torch.bool)
+        for row, prompt in enumerate(prompts):
+            used = (
+                slice(width - len(prompt.ids), width)
+                if self.padding_side == "left"
+                else slice(len(prompt.ids))
+            )
+            ids[row, used] = torch.tensor(prompt.ids)
+            mask[row, used] = True
+        return ids.to(self.device), mask.to(self.device)
+
+    def decode(self, response_ids: Tensor, mask: Tensor) -> list[str]:
+        rows = [row[kept].tolist() for row, kept in zip(response_ids, mask, strict=True)]
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+    def given(self, prompts: list[Prompt], responses: list[str], limit: int) -> Rollout:
+        """A rollout of responses that somebody else wrote, K per prompt in order, each ended by EOS.
+
+        A response of more than ``limit`` tokens is cut there and counts as unfinished.
+        """
+        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in responses]
+        rows = [[*row, self.eos_ids[0]][:limit] for row in rows]
+        response_ids = torch.full((len(rows), max(map(len, rows))), self.pad_id)
+        mask = torch.zeros(response_ids.shape, dtype=torch.bool)
+        for n, row in enumerate(rows):
+            response_ids[n, : len(row)] = torch.tensor(row)
+            mask[n, : len(row)] = True
+        finished = torch.tensor([row[-1] == self.eos_ids[0] for row in rows])
+        prompt_ids, prompt_mask = self.collate(prompts)
+        moved = (tensor.to(self.device) for tensor in (response_ids, mask, finished))
+        return Rollout(prompts, prompt_ids, prompt_mask, *moved, responses=responses)
+
+    def generation_config(self, sampling: Sampling) -> GenerationConfig:
+        start = self.model.generation_config.decoder_start_token_id
+        return GenerationConfig(
+            do_sample=False,
+            max_new_tokens=sampling.max_new_tokens,
+            min_new_tokens=sampling.min_new_tokens or None,
+            eos_token_id=self.eos_ids,
+            pad_token_id=self.pad_id,
+            decoder_start_token_id=start,
+        )
+
+
+class Reference:
+    """The model as it was before training: the observer by default, and the other end of the leash.
+
+    With LoRA it is the same weights with the adapter off, otherwise a frozen copy.
+    """
+
+    def __init__(self, policy: Policy):
+        self._adapter_off = getattr(policy.model, "disable_adapter", None)
+        if self._adapter_off is None:
+            policy = copy.deepcopy(policy).requires_grad_(False)
+        self._policy = policy
+
+    def observe(self, rollout: Rollout) -> Observation:
+        with self._adapter_off() if self._adapter_off else nullcontext():
+            return self._policy.observe(rollout)
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    declared = model.generation_config.eos_token_id
+    ids = declared if isinstance(declared, list) else [declared]
+    found = [token for token in dict.fromkeys([tokenizer.eos_token_id, *ids]) if token is not None]
+    if not found:
+        raise InputError(
+            "the model and its tokenizer name no end-of-sequence token, so no response could ever end. "
+            "Set eos_token in the tokenizer's files."
+        )
+    return found
+
+
+def _hidden_width(model: PreTrainedModel) -> int:
+    return model.get_output_embeddings().weight.shape[1]

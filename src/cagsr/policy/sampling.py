@@ -1,0 +1,86 @@
+"""How a response is drawn: the settings, the randomness, and where a response ends."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from cagsr.types import Prompt
+
+__all__ = ["InverseTransform", "Sampling", "response_mask", "uniforms"]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """temperature 0 is greedy decoding; top_k 0 and top_p 1 keep the whole vocabulary."""
+
+    candidates: int = 8
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_new_tokens: int = 0
+    max_new_tokens: int = 64
+
+    def greedy(self) -> "Sampling":
+        return Sampling(1, 0.0, 1.0, 0, self.min_new_tokens, self.max_new_tokens)
+
+
+def uniforms(prompts: list[Prompt], sampling: Sampling, seed: int) -> Tensor:
+    """[N T] numbers in [0, 1), a function of the seed and each prompt's own index.
+
+    A group's randomness does not depend on which other prompts are in its batch or on which process it is
+    sampled, so one process and many write the same responses.
+    """
+    draws = []
+    for prompt in prompts:
+        digest = hashlib.blake2b(f"{seed}/{prompt.index}".encode(), digest_size=8).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
+        shape = (sampling.candidates, sampling.max_new_tokens)
+        draws.append(torch.rand(shape, generator=generator, dtype=torch.float64))
+    return torch.cat(draws)
+
+
+class InverseTransform(LogitsProcessor):
+    """Draws each row's token from its own uniform number and leaves only that token possible.
+
+    Used under greedy decoding of `generate`, which keeps the ecosystem's decoding loop and its caches while the
+    randomness is ours (see `uniforms`). Temperature, top-k and top-p are applied first.
+    """
+
+    def __init__(self, sampling: Sampling, uniform_NT: Tensor):
+        self.uniform_NT, self.step = uniform_NT, 0
+        self.warpers = LogitsProcessorList()
+        if sampling.temperature != 1.0:
+            self.warpers.append(TemperatureLogitsWarper(sampling.temperature))
+        if sampling.top_k:
+            self.warpers.append(TopKLogitsWarper(sampling.top_k))
+        if sampling.top_p < 1.0:
+            self.warpers.append(TopPLogitsWarper(sampling.top_p))
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        cumulative = self.warpers(input_ids, scores).double().softmax(-1).cumsum(-1)
+        # Scaled to the last sum, which rounding leaves a little off 1; strictly below it, so that a token of
+        # probability 0 is never drawn.
+        target = self.uniform_NT[:, self.step, None].to(cumulative) * cumulative[:, -1:]
+        chosen = torch.searchsorted(cumulative, target, right=True)
+        self.step += 1
+        return torch.full_like(scores, float("-inf")).scatter(-1, chosen, 0.0)
+
+
+def response_mask(response_ids: Tensor, eos_ids: list[int]) -> tuple[Tensor, Tensor]:
+    """``(mask [N T], finished [N])``: everything up to and including the first end-of-sequence token.
+
+    Decided by position, not by comparing with the pad token: with ``pad == eos`` the written end-of-sequence stays
+    in the response and the padding after it does not.
+    """
+    ends = torch.isin(response_ids, torch.tensor(eos_ids, device=response_ids.device))
+    ended_before = ends.cumsum(-1) - ends.long()
+    return ended_before == 0, ends.any(-1)

@@ -1,0 +1,83 @@
+"""Small models from nothing, for tasks that fit a laptop and for tests."""
+
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from cagsr.attention.capture import ATTENTION
+
+__all__ = ["new_model"]
+
+
+def new_model(
+    architecture: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    layers: int = 3,
+    hidden: int = 128,
+    heads: int = 4,
+    context: int = 512,
+) -> PreTrainedModel:
+    """A T5-, BART- or Llama-shaped model with random weights; its feed-forward layers are twice as wide.
+
+    Seed torch before the call for the same weights again. Dropout is off: see `cagsr.policy.load`.
+    """
+    ids = {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "attn_implementation": ATTENTION,
+    }
+    if architecture == "t5":
+        config = T5Config(
+            d_model=hidden,
+            d_kv=hidden // heads,
+            d_ff=2 * hidden,
+            num_layers=layers,
+            num_heads=heads,
+            dropout_rate=0.0,
+            decoder_start_token_id=tokenizer.pad_token_id,
+            **ids,
+        )
+        model = T5ForConditionalGeneration(config)
+    elif architecture == "bart":
+        config = BartConfig(
+            d_model=hidden,
+            encoder_layers=layers,
+            decoder_layers=layers,
+            encoder_attention_heads=heads,
+            decoder_attention_heads=heads,
+            encoder_ffn_dim=2 * hidden,
+            decoder_ffn_dim=2 * hidden,
+            max_position_embeddings=context,
+            dropout=0.0,
+            forced_eos_token_id=None,
+            bos_token_id=tokenizer.pad_token_id,
+            decoder_start_token_id=tokenizer.eos_token_id,
+            **ids,
+        )
+        model = BartForConditionalGeneration(config)
+    elif architecture == "llama":
+        config = LlamaConfig(
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads,
+            max_position_embeddings=context,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            **ids,
+        )
+        model = LlamaForCausalLM(config)
+    else:
+        raise ValueError(f"architecture must be t5, bart or llama, got {architecture!r}")
+    model.dropout_before_training = {}
+    return model.eval()

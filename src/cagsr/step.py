@@ -1,0 +1,130 @@
+"""From prompts to an update: the file to read first.
+
+collect   prompts -> sampled responses -> the observer's attention -> signals -> reward -> advantages
+update    epochs over those responses: forward, loss, backward, clip, optimizer step
+
+No forward pass exists for the reward alone: the pass that gives the reference's log-probabilities gives the
+attention too. Whatever is long (attention, logits) lives for one part of the rollout only.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from cagsr import kl
+from cagsr.algorithm import Algorithm
+from cagsr.errors import NumericsError
+from cagsr.losses import token_weights
+from cagsr.policy.policy import Policy, Reference
+from cagsr.policy.sampling import Sampling
+from cagsr.reward import Reward
+from cagsr.types import Evidence, Prompt, Rollout, Scores, TrainBatch
+from cagsr.world import World
+
+__all__ = ["Collected", "Step"]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """One step's experience: the whole rollout with its scores, and the same in parts, ready to train on."""
+
+    rollout: Rollout
+    scores: Scores
+    batches: list[TrainBatch]
+
+
+@dataclass
+class Step:
+    policy: Policy  # samples
+    network: nn.Module  # the policy as Accelerate wrapped it: the differentiable pass
+    reference: Reference  # where the leash is tied
+    observer: Reference | Policy  # whose attention is read
+    reward: Reward
+    salience: Callable[[Rollout], Tensor]
+    algorithm: Algorithm
+    sampling: Sampling
+    leash: kl.KLController
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    accelerator: Accelerator
+    groups_per_pass: int
+    max_grad_norm: float
+
+    def __post_init__(self):
+        self.world = World(self.accelerator)
+
+    @torch.no_grad()
+    def collect(self, prompts: list[Prompt], seed: int) -> Collected:
+        with self.accelerator.autocast():
+            rollout = self.policy.sample(prompts, self.sampling, seed)
+            parts, measured = [], []
+            for part in rollout.split(self.groups_per_pass):
+                old = self.network(part)
+                observation = self.observer.observe(part)
+                by_reference = observation
+                if self.observer is not self.reference:
+                    by_reference = self.reference.observe(part)
+                measured.append(self.reward.measure(Evidence(part, observation, self.salience(part))))
+                parts.append(TrainBatch(part, old.logprobs, by_reference.logprobs, old.entropy, old.values))
+        signals = torch.cat(measured)
+        reward = self.world.mine(self.reward.combine(self.world.gather(signals), rollout.group_size))
+        batches = self.algorithm.estimate(reward, parts, self.leash.coefficient, self.world)
+        return Collected(rollout, Scores(self.reward.names, signals, reward), batches)
+
+    def update(self, batches: Sequence[TrainBatch]) -> dict[str, float]:
+        """Train on collected parts; the means over tokens and updates of what the losses consist of."""
+        seen: dict[str, float] = {}
+        updates = self.algorithm.epochs * self.algorithm.minibatches
+        size = math.ceil(len(batches) / self.algorithm.minibatches)
+        for _ in range(self.algorithm.epochs):
+            for start in range(0, len(batches), size):
+                for name, value in self._optimizer_step(batches[start : start + size]).items():
+                    seen[name] = seen.get(name, 0.0) + value / updates
+        return seen
+
+    def _optimizer_step(self, minibatch: Sequence[TrainBatch]) -> dict[str, float]:
+        masks = [batch.rollout.response_mask for batch in minibatch]
+        local = torch.tensor([sum(int(mask.sum()) for mask in masks), sum(len(mask) for mask in masks)])
+        tokens, rows = self.world.total(local.to(masks[0].device).double()).tolist()
+        sums: dict[str, Tensor] = {}
+        for position, batch in enumerate(minibatch):
+            last = position == len(minibatch) - 1
+            with self.accelerator.no_sync(self.network) if not last else nullcontext():
+                loss, parts = self._loss(batch, tokens, rows)
+                # Data-parallel training averages gradients over processes; our weights already sum to 1 over all.
+                self.accelerator.backward(loss * self.world.size)
+            for name, value in {"loss": loss.detach(), **parts}.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+        norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), self.max_grad_norm))
+        means = {name: float(self.world.total(value)) for name, value in sums.items()}
+        self._check_finite(means["loss"], norm)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        return {**means, "grad_norm": norm}
+
+    def _loss(self, batch: TrainBatch, tokens: float, rows: float) -> tuple[Tensor, dict[str, Tensor]]:
+        scored = self.network(batch.rollout)
+        per_token, parts = self.algorithm.token_losses(scored, batch, self.leash.coefficient)
+        weights = token_weights(
+            batch.rollout.response_mask,
+            self.algorithm.normalisation,
+            tokens=tokens,
+            rows=rows,
+            length_limit=self.sampling.max_new_tokens,
+        )
+        return (per_token * weights).sum(), {name: (part * weights).sum() for name, part in parts.items()}
+
+    def _check_finite(self, loss: float, norm: float) -> None:
+        """Every process sees the same sums, so all of them stop here or none does."""
+        for name, value in (("loss", loss), ("gradient norm", norm)):
+            if not math.isfinite(value):
+                raise NumericsError(
+                    f"the {name} is {value}; stopped before the optimizer step, the weights are those of the last "
+                    "good step. Lower train.learning_rate or algorithm.kl_coefficient, or train in float32."
+                )

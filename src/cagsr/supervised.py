@@ -1,0 +1,77 @@
+"""Supervised fine-tuning on references: how a base is made that reinforcement learning starts from."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import torch
+from accelerate import Accelerator
+from transformers import get_scheduler
+
+from cagsr.policy.policy import Policy
+from cagsr.types import Prompt
+from cagsr.world import World
+
+__all__ = ["Supervised", "fine_tune"]
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """Settings of `fine_tune`; field by field in `config.Sft`."""
+
+    steps: int = 1000
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    schedule: str = "linear"
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    max_reference_tokens: int = 128
+    seed: int = 0
+
+
+def fine_tune(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    references: Sequence[str],
+    settings: Supervised,
+    accelerator: Accelerator,
+    report: Callable[[int, float], None] = lambda step, loss: None,
+) -> None:
+    """Maximise the mean log-probability of reference tokens, the end-of-sequence token included.
+
+    Uses the policy's own scoring pass, so prompts and responses are put together exactly as they are later in
+    reinforcement learning. ``report(step, loss)`` is called after every step; the loss is in nats per token.
+    """
+    world = World(accelerator)
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in policy.parameters() if parameter.requires_grad],
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+    )
+    network, optimizer = accelerator.prepare(policy, optimizer)
+    scheduler = get_scheduler(
+        settings.schedule,
+        optimizer,
+        num_warmup_steps=settings.warmup_steps,
+        num_training_steps=settings.steps,
+    )
+    random = Random(settings.seed)
+    order: list[int] = []
+    for step in range(settings.steps):
+        while len(order) < settings.batch_size:
+            order += random.sample(range(len(prompts)), len(prompts))
+        rows, order = order[: settings.batch_size], order[settings.batch_size :]
+        mine = world.share(rows)
+        batch = policy.given(
+            [prompts[row] for row in mine],
+            [references[row] for row in mine],
+            settings.max_reference_tokens,
+        )
+        tokens = world.total(batch.response_mask.sum().double())
+        loss = -network(batch).logprobs.sum() / tokens
+        accelerator.backward(loss * world.size)
+        accelerator.clip_grad_norm_(network.parameters(), 1.0)
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+        report(step + 1, float(world.total(loss.detach())))

@@ -1,0 +1,77 @@
+"""The collapse watch: numbers that run away before a reward's failure shows, each with a limit and an action.
+
+Intrinsic rewards rise and then fall (arXiv 2603.08660): the reward keeps growing while the text goes bad. What
+the reward cannot see is watched here.
+"""
+
+from dataclasses import dataclass, field
+
+from cagsr.errors import StoppedError
+
+__all__ = ["Collapsed", "Limit", "Watch"]
+
+
+class Collapsed(StoppedError):
+    """A watched number passed its limit and its action is to stop. The last checkpoint is from before."""
+
+
+@dataclass(frozen=True)
+class Limit:
+    """limit: None watches without one. action: "warn" or "stop". patience: steps in a row beyond the limit."""
+
+    limit: float | None
+    action: str = "warn"
+    patience: int = 3
+
+
+# What each number is compared as, and how the message says it.
+RELATIVE = ("length", "entropy")
+
+
+@dataclass
+class Watch:
+    """Call `check` once a step with the row of `measure`; it returns what to say, or raises Collapsed.
+
+    length, entropy       relative to the first step; length also below 1 / limit, entropy only below limit
+    repetition, kl, shuffled   absolute, above limit
+    """
+
+    limits: dict[str, Limit]
+    start: dict[str, float] = field(default_factory=dict)
+    beyond: dict[str, int] = field(default_factory=dict)
+
+    def check(self, step: int, row: dict[str, float]) -> list[str]:
+        messages = []
+        for name, limit in self.limits.items():
+            value = row.get(name)
+            if value is None or limit.limit is None:
+                continue
+            reason = self._reason(name, value, limit.limit)
+            self.beyond[name] = self.beyond.get(name, 0) + 1 if reason else 0
+            if reason and self.beyond[name] >= limit.patience:
+                message = f"step {step}: {reason}, for {self.beyond[name]} checks in a row (watch.{name})"
+                if limit.action == "stop":
+                    raise Collapsed(
+                        f"{message}. Stopped. Look at candidates.jsonl; a smaller learning rate, a larger "
+                        "algorithm.kl_coefficient or another reward preset may hold it."
+                    )
+                messages.append(message)
+        return messages
+
+    def _reason(self, name: str, value: float, limit: float) -> str | None:
+        if name not in RELATIVE:
+            return f"{name} is {value:.3g}, above {limit:g}" if value > limit else None
+        share = value / max(self.start.setdefault(name, value), 1e-9)
+        if name == "length" and share > limit:
+            return f"length is {share:.2g} times that of the first step, above {limit:g}"
+        if name == "length" and share < 1 / limit:
+            return f"length is {share:.2g} times that of the first step, below 1/{limit:g}"
+        if name == "entropy" and share < limit:
+            return f"entropy is {share:.2g} times that of the first step, below {limit:g}"
+        return None
+
+    def state(self) -> dict[str, dict]:
+        return {"start": dict(self.start), "beyond": dict(self.beyond)}
+
+    def restore(self, state: dict[str, dict]) -> None:
+        self.start, self.beyond = dict(state["start"]), dict(state["beyond"])

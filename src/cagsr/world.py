@@ -1,0 +1,40 @@
+"""The processes of a run: what must be known of all of them to do the same as one would."""
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+__all__ = ["World"]
+
+
+class World:
+    """Every process holds the same number of groups, in rank order; with one process all of this is identity."""
+
+    def __init__(self, accelerator: Accelerator):
+        self._accelerator = accelerator
+        self.size, self.rank = accelerator.num_processes, accelerator.process_index
+
+    def gather(self, local_N: Tensor) -> Tensor:
+        """[N ...] of this process -> [size * N ...] of all, in rank order."""
+        gathered = self._accelerator.gather(local_N.contiguous())
+        assert isinstance(gathered, Tensor)
+        return gathered
+
+    def mine(self, global_N: Tensor) -> Tensor:
+        """The inverse of `gather`."""
+        return global_N.chunk(self.size)[self.rank]
+
+    def total(self, local: Tensor) -> Tensor:
+        """Elementwise sum over processes."""
+        reduced = self._accelerator.reduce(local, reduction="sum")
+        assert isinstance(reduced, Tensor)
+        return reduced
+
+    def share(self, items: list) -> list:
+        """This process's consecutive part of a list whose length the number of processes divides."""
+        each = len(items) // self.size
+        return items[self.rank * each : (self.rank + 1) * each]
+
+    def any(self, flag: bool) -> bool:
+        """True everywhere if it is True anywhere."""
+        return bool(self.total(torch.tensor(float(flag), device=self._accelerator.device)) > 0)
