@@ -1,0 +1,148 @@
+"""What holds for each built-in signal, whatever it measures."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import cagsr.signals
+from cagsr.signals import SIGNALS
+from evidence import make_evidence, padded, random_evidence
+
+RANGES = {
+    "certainty": (0, math.inf),
+    "coverage": (0, 1),
+    "focus": (-1, 0),
+    "grounding": (0, 1),
+    "length": (0, 7),
+    "lexical_overlap": (0, 1),
+    "lookback": (0, 1),
+    "mass": (0, 1),
+    "precision": (-math.inf, 0),
+    "reference_logprob": (-math.inf, 0),
+    "repetition": (-1, 0),
+    "shift": (0, 1),
+    "surprise": (-math.inf, 0),
+    "token_copy": (0, 1),
+    "unfinished": (-1, 0),
+}
+VARIANTS = [
+    *((name, {}) for name in SIGNALS),
+    ("coverage", {"saturation": "noisy_or", "gate": True}),
+    ("coverage", {"saturation": "capped_sum", "cap": 0.5}),
+    ("focus", {"direction": "high_entropy", "clamp": [0.2, 0.9]}),
+    ("grounding", {"weighted": "probability", "saturation": "noisy_or"}),
+    ("shift", {"direction": "still"}),
+]
+each_variant = pytest.mark.parametrize(("name", "options"), VARIANTS)
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize("seed", range(5))
+def test_values_are_float32_one_a_response_and_in_the_stated_range(name, seed):
+    evidence = random_evidence(seed)
+    values = SIGNALS[name](evidence)
+    assert values.dtype == torch.float32
+    assert values.shape == (15,)
+    low, high = RANGES[name]
+    assert values.min() >= low - 1e-6
+    assert values.max() <= high + 1e-6
+
+
+@each_variant
+def test_trap_10_padding_on_any_side_changes_nothing(name, options):
+    evidence = random_evidence()
+    expected = SIGNALS[name](evidence, **options)
+    assert expected.unique().numel() > 1
+    for padding in ({"left": 3}, {"right": 3}, {"response": 5}, {"left": 2, "right": 1, "response": 1}):
+        found = SIGNALS[name](padded(evidence, **padding), **options)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@each_variant
+def test_a_signal_does_not_change_its_evidence(name, options):
+    evidence, untouched = random_evidence(), random_evidence()
+    SIGNALS[name](evidence, **options)
+    for part in (evidence.observation, evidence.rollout):
+        other = untouched.observation if part is evidence.observation else untouched.rollout
+        for key, value in vars(part).items():
+            same = (
+                torch.equal(value, vars(other)[key]) if torch.is_tensor(value) else value == vars(other)[key]
+            )
+            assert same, key
+    assert torch.equal(evidence.salience, untouched.salience)
+
+
+@each_variant
+def test_responses_of_a_batch_do_not_see_each_other(name, options):
+    evidence = random_evidence()
+    together = SIGNALS[name](evidence, **options)
+    rollout, observation = evidence.rollout.groups(1, 2), evidence.observation
+    width, columns = rollout.response_ids.shape[1], evidence.rollout.prompt_mask[1]
+    alone = type(evidence)(
+        rollout,
+        type(observation)(
+            **{
+                key: value[5:10, :width, columns] if value.dim() == 3 else value[5:10, :width]
+                for key, value in vars(observation).items()
+            }
+        ),
+        evidence.salience[1:2, columns],
+    )
+    torch.testing.assert_close(SIGNALS[name](alone, **options), together[5:10], rtol=1e-5, atol=1e-6)
+
+
+EMPTY = {
+    "focus": -1.0,
+    "unfinished": 0.0,
+    "length": 1.0,
+    "certainty": 2.0,
+    "precision": -3.0,
+    "reference_logprob": -3.0,
+    "surprise": -0.5,
+}
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_response_of_nothing_but_its_end_has_a_defined_value(name):
+    evidence = make_evidence(
+        [[[0.3, 0.5, 0.1]] * 2] * 2,
+        lengths=[1, 1],
+        finished=[True, True],
+        responses=["", ""],
+        logprobs=[[-3.0, 0.0]] * 2,
+        certainty=[[2.0, 0.0]] * 2,
+    )
+    assert SIGNALS[name](evidence).tolist() == pytest.approx([EMPTY.get(name, 0.0)] * 2)
+
+
+@pytest.mark.parametrize("width", [0, 3])
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_response_without_any_token_has_a_defined_value(name, width):
+    evidence = make_evidence(torch.full((2, width, 3), 0.3), lengths=[0, 0], responses=["", ""])
+    expected = {"focus": -1.0, "unfinished": -1.0}.get(name, 0.0)
+    assert SIGNALS[name](evidence).tolist() == [expected] * 2
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_a_prompt_without_content_has_a_defined_value(name):
+    evidence = make_evidence(torch.full((2, 3, 5), 0.1), salience=[[0.0] * 5], logprobs=[[-1.0] * 3] * 2)
+    assert SIGNALS[name](evidence).isfinite().all()
+
+
+def test_there_is_one_file_a_signal_and_none_reads_another():
+    folder = Path(cagsr.signals.__file__).parent
+    files = {path.stem: path.read_text() for path in folder.glob("*.py")}
+    assert set(files) - {"__init__", "ingredients"} == set(SIGNALS)
+    for name in SIGNALS:
+        others = [other for other in SIGNALS if other != name and f"signals.{other} import" in files[name]]
+        assert others == []
+        assert SIGNALS[name].__name__ == name
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_each_signal_says_its_formula_range_and_direction(name):
+    text = SIGNALS[name].__doc__ or ""
+    assert text.startswith("[N] ")
+    assert "higher is" in text
