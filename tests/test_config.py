@@ -201,6 +201,16 @@ def test_a_broken_override_is_refused_by_name(tmp_path, override, message):
         (TASK + "reward: {salience: {kind: column}}", [], "cfg.yaml:2 reward.salience.kind: column needs"),
         (TASK + "reward: {salience: {kind: span}}", [], "cfg.yaml:2 reward.salience.kind: span needs start"),
         ("data: {task: qa, evaluation_split: test}", [], "cfg.yaml:1 data.task brings its own evaluation"),
+        (
+            "data: {source: x.csv, evaluation_split: test}\nmodel: {name: m}",
+            [],
+            "cfg.yaml:1 x.csv is a file without splits; set data.evaluation_source",
+        ),
+        (
+            TASK + "reward: {salience: {kind: span, start: a, pattern: b}}",
+            [],
+            "cfg.yaml:2 reward.salience.kind: span needs start or end, or a pattern, and not both",
+        ),
         (TASK + "sft: {scratch: {hidden: 100, heads: 3}}", [], "cfg.yaml:2 sft.scratch.hidden (100) must be"),
         (
             "data: {source: x.csv}\nmodel: {name: m}\ntrain: {evaluate_every: 5}",

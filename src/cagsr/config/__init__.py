@@ -28,10 +28,9 @@ from cagsr.config.sections import (
     Watch,
 )
 from cagsr.errors import InputError, StorageError
+from cagsr.sources import FILES
 
 __all__ = ["Config", "check_paths", "reference"]
-
-DATA_FILES = (".jsonl", ".json", ".csv", ".parquet", ".jsonl.gz", ".json.gz", ".csv.gz")
 
 
 class Conflict(NamedTuple):
@@ -94,6 +93,10 @@ def _conflicts(config: Config) -> Iterator[Conflict]:
             ("data.evaluation_source", "data.evaluation_split"),
             "data.task brings its own evaluation prompts; remove evaluation_source and evaluation_split",
         )
+    if data.evaluation_split and not data.evaluation_source and (data.source or "").endswith(FILES):
+        yield Conflict(
+            ("data.evaluation_split",), f"{data.source} is a file without splits; set data.evaluation_source"
+        )
     if data.source and train.evaluate_every and not (data.evaluation_source or data.evaluation_split):
         yield Conflict(
             ("train.evaluate_every",),
@@ -131,8 +134,11 @@ def _conflicts(config: Config) -> Iterator[Conflict]:
     salience = config.reward.salience
     if salience.kind == "column" and data.salience_column is None:
         yield Conflict(("reward.salience.kind",), "reward.salience.kind: column needs data.salience_column")
-    if salience.kind == "span" and salience.start is None and salience.end is None:
-        yield Conflict(("reward.salience.kind",), "reward.salience.kind: span needs start or end")
+    if salience.kind == "span" and bool(salience.start or salience.end) == bool(salience.pattern):
+        yield Conflict(
+            ("reward.salience.kind",),
+            "reward.salience.kind: span needs start or end, or a pattern, and not both",
+        )
     scratch = config.sft.scratch
     if scratch and scratch.hidden % scratch.heads:
         yield Conflict(
@@ -169,7 +175,7 @@ def check_paths(config: Config) -> None:
     cannot be written, and StorageError when the disk is full.
     """
     for key, name in (("source", config.data.source), ("evaluation_source", config.data.evaluation_source)):
-        if name and name.endswith(DATA_FILES) and not Path(name).is_file():
+        if name and name.endswith(FILES) and not Path(name).is_file():
             raise InputError(f"data.{key}: no such file {name!r}")
     directory = Path(config.run.directory)
     existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())

@@ -160,6 +160,10 @@ class Salience(Section):
         default=None, description="Text that the span begins after; null: the beginning."
     )
     end: Text | None = Field(default=None, description="Text that the span ends before; null: the end.")
+    pattern: Text | None = Field(
+        default=None,
+        description="Regular expression of the span (its first group), instead of start and end.",
+    )
 
 
 class Reward(Section):

@@ -1,0 +1,88 @@
+"""Conversations: which turns are the prompt, which is the reference, and how the template renders them.
+
+One template, applied here once, serves training, evaluation and judging.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from cagsr.errors import InputError
+
+__all__ = ["last_exchange", "render"]
+
+Message = Mapping[str, Any]
+
+
+def last_exchange(messages: Sequence[Any]) -> tuple[list[Message], str | None]:
+    """All turns up to the last user turn, and the last assistant turn after it, if any.
+
+    Raises ValueError in words when a turn is no ``{role, content}`` of texts or no user turn has text.
+    """
+    for number, message in enumerate(messages, start=1):
+        fields = message if isinstance(message, Mapping) else {}
+        for key in ("role", "content"):
+            if not isinstance(fields.get(key), str):
+                raise ValueError(f"message {number} has no text as its {key!r}")
+    users = [number for number, message in enumerate(messages) if message["role"] == "user"]
+    if not users:
+        raise ValueError("no message has the role 'user'")
+    if not messages[users[-1]]["content"].strip():
+        raise ValueError("prompt is empty")
+    replies = [turn["content"] for turn in messages[users[-1] :] if turn["role"] == "assistant"]
+    return list(messages[: users[-1] + 1]), replies[-1] if replies else None
+
+
+def render(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase
+) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """The text that the model reads, generation prompt included, and the spans of it that users wrote.
+
+    Raises InputError when the tokenizer has no chat template, and ValueError when the template refuses the
+    conversation or changes what a user wrote.
+    """
+    if not tokenizer.chat_template:
+        raise InputError(
+            f"{tokenizer.name_or_path or 'the tokenizer'} has no chat template, which conversational data "
+            "need. Use a chat model, or a column of plain text as data.prompt_column."
+        )
+    text = _applied(messages, tokenizer)
+    users = [message["content"] for message in messages if message["role"] == "user"]
+    # Searching for the user's words would also find them in the template ("user"); so it is rendered again
+    # with marks in their place, and what stands between the marks is template.
+    marks = [f"\ue000{number}\ue001" for number in range(len(users))]
+    numbers = iter(marks)
+    rest = _applied(
+        [{**turn, "content": next(numbers)} if turn["role"] == "user" else turn for turn in messages],
+        tokenizer,
+    )
+    template = []
+    for mark in marks:
+        before, found, rest = rest.partition(mark)
+        if not found:
+            raise ValueError("the chat template leaves out a user turn")
+        template.append(before)
+    for written in (users, [user.strip() for user in users]):
+        pieces = [part for pair in zip(template, written, strict=True) for part in pair]
+        if "".join([*pieces, rest]) == text:
+            return text, _spans(pieces)
+    raise ValueError("the chat template changes what the user wrote")
+
+
+def _spans(pieces: list[str]) -> tuple[tuple[int, int], ...]:
+    """The character spans of every second piece."""
+    spans, position = [], 0
+    for number, piece in enumerate(pieces):
+        if number % 2 and piece:
+            spans.append((position, position + len(piece)))
+        position += len(piece)
+    return tuple(spans)
+
+
+def _applied(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+    try:
+        turns = [dict(message) for message in messages]
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # templates are programs: jinja raises whatever they raise
+        raise ValueError(f"the chat template refuses the conversation: {error}") from None

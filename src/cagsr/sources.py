@@ -1,0 +1,162 @@
+"""Where prompts come from: JSONL, CSV, Parquet, a directory saved by ``datasets``, or a hub name.
+
+A row that cannot be read stays in the list with its problem, so that it is refused or counted by name later
+and never lost in silence.
+"""
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cagsr.errors import InputError, closest
+
+__all__ = ["FILES", "Row", "read", "rows_of"]
+
+FILES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of data: its columns, where it stands (``data.jsonl row 17``), and what is wrong with it."""
+
+    values: Mapping[str, Any] = field(default_factory=dict)
+    place: str = ""
+    problem: str | None = None
+
+
+def rows_of(values: Iterable[Mapping[str, Any]], name: str) -> list[Row]:
+    """Rows already in memory, a generated task's say; row numbers start at 1."""
+    return [Row(row, f"{name} row {number}") for number, row in enumerate(values, start=1)]
+
+
+def read(source: str, split: str = "train", config_name: str | None = None) -> list[Row]:
+    """All rows of a file, a ``datasets`` directory or a hub data set.
+
+    Row numbers are lines of the file (JSONL), rows of the sheet with its header as row 1 (CSV), or count from
+    1. ``split`` and ``config_name`` concern directories and hub data sets.
+
+    Raises InputError when the source is missing, damaged, of an unknown format, or has no such split.
+    """
+    path = Path(source)
+    if path.is_dir():
+        return rows_of(_directory(source, split), source)
+    if source.endswith(FILES):
+        return _file(path, source)
+    if path.is_file():
+        raise InputError(f"{source}: unknown format; data files end in {', '.join(FILES)}")
+    return rows_of(_hub(source, split, config_name), source)
+
+
+def _file(path: Path, name: str) -> list[Row]:
+    try:
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
+    except FileNotFoundError:
+        raise InputError(f"{name}: no such file") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InputError(f"{name}: damaged gzip file: {error}") from None
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read: {error.strerror}") from None
+    if ".jsonl" in path.suffixes:
+        return _json_lines(content, name)
+    if ".csv" in path.suffixes:
+        return _csv(content, name)
+    return rows_of(_parquet(content, name), name)
+
+
+def _json_lines(content: bytes, name: str) -> list[Row]:
+    rows = []
+    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if line.strip():
+            rows.append(_json_row(line, f"{name} row {number}"))
+    return rows
+
+
+def _json_row(line: bytes, place: str) -> Row:
+    try:
+        values = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return Row(place=place, problem=f"byte {error.start + 1} is not UTF-8; save the file as UTF-8")
+    except json.JSONDecodeError as error:
+        return Row(place=place, problem=f"invalid JSON at column {error.colno}: {error.msg}")
+    except (ValueError, RecursionError):
+        return Row(place=place, problem="invalid JSON: a number too long, or brackets too deep")
+    if not isinstance(values, dict):
+        return Row(place=place, problem=f"expected a JSON object, got {type(values).__name__}")
+    return Row(values, place)
+
+
+def _csv(content: bytes, name: str) -> list[Row]:
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise InputError(f"{name}:{line} is not UTF-8. Save the file as UTF-8.") from None
+    # The default refuses cells beyond 131,072 characters; a cell can hold no more than the file.
+    csv.field_size_limit(max(len(text), 1))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[Row] = []
+    try:
+        header = next(reader, [])
+        if len(set(header)) < len(header):
+            raise InputError(f"{name} row 1: the header names a column twice: {', '.join(header)}")
+        for number, cells in enumerate(reader, start=2):
+            place = f"{name} row {number}"
+            if len(cells) == len(header):
+                rows.append(Row(dict(zip(header, cells, strict=True)), place))
+            elif cells:
+                rows.append(Row(place=place, problem=f"{len(cells)} cells under {len(header)} columns"))
+    except csv.Error as error:
+        raise InputError(f"{name}:{reader.line_num} broken CSV: {error}") from None
+    return rows
+
+
+def _parquet(content: bytes, name: str) -> list[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise InputError(f"{name}: damaged Parquet file: {_first_line(error)}") from None
+
+
+def _directory(source: str, split: str) -> Iterable[Mapping[str, Any]]:
+    import datasets
+
+    try:
+        found = datasets.load_from_disk(source)
+    except Exception as error:  # datasets raises errors of Arrow, fsspec and json as they come
+        raise InputError(
+            f"{source}: not a directory that datasets' save_to_disk wrote: {_first_line(error)}"
+        ) from None
+    if isinstance(found, datasets.DatasetDict):
+        if split not in found:
+            raise InputError(f"{source}: no split {split!r}{closest(split, map(str, found))}")
+        found = found[split]
+    return found.to_list()
+
+
+def _hub(source: str, split: str, config_name: str | None) -> Iterable[Mapping[str, Any]]:
+    import datasets
+
+    try:
+        found = datasets.load_dataset(source, config_name, split=split)
+    except Exception as error:  # the hub client raises errors of many libraries
+        raise InputError(
+            f"{source}: no such file or directory here, and not loaded from the hub "
+            f"(split {split!r}): {_first_line(error)}"
+        ) from None
+    assert isinstance(found, datasets.Dataset)
+    return found.to_list()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
