@@ -86,6 +86,7 @@ class Algorithm:
         self, scored: Scored, batch: TrainBatch, kl_coefficient: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss [N T] of each token, and what it consists of, to be looked at."""
+        assert batch.advantages is not None, "estimate() comes before a loss"
         policy = losses.clipped_policy_loss(scored.logprobs, batch.old_logprobs, batch.advantages, self.clip)
         ratio = (scored.logprobs - batch.old_logprobs).exp().detach()
         parts = {"policy_loss": policy.detach(), "clipped": ((ratio - 1).abs() > self.clip).float()}

@@ -103,7 +103,7 @@ def values_of(answers: Answers, prompts: Sequence[Prompt], checker: Checker | No
         for prompt, texts in zip(prompts, answers.responses, strict=True)
         for text in texts
     ]
-    metrics = slot_metrics(checks, answers.tokens.reshape(-1))
+    metrics = slot_metrics(checks, answers.tokens.reshape(-1).tolist())
     return {name: value.reshape(-1, k).mean(1) for name, value in metrics.items()} | {
         "finished": values["finished"]
     }

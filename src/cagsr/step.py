@@ -100,7 +100,8 @@ class Step:
                 self.accelerator.backward(loss * self.world.size)
             for name, value in {"loss": loss.detach(), **parts}.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value
-        norm = float(self.accelerator.clip_grad_norm_(self.network.parameters(), self.max_grad_norm))
+        clipped = self.accelerator.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
+        norm = float(torch.as_tensor(clipped))
         means = {name: float(self.world.total(value)) for name, value in sums.items()}
         self._check_finite(means["loss"], norm)
         self.optimizer.step()

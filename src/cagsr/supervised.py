@@ -32,7 +32,7 @@ class Supervised:
 def fine_tune(
     policy: Policy,
     prompts: Sequence[Prompt],
-    references: Sequence[str],
+    references: list[str],
     settings: Supervised,
     accelerator: Accelerator,
     report: Callable[[int, float], None] = lambda step, loss: None,

@@ -85,7 +85,7 @@ class Trainer:
             share = shuffled_share(self.step, collected)
             if share is not None:
                 row["shuffled"] = share
-        row["learning_rate"] = self.step.scheduler.get_last_lr()[0]
+        row["learning_rate"] = float(self.step.scheduler.get_last_lr()[0])
         row["kl_coefficient"] = self.step.leash.coefficient
         row |= self.step.update(collected.batches)
         self.step.leash.observe(row["kl_response"], schedule.prompts_per_step * self.step.sampling.candidates)

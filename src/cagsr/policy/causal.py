@@ -1,6 +1,7 @@
 """Causal language models: one sequence ``[prompt | response]``, read by self-attention."""
 
 import inspect
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -39,7 +40,7 @@ class CausalPolicy(Policy):
         states = self._predicting(output.hidden_states[-1], width) if hidden else None
         return self._predicting(output.logits, width), states
 
-    def reading(self, rollout: Rollout) -> Reading:
+    def reading(self, rollout: Rollout) -> AbstractContextManager[Reading]:
         prompt, response = rollout.prompt_ids.shape[1], rollout.response_ids.shape[1]
         return capture(self.readable, rows=slice(prompt - 1, prompt - 1 + response), columns=slice(0, prompt))
 
@@ -70,8 +71,8 @@ class CausalPolicy(Policy):
         return sequence[:, -width - 1 : -1]
 
     def _can_keep(self) -> bool:
-        model = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
-        return "logits_to_keep" in inspect.signature(model.forward).parameters
+        unwrap = getattr(self.model, "get_base_model", lambda: self.model)
+        return "logits_to_keep" in inspect.signature(unwrap().forward).parameters
 
 
 def _positions(mask: Tensor) -> Tensor:

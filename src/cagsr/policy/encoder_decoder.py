@@ -1,5 +1,6 @@
 """Encoder-decoders: the prompt goes through the encoder, the response reads it by cross-attention."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class EncoderDecoderPolicy(Policy):
         )
         return output.logits, output.decoder_hidden_states[-1] if hidden else None
 
-    def reading(self, rollout: Rollout) -> Reading:
+    def reading(self, rollout: Rollout) -> AbstractContextManager[Reading]:
         prompt, response = rollout.prompt_ids.shape[1], rollout.response_ids.shape[1]
         return capture(self.readable, rows=slice(0, response), columns=slice(0, prompt))
 

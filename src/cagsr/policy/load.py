@@ -1,9 +1,10 @@
 """From a name to a policy: loading, checking, saving."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -33,8 +34,8 @@ def load_model(
     dtype: str = "float32",
     architecture: str = "auto",
     trust_remote_code: bool = False,
-) -> PreTrainedModel:
-    """A model from a directory or the hub, its attention readable and its dropout off.
+) -> tuple[PreTrainedModel, dict[str, float]]:
+    """A model from a directory or the hub, its attention readable and its dropout off; and the dropout it had.
 
     Weights are read from safetensors only; code from the hub runs only if ``trust_remote_code`` says so.
     Raises InputError for a name that leads nowhere, UnsupportedModelError for a model that cannot generate.
@@ -44,7 +45,7 @@ def load_model(
         config = AutoConfig.from_pretrained(name, **where)
     except (OSError, ValueError) as error:
         raise InputError(f"model.name: cannot load {name!r}: {_first_line(error)}") from error
-    original = _dropout_off(config)
+    dropout = _dropout_off(config)
     kind = architecture if architecture != "auto" else _kind_of(config)
     loader = AutoModelForSeq2SeqLM if kind == "encoder-decoder" else AutoModelForCausalLM
     try:
@@ -63,8 +64,7 @@ def load_model(
         ) from error
     except OSError as error:
         raise InputError(f"model.name: cannot load the weights of {name!r}: {_first_line(error)}") from error
-    model.dropout_before_training = original
-    return model.eval()
+    return model.eval(), dropout
 
 
 def load_tokenizer(
@@ -83,24 +83,25 @@ def make_policy(
     layers: str | list[int] = "all",
     temperature: float = 1.0,
     critic: bool = False,
+    dropout: dict[str, float] | None = None,
 ) -> Policy:
     """The policy for a model's architecture; probes once that its attention can be read exactly."""
     _check_vocabulary(model, tokenizer)
     readable = inspect(model, layers)
-    return POLICIES[readable.kind](model, tokenizer, readable, temperature=temperature, critic=critic)
+    return POLICIES[readable.kind](
+        model, tokenizer, readable, temperature=temperature, critic=critic, dropout=dropout
+    )
 
 
 def save_model(policy: Policy, directory: Path) -> None:
     """Weights (safetensors), config with the dropout it came with, tokenizer."""
-    model = policy.model
-    trained_without = {key: getattr(model.config, key) for key in model.dropout_before_training}
+    config = policy.model.config
+    while_training = {key: getattr(config, key) for key in policy.dropout}
     try:
-        for key, value in model.dropout_before_training.items():
-            setattr(model.config, key, value)
-        model.save_pretrained(directory)
+        config.update(policy.dropout)
+        policy.model.save_pretrained(directory)
     finally:
-        for key, value in trained_without.items():
-            setattr(model.config, key, value)
+        config.update(while_training)
     policy.tokenizer.save_pretrained(directory)
 
 
@@ -125,7 +126,7 @@ def _kind_of(config: PretrainedConfig) -> str:
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
     if len(tokenizer) > rows:
         raise InputError(
             f"the tokenizer knows {len(tokenizer)} tokens and the model embeds {rows}: they do not belong together. "

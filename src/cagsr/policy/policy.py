@@ -2,8 +2,8 @@
 
 import copy
 from abc import ABC, abstractmethod
-from contextlib import nullcontext
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -30,12 +30,12 @@ class Scored(NamedTuple):
 class Policy(nn.Module, ABC):
     """The model being trained, with its tokenizer.
 
-    ``forward`` is `score`, so that a wrapper (DistributedDataParallel, autocast) around the policy wraps the pass
-    that is differentiated. Log-probabilities, entropy and confidence are of the distribution at ``temperature``, the one
-    that responses are sampled from; top-p and top-k are not part of it, as is usual in this field.
+    ``forward`` is the differentiated pass, so that a wrapper (DistributedDataParallel, autocast) around the policy
+    wraps it. Log-probabilities, entropy and confidence are of the distribution at ``temperature``, the one that
+    responses are sampled from; top-p and top-k are not part of it, as is usual in this field.
 
-    Dropout is off from the moment a model is loaded (`policy.load`): sampling, scoring and observing see the same
-    network, and the ratio of a first update is exactly 1.
+    Dropout is off from the moment a model is loaded (see `policy.load`; ``dropout`` is what it is saved with):
+    sampling, scoring and observing see the same network, and the ratio of a first update is exactly 1.
     """
 
     padding_side: str
@@ -48,12 +48,15 @@ class Policy(nn.Module, ABC):
         *,
         temperature: float = 1.0,
         critic: bool = False,
+        dropout: dict[str, float] | None = None,
     ):
         super().__init__()
         self.model, self.tokenizer, self.readable = model, tokenizer, readable
         self.temperature = temperature
+        self.dropout = dropout or {}
         self.eos_ids = _eos_ids(model, tokenizer)
-        self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_ids[0]
+        padding = tokenizer.pad_token_id
+        self.pad_id = padding if isinstance(padding, int) else self.eos_ids[0]
         self.value_head = ValueHead(_hidden_width(model)) if critic else None
 
     # What an architecture defines -------------------------------------------------------------------------
@@ -63,7 +66,7 @@ class Policy(nn.Module, ABC):
         """One forward pass: logits [N T V] that predict each response token, last hidden states [N T D]."""
 
     @abstractmethod
-    def reading(self, rollout: Rollout) -> Reading:
+    def reading(self, rollout: Rollout) -> AbstractContextManager[Reading]:
         """A capture of the attention [N T S] from response rows to prompt columns in `response_pass`."""
 
     @abstractmethod
@@ -80,7 +83,7 @@ class Policy(nn.Module, ABC):
         processors = LogitsProcessorList()
         if sampling.temperature > 0:
             processors.append(InverseTransform(sampling, uniforms(prompts, sampling, seed)))
-        generated = self.model.generate(
+        generated = cast(Any, self.model).generate(
             **inputs,
             generation_config=self.generation_config(sampling),
             logits_processor=processors,
@@ -209,7 +212,7 @@ class Reference:
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     declared = model.generation_config.eos_token_id
     ids = declared if isinstance(declared, list) else [declared]
-    found = [token for token in dict.fromkeys([tokenizer.eos_token_id, *ids]) if token is not None]
+    found = [token for token in dict.fromkeys([tokenizer.eos_token_id, *ids]) if isinstance(token, int)]
     if not found:
         raise InputError(
             "the model and its tokenizer name no end-of-sequence token, so no response could ever end. "
@@ -219,4 +222,4 @@ def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
 
 
 def _hidden_width(model: PreTrainedModel) -> int:
-    return model.get_output_embeddings().weight.shape[1]
+    return cast(nn.Linear, model.get_output_embeddings()).in_features

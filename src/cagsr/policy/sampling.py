@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -65,8 +66,8 @@ class InverseTransform(LogitsProcessor):
         if sampling.top_p < 1.0:
             self.warpers.append(TopPLogitsWarper(sampling.top_p))
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        cumulative = self.warpers(input_ids, scores).double().softmax(-1).cumsum(-1)
+    def __call__(self, input_ids: torch.LongTensor, scores: Tensor) -> Tensor:
+        cumulative = self.warpers(input_ids, cast(torch.FloatTensor, scores)).double().softmax(-1).cumsum(-1)
         # Scaled to the last sum, which rounding leaves a little off 1; strictly below it, so that a token of
         # probability 0 is never drawn.
         target = self.uniform_NT[:, self.step, None].to(cumulative) * cumulative[:, -1:]

@@ -1,5 +1,7 @@
 """Small models from nothing, for tasks that fit a laptop and for tests."""
 
+from typing import Any
+
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -29,55 +31,53 @@ def new_model(
 
     Seed torch before the call for the same weights again. Dropout is off: see `cagsr.policy.load`.
     """
-    ids = {
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    common: dict[str, Any] = {
         "vocab_size": len(tokenizer),
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": pad,
+        "eos_token_id": eos,
         "attn_implementation": ATTENTION,
     }
+    shape: dict[str, Any]
     if architecture == "t5":
-        config = T5Config(
-            d_model=hidden,
-            d_kv=hidden // heads,
-            d_ff=2 * hidden,
-            num_layers=layers,
-            num_heads=heads,
-            dropout_rate=0.0,
-            decoder_start_token_id=tokenizer.pad_token_id,
-            **ids,
-        )
-        model = T5ForConditionalGeneration(config)
+        shape = {
+            "d_model": hidden,
+            "d_kv": hidden // heads,
+            "d_ff": 2 * hidden,
+            "num_layers": layers,
+            "num_heads": heads,
+            "dropout_rate": 0.0,
+            "decoder_start_token_id": pad,
+        }
+        model = T5ForConditionalGeneration(T5Config(**common, **shape))
     elif architecture == "bart":
-        config = BartConfig(
-            d_model=hidden,
-            encoder_layers=layers,
-            decoder_layers=layers,
-            encoder_attention_heads=heads,
-            decoder_attention_heads=heads,
-            encoder_ffn_dim=2 * hidden,
-            decoder_ffn_dim=2 * hidden,
-            max_position_embeddings=context,
-            dropout=0.0,
-            forced_eos_token_id=None,
-            bos_token_id=tokenizer.pad_token_id,
-            decoder_start_token_id=tokenizer.eos_token_id,
-            **ids,
-        )
-        model = BartForConditionalGeneration(config)
+        shape = {
+            "d_model": hidden,
+            "encoder_layers": layers,
+            "decoder_layers": layers,
+            "encoder_attention_heads": heads,
+            "decoder_attention_heads": heads,
+            "encoder_ffn_dim": 2 * hidden,
+            "decoder_ffn_dim": 2 * hidden,
+            "max_position_embeddings": context,
+            "dropout": 0.0,
+            "forced_eos_token_id": None,
+            "bos_token_id": pad,
+            "decoder_start_token_id": eos,
+        }
+        model = BartForConditionalGeneration(BartConfig(**common, **shape))
     elif architecture == "llama":
-        config = LlamaConfig(
-            hidden_size=hidden,
-            intermediate_size=2 * hidden,
-            num_hidden_layers=layers,
-            num_attention_heads=heads,
-            num_key_value_heads=heads,
-            max_position_embeddings=context,
-            tie_word_embeddings=True,
-            bos_token_id=None,
-            **ids,
-        )
-        model = LlamaForCausalLM(config)
+        shape = {
+            "hidden_size": hidden,
+            "intermediate_size": 2 * hidden,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": heads,
+            "max_position_embeddings": context,
+            "tie_word_embeddings": True,
+            "bos_token_id": None,
+        }
+        model = LlamaForCausalLM(LlamaConfig(**common, **shape))
     else:
         raise ValueError(f"architecture must be t5, bart or llama, got {architecture!r}")
-    model.dropout_before_training = {}
     return model.eval()
