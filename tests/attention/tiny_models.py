@@ -79,7 +79,7 @@ ENCODER_DECODER: dict[str, tuple[str, dict]] = {
             "pad_token_id": 0,
             "eos_token_id": 1,
             "decoder_start_token_id": 0,
-            "initializer_factor": 3.0,
+            "initializer_factor": 1.0,
         },
     ),
     "bart": ("bart", BART),

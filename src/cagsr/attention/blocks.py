@@ -1,11 +1,11 @@
-"""The arithmetic of a reading: a block of softmax(q k^T * scale + bias) summed over heads, never all heads."""
+"""The arithmetic of a reading: a block of softmax(q k^T * scale + bias), one head at a time."""
 
 import torch
 from torch import Tensor
 from transformers.integrations.sdpa_attention import create_position_bias_mask
 
-BLOCK = 1 << 20
-"""Scores computed at a time: 4 MB in float32, about what a core's cache holds."""
+BLOCK = 1 << 18
+"""Scores computed at a time: 1 MB in float32, about what a core's cache holds."""
 
 
 def additive(

@@ -171,7 +171,8 @@ def _verify(model: PreTrainedModel, readable: Readable, found: dict[int, nn.Modu
         model(**inputs, use_cache=False)
     prompt_mask = inputs["attention_mask"][:, columns].bool()
     queries = inputs.get("decoder_attention_mask", inputs["attention_mask"]).bool()
-    tolerance = 1e-4 if model.dtype == torch.float32 else 3e-2
+    # Rounding in the layers below differs between eager and sdpa; what it moves grows with the sharpest weight.
+    tolerance = 1e-3 if model.dtype == torch.float32 else 5e-2
     for number, reading in readings.items():
         weight, read = weights[number], reading.attention[queries[:, rows]]
         if readable.kind == "causal" and (weight.mean(1) * queries[:, :, None]).triu(1).any():
@@ -179,7 +180,7 @@ def _verify(model: PreTrainedModel, readable: Readable, found: dict[int, nn.Modu
             raise UnsupportedModelError(CANNOT_GENERATE.format(name=name))
         expected = naive_attention([weight], rows, columns)[queries[:, rows]]
         difference = (read - expected).abs().max().item()
-        if not difference <= tolerance:
+        if not difference <= tolerance * expected.max().item():
             raise UnsupportedModelError(
                 f"{name}: attention of layer {number} cannot be read exactly (it differs from the model's "
                 f"own eager weights by {difference:.1e}). Leave the layer out or choose another model."
