@@ -1,7 +1,7 @@
 """From rows to prompts: which column is what, what the model reads of it, and what became of every row."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -140,9 +140,10 @@ def encode(
         )
     limit = _limit(max_prompt_tokens, context, new_tokens)
     report, prompts, refused = DataReport(rows=len(rows)), [], []
+    special = frozenset(tokenizer.all_special_ids)
     for index, row in enumerate(rows):
         try:
-            prompt = _prompt(row, index, tokenizer)
+            prompt = _prompt(row, index, tokenizer, special)
         except ValueError as error:
             report.invalid.append(f"{row.place}: {error}.")
             continue
@@ -183,7 +184,7 @@ def _too_long(tokens: int, max_prompt_tokens: int | None, context: int | None, n
     return f"{tokens} prompt + {new_tokens} new tokens > {context} context. Set data.max_prompt_tokens, and {ways}"
 
 
-def _prompt(row: Row, index: int, tokenizer: PreTrainedTokenizerBase) -> Prompt:
+def _prompt(row: Row, index: int, tokenizer: PreTrainedTokenizerBase, special: frozenset[int]) -> Prompt:
     """Raises ValueError in words for a row that cannot be used."""
     if row.problem:
         raise ValueError(row.problem)
@@ -199,23 +200,20 @@ def _prompt(row: Row, index: int, tokenizer: PreTrainedTokenizerBase) -> Prompt:
     made = Prompt(
         text=text,
         ids=tuple(encoded["input_ids"]),
-        offsets=tuple((start, end) for start, end in encoded["offset_mapping"]),
+        offsets=tuple(encoded["offset_mapping"]),
         content=content,
         index=index,
         row=row.values,
     )
-    special = set(tokenizer.all_special_ids)
     if all(made.ids[token] in special for token in _content_tokens(made)):
         raise ValueError("no content tokens: special or unknown tokens only")
     return made
 
 
-def _content_tokens(prompt: Prompt) -> list[int]:
-    return [
-        token
-        for token, (start, end) in enumerate(prompt.offsets)
-        if start < end and any(start < last and first < end for first, last in prompt.content)
-    ]
+def _content_tokens(prompt: Prompt) -> Iterator[int]:
+    for token, (start, end) in enumerate(prompt.offsets):
+        if start < end and any(start < last and first < end for first, last in prompt.content):
+            yield token
 
 
 def _truncated(prompt: Prompt, limit: int, left: bool) -> Prompt | None:
@@ -223,7 +221,7 @@ def _truncated(prompt: Prompt, limit: int, left: bool) -> Prompt | None:
 
     None when nothing that the user wrote would be left.
     """
-    content = _content_tokens(prompt)
+    content = list(_content_tokens(prompt))
     excess = len(prompt.ids) - limit
     if excess >= len(content):
         return None
