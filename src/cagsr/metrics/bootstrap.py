@@ -38,11 +38,16 @@ def interval(values: np.ndarray, *, level: float = 0.95, resamples: int = 2000, 
     seeds, prompts = table.shape
     random = np.random.default_rng(seed)
     # how often each seed and each prompt is drawn: the mean of a resample is then a product of small matrices
-    drawn_seeds = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)
-    drawn_prompts = random.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples)
+    drawn_seeds, drawn_prompts = _draws(random, seeds, resamples), _draws(random, prompts, resamples)
     means = np.einsum("rp,sp,rs->r", drawn_prompts, table, drawn_seeds, optimize=True) / table.size
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(table.mean()), float(low), float(high))
+
+
+def _draws(random: np.random.Generator, size: int, resamples: int) -> np.ndarray:
+    """[resamples, size]: how often each of ``size`` things is drawn when ``size`` are, with replacement."""
+    drawn = random.integers(size, size=(resamples, size)) + size * np.arange(resamples)[:, None]
+    return np.bincount(drawn.ravel(), minlength=resamples * size).reshape(resamples, size)
 
 
 def difference(

@@ -1,5 +1,6 @@
-"""Tasks with checkers. Import draws no torch; ``tokenizer`` does when it is called."""
+"""Tasks with checkers. Importing this imports no torch; calling ``tokenizer`` does."""
 
+from cagsr.tasks.e2e import E2E_CHECKER
 from cagsr.tasks.keywords import KEYWORDS
 from cagsr.tasks.qa import QA
 from cagsr.tasks.slots import SLOTS
@@ -12,5 +13,5 @@ __all__ = ["CHECKERS", "SPLITS", "TASKS", "Check", "Checker", "Task", "split_of"
 TASKS: dict[str, Task] = {task.name: task for task in (SLOTS, SLOTS_PARAPHRASE, KEYWORDS, QA)}
 """Generated tasks by name."""
 
-CHECKERS: dict[str, Checker] = {**TASKS}
+CHECKERS: dict[str, Checker] = {**TASKS, E2E_CHECKER.name: E2E_CHECKER}
 """All that can be named as ``data.checker``."""

@@ -17,65 +17,65 @@ PEOPLE = ["anna", "ben", "carl", "dora", "emil", "fay", "gus", "hana", "ivan", "
 
 @dataclass(frozen=True)
 class Relation:
-    """question: how it is asked of {who}. statements: how {who} and {what} are said."""
+    """question: how it is asked of {who}. statement: how {who} and {what} are said."""
 
     question: str
-    statements: tuple[str, str]
+    statement: str
     values: tuple[str, ...]
 
 
 RELATIONS = {
     "home": Relation(
         "where does {who} live",
-        ("{who} lives in {what}", "the home of {who} is {what}"),
+        "{who} lives in {what}",
         ("rome", "oslo", "lima", "cairo", "delhi", "paris", "quito", "tunis"),
     ),
     "pet": Relation(
         "what does {who} keep",
-        ("{who} keeps a {what}", "the pet of {who} is a {what}"),
+        "{who} keeps a {what}",
         ("cat", "dog", "goat", "horse", "parrot", "rabbit", "snake", "turtle"),
     ),
     "instrument": Relation(
         "what does {who} play",
-        ("{who} plays the {what}", "the instrument of {who} is the {what}"),
+        "{who} plays the {what}",
         ("harp", "flute", "cello", "piano", "drum", "organ", "viola", "horn"),
     ),
     "job": Relation(
         "what does {who} work as",
-        ("{who} works as a {what}", "the job of {who} is {what}"),
+        "{who} works as a {what}",
         ("baker", "pilot", "nurse", "farmer", "judge", "sailor", "tailor", "miner"),
     ),
 }
 
 
 class Question(Task):
-    """Four to six facts on three people, two of them asked; half of the references answer only one."""
+    """Three or four facts, each on another person, two of them asked; half of the references answer only one."""
 
     name = "qa"
 
     def __init__(self) -> None:
         self.phrases = Phrases(
-            (statement.format(who=who, what=what), (f"{who} {field}", what))
+            (relation.statement.format(who=who, what=what), (f"{who} {field}", what))
             for field, relation in RELATIONS.items()
-            for statement in relation.statements
             for who in PEOPLE
             for what in relation.values
         )
 
     def draw(self, random: Random) -> dict[str, Any]:
-        people = random.sample(PEOPLE, 3)
-        pairs = random.sample([(who, field) for who in people for field in RELATIONS], random.randint(4, 6))
-        facts = [(f"{who} {field}", random.choice(RELATIONS[field].values)) for who, field in pairs]
+        facts = []
+        for who in random.sample(PEOPLE, random.randint(3, 4)):
+            field = random.choice(list(RELATIONS))
+            facts.append((f"{who} {field}", random.choice(RELATIONS[field].values)))
         asked = random.sample(facts, 2)
         questions = []
         for subject, _ in asked:
             who, field = subject.split()
             questions.append(RELATIONS[field].question.format(who=who))
-        context = " . ".join(self.state(fact, random) for fact in facts)
+        context = " . ".join(self.state(fact) for fact in facts)
         answered = random.sample(asked, random.randint(1, 2))
         return {
             "prompt": f"{context} . {' and '.join(questions)} ?",
-            "reference": self.write(answered, random),
+            "reference": self.write(answered),
             "slots": [list(slot) for slot in asked],
             "facts": [list(fact) for fact in facts],
         }
@@ -84,16 +84,16 @@ class Question(Task):
         """The facts, sorted: two questions on one context are in one split."""
         return repr(sorted(tuple(fact) for fact in row["facts"]))
 
-    def state(self, fact: Slot, random: Random) -> str:
+    def state(self, fact: Slot) -> str:
         (who, field), what = fact[0].split(), fact[1]
-        return random.choice(RELATIONS[field].statements).format(who=who, what=what)
+        return RELATIONS[field].statement.format(who=who, what=what)
 
-    def write(self, facts: Sequence[Slot], random: Random) -> str:
-        return " and ".join(self.state(fact, random) for fact in facts) + " ."
+    def write(self, facts: Sequence[Slot]) -> str:
+        return " and ".join(self.state(fact) for fact in facts) + " ."
 
     def complete(self, row: Mapping[str, Any], random: Random) -> str:
         slots = [(subject, value) for subject, value in row["slots"]]
-        return self.write(random.sample(slots, len(slots)), random)
+        return self.write(random.sample(slots, len(slots)))
 
     def check(self, row: Mapping[str, Any], response: str) -> Check:
         """Counts; a fact of the context that was not asked counts as hallucinated, as a wrong one does."""
@@ -102,8 +102,8 @@ class Question(Task):
     def vocabulary_texts(self) -> list[str]:
         texts = ["and . ?", *PEOPLE]
         for relation in RELATIONS.values():
-            texts += [relation.question.format(who=""), *relation.values]
-            texts += [statement.format(who="", what="") for statement in relation.statements]
+            texts += [relation.question.format(who=""), relation.statement.format(who="", what="")]
+            texts += relation.values
         return texts
 
 
