@@ -53,7 +53,7 @@ def test_trap_24_a_measurement_carries_no_gradient():
     assert not measured.requires_grad
 
 
-def one_bad(bad, row=7):
+def one_bad(bad, row=8):
     def signal(evidence):
         values = constant(evidence)
         values[row] = bad
@@ -67,7 +67,7 @@ def test_trap_22_a_value_that_is_not_finite_stops_and_names_signal_row_and_promp
     evidence = random_evidence()
     for position, prompt in enumerate(evidence.rollout.prompts):
         object.__setattr__(prompt, "index", 40 + position)
-    message = f"signal 'broken' is {said} in row 7 (prompt index 41, candidate 2)"
+    message = f"signal 'broken' is {said} in row 8 (prompt index 41, candidate 3)"
     with pytest.raises(SignalError, match=re.escape(message)):
         of(Term("length"), Term("broken"), broken=one_bad(bad)).measure(evidence)
 
@@ -166,6 +166,18 @@ def test_trap_19_a_group_without_spread_gets_exactly_zero(values):
 
 def test_trap_19_a_group_of_one_gets_exactly_zero():
     assert combined([[3.0], [5.0]], GROUP, group_size=1) == [0.0, 0.0]
+
+
+def test_standardisation_keeps_double_precision_inside():
+    found = combined([[1000.0], [1000.25], [1001.0]], GROUP, group_size=3)
+    deviation = math.sqrt(26 / 9) / 4
+    assert found == pytest.approx([-5 / 12 / deviation, -1 / 6 / deviation, 7 / 12 / deviation], abs=5e-6)
+
+
+def test_trap_19_a_group_beside_huge_values_keeps_its_own_spread():
+    alone = combined([[0.1], [0.2], [0.3]], GROUP, group_size=3)
+    assert combined([[0.1], [0.2], [0.3], [1e9], [2e9], [3e9]], GROUP, group_size=3)[:3] == alone
+    assert alone[2] == pytest.approx(math.sqrt(1.5), abs=1e-4)
 
 
 def test_a_small_but_real_spread_is_not_lost():

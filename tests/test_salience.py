@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cagsr.errors import InputError
-from cagsr.salience import SALIENCES, STOP_WORDS, Column, Idf, Span, Uniform, without_content
+from cagsr.salience import SALIENCES, STOP_WORDS, Column, Idf, Span, Uniform
 from cagsr.types import Prompt
 from evidence import make_evidence, make_prompt, padded
 
@@ -69,9 +69,9 @@ def test_stop_words_are_an_option_and_never_swallow_values():
 
 
 def test_prompts_without_content_are_all_zero_and_can_be_counted():
-    weights = Uniform()(rollout_of(SHORT, make_prompt("the | of"), make_prompt("")))
-    assert without_content(weights) == [1, 2]
-    assert weights[1:].eq(0).all()
+    prompts = SHORT, make_prompt("the | of", index=5), make_prompt("", index=7)
+    assert Uniform()(rollout_of(*prompts))[1:].eq(0).all()
+    assert Uniform().without_content(prompts) == [5, 7]
 
 
 def test_idf_weighs_rare_words_more_and_words_of_every_prompt_nothing():
@@ -82,6 +82,12 @@ def test_idf_weighs_rare_words_more_and_words_of_every_prompt_nothing():
     squared = {word: weight**2 for word, weight in expected.items()}
     assert pieces(prompt, Idf(corpus, power=2).weigh(prompt)) == pytest.approx(squared)
     assert Idf(corpus)(rollout_of(prompt)).sum().item() == pytest.approx(1.0)
+
+
+def test_idf_of_a_token_that_spans_words_is_that_of_the_rarest():
+    corpus = [make_prompt(text) for text in ("red pub", "red", "red", "blue")]
+    prompt = Prompt("pub red", (3,), ((0, 7),), ((0, 7),), 0)
+    assert Idf(corpus).weigh(prompt) == pytest.approx([math.log(5 / 2)])
 
 
 def test_idf_to_the_power_zero_is_uniform():
@@ -140,7 +146,7 @@ def test_column_weighs_what_the_users_data_lists_stop_words_included():
 
 def test_column_with_an_empty_list_has_no_content():
     prompt = make_prompt("cats", row={"key": []})
-    assert without_content(Column("key")(rollout_of(prompt))) == [0]
+    assert Column("key").without_content([prompt]) == [0]
 
 
 @pytest.mark.parametrize(
@@ -152,11 +158,12 @@ def test_column_with_an_empty_list_has_no_content():
         ({"key": ["cats", 5]}, "must list words or phrases, got 5"),
         ({"key": ["cats", " "]}, "must list words or phrases, got ' '"),
         ({"key": ["cat"]}, "lists 'cat', which the prompt does not say"),
+        ({"key": ["ats"]}, "lists 'ats', which the prompt does not say"),
         ({"key": ["template"]}, "lists 'template', which the prompt does not say"),
     ],
 )
 def test_column_names_the_row_that_is_wrong(row, reason):
-    prompt = make_prompt("template cats", content=[(9, 13)], index=17, row=row)
+    prompt = make_prompt("template cats", content=[(9, 13)], index=16, row=row)
     with pytest.raises(InputError, match="row 17: ") as error:
         Column("key").weigh(prompt)
     assert reason in str(error.value)

@@ -4,7 +4,7 @@ A salience is called with a rollout and gives ``w [P S]``: rows sum to 1, or are
 content token. Which side is padded does not matter; the prompt mask says where the tokens stand.
 """
 
-__all__ = ["SALIENCES", "STOP_WORDS", "Column", "Idf", "Salience", "Span", "Uniform", "without_content"]
+__all__ = ["SALIENCES", "STOP_WORDS", "Column", "Idf", "Salience", "Span", "Uniform"]
 
 import math
 import re
@@ -42,6 +42,13 @@ class Salience(ABC):
             weights_PS[row, mask_PS[row]] = torch.tensor(self.weigh(prompt), dtype=torch.float64)
         total_P1 = weights_PS.sum(-1, keepdim=True)
         return (weights_PS / total_P1.where(total_P1 > 0, 1)).to(rollout.prompt_mask.device, torch.float32)
+
+    def without_content(self, prompts: Iterable[Prompt]) -> list[int]:
+        """The indices of the prompts without any salient token, which every response covers with 0.
+
+        Weighs every prompt, so what a salience has to say against a row of data is said here, before a run.
+        """
+        return [prompt.index for prompt in prompts if not any(self.weigh(prompt))]
 
     @abstractmethod
     def weigh(self, prompt: Prompt) -> list[float]:
@@ -160,18 +167,18 @@ class Column(Salience):
         if self.name not in prompt.row:
             columns = ", ".join(map(repr, prompt.row)) or "none"
             raise InputError(
-                f"row {prompt.index}: no salience column {self.name!r}; this row's columns: {columns}"
+                f"row {prompt.index + 1}: no salience column {self.name!r}; this row's columns: {columns}"
             )
         phrases = prompt.row[self.name]
         if not isinstance(phrases, Sequence) or isinstance(phrases, str):
             raise InputError(
-                f"row {prompt.index}: salience column {self.name!r} must be a list of words or phrases "
+                f"row {prompt.index + 1}: salience column {self.name!r} must be a list of words or phrases "
                 f"of the prompt, got {type(phrases).__name__}"
             )
         for phrase in phrases:
             if not isinstance(phrase, str) or not phrase.strip():
                 raise InputError(
-                    f"row {prompt.index}: salience column {self.name!r} must list words or phrases, "
+                    f"row {prompt.index + 1}: salience column {self.name!r} must list words or phrases, "
                     f"got {phrase!r}"
                 )
         return list(phrases)
@@ -181,18 +188,13 @@ class Column(Salience):
         spans = [match.span() for part in prompt.content for match in pattern.finditer(prompt.text, *part)]
         if not spans:
             raise InputError(
-                f"row {prompt.index}: salience column {self.name!r} lists {phrase!r}, "
+                f"row {prompt.index + 1}: salience column {self.name!r} lists {phrase!r}, "
                 "which the prompt does not say; correct it or remove it"
             )
         return spans
 
 
 SALIENCES: dict[str, type[Salience]] = {"uniform": Uniform, "idf": Idf, "span": Span, "column": Column}
-
-
-def without_content(weights: Tensor) -> list[int]:
-    """The rows of ``weights`` [P S] without any salient token, so that callers can count and say them."""
-    return (weights.sum(-1) == 0).nonzero().flatten().tolist()
 
 
 def _tokens_in(prompt: Prompt, spans: Sequence[tuple[int, int]]) -> set[int]:

@@ -104,8 +104,9 @@ def test_an_empty_response_has_the_worst_focus_of_either_direction(direction, wo
     assert found == [worst, worst]
 
 
-def test_focus_of_a_prompt_of_one_token_is_defined():
-    assert values(focus, [[[0.7]]]) == pytest.approx([0.0])
+def test_focus_of_prompts_of_one_and_two_tokens_is_defined():
+    assert values(focus, [[[0.7]]]) == pytest.approx([0.0], abs=1e-6)
+    assert values(focus, [[[0.3, 0.3]]]) == pytest.approx([-1.0])
 
 
 def test_shift_is_one_bit_between_disjoint_rows_and_zero_between_equal_ones():
@@ -143,6 +144,13 @@ def test_grounding_by_probability_pays_for_what_could_have_been_written():
     found = values(grounding, salience=WEIGHTS, prompt_logprobs=logs, options={"weighted": "probability"})
     first = 0.4 * 0.25 + 0.3 * 0.3 + 0.2 * 0.1
     assert found == pytest.approx([first, 0.4 * 0.09])
+
+
+def test_grounding_by_probability_leaves_out_the_end_of_sequence_token():
+    options = {"weighted": "probability"}
+    found = values(grounding, salience=WEIGHTS, finished=[True, False], options=options)
+    # Every probability is 1 here: coverage without the third row of the first response.
+    assert found == pytest.approx([0.4 * 0.5 + 0.3 * 0.6 + 0.2 * 0.1, 0.4 * 0.9])
 
 
 def test_grounding_saturates_like_coverage():

@@ -19,7 +19,6 @@ def precision(evidence: Evidence) -> Tensor:
     """
     rollout, logprobs = evidence.rollout, evidence.observation.logprobs
     looked = torch.einsum("nts,ns->nt", evidence.observation.attention, evidence.per_row(evidence.salience))
-    looked = looked.where(rollout.response_mask, 0)
     total = looked.sum(-1)
     weighted = (looked * logprobs).sum(-1) / total.where(total > 0, 1)
     return weighted.where(total > 0, mean_over(logprobs, rollout.response_mask))

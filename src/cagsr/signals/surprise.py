@@ -22,7 +22,6 @@ def surprise(evidence: Evidence, *, threshold: NonNegativeFloat = 2.0, width: Po
     Source: SURP of the project's experiments on paraphrase.
     """
     costs = ((-evidence.observation.logprobs - threshold) / width).clamp(0, 1)
-    costs = costs.where(evidence.rollout.response_mask, 0)
     return -costs.sum(-1) / evidence.per_row(_segments(evidence)).clamp(min=1)
 
 
