@@ -1,0 +1,37 @@
+# Each target sets up all that it needs: a virtual environment in .venv with the versions of constraints.txt.
+
+BIN := .venv/bin
+READY := .venv/.ready
+
+# The first interpreter that is new enough and can make virtual environments.
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python; do \
+	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& { echo $$name; break; }; done)
+
+.PHONY: demo test check bench golden
+
+demo: $(READY)
+	$(BIN)/cagsr demo $(ARGS)
+
+test: check
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports --no-logo
+
+bench: $(READY)
+	$(BIN)/python benchmarks/capture.py $(ARGS)
+
+# Writes the losses that a refactor must reproduce; only after a change that is meant to change them.
+golden: $(READY)
+	$(BIN)/python tests/golden.py
+
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || \
+		{ echo "Python 3.11 or newer, with venv, is needed; name one: make PYTHON=/path/to/python" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
