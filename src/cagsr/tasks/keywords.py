@@ -92,7 +92,7 @@ class Keywords(Task):
             things=" , ".join(things[:-1]) + " and " + things[-1],
             ending=f" and end with {ending}" if ending else "",
         )
-        reference = self.write(leave_out(random, slots, 0.45, 0.85, complete=0.1), random)
+        reference = self.write(leave_out(random, slots, 0.5, 0.85, complete=0.1), random)
         return {"prompt": prompt, "reference": reference, "slots": [list(slot) for slot in slots]}
 
     def write(self, slots: Sequence[Slot], random: Random) -> str:
