@@ -15,7 +15,7 @@ from cagsr.tasks.task import Checker
 from cagsr.types import Evidence, Prompt, Rollout
 from cagsr.world import World
 
-__all__ = ["Answers", "answer", "best_of", "measure_signals", "values_of"]
+__all__ = ["Answers", "Evaluator", "answer", "best_of", "measure_signals", "values_of"]
 
 
 @dataclass(frozen=True)
@@ -107,3 +107,54 @@ def values_of(answers: Answers, prompts: Sequence[Prompt], checker: Checker | No
     return {name: value.reshape(-1, k).mean(1) for name, value in metrics.items()} | {
         "finished": values["finished"]
     }
+
+
+class Evaluator:
+    """Evaluates the policy as it stands on the same prompts each time: what the trainer calls.
+
+    ``reward`` is comparable between calls: each standardised signal is measured in standard deviations of the
+    base's responses from their mean, each raw one as it is, relative to the first call. So the base is 0.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        reward: Reward,
+        measure: Callable[[Rollout], torch.Tensor],
+        checker: Checker | None,
+        world: World,
+        prompts_per_pass: int,
+    ):
+        self.policy, self.prompts, self.sampling, self.reward = policy, prompts, sampling, reward
+        self.measure, self.checker, self.world, self.prompts_per_pass = (
+            measure,
+            checker,
+            world,
+            prompts_per_pass,
+        )
+        self.start: dict[str, list[float]] | None = None
+
+    def __call__(self) -> dict[str, float]:
+        answers = answer(
+            self.policy,
+            self.prompts,
+            self.sampling,
+            world=self.world,
+            prompts_per_pass=self.prompts_per_pass,
+            measure=self.measure,
+        )
+        assert answers.signals is not None
+        signals = answers.signals.reshape(-1, answers.signals.shape[-1]).astype(float)
+        if self.start is None:
+            self.start = {"mean": signals.mean(0).tolist(), "spread": signals.std(0).tolist()}
+        spread = np.maximum(self.start["spread"], 1e-6)
+        raw = np.array([term.standardise == "none" for term in self.reward.terms])
+        weights = np.array([term.weight for term in self.reward.terms]) / np.where(raw, 1.0, spread)
+        moved = signals.mean(0) - self.start["mean"]
+        values = values_of(answers, self.prompts, self.checker)
+        return {
+            "reward": float(weights @ moved),
+            **{name: float(value.mean()) for name, value in values.items()},
+        }

@@ -8,9 +8,10 @@ attention too. Whatever is long (attention, logits) lives for one part of the ro
 """
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +21,7 @@ from cagsr import kl
 from cagsr.algorithm import Algorithm
 from cagsr.errors import NumericsError
 from cagsr.losses import token_weights
-from cagsr.policy.policy import Policy, Reference
+from cagsr.policy.policy import Policy, Reference, Scored
 from cagsr.policy.sampling import Sampling
 from cagsr.reward import Reward
 from cagsr.types import Evidence, Prompt, Rollout, Scores, TrainBatch
@@ -31,11 +32,16 @@ __all__ = ["Collected", "Step"]
 
 @dataclass(frozen=True)
 class Collected:
-    """One step's experience: the whole rollout with its scores, and the same in parts, ready to train on."""
+    """One step's experience: the whole rollout with its scores, and the same in parts, ready to train on.
+
+    ``attended`` goes with ``batches``: [n S], the strongest attention that each prompt token got from any
+    response token. It is kept to be looked at; the attention itself is gone.
+    """
 
     rollout: Rollout
     scores: Scores
     batches: list[TrainBatch]
+    attended: list[Tensor]
 
 
 @dataclass
@@ -62,30 +68,51 @@ class Step:
     def collect(self, prompts: list[Prompt], seed: int) -> Collected:
         with self.accelerator.autocast():
             rollout = self.policy.sample(prompts, self.sampling, seed)
-            parts, measured = [], []
+            parts, measured, attended = [], [], []
             for part in rollout.split(self.groups_per_pass):
-                old = self.network(part)
+                old = self._as_in_training(part)
                 observation = self.observer.observe(part)
                 by_reference = observation
                 if self.observer is not self.reference:
                     by_reference = self.reference.observe(part)
                 measured.append(self.reward.measure(Evidence(part, observation, self.salience(part))))
+                attended.append(observation.attention.amax(1))
                 parts.append(TrainBatch(part, old.logprobs, by_reference.logprobs, old.entropy, old.values))
         signals = torch.cat(measured)
         reward = self.world.mine(self.reward.combine(self.world.gather(signals), rollout.group_size))
         batches = self.algorithm.estimate(reward, parts, self.leash.coefficient, self.world)
-        return Collected(rollout, Scores(self.reward.names, signals, reward), batches)
+        return Collected(rollout, Scores(self.reward.names, signals, reward), batches, attended)
+
+    def _as_in_training(self, part: Rollout) -> Scored:
+        """What `update` will compute before its first step, to the bit; nothing here is differentiated.
+
+        Gradients are on because T5's position bias wants one, and attention then runs in another kernel.
+        """
+        with self._training(), torch.enable_grad(), self.accelerator.no_sync(self.network):
+            scored = self.network(part)
+        values = None if scored.values is None else scored.values.detach()
+        return Scored(scored.logprobs.detach(), scored.entropy.detach(), values)
 
     def update(self, batches: Sequence[TrainBatch]) -> dict[str, float]:
         """Train on collected parts; the means over tokens and updates of what the losses consist of."""
         seen: dict[str, float] = {}
-        updates = self.algorithm.epochs * self.algorithm.minibatches
         size = math.ceil(len(batches) / self.algorithm.minibatches)
-        for _ in range(self.algorithm.epochs):
-            for start in range(0, len(batches), size):
-                for name, value in self._optimizer_step(batches[start : start + size]).items():
-                    seen[name] = seen.get(name, 0.0) + value / updates
+        updates = self.algorithm.epochs * math.ceil(len(batches) / size)
+        with self._training():
+            for _ in range(self.algorithm.epochs):
+                for start in range(0, len(batches), size):
+                    for name, value in self._optimizer_step(batches[start : start + size]).items():
+                        seen[name] = seen.get(name, 0.0) + value / updates
         return seen
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        # transformers recomputes activations in training mode only; dropout is off in either mode.
+        self.policy.train(getattr(self.policy.model, "is_activation_checkpointing", False))
+        try:
+            yield
+        finally:
+            self.policy.eval()
 
     def _optimizer_step(self, minibatch: Sequence[TrainBatch]) -> dict[str, float]:
         masks = [batch.rollout.response_mask for batch in minibatch]
@@ -110,7 +137,7 @@ class Step:
         return {**means, "grad_norm": norm}
 
     def _loss(self, batch: TrainBatch, tokens: float, rows: float) -> tuple[Tensor, dict[str, Tensor]]:
-        scored = self.network(batch.rollout)
+        scored = cast(Scored, self.network(batch.rollout))
         per_token, parts = self.algorithm.token_losses(scored, batch, self.leash.coefficient)
         weights = token_weights(
             batch.rollout.response_mask,

@@ -1,8 +1,7 @@
 """The schedule around `Step`: which prompts when, evaluation, checkpoints, records, the collapse watch."""
 
-import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -20,8 +19,16 @@ from cagsr.watch import Watch
 
 __all__ = ["Evaluation", "Observer", "Schedule", "Trainer", "prompts_for"]
 
-Evaluation = Callable[[], dict[str, float]]
-"""Numbers of the policy as it stands; ``reward`` among them decides which model was best."""
+
+class Evaluation(Protocol):
+    """Numbers of the policy as it stands; ``reward`` among them, 0 for the base, decides which model was best.
+
+    ``start`` is what it measured first, to be kept when a run is continued.
+    """
+
+    start: dict[str, list[float]] | None
+
+    def __call__(self) -> dict[str, float]: ...
 
 
 @dataclass(frozen=True)
@@ -128,12 +135,13 @@ class Trainer:
             "watch": self.watch.state(),
             "history": self.history,
             "best": self.best,
+            "evaluation": self.evaluate and self.evaluate.start,
         }
         checkpoint.save(
             self.step.accelerator,
             self.directory / "checkpoints",
             step,
-            json.loads(json.dumps(state)),
+            state,
             self.schedule.keep_checkpoints,
         )
 
@@ -142,6 +150,8 @@ class Trainer:
         self.step.leash.coefficient = state["kl_coefficient"]
         self.watch.restore(state["watch"])
         self.history, self.best = state["history"], state["best"]
+        if self.evaluate is not None:
+            self.evaluate.start = state["evaluation"]
         return state["step"]
 
 

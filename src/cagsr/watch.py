@@ -41,7 +41,7 @@ class Watch:
     beyond: dict[str, int] = field(default_factory=dict)
 
     def check(self, step: int, row: dict[str, float]) -> list[str]:
-        messages = []
+        messages, stop = [], None
         for name, limit in self.limits.items():
             value = row.get(name)
             if value is None or limit.limit is None:
@@ -50,12 +50,15 @@ class Watch:
             self.beyond[name] = self.beyond.get(name, 0) + 1 if reason else 0
             if reason and self.beyond[name] >= limit.patience:
                 message = f"step {step}: {reason}, for {self.beyond[name]} checks in a row (watch.{name})"
-                if limit.action == "stop":
-                    raise Collapsed(
-                        f"{message}. Stopped. Look at candidates.jsonl; a smaller learning rate, a larger "
-                        "algorithm.kl_coefficient or another reward preset may hold it."
-                    )
                 messages.append(message)
+                if limit.action == "stop":
+                    stop = stop or message
+        if stop:
+            # Only now: every limit has counted this step, so a continued run counts on from the same numbers.
+            raise Collapsed(
+                f"{stop}. Stopped. Look at candidates.jsonl; a smaller learning rate, a larger "
+                "algorithm.kl_coefficient or another reward preset may hold it."
+            )
         return messages
 
     def _reason(self, name: str, value: float, limit: float) -> str | None:

@@ -70,9 +70,13 @@ class Config(Section):
         except ValidationError as error:
             raise InputError("\n".join(messages(error, document, cls))) from None
 
+    def as_yaml(self) -> str:
+        """The resolved config as YAML that loads back equal."""
+        return write_document(self.model_dump(mode="json"))
+
     def dump(self, path: str | Path) -> None:
         """Write the resolved config as YAML that loads back equal."""
-        Path(path).write_text(write_document(self.model_dump(mode="json")), encoding="utf-8")
+        Path(path).write_text(self.as_yaml(), encoding="utf-8")
 
     @model_validator(mode="after")
     def _refuse_impossible_combinations(self) -> Self:
@@ -93,14 +97,23 @@ def _conflicts(config: Config) -> Iterator[Conflict]:
             ("data.evaluation_source", "data.evaluation_split"),
             "data.task brings its own evaluation prompts; remove evaluation_source and evaluation_split",
         )
+    if data.holdout_column and (data.task or data.evaluation_source or data.evaluation_split):
+        yield Conflict(
+            ("data.holdout_column",),
+            "data.holdout_column splits data.source; evaluation prompts are named already, remove one of the two",
+        )
     if data.evaluation_split and not data.evaluation_source and (data.source or "").endswith(FILES):
         yield Conflict(
             ("data.evaluation_split",), f"{data.source} is a file without splits; set data.evaluation_source"
         )
-    if data.source and train.evaluate_every and not (data.evaluation_source or data.evaluation_split):
+    if (
+        data.source
+        and train.evaluate_every
+        and not (data.evaluation_source or data.evaluation_split or data.holdout_column)
+    ):
         yield Conflict(
             ("train.evaluate_every",),
-            "train.evaluate_every needs data.evaluation_source or data.evaluation_split",
+            "train.evaluate_every needs data.evaluation_source, data.evaluation_split or data.holdout_column",
         )
     if sampling.min_new_tokens > sampling.max_new_tokens:
         yield Conflict(

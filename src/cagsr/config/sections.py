@@ -47,8 +47,8 @@ class Section(BaseModel):
 
 class Lora(Section):
     r: AtLeastOne = Field(default=16, description="Rank of the adapter.")
-    alpha: Positive = Field(
-        default=32.0, description="Scale of the adapter; its output is multiplied by alpha / r."
+    alpha: AtLeastOne = Field(
+        default=32, description="Scale of the adapter; its output is multiplied by alpha / r."
     )
     target_modules: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = Field(
         default="all-linear", description="Names of the modules that get an adapter."
@@ -90,6 +90,11 @@ class Data(Section):
     evaluation_source: Text | None = Field(default=None, description="Prompts for evaluation; null: source.")
     evaluation_split: Text | None = Field(
         default=None, description="Split of evaluation_source (or source) to evaluate on."
+    )
+    holdout_column: Text | None = Field(
+        default=None,
+        description="Keep a fifth of source out of training, by a stable hash of this column: one tenth for "
+        "evaluation during training (development), one for cagsr eval (heldout). null: train on all of it.",
     )
     evaluation_count: AtLeastOne = Field(default=100, description="Evaluate on at most so many prompts.")
     prompt_column: Text = Field(
@@ -262,6 +267,8 @@ class Watch(Section):
         "above limit.",
     )
 
+    shuffled_every: AtLeastOne = Field(default=10, description="Steps between two measurements of shuffled.")
+
     @model_validator(mode="before")
     @classmethod
     def _keep_default_limits(cls, data: Any) -> Any:
@@ -271,7 +278,7 @@ class Watch(Section):
         fields = cls.model_fields
         return {
             name: {"limit": fields[name].default.limit, **value}
-            if name in fields and isinstance(value, dict)
+            if name in fields and isinstance(fields[name].default, Limit) and isinstance(value, dict)
             else value
             for name, value in data.items()
         }
@@ -302,6 +309,9 @@ class Scratch(Section):
 class Sft(Section):
     """Supervised training on references, for `cagsr sft` only."""
 
+    directory: Text = Field(
+        default="runs/base", description="Where cagsr sft writes: the base is in model/ there."
+    )
     steps: AtLeastOne = Field(default=1000, description="Optimizer steps.")
     batch_size: AtLeastOne = Field(default=32, description="Rows per step.")
     learning_rate: LearningRate = Field(default=5e-4, description="Peak learning rate of AdamW.")

@@ -22,7 +22,7 @@ from cagsr.policy.causal import CausalPolicy
 from cagsr.policy.encoder_decoder import EncoderDecoderPolicy
 from cagsr.policy.policy import Policy
 
-__all__ = ["load_model", "load_tokenizer", "make_policy", "save_model"]
+__all__ = ["load_model", "load_tokenizer", "make_policy", "save_model", "with_lora"]
 
 POLICIES: dict[str, type[Policy]] = {"causal": CausalPolicy, "encoder-decoder": EncoderDecoderPolicy}
 
@@ -91,6 +91,25 @@ def make_policy(
     return POLICIES[readable.kind](
         model, tokenizer, readable, temperature=temperature, critic=critic, dropout=dropout
     )
+
+
+def with_lora(policy: Policy, *, r: int, alpha: int, target_modules: str | list[str]) -> None:
+    """Freeze the policy's weights and train a LoRA adapter instead; the reference is then the adapter switched off.
+
+    Raises InputError when PEFT is not installed or no module has one of the names.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise InputError("model.lora needs PEFT: pip install 'cagsr[lora]'") from error
+    kind = "SEQ_2_SEQ_LM" if policy.model.config.is_encoder_decoder else "CAUSAL_LM"
+    adapter = peft.LoraConfig(
+        r=r, lora_alpha=alpha, target_modules=target_modules, lora_dropout=0.0, task_type=kind
+    )
+    try:
+        policy.model = cast(PreTrainedModel, peft.get_peft_model(policy.model, adapter))
+    except ValueError as error:
+        raise InputError(f"model.lora.target_modules: {_first_line(error)}") from error
 
 
 def save_model(policy: Policy, directory: Path) -> None:

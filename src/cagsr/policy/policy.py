@@ -2,7 +2,8 @@
 
 import copy
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -79,15 +80,14 @@ class Policy(nn.Module, ABC):
     def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout:
         """K candidates per prompt. The same seed and prompts give the same responses in any batch."""
         prompt_ids, prompt_mask = self.collate(prompts)
-        inputs = self.prefill(prompt_ids, prompt_mask, sampling.candidates)
         processors = LogitsProcessorList()
         if sampling.temperature > 0:
             processors.append(InverseTransform(sampling, uniforms(prompts, sampling, seed)))
-        generated = cast(Any, self.model).generate(
-            **inputs,
-            generation_config=self.generation_config(sampling),
-            logits_processor=processors,
-        )
+        with self._generating(sampling) as config:
+            inputs = self.prefill(prompt_ids, prompt_mask, sampling.candidates)
+            generated = cast(Any, self.model).generate(
+                **inputs, generation_config=config, logits_processor=processors
+            )
         rows = len(prompts) * sampling.candidates
         start = 1 if self.model.config.is_encoder_decoder else prompt_ids.shape[1]
         response_ids = generated[:, start:]
@@ -144,6 +144,11 @@ class Policy(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @property
+    def context(self) -> int | None:
+        """Positions the model has for a prompt (and its response, if causal); None where positions are relative."""
+        return getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
     def collate(self, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
         """``prompt_ids, prompt_mask [P S]``, padded on this architecture's side."""
         width = max(len(prompt.ids) for prompt in prompts)
@@ -190,6 +195,26 @@ class Policy(nn.Module, ABC):
             pad_token_id=self.pad_id,
             decoder_start_token_id=start,
         )
+
+    @contextmanager
+    def _generating(self, sampling: Sampling) -> Iterator[GenerationConfig]:
+        """The settings of `generate`, and nothing else, for the time of the block.
+
+        What a given config leaves open `generate` takes from the model's own, which may hold beams, penalties or
+        forced tokens: responses would then be drawn from another distribution than the one that is scored. In
+        training mode with gradient checkpointing, layers drop the cache that `generate` hands them.
+        """
+        config = self.generation_config(sampling)
+        model = getattr(self.model, "get_base_model", lambda: self.model)()
+        own, training = model.generation_config, [module for module in model.modules() if module.training]
+        model.generation_config = config
+        model.eval()
+        try:
+            yield config
+        finally:
+            model.generation_config = own
+            for module in training:
+                module.training = True
 
 
 class Reference:

@@ -1,0 +1,268 @@
+"""From a config to the parts of a run. Only this module and the command line read the config."""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import get_scheduler
+
+from cagsr import data, kl, sources
+from cagsr.algorithm import Algorithm
+from cagsr.config import Config
+from cagsr.errors import InputError, closest
+from cagsr.policy.load import load_model, load_tokenizer, make_policy, with_lora
+from cagsr.policy.policy import Policy, Reference
+from cagsr.policy.sampling import Sampling
+from cagsr.reward import Reward, Term, load_preset
+from cagsr.salience import Column, Idf, Salience, Span, Uniform
+from cagsr.step import Step
+from cagsr.tasks import CHECKERS, TASKS
+from cagsr.tasks.task import Checker, split_of
+from cagsr.types import Evidence, Prompt, Signal
+
+__all__ = [
+    "base_of",
+    "build_checker",
+    "build_policy",
+    "build_prompts",
+    "build_reward",
+    "build_rows",
+    "build_salience",
+    "build_sampling",
+    "build_step",
+    "packaged",
+]
+
+PACKAGE = Path(str(resources.files("cagsr")))
+
+
+def packaged(name: str) -> Path:
+    """A file that ships with the package."""
+    return PACKAGE / name
+
+
+def base_of(task: str) -> str:
+    """Directory of the base model that ships for a task. Raises InputError for a task without one."""
+    path = packaged("bases") / task
+    if not path.is_dir():
+        raise InputError(
+            f"model.name: no base ships for the task {task!r}. Train one with `cagsr sft data.task={task} "
+            f"sft.scratch.layers=3 sft.directory=runs/{task}-base` and set model.name=runs/{task}-base/model."
+        )
+    return str(path)
+
+
+def build_policy(config: Config) -> Policy:
+    """Model, tokenizer, LoRA adapter, critic: what is trained, not yet prepared by Accelerate."""
+    model, training = config.model, config.train
+    name = model.name or base_of(str(config.data.task))
+    remote = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    tokenizer = load_tokenizer(name, **remote)
+    loaded, dropout = load_model(name, dtype=model.dtype, architecture=model.architecture, **remote)
+    torch.manual_seed(training.seed)  # what is initialised here: the adapter and the critic
+    policy = make_policy(
+        loaded,
+        tokenizer,
+        layers=config.reward.layers,
+        temperature=config.sampling.temperature or 1.0,
+        critic=config.algorithm.name == "ppo",
+        dropout=dropout,
+    )
+    if model.lora is not None:
+        with_lora(policy, r=model.lora.r, alpha=model.lora.alpha, target_modules=model.lora.target_modules)
+    if training.gradient_checkpointing:
+        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+        if model.lora is not None:
+            policy.model.enable_input_require_grads()
+    return policy
+
+
+def build_rows(config: Config, split: str) -> list[sources.Row]:
+    """Rows of ``train``, ``development`` or ``heldout``, before they are encoded.
+
+    A task generates each. A source is read by its own splits where evaluation data is named; with
+    ``data.holdout_column`` a row's part is decided by a stable hash of that column, so that rows which share a
+    value (several references of one meaning, say) stay together.
+    """
+    given = config.data
+    count = given.count if split == "train" else given.evaluation_count
+    if given.task:
+        return sources.rows_of(TASKS[given.task].rows(split, count, seed=given.seed), given.task)
+    source, part = str(given.source), given.split
+    if split != "train" and (given.evaluation_source or given.evaluation_split):
+        source, part = given.evaluation_source or source, given.evaluation_split or given.split
+    rows = sources.read(source, part, given.config_name)
+    if given.holdout_column and not (
+        split != "train" and (given.evaluation_source or given.evaluation_split)
+    ):
+        rows = _held_out(rows, given.holdout_column, split)
+        if split != "train":
+            rows = _one_per(rows, given.holdout_column)
+    return rows if split == "train" else rows[:count]
+
+
+def _held_out(rows: list[sources.Row], column: str, split: str) -> list[sources.Row]:
+    names = {name for row in rows for name in row.values}
+    if column not in names:
+        raise InputError(f"data.holdout_column: no {column!r} column{closest(column, names)}")
+    return [row for row in rows if split_of(str(row.values.get(column))) == split]
+
+
+def _one_per(rows: list[sources.Row], column: str) -> list[sources.Row]:
+    """The first row of each value: evaluation counts every distinct one once."""
+    return list({str(row.values.get(column)): row for row in reversed(rows)}.values())[::-1]
+
+
+def build_prompts(
+    config: Config, policy: Policy, split: str, need_reference: bool = False
+) -> tuple[list[Prompt], data.DataReport]:
+    """Encoded prompts of a split, and what became of its rows.
+
+    A causal model's prompt shares its context with the response; an encoder-decoder's has the encoder's to itself.
+    """
+    given = config.data
+    causal = policy.readable.kind == "causal"
+    rows = data.map_columns(
+        build_rows(config, split),
+        given.prompt_column,
+        given.reference_column,
+        given.salience_column,
+        need_reference=need_reference,
+    )
+    return data.encode(
+        rows,
+        policy.tokenizer,
+        max_prompt_tokens=given.max_prompt_tokens,
+        overlong=given.overlong,
+        skip_invalid=given.skip_invalid,
+        context=policy.context,
+        new_tokens=config.sampling.max_new_tokens if causal else 0,
+    )
+
+
+def build_checker(config: Config) -> Checker | None:
+    """The task's own checker, or the one that ``data.checker`` names."""
+    name = config.data.checker or config.data.task
+    if name is None:
+        return None
+    known = {**TASKS, **CHECKERS}
+    if name in known:
+        return known[name]
+    module, _, attribute = name.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"data.checker: no checker {name!r}{closest(name, known)} ({error})") from error
+
+
+def build_reward(config: Config, checker: Checker | None) -> Reward:
+    """The preset or the terms spelt out; the oracle reads the checker, nothing else does."""
+    reward = config.reward
+    terms = load_preset(reward.preset)
+    if reward.terms is not None:
+        terms = [Term(term.signal, term.weight, term.standardise, term.options) for term in reward.terms]
+    extra: dict[str, Signal] = {} if checker is None else {"oracle": partial(_oracle, checker)}
+    return Reward(terms, extra)
+
+
+def _oracle(checker: Checker, evidence: Evidence) -> torch.Tensor:
+    """[N] the checker's quality of each response, in [0, 1]: an upper bound that uses the answers."""
+    rollout = evidence.rollout
+    quality = [
+        checker.quality(rollout.prompts[row // rollout.group_size].row, text)
+        for row, text in enumerate(rollout.responses)
+    ]
+    return torch.tensor(quality, device=evidence.salience.device)
+
+
+def build_salience(config: Config, prompts: Sequence[Prompt]) -> Salience:
+    given = config.reward.salience
+    if given.kind == "idf":
+        return Idf(prompts, power=given.power)
+    if given.kind == "span":
+        return Span(given.start, given.end, given.pattern)
+    if given.kind == "column":
+        return Column(str(config.data.salience_column))
+    return Uniform()
+
+
+def build_sampling(config: Config) -> Sampling:
+    return Sampling(**config.sampling.model_dump())
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """How a step's prompts fall on processes, minibatches and forward passes."""
+
+    per_process: int
+    per_pass: int
+
+
+def _groups(config: Config, processes: int) -> _Groups:
+    prompts, minibatches = config.train.prompts_per_step, config.algorithm.minibatches
+    if prompts % (processes * minibatches):
+        raise InputError(
+            f"train.prompts_per_step ({prompts}) must be a multiple of processes x algorithm.minibatches "
+            f"({processes} x {minibatches})"
+        )
+    per_process = prompts // processes
+    fitting = max(1, config.train.micro_batch // config.sampling.candidates)
+    return _Groups(per_process, min(fitting, per_process // minibatches))
+
+
+def build_step(
+    config: Config, policy: Policy, reward: Reward, salience: Salience, accelerator: Accelerator
+) -> Step:
+    """Optimizer, schedule, reference, algorithm: everything between prompts and an update.
+
+    The reference is taken here, from the policy as it is: load a checkpoint only afterwards.
+    """
+    training, algorithm = config.train, config.algorithm
+    policy.to(accelerator.device)
+    reference = Reference(policy)
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    optimizer: Any = torch.optim.AdamW(trained, lr=training.learning_rate, weight_decay=training.weight_decay)
+    network, optimizer = accelerator.prepare(policy, optimizer)
+    updates = training.steps * algorithm.epochs * algorithm.minibatches
+    warmup = training.warmup_steps * algorithm.epochs * algorithm.minibatches
+    scheduler = get_scheduler(
+        training.schedule, optimizer, num_warmup_steps=warmup, num_training_steps=updates
+    )
+    accelerator.register_for_checkpointing(scheduler)
+    placement = algorithm.kl_placement
+    if placement == "auto":
+        placement = "reward" if algorithm.name == "ppo" else "loss"
+    return Step(
+        policy=policy,
+        network=network,
+        reference=reference,
+        observer=reference if config.reward.observer == "reference" else policy,
+        reward=reward,
+        salience=salience,
+        algorithm=Algorithm(
+            name=algorithm.name,
+            kl_placement=placement,
+            clip=algorithm.clip,
+            value_clip=algorithm.value_clip,
+            value_coefficient=algorithm.value_coefficient,
+            entropy_coefficient=algorithm.entropy_coefficient,
+            discount=algorithm.gamma,
+            trace=algorithm.gae_lambda,
+            normalisation=algorithm.loss_normalisation,
+            epochs=algorithm.epochs,
+            minibatches=algorithm.minibatches,
+        ),
+        sampling=build_sampling(config),
+        leash=kl.KLController(algorithm.kl_coefficient, algorithm.kl_target),
+        optimizer=optimizer,
+        scheduler=scheduler,
+        accelerator=accelerator,
+        groups_per_pass=_groups(config, accelerator.num_processes).per_pass,
+        max_grad_norm=training.max_grad_norm,
+    )

@@ -1,0 +1,1 @@
+"""What each command does; `cagsr.cli` only reads arguments and calls these."""

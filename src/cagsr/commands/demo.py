@@ -1,0 +1,143 @@
+"""`cagsr demo`: a small model that leaves things out, trained without labels, before your eyes."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+from rich.text import Text
+
+from cagsr import build
+from cagsr.commands.train import run_training
+from cagsr.config import Config
+from cagsr.evaluation import Answers, answer, best_of, measure_signals, values_of
+from cagsr.metrics.bootstrap import summarise
+from cagsr.policy.policy import Policy
+from cagsr.tables import comparison_table, difference_lines, shaded
+from cagsr.tasks.task import Checker
+from cagsr.types import Prompt
+from cagsr.world import World
+
+__all__ = ["CONFIGS", "CONTROLS", "demo"]
+
+CONFIGS = {"encoder-decoder": "demo-encoder-decoder.yaml", "causal": "demo-causal.yaml"}
+CONTROLS = ("paper", "lexical", "length", "oracle")
+BEST_OF_CONTROLS = ("lexical", "length")
+SAMPLES = 3
+NOT_FOR = """\
+What this is not good for: the reward repairs omission. It adds no knowledge and checks no fact, so on question
+answering it does nothing or harm; a base that does not yet know how to say what it leaves out is not helped; and
+on real text it can raise invention while it repairs omission. Measure on your own prompts before you believe it."""
+
+
+def demo(
+    kind: str, directory: Path, *, seed: int, full: bool, overrides: list[str], console: Console
+) -> dict[str, Any]:
+    """Base, CAGSR and controls on held-out prompts; returns the summary that ``directory/summary.json`` holds.
+
+    Controls without training are always there: the best of 8 of the base's own samples by several rewards.
+    ``full`` also trains on the rewards of CONTROLS, each exactly as CAGSR was trained.
+    """
+    started = time.perf_counter()
+    settings = [f"train.seed={seed}", f"run.directory={directory}", *overrides]
+    config = Config.load(build.packaged(CONFIGS[kind]), settings)
+    checker = build.build_checker(config)
+    assert checker is not None, "the demo's tasks have checkers"
+    base = build.build_policy(config)
+    prompts, _ = build.build_prompts(config, base, "heldout")
+    console.print(
+        f"[bold]{config.data.task}[/]: {len(prompts)} held-out prompts, {base.readable}, seed {seed}",
+        highlight=False,
+    )
+    systems = {"base": _greedy(base, prompts, config)}
+    systems |= _best_of_base(base, prompts, config, checker)
+    policies: dict[str, Policy] = {}
+    for name in ("cagsr", *(CONTROLS if full else ())):
+        chosen = config if name == "cagsr" else _with_preset(config, name, directory / "controls" / name)
+        policies[name] = run_training(chosen, console, name=name).policy
+        systems[name] = _greedy(policies[name], prompts, config)
+    values = {name: values_of(answers, prompts, checker) for name, answers in systems.items()}
+    for metrics in values.values():
+        del metrics["finished"]
+    pairs = [(name, "base") for name in values if name != "base"]
+    summary = {
+        "task": config.data.task,
+        "seed": seed,
+        "seconds": round(time.perf_counter() - started, 1),
+        **summarise(values, pairs),
+    }
+    (directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    _show(summary, console)
+    _show_samples(base, prompts, systems, console)
+    console.print(f"\n{NOT_FOR}\n", style="dim", highlight=False)
+    console.print(f"{directory}/summary.json, metrics.jsonl, candidates.jsonl, model/", highlight=False)
+    return summary
+
+
+def _with_preset(config: Config, preset: str, directory: Path) -> Config:
+    reward = config.reward.model_copy(update={"preset": preset, "terms": None})
+    run = config.run.model_copy(update={"directory": str(directory)})
+    return config.model_copy(update={"reward": reward, "run": run})
+
+
+def _greedy(policy: Policy, prompts: list[Prompt], config: Config) -> Answers:
+    sampling = build.build_sampling(config).greedy()
+    return answer(
+        policy, prompts, sampling, world=World(Accelerator()), prompts_per_pass=config.train.micro_batch
+    )
+
+
+def _best_of_base(
+    base: Policy, prompts: list[Prompt], config: Config, checker: Checker
+) -> dict[str, Answers]:
+    """The best of K samples of the base by each reward: what a reward gains without training, and its controls."""
+    salience = build.build_salience(config, prompts)
+    found = {}
+    for preset in (config.reward.preset, *BEST_OF_CONTROLS):
+        reward = build.build_reward(_with_preset(config, preset, Path(config.run.directory)), checker)
+        answers = answer(
+            base,
+            prompts,
+            build.build_sampling(config),
+            world=World(Accelerator()),
+            prompts_per_pass=config.train.micro_batch // config.sampling.candidates,
+            measure=measure_signals(reward, base, salience),
+        )
+        found[f"best of {config.sampling.candidates} by {preset}"] = best_of(answers, reward)
+    return found
+
+
+def _show(summary: dict[str, Any], console: Console) -> None:
+    title = f"{summary['task']}, held out; mean and 95 % interval (bootstrap over prompts)"
+    console.print()
+    console.print(comparison_table(summary, title))
+    console.print("\n[bold]cagsr against base[/], paired:")
+    for line in difference_lines(summary, "cagsr-base"):
+        console.print(f"  {line}", highlight=False)
+    errors = {name: metrics["slot_error_rate"]["mean"] for name, metrics in summary["systems"].items()}
+    cut = 1 - errors["cagsr"] / max(errors["base"], 1e-9)
+    console.print(
+        f"\nSlot errors {errors['base']:.3f} -> {errors['cagsr']:.3f} ({cut:.0%} fewer) in "
+        f"{summary['seconds']:.0f} s, without a label.",
+        style="bold",
+        highlight=False,
+    )
+
+
+def _show_samples(base: Policy, prompts: list[Prompt], systems: dict[str, Answers], console: Console) -> None:
+    """Three prompts, shaded by what each response looked at, as the base sees it."""
+    colour = console.color_system is not None
+    console.print(
+        "\n[bold]Before and after[/] (the prompt shaded by how strongly the response attended to it)"
+    )
+    for i in range(SAMPLES):
+        for name in ("base", "cagsr"):
+            text = systems[name].responses[i][0]
+            limit = max(int(systems[name].tokens[i, 0]), 1)
+            attention = base.observe(base.given([prompts[i]], [text], limit)).attention
+            covered = attention[0].amax(0).tolist()
+            console.print(Text(f"{name:>6}  ", style="bold"), shaded(prompts[i], covered, colour), sep="")
+            console.print(Text("        " + text))
+        console.print()

@@ -1,0 +1,213 @@
+"""`cagsr train`: from a config to a trained model in a run directory."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+
+from cagsr import build, checkpoint
+from cagsr.card import model_card
+from cagsr.config import Config, check_paths
+from cagsr.display import Display
+from cagsr.errors import InputError
+from cagsr.evaluation import Evaluator, measure_signals
+from cagsr.policy.policy import Policy
+from cagsr.records import RunDirectory, fingerprint, write_atomically
+from cagsr.salience import Salience
+from cagsr.step import Collected, Step
+from cagsr.trainer import Schedule, Trainer
+from cagsr.types import Prompt
+from cagsr.watch import Limit, Watch
+
+__all__ = ["Trained", "run_training"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    policy: Policy
+    outcome: dict[str, Any]
+
+
+def run_training(config: Config, console: Console, *, name: str = "train", resume: bool = False) -> Trained:
+    """Train as the config says; weights in ``model/`` and ``best/`` of the run directory, with a model card.
+
+    What can be wrong with the config, the disk and the data is found before the model is loaded where possible.
+    """
+    check_paths(config)
+    checker = build.build_checker(config)
+    reward = build.build_reward(config, checker)
+    directory = Path(config.run.directory)
+    accelerator = Accelerator(
+        mixed_precision=config.train.mixed_precision,
+        log_with=list(config.run.trackers) or None,
+        project_dir=str(directory),
+    )
+    if not accelerator.is_main_process:
+        console.quiet = True
+    policy = build.build_policy(config)
+    prompts = _prompts(config, policy, "train", console)
+    salience = build.build_salience(config, prompts)
+    _say_without_content(salience, prompts, console)
+    step = build.build_step(config, policy, reward, salience, accelerator)
+    done = _checkpoint_step(directory) if resume else 0
+    recorder = Recorder.open(config, directory, prompts, accelerator, resume, done)
+    trainer = Trainer(
+        step=step,
+        prompts=prompts,
+        schedule=_schedule(config),
+        watch=_watch(config),
+        directory=directory,
+        evaluate=_evaluator(config, policy, step, checker, console),
+    )
+    console.print(f"{name}: {policy.readable}; reward {', '.join(reward.names)}", highlight=False)
+    started = time.perf_counter()
+    with Display(console, config.train.steps, name, first=done) as display:
+        trainer.observers = (recorder, display)
+        outcome = trainer.run(resume=resume)
+    outcome["seconds"] = round(time.perf_counter() - started, 1)
+    recorder.finish(config, outcome, len(prompts))
+    return Trained(policy, outcome)
+
+
+class Recorder:
+    """A trainer's observer that writes the run directory and the trackers, on the main process only."""
+
+    def __init__(self, run: RunDirectory | None, accelerator: Accelerator, shown: int, processes: int):
+        self.run, self.accelerator, self.shown, self.processes = run, accelerator, shown, processes
+
+    @classmethod
+    def open(
+        cls,
+        config: Config,
+        directory: Path,
+        prompts: Sequence[Prompt],
+        accelerator: Accelerator,
+        resume: bool,
+        done: int,
+    ) -> "Recorder":
+        run = None
+        if accelerator.is_main_process:
+            hashes = {"data": fingerprint(prompt.text for prompt in prompts)}
+            if resume:
+                run = RunDirectory.resume(directory, done)
+                for changed in run.changed(hashes):
+                    raise InputError(
+                        f"{directory}: {changed} is not what this run started with; it cannot go on."
+                    )
+            else:
+                run = RunDirectory.create(directory, config.as_yaml(), hashes)
+        accelerator.wait_for_everyone()
+        if config.run.trackers:
+            accelerator.init_trackers("cagsr", config={"directory": str(directory)})
+        return cls(run, accelerator, config.run.log_candidates, accelerator.num_processes)
+
+    def on_step(self, step: int, row: dict[str, float], collected: Collected) -> None:
+        self.accelerator.log(row, step=step)
+        if self.run is not None:
+            self.run.add_metrics(step, row)
+            self.run.add_candidates(step, _candidates(collected, self.shown))
+
+    def on_evaluation(self, step: int, row: dict[str, float]) -> None:
+        numbers = {f"evaluation/{name}": value for name, value in row.items() if name != "step"}
+        self.accelerator.log(numbers, step=step)
+        if self.run is not None:
+            self.run.add_metrics(step, numbers)
+
+    def on_warning(self, step: int, message: str) -> None:
+        if self.run is not None:
+            self.run.add_metrics(step, {"warning": message})
+
+    def finish(self, config: Config, outcome: dict[str, Any], prompts: int) -> None:
+        if self.run is not None:
+            self.run.write_summary(outcome)
+            base = config.model.name or f"cagsr:{config.data.task}"
+            card = model_card(base, config.model_dump(mode="json"), outcome, prompts)
+            for name in ("model", "best"):
+                if (self.run.path / name).is_dir():
+                    write_atomically(self.run.path / name / "README.md", card)
+        self.accelerator.end_training()
+
+
+def _candidates(collected: Collected, prompts: int) -> list[dict[str, Any]]:
+    """The first prompts of a step with all their candidates, as candidates.jsonl keeps them."""
+    rollout, scores = collected.rollout, collected.scores
+    k, rows = rollout.group_size, []
+    attended, advantages = collected.attended[0], collected.batches[0].advantages
+    for p in range(min(prompts, len(collected.batches[0].rollout.prompts))):
+        mask = collected.batches[0].rollout.prompt_mask[p]
+        for n in range(p * k, (p + 1) * k):
+            rows.append(
+                {
+                    "prompt_index": rollout.prompts[p].index,
+                    "prompt": rollout.prompts[p].text,
+                    "response": rollout.responses[n],
+                    "finished": bool(rollout.finished[n]),
+                    "signals": dict(zip(scores.names, scores.signals[n].tolist(), strict=True)),
+                    "reward": float(scores.reward[n]),
+                    "advantage": 0.0 if advantages is None else float(advantages[n, 0]),
+                    "attended": [round(value, 4) for value in attended[n][mask].tolist()],
+                }
+            )
+    return rows
+
+
+def _prompts(config: Config, policy: Policy, split: str, console: Console) -> list[Prompt]:
+    prompts, report = build.build_prompts(config, policy, split)
+    console.print(f"{split} prompts: {report}", highlight=False, markup=False, soft_wrap=True)
+    return prompts
+
+
+def _say_without_content(salience: Salience, prompts: Sequence[Prompt], console: Console) -> None:
+    empty = salience.without_content(prompts)
+    if empty:
+        console.print(
+            f"warning: {len(empty)} of {len(prompts)} prompts ({len(empty) / len(prompts):.0%}) have no content "
+            "token, so no response can cover them",
+            style="yellow",
+            highlight=False,
+        )
+
+
+def _evaluator(
+    config: Config, policy: Policy, step: Step, checker: Any, console: Console
+) -> Evaluator | None:
+    data = config.data
+    if not (data.task or data.evaluation_source or data.evaluation_split or data.holdout_column):
+        return None
+    return Evaluator(
+        policy,
+        _prompts(config, policy, "development", console),
+        step.sampling.greedy(),
+        step.reward,
+        measure_signals(step.reward, step.reference, step.salience),
+        checker,
+        step.world,
+        config.train.micro_batch,
+    )
+
+
+def _schedule(config: Config) -> Schedule:
+    training = config.train
+    return Schedule(
+        steps=training.steps,
+        prompts_per_step=training.prompts_per_step,
+        evaluate_every=training.evaluate_every,
+        save_every=training.save_every,
+        keep_checkpoints=training.keep_checkpoints,
+        shuffled_every=config.watch.shuffled_every,
+        seed=training.seed,
+    )
+
+
+def _watch(config: Config) -> Watch:
+    names = ("length", "repetition", "kl", "entropy", "shuffled")
+    limits = {name: getattr(config.watch, name) for name in names}
+    return Watch({name: Limit(given.limit, given.action, given.patience) for name, given in limits.items()})
+
+
+def _checkpoint_step(directory: Path) -> int:
+    return int(checkpoint.newest(directory / "checkpoints").name.removeprefix("step-"))
