@@ -185,6 +185,15 @@ def test_trap_06_later_keys_of_a_static_cache_are_never_seen():
     torch.testing.assert_close(attention.double(), weights.mean(1), rtol=0, atol=1e-6)
 
 
+def test_a_single_query_of_a_causal_module_sees_every_key():
+    """As in a decoding step over a cache."""
+    q, k, v = tensors(5, 5, 1, 11)
+    module = Attention(is_causal=True)
+    output, attention = read(module, q, k, v, {}, slice(None), slice(None))
+    assert torch.equal(output, sdpa_attention_forward(module, q, k, v, None)[0])
+    torch.testing.assert_close(attention.double(), reference(q, k, {}, False).mean(1), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("rows", [slice(0, 8), slice(7, None), slice(0, 7, 2), slice(3, 3)])
 def test_positions_that_the_model_did_not_see_are_an_error(rows: slice):
     q, k, v = tensors(5, 5, 7, 11)

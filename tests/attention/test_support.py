@@ -1,5 +1,7 @@
 """Which models are read, which layers of them, and the plain refusal of the others."""
 
+import re
+
 import pytest
 import torch
 from tiny_models import CAUSAL, ENCODER_DECODER, GROUPED, LAYERS, SHAPE, batch, build, positions
@@ -89,6 +91,22 @@ def test_a_refused_model_is_left_as_it_was():
 @pytest.mark.parametrize("vocabulary", [2, 5])
 def test_the_probe_uses_only_token_ids_that_exist(vocabulary: int):
     assert inspect(build("llama", vocab_size=vocabulary, eos_token_id=1)).layers == (0, 1, 2)
+
+
+def test_the_probe_holds_no_padding_token():
+    """Models that take their mask or positions from the padding token would otherwise be probed elsewhere."""
+    model, seen = build("llama", pad_token_id=5), []
+    model.model.embed_tokens.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    inspect(model)
+    assert seen
+    assert not any((ids == 5).any() for ids in seen)
+
+
+def test_layers_whose_numbers_repeat_are_counted_in_order(monkeypatch: pytest.MonkeyPatch):
+    model = build("llama")
+    paths = [(re.sub(r"\d", "0", path), module) for path, module in model.named_modules()]
+    monkeypatch.setattr(model, "named_modules", lambda *_, **__: iter(paths))
+    assert inspect(model).layers == (0, 1, 2)
 
 
 def test_a_copy_of_a_model_has_modules_of_its_own():
