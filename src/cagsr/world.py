@@ -13,6 +13,7 @@ class World:
     def __init__(self, accelerator: Accelerator):
         self._accelerator = accelerator
         self.size, self.rank = accelerator.num_processes, accelerator.process_index
+        self.device = accelerator.device
 
     def gather(self, local_N: Tensor) -> Tensor:
         """[N ...] of this process -> [size * N ...] of all, in rank order."""
@@ -37,4 +38,4 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """True everywhere if it is True anywhere."""
-        return bool(self.total(torch.tensor(float(flag), device=self._accelerator.device)) > 0)
+        return bool(self.total(torch.tensor(float(flag), device=self.device)) > 0)

@@ -1,8 +1,10 @@
 """`cagsr demo`: a small model that leaves things out, trained without labels, before your eyes."""
 
 import json
+import shutil
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from accelerate import Accelerator
@@ -10,17 +12,19 @@ from rich.console import Console
 from rich.text import Text
 
 from cagsr import build
+from cagsr.commands.sft import run_sft
 from cagsr.commands.train import run_training
 from cagsr.config import Config
 from cagsr.evaluation import Answers, answer, best_of, measure_signals, values_of
 from cagsr.metrics.bootstrap import summarise
+from cagsr.policy.load import load_model, load_tokenizer
 from cagsr.policy.policy import Policy
 from cagsr.tables import comparison_table, difference_lines, shaded
 from cagsr.tasks.task import Checker
 from cagsr.types import Prompt
 from cagsr.world import World
 
-__all__ = ["CONFIGS", "CONTROLS", "demo"]
+__all__ = ["CONFIGS", "CONTROLS", "demo", "rebuild"]
 
 CONFIGS = {"encoder-decoder": "demo-encoder-decoder.yaml", "causal": "demo-causal.yaml"}
 CONTROLS = ("paper", "lexical", "length", "oracle")
@@ -141,3 +145,21 @@ def _show_samples(base: Policy, prompts: list[Prompt], systems: dict[str, Answer
             console.print(Text(f"{name:>6}  ", style="bold"), shaded(prompts[i], covered, colour), sep="")
             console.print(Text("        " + text))
         console.print()
+
+
+def rebuild(kind: str, console: Console) -> None:
+    """Train the base of a demo anew and put it where it ships: ``bases/TASK`` in the package."""
+    with TemporaryDirectory() as workplace:
+        config = Config.load(build.packaged(CONFIGS[kind]), [f"sft.directory={workplace}/base"])
+        run_sft(config, console)
+        shipped = build.packaged("bases") / str(config.data.task)
+        shutil.rmtree(shipped, ignore_errors=True)
+        store_compact(Path(workplace) / "base" / "model", shipped)
+
+
+def store_compact(model: Path, shipped: Path) -> None:
+    """Copy a saved model with its weights in bfloat16: half the size, and what is loaded is what was measured."""
+    tokenizer = load_tokenizer(str(model))
+    compact, _ = load_model(str(model), dtype="bfloat16")
+    compact.save_pretrained(shipped)
+    tokenizer.save_pretrained(shipped)

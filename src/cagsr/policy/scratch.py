@@ -1,7 +1,9 @@
 """Small models from nothing, for tasks that fit a laptop and for tests."""
 
+from collections.abc import Iterable
 from typing import Any
 
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -9,13 +11,14 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
     T5Config,
     T5ForConditionalGeneration,
 )
 
 from cagsr.attention.capture import ATTENTION
 
-__all__ = ["new_model"]
+__all__ = ["new_model", "new_tokenizer"]
 
 
 def new_model(
@@ -81,3 +84,28 @@ def new_model(
     else:
         raise ValueError(f"architecture must be t5, bart or llama, got {architecture!r}")
     return model.eval()
+
+
+def new_tokenizer(texts: Iterable[str], architecture: str, vocabulary: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer learnt from ``texts``; an encoder-decoder's inputs end with ``</s>``."""
+    pad, eos = "<pad>", "</s>"
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[pad, eos],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(texts, trainer)
+    if architecture != "llama":
+        number = backend.token_to_id(eos)
+        backend.post_processor = processors.TemplateProcessing(single=f"$A {eos}", special_tokens=[(eos, number)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=pad,
+        eos_token=eos,
+        clean_up_tokenization_spaces=False,
+        model_input_names=["input_ids", "attention_mask"],
+    )

@@ -1,0 +1,215 @@
+"""The command line. It reads arguments, prints what the commands return, and turns errors into exit codes.
+
+`cagsr --help` imports no torch: the commands import what they need when they run.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from cagsr.errors import CagsrError, InputError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Post-train language models without labels: the reward is the model's own attention to the prompt.",
+    epilog="Exit codes: 0 done, 2 bad input, 3 numbers went bad, 4 storage, 75 stopped and resumable, 130 Ctrl-C.",
+)
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file; `cagsr reference` lists every key.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted keys that win over the file.")
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else.")
+]
+
+
+@app.command(epilog="Example: cagsr demo --model causal --full")
+def demo(
+    overrides: Overrides = None,
+    model: Annotated[
+        Literal["encoder-decoder", "causal"], typer.Option(help="Which demo.")
+    ] = "encoder-decoder",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the reinforcement learning.")] = 0,
+    full: Annotated[
+        bool, typer.Option("--full", help="Train the paper, lexical, length, oracle rewards too.")
+    ] = False,
+    directory: Annotated[Path, typer.Option(help="Where the run is written.")] = Path("runs/demo"),
+    rebuild_base: Annotated[
+        bool, typer.Option("--rebuild-base", help="Train the base that ships anew.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a small model that leaves things out, without labels, and show how much better it became."""
+    from cagsr.commands.demo import demo as run_demo
+    from cagsr.commands.demo import rebuild
+
+    console = _console(as_json)
+    if rebuild_base:
+        rebuild(model, console)
+    summary = run_demo(model, directory, seed=seed, full=full, overrides=overrides or [], console=console)
+    _print_json(summary, as_json)
+
+
+@app.command(epilog="Example: cagsr sft --config examples/e2e.yaml sft.steps=2000")
+def sft(overrides: Overrides = None, config: ConfigFile = None, as_json: Json = False) -> None:
+    """Supervised fine-tuning on references: the base to start from."""
+    from cagsr.commands.sft import run_sft
+
+    _print_json(run_sft(_load(config, overrides), _console(as_json)), as_json)
+
+
+@app.command(epilog="Example: cagsr train --config examples/e2e.yaml reward.preset=robust")
+def train(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint of run.directory.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Reinforcement learning from prompts alone."""
+    from cagsr.commands.train import run_training
+
+    trained = run_training(_load(config, overrides), _console(as_json), resume=resume)
+    _print_json(trained.outcome, as_json)
+
+
+@app.command(
+    "eval", epilog="Example: cagsr eval base=runs/base/model cagsr=runs/e2e/model --config examples/e2e.yaml"
+)
+def evaluate(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="NAME=MODEL... [KEY=VALUE]...", help="Models to compare.")
+    ],
+    config: ConfigFile = None,
+    split: Annotated[Literal["heldout", "development"], typer.Option(help="Which prompts.")] = "heldout",
+    sampled: Annotated[
+        bool, typer.Option("--sampled", help="Mean over K samples instead of greedy.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Models side by side on held-out prompts, each compared with the first."""
+    from cagsr.commands.evaluate import evaluate as run_evaluation
+    from cagsr.commands.evaluate import named_models
+    from cagsr.tables import comparison_table, difference_lines
+
+    overrides = [argument for argument in arguments if "." in argument.partition("=")[0] and "=" in argument]
+    models = named_models([argument for argument in arguments if argument not in overrides])
+    if not models:
+        raise InputError("cagsr eval needs at least one model: NAME=PATH")
+    summary = run_evaluation(_load(config, overrides), models, split, greedy=not sampled)
+    if not as_json:
+        console = _console(as_json)
+        title = f"{summary['task']}, {split}, {summary['decoding']}; mean and 95 % interval"
+        console.print(comparison_table(summary, title))
+        for pair in summary["differences"]:
+            console.print(f"\n[bold]{pair.replace('-', ' against ', 1)}[/], paired:")
+            for line in difference_lines(summary, pair):
+                console.print(f"  {line}", highlight=False)
+    _print_json(summary, as_json)
+
+
+@app.command(epilog="Example: cagsr score pairs.jsonl model.name=runs/base/model reward.preset=robust")
+def score(
+    source: Annotated[str, typer.Argument(help="JSONL (or CSV, Parquet) with columns prompt and response.")],
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    output: Annotated[Path | None, typer.Option(help="JSONL to write; default: standard output.")] = None,
+    save_attention: Annotated[
+        Path | None,
+        typer.Option(help="Directory for one .npz a row: A [T S], prompt_ids, response_ids, layers."),
+    ] = None,
+) -> None:
+    """Signals and reward of responses that exist already, by any model."""
+    from cagsr import build
+    from cagsr.commands.score import score as run_score
+    from cagsr.records import write_atomically
+
+    settings = _load(config, [f"data.source={source}", *(overrides or [])])
+    checker = build.build_checker(settings)
+    reward = build.build_reward(settings, checker)
+    policy = build.build_policy(settings)
+    rows = run_score(
+        source,
+        policy,
+        reward,
+        build.build_salience(settings, []),
+        max_response_tokens=settings.sampling.max_new_tokens,
+        save_attention=save_attention,
+    )
+    lines = [json.dumps(row) for row in rows]
+    if output is None:
+        print("\n".join(lines))
+    else:
+        write_atomically(output, "\n".join(lines) + "\n")
+
+
+@app.command(epilog="Example: cagsr doctor google/flan-t5-small")
+def doctor(
+    model: Annotated[str | None, typer.Argument(help="Directory or hub name of a model to examine.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Versions, devices, and what a model supports here."""
+    from cagsr.commands.doctor import doctor as examine
+
+    report = examine(model, revision)
+    if not as_json:
+        console = _console(as_json)
+        console.print(
+            "  ".join(f"{name} {version}" for name, version in report["versions"].items()), highlight=False
+        )
+        for device in report["devices"]:
+            console.print(f"device: {device}", highlight=False)
+        for key, value in report.get("model", {}).items():
+            console.print(f"{key}: {value}", highlight=False, markup=False)
+    _print_json(report, as_json)
+
+
+@app.command(epilog="Example: cagsr reference > my.yaml")
+def reference() -> None:
+    """Every config key with its meaning, range and default, as YAML."""
+    from cagsr.config import reference as keys
+
+    print(keys(), end="")
+
+
+def _load(config: Path | None, overrides: list[str] | None) -> Any:
+    from cagsr.config import Config
+
+    return Config.load(config, overrides or [])
+
+
+def _console(as_json: bool) -> Console:
+    """Progress and tables go to standard error when standard output belongs to a program."""
+    return Console(stderr=as_json)
+
+
+def _print_json(value: Any, wanted: bool) -> None:
+    if wanted:
+        print(json.dumps(value, indent=2))
+
+
+def main() -> None:
+    # Signals and checkers of the user's own are named by dotted path; they lie where the command is run.
+    sys.path.insert(0, "")
+    try:
+        app()
+    except CagsrError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,133 @@
+"""`cagsr sft`: the base that reinforcement learning starts from, trained on references."""
+
+import time
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from cagsr import build, data
+from cagsr.config import Config, check_paths
+from cagsr.errors import InputError
+from cagsr.evaluation import answer, values_of
+from cagsr.policy.load import make_policy, save_model
+from cagsr.policy.policy import Policy
+from cagsr.policy.scratch import new_model, new_tokenizer
+from cagsr.records import RunDirectory, fingerprint
+from cagsr.supervised import Supervised, fine_tune
+from cagsr.tasks import TASKS
+from cagsr.tasks import tokenizer as task_tokenizer
+from cagsr.world import World
+
+__all__ = ["run_sft"]
+
+
+def run_sft(config: Config, console: Console) -> dict[str, float]:
+    """Train on references and write ``model/`` in ``sft.directory``; returns the evaluation (development split).
+
+    With ``sft.scratch`` the model is new, and so is its tokenizer: word-level for a task, BPE for a source.
+    """
+    run = config.run.model_copy(update={"directory": config.sft.directory})
+    config = config.model_copy(update={"run": run})
+    check_paths(config)
+    accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
+    console.quiet = not accelerator.is_main_process
+    policy = _new_policy(config) if config.sft.scratch else build.build_policy(config)
+    policy.to(accelerator.device)
+    prompts, report = build.build_prompts(config, policy, "train", need_reference=True)
+    references = [prompt.row["reference"] for prompt in prompts]
+    console.print(f"references: {report}", highlight=False, markup=False, soft_wrap=True)
+    directory = Path(config.sft.directory)
+    record = None
+    if accelerator.is_main_process:
+        hashes = {"data": fingerprint([prompt.text for prompt in prompts] + references)}
+        record = RunDirectory.create(directory, config.as_yaml(), hashes)
+    started = time.perf_counter()
+    with _progress(console) as progress:
+        task = progress.add_task("sft", total=config.sft.steps, loss="")
+
+        def report_step(step: int, loss: float) -> None:
+            progress.update(task, completed=step, loss=f"loss {loss:.3f}")
+            if record is not None and (step % 50 == 0 or step == config.sft.steps):
+                record.add_metrics(step, {"loss": loss})
+                if not console.is_terminal:
+                    console.print(f"sft step {step}/{config.sft.steps}  loss {loss:.3f}", highlight=False)
+
+        fine_tune(policy, prompts, references, _settings(config), accelerator, report_step)
+    outcome = {"seconds": round(time.perf_counter() - started, 1), **_evaluate(config, policy, accelerator)}
+    if record is not None:
+        save_model(policy, directory / "model")
+        record.write_summary(outcome)
+    numbers = "  ".join(f"{name} {value:.3f}" for name, value in outcome.items())
+    console.print(f"base in {directory}/model: {numbers}", highlight=False, soft_wrap=True)
+    return outcome
+
+
+def _settings(config: Config) -> Supervised:
+    sft = config.sft
+    return Supervised(
+        steps=sft.steps,
+        batch_size=sft.batch_size,
+        learning_rate=sft.learning_rate,
+        schedule=sft.schedule,
+        warmup_steps=sft.warmup_steps,
+        weight_decay=sft.weight_decay,
+        max_reference_tokens=sft.max_reference_tokens,
+        seed=config.train.seed,
+    )
+
+
+def _new_policy(config: Config) -> Policy:
+    scratch = config.sft.scratch
+    assert scratch is not None
+    if config.data.task:
+        kind = "causal" if scratch.architecture == "llama" else "encoder-decoder"
+        tokenizer = task_tokenizer(TASKS[config.data.task], kind)
+    else:
+        given = config.data
+        rows = data.map_columns(
+            build.build_rows(config, "train"), given.prompt_column, given.reference_column
+        )
+        usable = [row.values for row in rows if not row.problem]
+        texts = [
+            text for row in usable for text in (row["prompt"], row.get("reference")) if isinstance(text, str)
+        ]
+        if not texts:
+            raise InputError(f"{given.source}: no text to learn a tokenizer from")
+        tokenizer = new_tokenizer(texts, scratch.architecture, scratch.vocabulary)
+    torch.manual_seed(config.train.seed)
+    model = new_model(
+        scratch.architecture, tokenizer, layers=scratch.layers, hidden=scratch.hidden, heads=scratch.heads
+    )
+    return make_policy(model, tokenizer)
+
+
+def _evaluate(config: Config, policy: Policy, accelerator: Accelerator) -> dict[str, float]:
+    if not (config.data.task or config.data.holdout_column or config.data.evaluation_source):
+        return {}
+    prompts, _ = build.build_prompts(config, policy, "development")
+    answers = answer(
+        policy,
+        prompts,
+        build.build_sampling(config).greedy(),
+        world=World(accelerator),
+        prompts_per_pass=config.train.micro_batch,
+    )
+    values = values_of(answers, prompts, build.build_checker(config))
+    return {name: float(value.mean()) for name, value in values.items()}
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("[bold]sft[/]"),
+        BarColumn(bar_width=20),
+        TextColumn("{task.completed}/{task.total}  {task.fields[loss]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
