@@ -27,7 +27,7 @@ bench: $(READY)
 
 # Writes the losses that a refactor must reproduce; only after a change that is meant to change them.
 golden: $(READY)
-	$(BIN)/python tests/golden.py
+	$(BIN)/python tests/core/golden.py --write
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || test -n "$(PYTHON)" || \

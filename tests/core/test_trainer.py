@@ -1,0 +1,225 @@
+"""The schedule: which prompts when, weights that are current, the best model, and a run that goes on as if unbroken."""
+
+from collections import Counter
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+import tiny
+from cagsr import checkpoint
+from cagsr.algorithm import Algorithm
+from cagsr.errors import InputError
+from cagsr.kl import KLController
+from cagsr.trainer import Schedule, Trainer, prompts_for, step_seed
+from cagsr.watch import Collapsed, Limit, Watch
+
+
+class Recorder:
+    """Keeps what it is told; ``after[n]`` is called when step n is done."""
+
+    def __init__(self, **after):
+        self.after, self.rows, self.rollouts, self.warnings, self.evaluations = after, [], [], [], []
+
+    def on_step(self, step, row, collected):
+        self.rows.append(row)
+        self.rollouts.append(collected.rollout)
+        self.after.get(f"step_{step}", lambda: None)()
+
+    def on_evaluation(self, step, row):
+        self.evaluations.append((step, row))
+
+    def on_warning(self, step, message):
+        self.warnings.append((step, message))
+
+
+class Scripted:
+    """An evaluation that says what it was told to say."""
+
+    def __init__(self, *rewards):
+        self.start, self.rewards = None, list(rewards)
+
+    def __call__(self):
+        return {"reward": self.rewards.pop(0)}
+
+
+def make_trainer(directory, name="llama", algorithm="grpo", schedule=None, observers=(), **settings):
+    watch = settings.pop("watch", None) or Watch({})
+    evaluate = settings.pop("evaluate", None)
+    policy = tiny.policy(name, critic=algorithm == "ppo", extra_eos=20)
+    step = tiny.make_step(
+        policy,
+        algorithm=Algorithm(
+            algorithm, kl_placement="reward" if algorithm == "ppo" else "loss", epochs=2, minibatches=2
+        ),
+        leash=KLController(0.2, target=0.5, horizon=50),
+        groups_per_pass=1,
+        **settings,
+    )
+    return Trainer(
+        step=step,
+        prompts=tiny.prompts(policy, (3, 7, 2, 5, 4, 6, 3)),
+        schedule=schedule or Schedule(steps=3, prompts_per_step=2, shuffled_every=2, seed=11),
+        watch=watch,
+        directory=directory,
+        evaluate=evaluate,
+        observers=observers,
+    )
+
+
+def test_every_prompt_comes_once_in_each_pass():
+    prompts = tiny.prompts(tiny.policy("llama"), (3,) * 7)
+    seen = [prompt.index for number in range(14) for prompt in prompts_for(prompts, number, 3, seed=5)]
+    passes = [seen[start : start + 7] for start in range(0, 42, 7)]
+    assert all(sorted(order) == list(range(7)) for order in passes)
+    assert len({tuple(order) for order in passes}) == 6
+    assert seen != [prompt.index for n in range(14) for prompt in prompts_for(prompts, n, 3, seed=6)]
+
+
+def test_a_step_may_need_more_prompts_than_there_are():
+    prompts = tiny.prompts(tiny.policy("llama"), (3,) * 3)
+    assert Counter(prompt.index for prompt in prompts_for(prompts, 2, 7, seed=0)).total() == 7
+
+
+def test_every_step_has_its_own_seed():
+    assert len({step_seed(seed, number) for seed in range(3) for number in range(100)}) == 300
+    assert step_seed(3, 5) == step_seed(3, 5)
+
+
+def test_trap_21_each_rollout_is_written_by_the_weights_of_its_step(tmp_path):
+    undisturbed = Recorder()
+    make_trainer(tmp_path / "a", observers=[undisturbed]).run()
+
+    def disturb():
+        with torch.no_grad():
+            for parameter in trainer.step.policy.parameters():
+                parameter.mul_(-1.0)
+        prompts = prompts_for(trainer.prompts, 1, 2, seed=11)
+        expected.append(trainer.step.policy.sample(prompts, trainer.step.sampling, step_seed(11, 1)))
+
+    expected = []
+    recorder = Recorder(step_1=disturb)
+    trainer = make_trainer(tmp_path / "b", observers=[recorder])
+    trainer.run()
+    assert recorder.rollouts[0].responses == undisturbed.rollouts[0].responses
+    assert recorder.rollouts[1].responses == expected[0].responses
+    assert recorder.rollouts[1].responses != undisturbed.rollouts[1].responses
+    assert [prompt.index for rollout in recorder.rollouts for prompt in rollout.prompts] == [
+        prompt.index for number in range(3) for prompt in prompts_for(trainer.prompts, number, 2, seed=11)
+    ]
+
+
+def test_a_row_holds_what_a_run_is_judged_by(tmp_path):
+    recorder = Recorder()
+    make_trainer(tmp_path, algorithm="ppo", observers=[recorder]).run()
+    assert len(recorder.rows) == 3
+    assert ["shuffled" in row for row in recorder.rows] == [True, False, True]
+    expected = {"reward", "reward_spread", "signal/low_tokens", "length", "finished", "empty", "repetition"}
+    expected |= {"kl", "kl_response", "entropy", "tokens", "loss", "policy_loss", "value_loss", "clipped"}
+    expected |= {"grad_norm", "learning_rate", "kl_coefficient", "seconds", "tokens_per_second"}
+    assert set(recorder.rows[1]) == expected
+    assert recorder.rows[0]["kl"] == pytest.approx(0, abs=1e-6)
+    assert [row["kl_coefficient"] != 0.2 for row in recorder.rows] == [False, True, True]
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill():
+    raise Killed
+
+
+@pytest.mark.parametrize(
+    ("name", "algorithm"), [("llama", "grpo"), ("t5", "ppo"), ("bart", "grpo"), ("llama", "ppo")]
+)
+def test_trap_27_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(name, algorithm, tmp_path):
+    schedule = Schedule(
+        steps=5, prompts_per_step=2, save_every=2, shuffled_every=3, evaluate_every=1, seed=11
+    )
+    given = {"name": name, "algorithm": algorithm, "schedule": schedule}
+    whole = Recorder()
+    unbroken = make_trainer(
+        tmp_path / "whole", observers=[whole], evaluate=Scripted(0, 1, 2, 3, 2, 1), **given
+    )
+    unbroken.run()
+
+    def killed_after(step, *rewards):
+        recorder = Recorder(**{f"step_{step}": kill})
+        return make_trainer(tmp_path / "broken", observers=[recorder], evaluate=Scripted(*rewards), **given)
+
+    with pytest.raises(Killed):
+        killed_after(4, 0, 1, 2, 3).run()
+    assert checkpoint.newest(tmp_path / "broken" / "checkpoints").name == "step-000002"
+    last = Recorder()
+    resumed = make_trainer(tmp_path / "broken", observers=[last], evaluate=Scripted(3, 2, 1), **given)
+    # Whatever happened to random numbers in between does not matter.
+    torch.manual_seed(12345)
+    result = resumed.run(resume=True)
+
+    for key, value in unbroken.step.policy.state_dict().items():
+        assert torch.equal(resumed.step.policy.state_dict()[key], value), key
+    timed = {"seconds", "tokens_per_second"}
+    rows = [{key: value for key, value in row.items() if key not in timed} for row in whole.rows]
+    assert [{key: value for key, value in row.items() if key not in timed} for row in last.rows] == rows[2:]
+    assert resumed.history == unbroken.history
+    assert result["best"] == {"step": 3.0, "reward": 3}
+    for path in ("model", "best"):
+        weights = [(tmp_path / run / path / "model.safetensors").read_bytes() for run in ("whole", "broken")]
+        assert weights[0] == weights[1]
+
+
+def test_resuming_without_a_checkpoint_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"holds no checkpoint to resume from\. Start without --resume"):
+        make_trainer(tmp_path).run(resume=True)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "llama"])
+def test_the_best_and_the_last_model_are_on_disk_and_say_the_same(name, tmp_path):
+    logits = {}
+    prompt = tiny.prompts(tiny.policy(name), (5,))[0]
+    inputs = {"input_ids": torch.tensor([prompt.ids])}
+    if name != "llama":
+        inputs["decoder_input_ids"] = torch.tensor([[0, 7, 11]])
+
+    class Remembering(Scripted):
+        def __call__(self):
+            with torch.no_grad():
+                logits[len(logits)] = trainer.step.policy.model(**inputs).logits
+            return super().__call__()
+
+    recorder = Recorder()
+    schedule = Schedule(steps=4, prompts_per_step=2, evaluate_every=2, seed=3)
+    # The base's own number is no candidate, however high it is.
+    evaluate = Remembering(9.0, 0.7, 0.3)
+    trainer = make_trainer(tmp_path, name=name, schedule=schedule, evaluate=evaluate, observers=[recorder])
+    result = trainer.run()
+    assert [step for step, _ in recorder.evaluations] == [0, 2, 4]
+    assert result == {
+        "steps": 4,
+        "best": {"step": 2.0, "reward": 0.7},
+        "last": [{"step": 4.0, "reward": 0.3}],
+    }
+    loader = AutoModelForCausalLM if name == "llama" else AutoModelForSeq2SeqLM
+    for path, expected in (("best", logits[1]), ("model", logits[2])):
+        loaded = loader.from_pretrained(tmp_path / path, attn_implementation="cagsr").eval()
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(**inputs).logits, expected, rtol=0, atol=0)
+        assert (tmp_path / path / "tokenizer.json").is_file()
+    assert not torch.equal(logits[1], logits[2])
+
+
+def test_trap_25_a_collapsed_run_stops_with_a_checkpoint_and_can_be_continued(tmp_path):
+    watch = Watch({"repetition": Limit(-1.0, "stop", 2), "kl": Limit(-1.0, "warn", 1)})
+    recorder = Recorder()
+    trainer = make_trainer(tmp_path, watch=watch, observers=[recorder])
+    with pytest.raises(Collapsed, match=r"step 2: repetition is .*, above -1, for 2 checks in a row"):
+        trainer.run()
+    assert len(recorder.rows) == 2
+    assert [step for step, _ in recorder.warnings] == [1]
+    assert checkpoint.newest(tmp_path / "checkpoints").name == "step-000002"
+    assert not (tmp_path / "model").exists()
+    relaxed = make_trainer(tmp_path, watch=Watch({"repetition": Limit(2.0, "stop", 2)}), observers=[recorder])
+    relaxed.run(resume=True)
+    assert len(recorder.rows) == 3
+    assert relaxed.watch.beyond == {"repetition": 0, "kl": 2}

@@ -1,0 +1,152 @@
+"""Tiny policies with random weights, prompts for them, and a step around them: what tests of the core stand on."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from random import Random
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from cagsr.algorithm import Algorithm
+from cagsr.attention.capture import ATTENTION
+from cagsr.kl import KLController
+from cagsr.policy.load import make_policy
+from cagsr.policy.policy import Policy, Reference
+from cagsr.policy.sampling import Sampling
+from cagsr.policy.scratch import new_model
+from cagsr.reward import Reward, Term
+from cagsr.salience import Uniform
+from cagsr.step import Step
+from cagsr.tasks import TASKS, tokenizer
+from cagsr.types import Evidence, Prompt
+
+LENGTHS = (3, 7, 2, 5)
+"""Prompt lengths that are padded in a batch."""
+
+SHORT = Sampling(candidates=3, max_new_tokens=7)
+
+OF_KIND = {"t5": "encoder-decoder", "bart": "encoder-decoder"}
+
+
+@cache
+def _tokenizer(kind: str) -> PreTrainedTokenizerFast:
+    return tokenizer(TASKS["slots"], kind)
+
+
+def make_model(
+    name: str, *, seed: int = 0, layers: int = 2, hidden: int = 20, heads: int = 5
+) -> PreTrainedModel:
+    """t5, bart, llama, qwen2 (grouped heads) or mistral (sliding window of 5), weights far from uniform."""
+    words = _tokenizer(OF_KIND.get(name, "causal"))
+    if name in ("t5", "bart", "llama"):
+        model = new_model(name, words, layers=layers, hidden=hidden, heads=heads, context=64)
+    else:
+        shape: dict[str, Any] = {
+            "vocab_size": len(words),
+            "hidden_size": 24,
+            "intermediate_size": 28,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 6,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 64,
+            "pad_token_id": words.pad_token_id,
+            "bos_token_id": None,
+            "eos_token_id": words.eos_token_id,
+        }
+        shape |= {"sliding_window": 5} if name == "mistral" else {}
+        config = AutoConfig.for_model(name, **shape)
+        model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                # Large enough that logits and attention are far from uniform and no shift goes unseen.
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    return model
+
+
+def policy(
+    name: str, *, seed: int = 0, extra_eos: int = 0, shape: dict[str, int] | None = None, **settings: Any
+) -> Policy:
+    """A policy of the named architecture; ``extra_eos`` more tokens end a response, so that lengths differ."""
+    model = make_model(name, seed=seed, **(shape or {}))
+    words = _tokenizer(OF_KIND.get(name, "causal"))
+    if extra_eos:
+        model.generation_config.eos_token_id = [words.eos_token_id, *range(20, 20 + extra_eos)]
+    return make_policy(model, words, **settings)
+
+
+def prompts(policy: Policy, lengths: Sequence[int] = LENGTHS, seed: int = 0, first: int = 0) -> list[Prompt]:
+    """Prompts of random words with the given numbers of tokens (an encoder-decoder's </s> included)."""
+    random, words = Random(seed), policy.tokenizer
+    ends = len(words("")["input_ids"])
+    made = []
+    for position, length in enumerate(lengths):
+        ids = [random.randrange(3, len(words)) for _ in range(length - ends)]
+        text = " ".join(words.convert_ids_to_tokens(ids))
+        encoded = words(text, return_offsets_mapping=True)
+        assert len(encoded["input_ids"]) == length
+        made.append(
+            Prompt(
+                text=text,
+                ids=tuple(encoded["input_ids"]),
+                offsets=tuple(map(tuple, encoded["offset_mapping"])),
+                content=((0, len(text)),),
+                index=first + position,
+            )
+        )
+    return made
+
+
+def low_tokens(evidence: Evidence) -> Tensor:
+    """[n] in [0, 1]: share of the response's tokens whose id is below 50. Trivial to learn."""
+    mask = evidence.rollout.response_mask
+    return ((evidence.rollout.response_ids < 50) & mask).sum(-1) / mask.sum(-1)
+
+
+def low_token_reward() -> Reward:
+    return Reward([Term("low_tokens", standardise="none")], extra={"low_tokens": low_tokens})
+
+
+def make_step(policy: Policy, **settings: Any) -> Step:
+    """A step of plain GRPO on `low_token_reward`; any field of Step and the optimizer's rate can be given."""
+    learning_rate = settings.pop("learning_rate", 1e-2)
+    kind = settings.pop("optimizer", torch.optim.AdamW)
+    accelerator = settings.pop("accelerator", None) or Accelerator(cpu=True)
+    reference = settings.pop("reference", None) or Reference(policy)
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    optimizer = kind(trained, lr=learning_rate)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.98**step)
+    network, prepared = accelerator.prepare(policy, optimizer)
+    accelerator.register_for_checkpointing(scheduler)
+    defaults: dict[str, Any] = {
+        "observer": reference,
+        "reward": low_token_reward(),
+        "salience": Uniform(),
+        "algorithm": Algorithm(),
+        "sampling": SHORT,
+        "leash": KLController(0.05),
+        "groups_per_pass": 2,
+        "max_grad_norm": 1e9,
+    }
+    return Step(
+        policy=policy,
+        network=network,
+        reference=reference,
+        optimizer=prepared,
+        scheduler=scheduler,
+        accelerator=accelerator,
+        **defaults | settings,
+    )
+
+
+def sampling(**changes: Any) -> Sampling:
+    return replace(SHORT, **changes)
+
+
+def weights_of(policy: Policy) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in policy.state_dict().items()}
