@@ -138,7 +138,7 @@ def test_values_of_another_width_are_read_too():
     torch.testing.assert_close(output.double(), (weights @ value.double()).transpose(1, 2), rtol=0, atol=1e-5)
 
 
-def test_bfloat16_inputs_are_read_in_float32():
+def test_trap_12_bfloat16_inputs_are_read_with_a_log_sum_exp_of_float32():
     q, k, v = (x.bfloat16() for x in tensors(6, 2, T, 71))
     masks = masking("bool", 6, T, 71)
     _, attention = read(Attention(3), q, k, v, masks, slice(None), slice(None))
