@@ -1,6 +1,5 @@
 """The processes of a run: what must be known of all of them to do the same as one would."""
 
-import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -35,7 +34,3 @@ class World:
         """This process's consecutive part of a list whose length the number of processes divides."""
         each = len(items) // self.size
         return items[self.rank * each : (self.rank + 1) * each]
-
-    def any(self, flag: bool) -> bool:
-        """True everywhere if it is True anywhere."""
-        return bool(self.total(torch.tensor(float(flag), device=self.device)) > 0)
