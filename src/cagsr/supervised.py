@@ -1,6 +1,6 @@
 """Supervised fine-tuning on references: how a base is made that reinforcement learning starts from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -13,6 +13,8 @@ from cagsr.types import Prompt
 from cagsr.world import World
 
 __all__ = ["Supervised", "fine_tune"]
+
+POOL = 32  # batches that are filled together, so that rows of like length find each other
 
 
 @dataclass(frozen=True)
@@ -55,13 +57,9 @@ def fine_tune(
         num_warmup_steps=settings.warmup_steps,
         num_training_steps=settings.steps,
     )
-    random = Random(settings.seed)
-    order: list[int] = []
+    batches = _batches([len(text) for text in references], settings.batch_size, Random(settings.seed))
     for step in range(settings.steps):
-        while len(order) < settings.batch_size:
-            order += random.sample(range(len(prompts)), len(prompts))
-        rows, order = order[: settings.batch_size], order[settings.batch_size :]
-        mine = world.share(rows)
+        mine = world.share(next(batches))
         batch = policy.given(
             [prompts[row] for row in mine],
             [references[row] for row in mine],
@@ -75,3 +73,18 @@ def fine_tune(
         scheduler.step()
         optimizer.zero_grad()
         report(step + 1, float(world.total(loss.detach())))
+
+
+def _batches(lengths: list[int], size: int, random: Random) -> Iterator[list[int]]:
+    """Row numbers in batches of ``size``, endlessly: one reshuffled pass over all rows after another.
+
+    A batch holds rows of like length: of natural text more than half of a random batch would be padding.
+    """
+    order: list[int] = []
+    while True:
+        while len(order) < size:
+            order += random.sample(range(len(lengths)), len(lengths))
+        count = min(POOL, len(order) // size)
+        pool, order = sorted(order[: size * count], key=lengths.__getitem__), order[size * count :]
+        for start in random.sample(range(0, len(pool), size), count):
+            yield pool[start : start + size]
