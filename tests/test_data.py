@@ -162,15 +162,15 @@ def test_missing_sources_and_splits_are_refused_by_name(tmp_path, monkeypatch):
 def test_a_hub_name_is_loaded_by_datasets_and_its_failure_is_one_message(monkeypatch):
     asked = []
 
-    def load_dataset(name, config_name, split):
-        asked.append((name, config_name, split))
+    def load_dataset(name, config_name, split, revision):
+        asked.append((name, config_name, split, revision))
         if name == "some/where":
             raise ConnectionError("offline\nand more")
         return datasets.Dataset.from_list(ROWS)
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    rows = read("an/other", "test", "small")
-    assert asked == [("an/other", "small", "test")]
+    rows = read("an/other", "test", "small", "refs/convert/parquet")
+    assert asked == [("an/other", "small", "test", "refs/convert/parquet")]
     assert rows[1].place == "an/other row 2"
     with pytest.raises(InputError) as caught:
         read("some/where")
@@ -355,6 +355,15 @@ def test_duplicates_are_counted_and_kept():
     kept, report = prompts(*["same"] * 31, "other", "same")
     assert len(kept) == 33
     assert str(report) == "33 of 33 rows used; 31 of 33 rows are duplicates."
+
+
+def test_distinct_prompts_keep_the_first_row_of_each_and_count_the_rest():
+    rows = rows_of(
+        [{"prompt": text, "reference": text + "!"} for text in ("b", "a", "b", "c", "a", "b")], "d"
+    )
+    kept, report = encode(map_columns(rows), byte_tokenizer(), distinct=True)
+    assert [(prompt.text, prompt.index) for prompt in kept] == [("b", 0), ("a", 1), ("c", 3)]
+    assert str(report) == "3 of 6 rows used; 3 repeat the prompt of an earlier row, dropped."
 
 
 def test_a_data_set_without_a_usable_row_is_never_done():

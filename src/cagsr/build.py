@@ -97,7 +97,7 @@ def build_rows(config: Config, split: str) -> list[sources.Row]:
     source, part = str(given.source), given.split
     if split != "train" and (given.evaluation_source or given.evaluation_split):
         source, part = given.evaluation_source or source, given.evaluation_split or given.split
-    rows = sources.read(source, part, given.config_name)
+    rows = sources.read(source, part, given.config_name, given.revision)
     if given.holdout_column and not (
         split != "train" and (given.evaluation_source or given.evaluation_split)
     ):
@@ -141,6 +141,8 @@ def build_prompts(
         max_prompt_tokens=given.max_prompt_tokens,
         overlong=given.overlong,
         skip_invalid=given.skip_invalid,
+        # References of one prompt are rows of their own: supervised training wants all, nothing else does.
+        distinct=given.source is not None and not need_reference,
         context=policy.context,
         new_tokens=config.sampling.max_new_tokens if causal else 0,
     )

@@ -31,6 +31,7 @@ class DataReport:
     overlong: int = 0
     truncated: int = 0
     duplicates: int = 0
+    repeated: int = 0
 
     def __str__(self) -> str:
         parts = [f"{self.used} of {self.rows} rows used"]
@@ -42,6 +43,8 @@ class DataReport:
             parts.append(f"{self.truncated} truncated")
         if self.duplicates:
             parts.append(f"{self.duplicates} of {self.used} rows are duplicates")
+        if self.repeated:
+            parts.append(f"{self.repeated} repeat the prompt of an earlier row, dropped")
         return "; ".join(parts) + "."
 
 
@@ -122,13 +125,15 @@ def encode(
     max_prompt_tokens: int | None = None,
     overlong: Overlong = "error",
     skip_invalid: bool = False,
+    distinct: bool = False,
     context: int | None = None,
     new_tokens: int = 0,
 ) -> tuple[list[Prompt], DataReport]:
     """Prompts as the model reads them, in the order of the mapped ``rows``, and what became of every row.
 
     ``context`` is what prompt and ``new_tokens`` must fit into together (encoder-decoders: the encoder's
-    context, and 0). ``index`` of a prompt is its place in ``rows``, whatever was dropped before it.
+    context, and 0). With ``distinct`` a prompt that several rows have is encoded once, for the first of them.
+    ``index`` of a prompt is its place in ``rows``, whatever was dropped before it.
 
     Raises InputError with one line for each bad row (unless ``skip_invalid``) or overlong row (unless
     ``overlong`` allows it), and when no row is left.
@@ -141,7 +146,14 @@ def encode(
     limit = _limit(max_prompt_tokens, context, new_tokens)
     report, prompts, refused = DataReport(rows=len(rows)), [], []
     special = frozenset(tokenizer.all_special_ids)
+    seen: set[str] = set()
     for index, row in enumerate(rows):
+        if distinct and not row.problem:
+            key = str(row.values["prompt"])
+            if key in seen:
+                report.repeated += 1
+                continue
+            seen.add(key)
         try:
             prompt = _prompt(row, index, tokenizer, special)
         except ValueError as error:

@@ -35,11 +35,13 @@ def rows_of(values: Iterable[Mapping[str, Any]], name: str) -> list[Row]:
     return [Row(row, f"{name} row {number}") for number, row in enumerate(values, start=1)]
 
 
-def read(source: str, split: str = "train", config_name: str | None = None) -> list[Row]:
+def read(
+    source: str, split: str = "train", config_name: str | None = None, revision: str | None = None
+) -> list[Row]:
     """All rows of a file, a ``datasets`` directory or a hub data set.
 
     Row numbers are lines of the file (JSONL), rows of the sheet with its header as row 1 (CSV), or count from
-    1. ``split`` and ``config_name`` concern directories and hub data sets.
+    1. ``split`` concerns directories and hub data sets, ``config_name`` and ``revision`` only the latter.
 
     Raises InputError when the source is missing, damaged, of an unknown format, or has no such split.
     """
@@ -50,7 +52,7 @@ def read(source: str, split: str = "train", config_name: str | None = None) -> l
         return _file(path, source)
     if path.is_file():
         raise InputError(f"{source}: unknown format; data files end in {', '.join(FILES)}")
-    return rows_of(_hub(source, split, config_name), source)
+    return rows_of(_hub(source, split, config_name, revision), source)
 
 
 def _file(path: Path, name: str) -> list[Row]:
@@ -144,11 +146,13 @@ def _directory(source: str, split: str) -> Iterable[Mapping[str, Any]]:
     return found.to_list()
 
 
-def _hub(source: str, split: str, config_name: str | None) -> Iterable[Mapping[str, Any]]:
+def _hub(
+    source: str, split: str, config_name: str | None, revision: str | None
+) -> Iterable[Mapping[str, Any]]:
     import datasets
 
     try:
-        found = datasets.load_dataset(source, config_name, split=split)
+        found = datasets.load_dataset(source, config_name, split=split, revision=revision)
     except Exception as error:  # the hub client raises errors of many libraries
         raise InputError(
             f"{source}: no such file or directory here, and not loaded from the hub "

@@ -84,6 +84,11 @@ class Data(Section):
         "datasets, or a hub name; give this or task.",
     )
     config_name: Text | None = Field(default=None, description="Configuration of a hub data set.")
+    revision: Text | None = Field(
+        default=None,
+        description="Branch, tag or commit of a hub data set. One that is a loading script, which datasets no "
+        "longer runs, has its rows as Parquet in refs/convert/parquet.",
+    )
     split: Text = Field(
         default="train", description="Split of a datasets directory or hub data set to train on."
     )
