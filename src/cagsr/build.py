@@ -2,7 +2,6 @@
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -198,24 +197,17 @@ def build_sampling(config: Config) -> Sampling:
     return Sampling(**config.sampling.model_dump())
 
 
-@dataclass(frozen=True)
-class _Groups:
-    """How a step's prompts fall on processes, minibatches and forward passes."""
-
-    per_process: int
-    per_pass: int
-
-
-def _groups(config: Config, processes: int) -> _Groups:
+def _groups_per_pass(config: Config, processes: int) -> int:
+    """How many whole groups go through the model at once: what fits, and divides a minibatch evenly."""
     prompts, minibatches = config.train.prompts_per_step, config.algorithm.minibatches
     if prompts % (processes * minibatches):
         raise InputError(
             f"train.prompts_per_step ({prompts}) must be a multiple of processes x algorithm.minibatches "
             f"({processes} x {minibatches})"
         )
-    per_process = prompts // processes
+    groups = prompts // (processes * minibatches)
     fitting = max(1, config.train.micro_batch // config.sampling.candidates)
-    return _Groups(per_process, min(fitting, per_process // minibatches))
+    return max(size for size in range(1, groups + 1) if groups % size == 0 and size <= fitting)
 
 
 def build_step(
@@ -265,6 +257,6 @@ def build_step(
         optimizer=optimizer,
         scheduler=scheduler,
         accelerator=accelerator,
-        groups_per_pass=_groups(config, accelerator.num_processes).per_pass,
+        groups_per_pass=_groups_per_pass(config, accelerator.num_processes),
         max_grad_norm=training.max_grad_norm,
     )

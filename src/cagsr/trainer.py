@@ -10,12 +10,11 @@ from typing import Any, Protocol
 import torch
 
 from cagsr import checkpoint
-from cagsr.errors import StoppedError
 from cagsr.measure import measure, shuffled_share
 from cagsr.policy.load import save_model
 from cagsr.step import Collected, Step
 from cagsr.types import Prompt
-from cagsr.watch import Watch
+from cagsr.watch import Collapsed, Watch
 
 __all__ = ["Evaluation", "Observer", "Schedule", "Trainer", "prompts_for"]
 
@@ -75,7 +74,7 @@ class Trainer:
         for number in range(done, self.schedule.steps):
             try:
                 self._one(number)
-            except StoppedError:
+            except Collapsed:  # raised after the update, so the step counts
                 self._save(number + 1)
                 raise
             self._after(number + 1)
