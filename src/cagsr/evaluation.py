@@ -113,7 +113,8 @@ class Evaluator:
     """Evaluates the policy as it stands on the same prompts each time: what the trainer calls.
 
     ``reward`` is comparable between calls: each standardised signal is measured in standard deviations of the
-    base's responses from their mean, each raw one as it is, relative to the first call. So the base is 0.
+    base's responses from their mean, each raw one, and each in which the base's responses do not differ, as it
+    is, relative to the first call. So the base is 0.
     """
 
     def __init__(
@@ -149,8 +150,9 @@ class Evaluator:
         signals = answers.signals.reshape(-1, answers.signals.shape[-1]).astype(float)
         if self.start is None:
             self.start = {"mean": signals.mean(0).tolist(), "spread": signals.std(0).tolist()}
-        spread = np.maximum(self.start["spread"], 1e-6)
-        raw = np.array([term.standardise == "none" for term in self.reward.terms])
+        spread = np.array(self.start["spread"])
+        # No greedy response of a good base repeats itself: that spread of 0 is no unit to measure in.
+        raw = np.array([term.standardise == "none" for term in self.reward.terms]) | (spread < 1e-6)
         weights = np.array([term.weight for term in self.reward.terms]) / np.where(raw, 1.0, spread)
         moved = signals.mean(0) - self.start["mean"]
         values = values_of(answers, self.prompts, self.checker)
