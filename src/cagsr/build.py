@@ -76,9 +76,12 @@ def build_policy(config: Config) -> Policy:
     if model.lora is not None:
         with_lora(policy, r=model.lora.r, alpha=model.lora.alpha, target_modules=model.lora.target_modules)
     if training.gradient_checkpointing:
-        policy.model.gradient_checkpointing_enable({"use_reentrant": False})
-        if model.lora is not None:
-            policy.model.enable_input_require_grads()
+        try:
+            policy.model.activation_checkpointing_enable({"use_reentrant": False})
+        except ValueError as error:
+            raise InputError(
+                f"train.gradient_checkpointing: {name} does not allow it; set it to false"
+            ) from error
     return policy
 
 

@@ -5,17 +5,32 @@
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from cagsr.errors import CagsrError, InputError
 
 __all__ = ["app", "main"]
 
+
+class Commands(TyperGroup):
+    """Typer ends a command at Ctrl-C in silence; a run that was stopped says so."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            print("\nstopped by Ctrl-C; a run that has a checkpoint goes on with --resume", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -109,6 +124,8 @@ def evaluate(
     models = named_models([argument for argument in arguments if argument not in overrides])
     if not models:
         raise InputError("cagsr eval needs at least one model: NAME=PATH")
+    # Only so that a config with data.source is complete: every model is loaded by its own name.
+    overrides.append(f"model.name={json.dumps(next(iter(models.values())))}")
     summary = run_evaluation(_load(config, overrides), models, split, greedy=not sampled)
     if not as_json:
         console = _console(as_json)
@@ -137,7 +154,10 @@ def score(
     from cagsr.commands.score import score as run_score
     from cagsr.records import write_atomically
 
-    settings = _load(config, [f"data.source={source}", *(overrides or [])])
+    chosen = overrides or []
+    if config is None and not any(one.startswith(("data.task=", "data.source=")) for one in chosen):
+        chosen = [f"data.source={json.dumps(source)}", *chosen]
+    settings = _load(config, chosen)
     checker = build.build_checker(settings)
     reward = build.build_reward(settings, checker)
     policy = build.build_policy(settings)
@@ -145,7 +165,7 @@ def score(
         source,
         policy,
         reward,
-        build.build_salience(settings, []),
+        partial(build.build_salience, settings),
         max_response_tokens=settings.sampling.max_new_tokens,
         save_attention=save_attention,
     )
@@ -210,6 +230,3 @@ def main() -> None:
     except CagsrError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("stopped by Ctrl-C", file=sys.stderr)
-        sys.exit(130)

@@ -26,7 +26,7 @@ class Display:
 
     def __init__(self, console: Console, steps: int, name: str, first: int = 0):
         self.console, self.steps = console, steps
-        self.moving = console.is_terminal
+        self.moving = console.is_interactive
         self.progress = Progress(
             TextColumn(f"[bold]{name}[/]"),
             BarColumn(bar_width=20),

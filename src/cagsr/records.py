@@ -75,7 +75,7 @@ class RunDirectory:
         }
         with _storing(path):
             path.mkdir(parents=True, exist_ok=True)
-            _refuse_used(path)
+            cls.refuse_used(path)
             try:
                 # Of two starts at once only one can create the file; the other learns who holds the place.
                 with (path / RUN).open("x", encoding="ascii") as file:
@@ -83,7 +83,7 @@ class RunDirectory:
                     file.flush()
                     os.fsync(file.fileno())
             except FileExistsError:
-                _refuse_used(path)
+                cls.refuse_used(path)
         write_atomically(path / CONFIG, config)
         return run
 
@@ -100,6 +100,36 @@ class RunDirectory:
             if (path / name).exists():
                 write_atomically(path / name, "".join(_json(row, name) + "\n" for row in kept))
         return run
+
+    @staticmethod
+    def refuse_used(path: str | Path) -> None:
+        """Raise InputError when a new run cannot be created in ``path``: it holds a run (named) or other files."""
+        path = Path(path)
+        found = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+        if RUN in found:
+            try:
+                step = max((row.get("step", 0) for row in _rows(path / METRICS)), default=0)
+                owner = f"run {_about(path)['id']} (step {step})"
+            except StorageError:
+                owner = "a run that is starting just now or whose records are damaged"
+            raise InputError(f"{path} belongs to {owner}. Use --resume or another directory.")
+        if found:
+            shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+            raise InputError(f"{path} holds files of no run ({shown}). Choose another directory.")
+
+    @classmethod
+    def move_aside(cls, path: str | Path) -> Path | None:
+        """Rename the directory of a run to ``NAME-ID``; returns its new path, None when ``path`` holds no run."""
+        path = Path(path)
+        if not (path / RUN).is_file():
+            return None
+        aside = path.with_name(f"{path.name}-{_about(path)['id']}")
+        with _storing(aside):
+            if aside.exists():
+                raise InputError(
+                    f"{aside} exists already, so {path} cannot be moved there. Choose another directory."
+                )
+            return path.rename(aside)
 
     def changed(self, hashes: Mapping[str, str]) -> list[str]:
         """The names among ``hashes`` whose value is not the one this run started with."""
@@ -158,20 +188,6 @@ def fingerprint(texts: Iterable[str]) -> str:
         content = text.encode("utf-8", "surrogatepass")
         digest.update(len(content).to_bytes(8, "big") + content)
     return digest.hexdigest()
-
-
-def _refuse_used(path: Path) -> None:
-    found = sorted(entry.name for entry in path.iterdir())
-    if RUN in found:
-        try:
-            step = max((row.get("step", 0) for row in _rows(path / METRICS)), default=0)
-            owner = f"run {_about(path)['id']} (step {step})"
-        except StorageError:
-            owner = "a run that is starting just now or whose records are damaged"
-        raise InputError(f"{path} belongs to {owner}. Use --resume or another directory.")
-    if found:
-        shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
-        raise InputError(f"{path} holds files of no run ({shown}). Choose another directory.")
 
 
 def _about(path: Path) -> dict[str, Any]:

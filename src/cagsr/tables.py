@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +21,7 @@ TITLES = {
     "repetition": "repeated",
     "length": "length",
 }
+INTERVAL = len(".329–.450")
 LOWER_IS_BETTER = ("slot_error_rate", "hallucination", "repetition")
 SHADES = (
     "",
@@ -32,13 +34,14 @@ SHADES = (
 
 
 def comparison_table(summary: Mapping[str, Any], title: str) -> Table:
-    """One row a system, one column a metric: the mean with its 95 % interval underneath."""
+    """One row a system, one column a metric: the mean with its 95 % interval underneath; 80 columns wide."""
     systems = summary["systems"]
     shown = [name for name in TITLES if name in next(iter(systems.values()))]
-    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
-    table.add_column("", no_wrap=True)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+    # Names break at their spaces and beside the intervals: all seven metrics then fit a terminal of 80 columns.
+    table.add_column("", overflow="fold", max_width=80 - len(shown) * (INTERVAL + 1))
     for name in shown:
-        table.add_column(TITLES[name], justify="right")
+        table.add_column(TITLES[name].replace(" ", "\n"), justify="right", no_wrap=True)
     for system, metrics in systems.items():
         table.add_row(system, *(_cell(metrics[name], name) for name in shown))
     return table
@@ -46,8 +49,14 @@ def comparison_table(summary: Mapping[str, Any], title: str) -> Table:
 
 def _cell(interval: Mapping[str, float], name: str) -> Group:
     digits = 1 if name == "length" else 3
-    ends = f"{interval['low']:.{digits}f}–{interval['high']:.{digits}f}".replace("0.", ".")
+    ends = f"{_brief(interval['low'])}–{_brief(interval['high'])}"
     return Group(Text(f"{interval['mean']:.{digits}f}"), Text(ends, style="dim"))
+
+
+def _brief(value: float) -> str:
+    """A number of 0 or more in four characters: .329, 1.25, 22.6, 122."""
+    texts = [f"{value:.{digits}f}".removeprefix("0") for digits in (3, 2, 1)]
+    return next((text for text in texts if len(text) <= 4), f"{value:.0f}")
 
 
 def difference_lines(summary: Mapping[str, Any], pair: str) -> list[str]:

@@ -103,6 +103,13 @@ class Reading:
         is_causal: bool,
     ) -> Tensor:
         """The attention output [N Q H D] as sdpa gives it; adds what the module attended to to the sum."""
+        device = query.device.type
+        if torch.is_autocast_enabled(device):
+            # Autocast changes sdpa's inputs (a rotary query is float32 beside a bfloat16 value), but not those of
+            # the flash kernel; and it would round our own float32 scores.
+            query, key, value = (each.to(torch.get_autocast_dtype(device)) for each in (query, key, value))
+            with torch.autocast(device, enabled=False):
+                return self.attend(module, query, key, value, mask, position_bias, scale, dropout, is_causal)
         self._check(module)
         is_causal = is_causal and mask is None and query.shape[2] > 1
         if is_causal:

@@ -12,13 +12,15 @@ from rich.console import Console
 from rich.text import Text
 
 from cagsr import build
+from cagsr.commands import silence_libraries
 from cagsr.commands.sft import run_sft
 from cagsr.commands.train import run_training
-from cagsr.config import Config
+from cagsr.config import Config, check_paths
 from cagsr.evaluation import Answers, answer, best_of, measure_signals, values_of
 from cagsr.metrics.bootstrap import summarise
 from cagsr.policy.load import load_model, load_tokenizer
 from cagsr.policy.policy import Policy
+from cagsr.records import RunDirectory, write_atomically
 from cagsr.tables import comparison_table, difference_lines, shaded
 from cagsr.tasks.task import Checker
 from cagsr.types import Prompt
@@ -30,10 +32,12 @@ CONFIGS = {"encoder-decoder": "demo-encoder-decoder.yaml", "causal": "demo-causa
 CONTROLS = ("paper", "lexical", "length", "oracle")
 BEST_OF_CONTROLS = ("lexical", "length")
 SAMPLES = 3
-NOT_FOR = """\
-What this is not good for: the reward repairs omission. It adds no knowledge and checks no fact, so on question
-answering it does nothing or harm; a base that does not yet know how to say what it leaves out is not helped; and
-on real text it can raise invention while it repairs omission. Measure on your own prompts before you believe it."""
+NOT_FOR = (
+    "What this is not good for: the reward repairs omission. It adds no knowledge and checks no fact, so on question "
+    "answering it does nothing or harm; a base that does not yet know how to say what it leaves out is not helped; "
+    "and on real text it can raise invention while it repairs omission. Measure on your own prompts before you "
+    "believe it."
+)
 
 
 def demo(
@@ -42,18 +46,28 @@ def demo(
     """Base, CAGSR and controls on held-out prompts; returns the summary that ``directory/summary.json`` holds.
 
     Controls without training are always there: the best of 8 of the base's own samples by several rewards.
-    ``full`` also trains on the rewards of CONTROLS, each exactly as CAGSR was trained.
+    ``full`` also trains on the rewards of CONTROLS, each exactly as CAGSR was trained. An earlier demo in
+    ``directory`` is moved aside, never overwritten.
     """
+    silence_libraries()
     started = time.perf_counter()
     settings = [f"train.seed={seed}", f"run.directory={directory}", *overrides]
     config = Config.load(build.packaged(CONFIGS[kind]), settings)
+    check_paths(config)
+    directory = Path(config.run.directory)
+    earlier = RunDirectory.move_aside(directory)
+    if earlier is not None:
+        console.print(f"{directory} was an earlier run; it is now {earlier}", highlight=False, soft_wrap=True)
+    RunDirectory.refuse_used(directory)
     checker = build.build_checker(config)
     assert checker is not None, "the demo's tasks have checkers"
     base = build.build_policy(config)
     prompts, _ = build.build_prompts(config, base, "heldout")
     console.print(
-        f"[bold]{config.data.task}[/]: {len(prompts)} held-out prompts, {base.readable}, seed {seed}",
+        f"[bold]{config.data.task}[/]: {len(prompts)} held-out prompts, {base.readable}, "
+        f"seed {config.train.seed}",
         highlight=False,
+        soft_wrap=True,
     )
     systems = {"base": _greedy(base, prompts, config)}
     systems |= _best_of_base(base, prompts, config, checker)
@@ -68,15 +82,19 @@ def demo(
     pairs = [(name, "base") for name in values if name != "base"]
     summary = {
         "task": config.data.task,
-        "seed": seed,
+        "seed": config.train.seed,
         "seconds": round(time.perf_counter() - started, 1),
         **summarise(values, pairs),
     }
-    (directory / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_atomically(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
     _show(summary, console)
     _show_samples(base, prompts, systems, console)
     console.print(f"\n{NOT_FOR}\n", style="dim", highlight=False)
-    console.print(f"{directory}/summary.json, metrics.jsonl, candidates.jsonl, model/", highlight=False)
+    console.print(
+        f"{directory}/: summary.json, metrics.jsonl, candidates.jsonl, model/",
+        highlight=False,
+        soft_wrap=True,
+    )
     return summary
 
 
@@ -88,9 +106,12 @@ def _with_preset(config: Config, preset: str, directory: Path) -> Config:
 
 def _greedy(policy: Policy, prompts: list[Prompt], config: Config) -> Answers:
     sampling = build.build_sampling(config).greedy()
-    return answer(
-        policy, prompts, sampling, world=World(Accelerator()), prompts_per_pass=config.train.micro_batch
-    )
+    return answer(policy, prompts, sampling, world=_world(config), prompts_per_pass=config.train.micro_batch)
+
+
+def _world(config: Config) -> World:
+    # Accelerate keeps the precision of the first Accelerator of a process and refuses another.
+    return World(Accelerator(mixed_precision=config.train.mixed_precision))
 
 
 def _best_of_base(
@@ -105,7 +126,7 @@ def _best_of_base(
             base,
             prompts,
             build.build_sampling(config),
-            world=World(Accelerator()),
+            world=_world(config),
             prompts_per_pass=config.train.micro_batch // config.sampling.candidates,
             measure=measure_signals(reward, base, salience),
         )
@@ -132,7 +153,7 @@ def _show(summary: dict[str, Any], console: Console) -> None:
 
 def _show_samples(base: Policy, prompts: list[Prompt], systems: dict[str, Answers], console: Console) -> None:
     """Three prompts, shaded by what each response looked at, as the base sees it."""
-    colour = console.color_system is not None
+    colour = console.color_system is not None and not console.no_color
     console.print(
         "\n[bold]Before and after[/] (the prompt shaded by how strongly the response attended to it)"
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from cagsr.commands import silence_libraries
 from cagsr.errors import CagsrError
 from cagsr.policy.load import load_model, load_tokenizer, make_policy
 
@@ -26,6 +27,7 @@ PACKAGES = (
 
 def doctor(model: str | None, revision: str | None = None, trust_remote_code: bool = False) -> dict[str, Any]:
     """``{"versions", "devices", "model"}``; the model's part says which attention is read, or why it is refused."""
+    silence_libraries()
     report: dict[str, Any] = {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "devices": _devices(),

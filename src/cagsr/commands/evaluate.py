@@ -7,6 +7,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from cagsr import build
+from cagsr.commands import silence_libraries
 from cagsr.config import Config
 from cagsr.errors import InputError
 from cagsr.evaluation import answer, values_of
@@ -22,8 +23,8 @@ def named_models(arguments: list[str]) -> dict[str, str]:
     for argument in arguments:
         name, separator, path = argument.partition("=")
         if not separator:
-            path, parts = argument, Path(argument).parts
-            name = parts[-2] if len(parts) > 1 and parts[-1] in ("model", "best") else parts[-1]
+            path, parts = argument, Path(argument).absolute().parts
+            name = parts[-2] if parts[-1] in ("model", "best") else parts[-1]
         if name in found:
             raise InputError(f"two models are called {name!r}; name them: NAME=PATH")
         found[name] = path
@@ -35,6 +36,7 @@ def evaluate(config: Config, models: dict[str, str], split: str, greedy: bool) -
 
     Greedy by default; otherwise the mean over K samples of each prompt, at the config's sampling.
     """
+    silence_libraries()
     started = time.perf_counter()
     checker = build.build_checker(config)
     world = World(Accelerator())

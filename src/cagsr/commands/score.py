@@ -1,14 +1,15 @@
 """`cagsr score`: signals and reward of prompts and responses that exist already, by any model."""
 
-from collections.abc import Iterator
-from itertools import groupby
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from cagsr import data, sources
+from cagsr.commands import silence_libraries
 from cagsr.errors import InputError, StorageError
 from cagsr.policy.policy import Policy
 from cagsr.reward import Reward
@@ -22,64 +23,86 @@ def score(
     source: str,
     policy: Policy,
     reward: Reward,
-    salience: Salience,
+    salience_of: Callable[[list[Prompt]], Salience],
     *,
     max_response_tokens: int,
     save_attention: Path | None = None,
-) -> Iterator[dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """One row out for each row in, in order: prompt, response, signals by name, reward.
 
-    Rows that follow each other with the same prompt are one group: a reward whose terms are standardised within
-    the group compares those, and a prompt with a single response gets 0 for such terms.
+    Rows with the same prompt, wherever they stand, are one group: a term that is standardised within the group
+    compares those, and a prompt with a single response gets 0 for such a term. ``batch`` is all rows.
 
     ``save_attention``: a directory that gets ``row-00001.npz`` with ``A`` [T S] float32, ``prompt_ids`` [S],
     ``response_ids`` [T] and ``layers`` for each row, so that the capture can be checked with other tools.
     """
+    silence_libraries()
     rows = data.map_columns(sources.read(source))
     responses = [_response(row) for row in rows]
-    prompts, _ = data.encode(rows, policy.tokenizer)
+    causal = policy.readable.kind == "causal"
+    prompts, _ = data.encode(
+        rows, policy.tokenizer, context=policy.context, new_tokens=max_response_tokens if causal else 0
+    )
     if save_attention is not None:
         _make_directory(save_attention)
-    pairs = list(zip(prompts, responses, strict=True))
-    for text, group in groupby(pairs, key=lambda pair: pair[0].text):
-        members = list(group)
-        yield from _score_group(text, members, policy, reward, salience, max_response_tokens, save_attention)
-
-
-def _score_group(
-    text: str,
-    members: list[tuple[Prompt, str]],
-    policy: Policy,
-    reward: Reward,
-    salience: Salience,
-    limit: int,
-    save_attention: Path | None,
-) -> Iterator[dict[str, Any]]:
-    prompt = members[0][0]
-    rollout = policy.given([prompt], [response for _, response in members], limit)
-    with torch.no_grad():
-        evidence = Evidence(rollout, policy.observe(rollout), salience(rollout))
-        signals = reward.measure(evidence)
-    rewards = reward.combine(signals, rollout.group_size)
-    for n, (member, response) in enumerate(members):
+    salience = salience_of(prompts)
+    groups: dict[str, list[int]] = {}
+    for index, prompt in enumerate(prompts):
+        groups.setdefault(prompt.text, []).append(index)
+    signals = torch.zeros(len(rows), len(reward.terms))
+    for members in groups.values():
+        rollout = policy.given(
+            [prompts[members[0]]], [responses[index] for index in members], max_response_tokens
+        )
+        with torch.no_grad():
+            evidence = Evidence(rollout, policy.observe(rollout), salience(rollout))
+            signals[members] = reward.measure(evidence).cpu()
         if save_attention is not None:
-            tokens = int(rollout.lengths[n])
-            np.savez(
-                save_attention / f"row-{member.index + 1:05d}.npz",
-                A=evidence.observation.attention[n, :tokens].cpu().numpy(),
-                prompt_ids=np.array(prompt.ids),
-                response_ids=rollout.response_ids[n, :tokens].cpu().numpy(),
-                layers=np.array(policy.readable.layers),
-            )
-        yield {
-            "prompt": text,
+            _save(save_attention, members, evidence, policy.readable.layers)
+    rewards = _combined(reward, signals, groups.values())
+    return [
+        {
+            "prompt": prompt.text,
             "response": response,
-            "signals": dict(zip(reward.names, signals[n].tolist(), strict=True)),
-            "reward": float(rewards[n]),
+            "signals": dict(zip(reward.names, values, strict=True)),
+            "reward": total,
         }
+        for prompt, response, values, total in zip(
+            prompts, responses, signals.tolist(), rewards.tolist(), strict=True
+        )
+    ]
+
+
+def _combined(reward: Reward, signals_NC: Tensor, groups: Iterable[list[int]]) -> Tensor:
+    """[N] rewards of groups of any sizes. A column of zeros adds nothing, however it is standardised."""
+    over_batch = torch.tensor([term.standardise == "batch" for term in reward.terms])
+    rewards = reward.combine(signals_NC * over_batch, 1)
+    for members in groups:
+        rewards[members] += reward.combine(signals_NC[members] * ~over_batch, len(members))
+    return rewards
+
+
+def _save(directory: Path, members: list[int], evidence: Evidence, layers: Sequence[int]) -> None:
+    rollout = evidence.rollout
+    for n, index in enumerate(members):
+        tokens = int(rollout.lengths[n])
+        try:
+            np.savez(
+                directory / f"row-{index + 1:05d}.npz",
+                A=evidence.observation.attention[n, :tokens].cpu().numpy(),
+                prompt_ids=np.array(rollout.prompts[0].ids),
+                response_ids=rollout.response_ids[n, :tokens].cpu().numpy(),
+                layers=np.array(layers),
+            )
+        except OSError as error:
+            raise StorageError(
+                f"--save-attention: {directory} cannot be written: {error.strerror}"
+            ) from error
 
 
 def _response(row: sources.Row) -> str:
+    if row.problem and not row.values:
+        raise InputError(f"{row.place}: {row.problem}.")
     response = row.values.get("response")
     if not isinstance(response, str):
         found = ", ".join(map(repr, row.values)) or "none"

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cagsr import build, data
+from cagsr.commands import silence_libraries
 from cagsr.config import Config, check_paths
 from cagsr.errors import InputError
 from cagsr.evaluation import answer, values_of
@@ -29,11 +30,14 @@ def run_sft(config: Config, console: Console) -> dict[str, float]:
 
     With ``sft.scratch`` the model is new, and so is its tokenizer: word-level for a task, BPE for a source.
     """
+    silence_libraries()
     run = config.run.model_copy(update={"directory": config.sft.directory})
     config = config.model_copy(update={"run": run})
     check_paths(config)
     accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
     console.quiet = not accelerator.is_main_process
+    if accelerator.is_main_process:
+        RunDirectory.refuse_used(config.sft.directory)
     policy = _new_policy(config) if config.sft.scratch else build.build_policy(config)
     policy.to(accelerator.device)
     prompts, report = build.build_prompts(config, policy, "train", need_reference=True)
@@ -52,7 +56,7 @@ def run_sft(config: Config, console: Console) -> dict[str, float]:
             progress.update(task, completed=step, loss=f"loss {loss:.3f}")
             if record is not None and (step % 50 == 0 or step == config.sft.steps):
                 record.add_metrics(step, {"loss": loss})
-                if not console.is_terminal:
+                if not console.is_interactive:
                     console.print(f"sft step {step}/{config.sft.steps}  loss {loss:.3f}", highlight=False)
 
         fine_tune(policy, prompts, references, _settings(config), accelerator, report_step)
@@ -129,5 +133,5 @@ def _progress(console: Console) -> Progress:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not console.is_interactive,
     )

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from rich.console import Console
 
 from cagsr import build, checkpoint
 from cagsr.card import model_card
+from cagsr.commands import silence_libraries
 from cagsr.config import Config, check_paths
 from cagsr.display import Display
-from cagsr.errors import InputError
+from cagsr.errors import InputError, StoppedError
 from cagsr.evaluation import Evaluator, measure_signals
 from cagsr.policy.policy import Policy
 from cagsr.records import RunDirectory, fingerprint, write_atomically
@@ -37,7 +39,9 @@ def run_training(config: Config, console: Console, *, name: str = "train", resum
 
     What can be wrong with the config, the disk and the data is found before the model is loaded where possible.
     """
+    silence_libraries()
     check_paths(config)
+    _check_trackers(config.run.trackers)
     checker = build.build_checker(config)
     reward = build.build_reward(config, checker)
     directory = Path(config.run.directory)
@@ -48,12 +52,14 @@ def run_training(config: Config, console: Console, *, name: str = "train", resum
     )
     if not accelerator.is_main_process:
         console.quiet = True
+    done = _steps_done(config, directory) if resume else 0
+    if accelerator.is_main_process and not resume:
+        RunDirectory.refuse_used(directory)
     policy = build.build_policy(config)
     prompts = _prompts(config, policy, "train", console)
     salience = build.build_salience(config, prompts)
     _say_without_content(salience, prompts, console)
     step = build.build_step(config, policy, reward, salience, accelerator)
-    done = _checkpoint_step(directory) if resume else 0
     recorder = Recorder.open(config, directory, prompts, accelerator, resume, done)
     trainer = Trainer(
         step=step,
@@ -63,11 +69,20 @@ def run_training(config: Config, console: Console, *, name: str = "train", resum
         directory=directory,
         evaluate=_evaluator(config, policy, step, checker, console),
     )
-    console.print(f"{name}: {policy.readable}; reward {', '.join(reward.names)}", highlight=False)
+    console.print(
+        f"{name}: {policy.readable}; reward {', '.join(reward.names)}",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
     started = time.perf_counter()
     with Display(console, config.train.steps, name, first=done) as display:
         trainer.observers = (recorder, display)
-        outcome = trainer.run(resume=resume)
+        try:
+            outcome = trainer.run(resume=resume)
+        except StoppedError as error:
+            recorder.stop(str(error))
+            raise
     outcome["seconds"] = round(time.perf_counter() - started, 1)
     recorder.finish(config, outcome, len(prompts))
     return Trained(policy, outcome)
@@ -98,6 +113,7 @@ class Recorder:
                     raise InputError(
                         f"{directory}: {changed} is not what this run started with; it cannot go on."
                     )
+                write_atomically(directory / "config.yaml", config.as_yaml())
             else:
                 run = RunDirectory.create(directory, config.as_yaml(), hashes)
         accelerator.wait_for_everyone()
@@ -120,6 +136,12 @@ class Recorder:
     def on_warning(self, step: int, message: str) -> None:
         if self.run is not None:
             self.run.add_metrics(step, {"warning": message})
+
+    def stop(self, reason: str) -> None:
+        """Keep why a run ended before its last step; going on with it replaces this."""
+        if self.run is not None:
+            self.run.write_summary({"stopped": reason})
+        self.accelerator.end_training()
 
     def finish(self, config: Config, outcome: dict[str, Any], prompts: int) -> None:
         if self.run is not None:
@@ -209,5 +231,17 @@ def _watch(config: Config) -> Watch:
     return Watch({name: Limit(given.limit, given.action, given.patience) for name, given in limits.items()})
 
 
-def _checkpoint_step(directory: Path) -> int:
-    return int(checkpoint.newest(directory / "checkpoints").name.removeprefix("step-"))
+def _steps_done(config: Config, directory: Path) -> int:
+    """Steps of the newest checkpoint. Raises InputError when there is none, or it is beyond train.steps."""
+    done = int(checkpoint.newest(directory / "checkpoints").name.removeprefix("step-"))
+    if done > config.train.steps:
+        raise InputError(
+            f"train.steps ({config.train.steps}): {directory} is at step {done} already. Set more steps to go on."
+        )
+    return done
+
+
+def _check_trackers(names: Sequence[str]) -> None:
+    for name in names:
+        if find_spec(name) is None:
+            raise InputError(f"run.trackers: {name} is not installed: pip install {name}")

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -24,6 +25,8 @@ from cagsr.policy.policy import Policy
 
 __all__ = ["load_model", "load_tokenizer", "make_policy", "save_model", "with_lora"]
 
+ADAPTER = "adapter_config.json"
+
 POLICIES: dict[str, type[Policy]] = {"causal": CausalPolicy, "encoder-decoder": EncoderDecoderPolicy}
 
 
@@ -37,43 +40,80 @@ def load_model(
 ) -> tuple[PreTrainedModel, dict[str, float]]:
     """A model from a directory or the hub, its attention readable and its dropout off; and the dropout it had.
 
-    Weights are read from safetensors only; code from the hub runs only if ``trust_remote_code`` says so.
-    Raises InputError for a name that leads nowhere, UnsupportedModelError for a model that cannot generate.
+    A directory with a LoRA adapter gives its base with the adapter merged in. Weights are read from safetensors
+    only; code from the hub runs only if ``trust_remote_code`` says so. Raises InputError for a name that leads
+    nowhere or weights that do not fit, UnsupportedModelError for a model that cannot generate.
     """
-    where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    if (Path(name) / ADAPTER).is_file():
+        where = {"dtype": dtype, "architecture": architecture, "trust_remote_code": trust_remote_code}
+        return _load_adapter(name, **where)
+    where = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(name, **where)
     except (OSError, ValueError) as error:
-        raise InputError(f"model.name: cannot load {name!r}: {_first_line(error)}") from error
+        raise _not_loaded("the model", name, error) from error
     dropout = _dropout_off(config)
     kind = architecture if architecture != "auto" else _kind_of(config)
-    loader = AutoModelForSeq2SeqLM if kind == "encoder-decoder" else AutoModelForCausalLM
+    loader: Any = AutoModelForSeq2SeqLM if kind == "encoder-decoder" else AutoModelForCausalLM
     try:
-        model = loader.from_pretrained(
+        model, found = loader.from_pretrained(
             name,
             config=config,
             dtype=getattr(torch, dtype),
             attn_implementation=ATTENTION,
             use_safetensors=True,
+            # What does not fit is named below; by itself transformers fills it with random numbers.
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
             **where,
         )
-    except ValueError as error:
+    except KeyError as error:
+        if error.args != (ATTENTION,):
+            raise
         raise UnsupportedModelError(
-            f"{name} ({config.model_type}) cannot generate or cannot be loaded as {kind}; "
-            f"needs a causal or encoder-decoder LM: {_first_line(error)}"
+            f"{name} ({config.model_type}) computes attention in classes of its own, which transformers' attention "
+            "interface does not reach, so it cannot be read. Choose another model; `cagsr doctor` tells."
         ) from error
-    except OSError as error:
-        raise InputError(f"model.name: cannot load the weights of {name!r}: {_first_line(error)}") from error
+    except ValueError as error:
+        reason = "" if "Unrecognized configuration class" in str(error) else f": {_first_line(error)}"
+        raise UnsupportedModelError(
+            f"{name} ({config.model_type}) cannot generate, or not as {kind}; needs a causal or encoder-decoder LM"
+            f"{reason or '.'}"
+        ) from error
+    except (OSError, SafetensorError) as error:
+        raise _not_loaded("the weights", name, error) from error
+    _check_weights(name, found)
     return model.eval(), dropout
+
+
+def _load_adapter(name: str, **where: Any) -> tuple[PreTrainedModel, dict[str, float]]:
+    """The base that a LoRA adapter's config names, with the adapter merged into its weights."""
+    peft = _peft(f"{name} is a LoRA adapter, which")
+    try:
+        adapter = peft.PeftConfig.from_pretrained(name)
+        base = str(adapter.base_model_name_or_path)
+        model, dropout = load_model(base, revision=adapter.revision, **where)
+    except (InputError, ValueError, TypeError, OSError) as error:
+        raise InputError(f"model.name: {name} is a LoRA adapter whose base does not load: {error}") from error
+    try:
+        adapted = peft.PeftModel.from_pretrained(model, name, low_cpu_mem_usage=True)
+    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
+        raise InputError(
+            f"model.name: the LoRA adapter {name} does not fit its base {base}: {_first_line(error)}. "
+            "Set base_model_name_or_path in its adapter_config.json to the model it was trained on."
+        ) from error
+    # PEFT has frozen the base.
+    return cast(PreTrainedModel, adapted.merge_and_unload().requires_grad_(True)), dropout
 
 
 def load_tokenizer(
     name: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
+    """Raises InputError for a name that leads nowhere or has no tokenizer."""
     try:
         return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise InputError(f"model.name: {name!r} has no tokenizer: {_first_line(error)}") from error
+        raise _not_loaded("the tokenizer", name, error) from error
 
 
 def make_policy(
@@ -98,10 +138,7 @@ def with_lora(policy: Policy, *, r: int, alpha: int, target_modules: str | list[
 
     Raises InputError when PEFT is not installed or no module has one of the names.
     """
-    try:
-        import peft
-    except ImportError as error:
-        raise InputError("model.lora needs PEFT: pip install 'cagsr[lora]'") from error
+    peft = _peft("model.lora")
     kind = "SEQ_2_SEQ_LM" if policy.model.config.is_encoder_decoder else "CAUSAL_LM"
     adapter = peft.LoraConfig(
         r=r, lora_alpha=alpha, target_modules=target_modules, lora_dropout=0.0, task_type=kind
@@ -151,6 +188,34 @@ def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
             f"the tokenizer knows {len(tokenizer)} tokens and the model embeds {rows}: they do not belong together. "
             "Load both from one place, or resize the model's embeddings."
         )
+
+
+def _check_weights(name: str, found: dict[str, Any]) -> None:
+    for keys, problem in (
+        (sorted(found["missing_keys"]), "are not in the checkpoint"),
+        (sorted(key[0] for key in found["mismatched_keys"]), "have other shapes in the checkpoint"),
+    ):
+        if keys:
+            raise InputError(
+                f"model.name: {name}: {len(keys)} weights that config.json asks for {problem} (first: {keys[0]}). "
+                "Load a language model whose config and weights belong together."
+            )
+
+
+def _not_loaded(part: str, name: str, error: Exception) -> InputError:
+    if Path(name).is_dir():
+        return InputError(f"model.name: {part} in {name!r} cannot be loaded: {_first_line(error)}")
+    return InputError(
+        f"model.name: no directory {name!r} here, and not loaded from the hub: {_first_line(error)}"
+    )
+
+
+def _peft(needed_by: str) -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise InputError(f"{needed_by} needs PEFT: pip install 'cagsr[lora]'") from error
+    return peft
 
 
 def _first_line(error: Exception) -> str:
