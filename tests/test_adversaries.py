@@ -163,5 +163,5 @@ def test_trap_25_the_same_responses_to_shuffled_prompts_are_worth_less():
     mine = observed(GOOD)
     elsewhere = observed(ADVERSARIES["text for another prompt"])
     robust = Reward(load_preset("robust"))
-    values = [float(robust.combine(robust.measure(evidence), 1)) for evidence in (mine, elsewhere)]
+    values = robust.combine(torch.cat([robust.measure(mine), robust.measure(elsewhere)]), 2)
     assert values[0] > values[1] + 1
