@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cagsr.config import Config, check_paths, reference
-from cagsr.config.document import read_document, write_document
 from cagsr.config.sections import Section
+from cagsr.document import read_document, write_document
 from cagsr.errors import InputError
 
 TASK = "data: {task: slots}\n"
@@ -106,8 +106,8 @@ def test_all_mistakes_of_a_file_are_told_at_once_in_its_order(tmp_path):
         ("train:\n  steps: 1\n  steps: 2\n", "cfg.yaml:3 duplicate key 'steps', first on line 2; remove one"),
         ("train: {steps: 1\n", "cfg.yaml:2 broken YAML"),
         ("a: b: c\n", "cfg.yaml:1 broken YAML"),
-        ("- 1\n", "cfg.yaml:1 expected a mapping of sections, got list"),
-        ("hello\n", "cfg.yaml:1 expected a mapping of sections, got str"),
+        ("- 1\n", "cfg.yaml:1 expected a mapping of keys, got list"),
+        ("hello\n", "cfg.yaml:1 expected a mapping of keys, got str"),
         ("data: &x {task: slots}\nrun: *x\n", "cfg.yaml:2 broken YAML: aliases (*name) are not read"),
         ("run: !!python/object/apply:os.getcwd []\n", "cfg.yaml:1 tag '!!python/object/apply:os.getcwd'"),
         ("a: " + "[" * 200, "cfg.yaml:1 broken YAML: nested too deeply"),
@@ -125,7 +125,7 @@ def test_a_file_that_is_not_plain_yaml_is_refused_with_its_line(tmp_path, text, 
 
 
 def test_a_missing_file_and_a_directory_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"no\.yaml: no such config file"):
+    with pytest.raises(InputError, match=r"no\.yaml: no such file"):
         Config.load(tmp_path / "no.yaml")
     with pytest.raises(InputError, match="cannot be read: Is a directory"):
         Config.load(tmp_path)

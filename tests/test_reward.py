@@ -350,21 +350,27 @@ def test_a_preset_of_ones_own_is_read_from_its_file(tmp_path):
     assert load_preset(path) == load_preset(str(path)) == [Term("length", -2, "none")]
 
 
+def test_a_preset_file_is_read_as_a_config_is(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("terms:\n  - {signal: length, weight: 1e-1, standardise: none}\n")
+    assert load_preset(path) == [Term("length", 0.1, "none")]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("- signal: length\n", "expected a mapping with a list 'terms'"),
+        ("- signal: length\n", "mine.yaml:1 expected a mapping of keys, got list"),
         ("terms: 5\n", "expected a mapping with a list 'terms'"),
         ("terms: [length]\n", "term 1 must be a mapping with 'signal', got 'length'"),
         ("terms:\n  - {signal: length, wieght: 2}\n", "term 1: unknown key 'wieght'; did you mean 'weight'?"),
         (
             "terms:\n  - {signal: length}\n  - {signal: length, weight: .inf}\n",
-            "term 2: reward term 'length'",
+            "mine.yaml:3 term 2: reward term 'length'",
         ),
-        ("terms:\n  - {signal: length, signal: mass}\n", "duplicate key 'signal'"),
-        ("terms: [", "cannot be read"),
-        ("terms: !!python/object/apply:os.getcwd []\n", "cannot be read"),
-        ("? [a]\n: 1\n", "cannot be read"),
+        ("terms:\n  - {signal: length, signal: mass}\n", "mine.yaml:2 duplicate key 'signal'"),
+        ("terms: [", "mine.yaml:1 broken YAML"),
+        ("terms: !!python/object/apply:os.getcwd []\n", "mine.yaml:1 tag"),
+        ("? [a]\n: 1\n", "mine.yaml:1 a key must be a word"),
     ],
 )
 def test_a_broken_preset_file_is_named_with_its_fault(tmp_path, content, said):
@@ -378,7 +384,7 @@ def test_a_broken_preset_file_is_named_with_its_fault(tmp_path, content, said):
 def test_an_unknown_preset_gets_a_suggestion_and_a_missing_file_its_reason(tmp_path):
     with pytest.raises(InputError, match="unknown preset 'robus'; did you mean 'robust'"):
         load_preset("robus")
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         load_preset(tmp_path / "none.yaml")
 
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 import torch
-import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 from torch import Tensor
 
+from cagsr.document import Document, KeyPath, read_document
 from cagsr.errors import CagsrError, InputError, SignalError, closest
 from cagsr.signals import resolve
 from cagsr.types import Evidence, Signal
@@ -208,34 +208,21 @@ def _checked_values(name: str, values: Any, evidence: Evidence) -> Tensor:
     return values
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """The safe loader, which by itself lets the later of two equal keys win in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(
-                    problem=f"duplicate key {key.value!r}", problem_mark=key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
+def _packaged() -> Document:
+    return read_document(str(resources.files("cagsr").joinpath("presets.yaml")))
 
 
-def _presets() -> dict[str, Any]:
-    return yaml.safe_load(resources.files("cagsr").joinpath("presets.yaml").read_text(encoding="utf-8"))
-
-
-PRESETS: tuple[str, ...] = tuple(_presets())
+PRESETS: tuple[str, ...] = tuple(_packaged().data)
 
 
 def load_preset(name_or_path: str | Path) -> list[Term]:
     """The terms of a preset by name, or of a YAML file with the same ``terms`` list.
 
-    Raises InputError for an unknown name, and naming file and term for a file that is no preset.
+    A file is read as a config is, so ``1e-1`` is a number here too. Raises InputError for an unknown name, and
+    with file and line for a file that is no preset.
     """
     if str(name_or_path) in PRESETS:
-        return _terms(_presets()[str(name_or_path)], f"preset {name_or_path}")
+        return _terms(_packaged(), (str(name_or_path),))
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(
@@ -243,25 +230,29 @@ def load_preset(name_or_path: str | Path) -> list[Term]:
             "your own is named by its file, path/to/preset.yaml"
         )
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"preset {path}: cannot be read: {error}") from error
-    return _terms(content, str(path))
+        return _terms(read_document(path), ())
+    except InputError as error:
+        raise InputError(f"reward.preset: {error}") from error
 
 
-def _terms(content: Any, where: str) -> list[Term]:
+def _terms(document: Document, path: KeyPath) -> list[Term]:
+    content = document.value(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("terms"), list):
-        raise InputError(f"{where}: expected a mapping with a list 'terms' of {{signal, weight, ...}}")
+        raise InputError(
+            f"{document.place(path)}: expected a mapping with a list 'terms' of {{signal, weight, ...}}"
+        )
     known = ("signal", "weight", "standardise", "options")
     terms = []
-    for number, entry in enumerate(content["terms"], start=1):
+    for number, entry in enumerate(content["terms"]):
+        where = f"{document.place((*path, 'terms', number))} term {number + 1}"
         if not isinstance(entry, Mapping) or "signal" not in entry:
-            raise InputError(f"{where}: term {number} must be a mapping with 'signal', got {entry!r}")
+            raise InputError(f"{where} must be a mapping with 'signal', got {entry!r}")
         for key in entry:
             if key not in known:
-                raise InputError(f"{where}: term {number}: unknown key {key!r}{closest(str(key), known)}")
+                place = document.place((*path, "terms", number, key))
+                raise InputError(f"{place} term {number + 1}: unknown key {key!r}{closest(key, known)}")
         try:
             terms.append(Term(**entry))
         except InputError as error:
-            raise InputError(f"{where}: term {number}: {error}") from error
+            raise InputError(f"{where}: {error}") from error
     return terms

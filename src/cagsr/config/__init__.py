@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from cagsr.config.document import read_document, write_document
 from cagsr.config.messages import expected, messages, section_of
 from cagsr.config.sections import (
     Algorithm,
@@ -27,6 +26,7 @@ from cagsr.config.sections import (
     Train,
     Watch,
 )
+from cagsr.document import read_document, write_document
 from cagsr.errors import InputError, StorageError
 from cagsr.sources import FILES
 

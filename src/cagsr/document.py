@@ -15,7 +15,7 @@ import yaml
 
 from cagsr.errors import InputError
 
-__all__ = ["Document", "read_document", "write_document"]
+__all__ = ["Document", "KeyPath", "read_document", "write_document"]
 
 KeyPath = tuple[str | int, ...]
 
@@ -68,7 +68,7 @@ for _tag, _pattern, _first in (
 
 @dataclass
 class Document:
-    """The data of a config file plus overrides, and for each key where it was written (``cfg.yaml:3``)."""
+    """The data of a YAML file plus overrides, and for each key where it was written (``cfg.yaml:3``)."""
 
     data: dict[str, Any] = field(default_factory=dict)
     places: dict[KeyPath, str] = field(default_factory=dict)
@@ -118,7 +118,7 @@ def read_document(path: str | Path | None, overrides: Sequence[str] = ()) -> Doc
         if document.data is None:
             document.data = {}
         if not isinstance(document.data, dict):
-            raise InputError(f"{path}:1 expected a mapping of sections, got {type(document.data).__name__}")
+            raise InputError(f"{path}:1 expected a mapping of keys, got {type(document.data).__name__}")
     problems = []
     for assignment in overrides:
         try:
@@ -139,7 +139,7 @@ def _read_text(path: str | Path) -> str:
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such config file") from None
+        raise InputError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise InputError(f"{path}:{line} is not UTF-8; save the file as UTF-8") from None
