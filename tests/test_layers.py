@@ -9,7 +9,16 @@ import cagsr
 
 
 @pytest.mark.parametrize(
-    "module", ["cagsr", "cagsr.config", "cagsr.records", "cagsr.sources", "cagsr.errors", "cagsr.tasks"]
+    "module",
+    [
+        "cagsr",
+        "cagsr.cli",
+        "cagsr.config",
+        "cagsr.records",
+        "cagsr.sources",
+        "cagsr.errors",
+        "cagsr.tasks",
+    ],
 )
 def test_what_answers_before_a_model_loads_imports_no_torch(module):
     code = (

@@ -25,7 +25,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            print("\nstopped by Ctrl-C; a run that has a checkpoint goes on with --resume", file=sys.stderr)
+            print("\nstopped by Ctrl-C; a run goes on with --resume", file=sys.stderr)
             raise typer.Exit(130) from None
 
 
@@ -151,9 +151,11 @@ def score(
 ) -> None:
     """Signals and reward of responses that exist already, by any model."""
     from cagsr import build
+    from cagsr.commands import silence_libraries
     from cagsr.commands.score import score as run_score
     from cagsr.records import write_atomically
 
+    silence_libraries()
     chosen = overrides or []
     if config is None and not any(one.startswith(("data.task=", "data.source=")) for one in chosen):
         chosen = [f"data.source={json.dumps(source)}", *chosen]

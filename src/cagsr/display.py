@@ -1,7 +1,11 @@
 """What the terminal shows while a run goes: one line that moves, or plain lines where nothing can move."""
 
-from rich.console import Console
+from collections.abc import Iterable
+
+from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from cagsr.step import Collected
 
@@ -16,9 +20,19 @@ def step_line(row: dict[str, float]) -> str:
         if name.startswith("signal/")
     )
     return (
-        f"{signals}  spread {row['reward_spread']:.2g}  kl {row['kl']:.3f}  entropy {row['entropy']:.2f}  "
-        f"length {row['length']:.1f}  repetition {row['repetition']:.2f}  {row['tokens_per_second']:.0f} tok/s"
+        f"reward {row['reward']:.3g}  {signals}  spread {row['reward_spread']:.2g}  kl {row['kl']:.3f}  "
+        f"entropy {row['entropy']:.2f}  length {row['length']:.1f}  repetition {row['repetition']:.2f}  "
+        f"{row['tokens_per_second']:.0f} tok/s"
     )
+
+
+class _Moving(Progress):
+    """The bar, and under it the numbers, which may take as many lines as the terminal's width asks for."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield Padding(Text(task.fields["numbers"], style="dim"), (0, 0, 0, 2))
 
 
 class Display:
@@ -27,14 +41,13 @@ class Display:
     def __init__(self, console: Console, steps: int, name: str, first: int = 0):
         self.console, self.steps = console, steps
         self.moving = console.is_interactive
-        self.progress = Progress(
+        self.progress = _Moving(
             TextColumn(f"[bold]{name}[/]"),
             BarColumn(bar_width=20),
             TextColumn("{task.completed}/{task.total}"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("\n  {task.fields[numbers]}", style="dim"),
             console=console,
             transient=True,
         )

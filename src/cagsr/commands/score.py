@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from cagsr import data, sources
-from cagsr.commands import silence_libraries
 from cagsr.errors import InputError, StorageError
 from cagsr.policy.policy import Policy
 from cagsr.reward import Reward
@@ -36,7 +35,6 @@ def score(
     ``save_attention``: a directory that gets ``row-00001.npz`` with ``A`` [T S] float32, ``prompt_ids`` [S],
     ``response_ids`` [T] and ``layers`` for each row, so that the capture can be checked with other tools.
     """
-    silence_libraries()
     rows = data.map_columns(sources.read(source))
     responses = [_response(row) for row in rows]
     causal = policy.readable.kind == "causal"

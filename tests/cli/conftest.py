@@ -1,0 +1,109 @@
+"""Tiny saved models, a way to run the command line in this process, and a directory to run it in."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+
+from cagsr import cli
+from cagsr.policy.scratch import new_model
+from cagsr.tasks import TASKS, tokenizer
+
+SMALL = [
+    "data.count=11",
+    "data.evaluation_count=5",
+    "train.steps=2",
+    "train.prompts_per_step=2",
+    "train.micro_batch=6",
+    "sampling.candidates=3",
+    "sampling.max_new_tokens=7",
+]
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    """A directory with ``t5`` and ``llama``: random weights, two layers, the words of the task ``slots``."""
+    root = tmp_path_factory.mktemp("models")
+    for name in ("t5", "llama"):
+        words = tokenizer(TASKS["slots"], "causal" if name == "llama" else "encoder-decoder")
+        torch.manual_seed(0)
+        model = new_model(name, words, layers=2, hidden=16, heads=2, context=64)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(5.0)  # away from uniform, so that responses and attention differ
+        model.save_pretrained(root / name)
+        words.save_pretrained(root / name)
+    return root
+
+
+@pytest.fixture
+def variant(models, tmp_path):
+    """``variant("llama", config={"eos_token_id": None})``: a copy with keys of its JSON files changed."""
+
+    def make(base: str, name: str = "variant", **changes: dict[str, Any]) -> Path:
+        directory = shutil.copytree(models / base, tmp_path / name)
+        for file, keys in changes.items():
+            path = directory / f"{file}.json"
+            path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+        return directory
+
+    return make
+
+
+@pytest.fixture
+def cagsr(tmp_path, monkeypatch, capsys):
+    """``cagsr("train", ...)`` as typed in ``tmp_path``: exit code, standard output, standard error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*arguments: object) -> Outcome:
+        # Accelerate keeps the precision of the first Accelerator of a process; every command starts a new one.
+        AcceleratorState._reset_state(reset_partial_state=True)
+        monkeypatch.setattr(sys, "argv", ["cagsr", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        found = capsys.readouterr()
+        return Outcome(ended.value.code or 0, found.out, found.err)
+
+    yield run
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def train(cagsr, models):
+    """``train("key=value", ...)``: two steps on ``slots`` with the tiny T5, in ``run``."""
+
+    def run(*arguments: object, model: str | Path = "t5", task: str | None = "slots") -> Outcome:
+        data = [f"data.task={task}"] if task else []
+        name = model if isinstance(model, Path) else models / model
+        return cagsr("train", *SMALL, *data, f"model.name={name}", "run.directory=run", *arguments)
+
+    return run
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """``rows("file.jsonl", {...}, ...)`` writes a JSONL file; what is not a mapping is written as it is."""
+
+    def write(name: str, *values: Any) -> str:
+        lines = [value if isinstance(value, str) else json.dumps(value) for value in values]
+        (tmp_path / name).write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+        return name
+
+    return write

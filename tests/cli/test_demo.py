@@ -1,0 +1,64 @@
+"""`cagsr demo` end to end in two steps: what it shows, what it writes, and what becomes of an earlier demo."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cagsr.records import RunDirectory
+
+QUICK = ["train.steps=2", "train.warmup_steps=0", "data.count=20", "data.evaluation_count=7"]
+METRICS = {"slot_error_rate", "coverage", "perfect", "clean", "hallucination", "repetition", "length"}
+
+
+@pytest.mark.parametrize("kind", ["encoder-decoder", "causal"])
+def test_the_demo_shows_a_table_samples_and_what_the_method_is_not_for(cagsr, kind):
+    outcome = cagsr("demo", "--model", kind, *QUICK)
+    assert (outcome.code, outcome.err) == (0, ""), outcome.err
+    assert "held out; mean and 95 % interval" in outcome.out
+    assert "cagsr against base, paired:" in outcome.out
+    assert "Before and after" in outcome.out
+    assert outcome.out.count("\n  base  ") == 3
+    assert "What this is not good for:" in outcome.out
+    assert "\x1b" not in outcome.out
+    assert "\r" not in outcome.out
+    summary = json.loads(Path("runs/demo/summary.json").read_text())
+    assert list(summary) == ["task", "seed", "seconds", "systems", "differences"]
+    assert {"base", "cagsr"} <= set(summary["systems"])
+    assert {f"{name}-base" for name in summary["systems"] if name != "base"} == set(summary["differences"])
+    for metrics in (*summary["systems"].values(), *summary["differences"].values()):
+        assert set(metrics) == METRICS
+        assert all(set(interval) == {"mean", "low", "high"} for interval in metrics.values())
+
+
+def test_a_second_demo_moves_the_first_aside_and_says_so(cagsr):
+    earlier = RunDirectory.create("runs/demo", "data: {task: slots}\n", {})
+    earlier.add_metrics(1, {"loss": 0.5})
+    earlier.write_summary({"systems": {}})
+    identity = earlier.id
+    first = {path.name: path.read_bytes() for path in Path("runs/demo").iterdir() if path.is_file()}
+    again = cagsr("demo", *QUICK, "--json", "--seed", "3", "train.mixed_precision=bf16")
+    assert again.code == 0, again.err
+    assert f"runs/demo was an earlier run; it is now runs/demo-{identity}" in again.err
+    moved = Path(f"runs/demo-{identity}")
+    assert {path.name: path.read_bytes() for path in moved.iterdir() if path.is_file()} == first
+    summary = json.loads(again.out)
+    assert summary == json.loads(Path("runs/demo/summary.json").read_text())
+    assert summary["seed"] == 3
+
+
+def test_a_demo_that_has_not_ended_is_left_alone(cagsr):
+    earlier = RunDirectory.create("runs/demo", "data: {task: slots}\n", {})
+    outcome = cagsr("demo", *QUICK)
+    assert outcome.code == 2
+    assert f"error: runs/demo belongs to run {earlier.id} (step 0)" in outcome.err
+    assert [path.name for path in Path("runs").iterdir()] == ["demo"]
+
+
+def test_a_directory_that_is_no_run_of_ours_is_left_alone(cagsr):
+    Path("runs/demo").mkdir(parents=True)
+    Path("runs/demo/thesis.tex").write_text("mine")
+    outcome = cagsr("demo", *QUICK)
+    assert outcome.code == 2
+    assert outcome.err == "error: runs/demo holds files of no run (thesis.tex). Choose another directory.\n"
+    assert [path.name for path in Path("runs").iterdir()] == ["demo"]

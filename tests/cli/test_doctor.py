@@ -1,0 +1,42 @@
+"""`cagsr doctor`: what is here, and what a model supports."""
+
+import json
+
+import torch
+import transformers
+from transformers import BertConfig, BertForMaskedLM
+
+
+def test_versions_and_devices_without_a_model(cagsr):
+    outcome = cagsr("doctor", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    report = json.loads(outcome.out)
+    assert set(report) == {"versions", "devices"}
+    assert report["versions"]["torch"] == torch.__version__
+    assert report["versions"]["transformers"] == transformers.__version__
+    assert report["versions"]["wandb"] == "not installed" or report["versions"]["wandb"]
+    assert report["devices"][0].startswith("cpu, ")
+
+
+def test_a_model_that_can_be_trained(cagsr, models):
+    outcome = cagsr("doctor", models / "t5", "--json")
+    assert (outcome.code, outcome.err) == (0, "")
+    model = json.loads(outcome.out)["model"]
+    assert model["supported"] is True
+    assert model["architecture"] == "encoder-decoder"
+    assert model["attention"] == "cross-attention of 2 of 2 layers (0, 1)"
+    assert model["end_of_sequence_ids"] == [1]
+    assert (model["chat_template"], model["fast_tokenizer"]) == (False, True)
+
+
+def test_a_model_that_cannot_says_why_in_words(cagsr, tmp_path):
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+    BertForMaskedLM(BertConfig(vocab_size=31, **shape)).save_pretrained(tmp_path / "bert")
+    outcome = cagsr("doctor", "bert", "--json")
+    assert outcome.code == 0
+    model = json.loads(outcome.out)["model"]
+    assert model["supported"] is False
+    assert "bert" in model["reason"]
+    text = cagsr("doctor", "bert")
+    assert "supported: False" in text.out
+    assert text.err == ""

@@ -1,0 +1,83 @@
+"""`cagsr eval` and `cagsr sft`: models side by side, in the shape of the demo's summary."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+METRICS = {"slot_error_rate", "coverage", "perfect", "clean", "hallucination", "repetition", "length"}
+ENDS = {"mean", "low", "high"}
+SMALL = ["data.evaluation_count=5", "sampling.max_new_tokens=9"]
+
+
+def test_json_has_the_shape_of_the_demos_summary(cagsr, models):
+    outcome = cagsr(
+        "eval", f"base={models / 't5'}", f"other={models / 'llama'}", "data.task=slots", *SMALL, "--json"
+    )
+    assert (outcome.code, outcome.err) == (0, "")
+    summary = json.loads(outcome.out)
+    assert {"task", "seed", "seconds", "systems", "differences"} <= set(summary)
+    assert (summary["task"], summary["seed"]) == ("slots", 0)
+    assert list(summary["systems"]) == ["base", "other"]
+    assert list(summary["differences"]) == ["other-base"]
+    for metrics in (*summary["systems"].values(), *summary["differences"].values()):
+        assert set(metrics) - {"finished"} == METRICS
+        for interval in metrics.values():
+            assert set(interval) == ENDS
+            assert interval["low"] <= interval["mean"] + 1e-9
+            assert interval["mean"] <= interval["high"] + 1e-9
+    base, other = (summary["systems"][name]["length"]["mean"] for name in ("base", "other"))
+    assert summary["differences"]["other-base"]["length"]["mean"] == pytest.approx(other - base)
+
+
+def test_one_model_against_itself_differs_in_nothing(cagsr, models):
+    name = models / "t5"
+    outcome = cagsr(
+        "eval", f"a={name}", f"b={name}", "data.task=slots", *SMALL, "--json", "--split", "development"
+    )
+    difference = json.loads(outcome.out)["differences"]["b-a"]
+    assert all(set(interval.values()) == {0.0} for interval in difference.values())
+
+
+def test_a_model_is_called_by_its_directory(cagsr, models):
+    outcome = cagsr("eval", models / "t5", models / "llama", "data.task=slots", *SMALL)
+    assert outcome.code == 0, outcome.err
+    assert "llama against t5, paired:" in outcome.out
+    assert "no difference seen" in outcome.out or "better" in outcome.out or "worse" in outcome.out
+    assert max(map(len, outcome.out.splitlines())) <= 80
+
+
+def test_prompts_of_ones_own_need_no_other_model_name(cagsr, models, rows):
+    source = rows("p.jsonl", {"prompt": "city lyon"}, {"prompt": "day monday"}, {"prompt": "drink tea"})
+    outcome = cagsr("eval", f"base={models / 't5'}", f"data.source={source}", *SMALL, "--json", "--sampled")
+    summary = json.loads(outcome.out)
+    assert set(summary["systems"]["base"]) == {"length", "finished"}
+    assert (summary["task"], summary["decoding"]) == ("p.jsonl", "8 samples a prompt")
+
+
+def test_two_models_of_one_name_are_refused(cagsr, models):
+    outcome = cagsr("eval", models / "t5", f"t5={models / 'llama'}", "data.task=slots")
+    assert (outcome.code, outcome.err) == (2, "error: two models are called 't5'; name them: NAME=PATH\n")
+
+
+def test_sft_from_scratch_makes_a_base_that_train_and_eval_take(cagsr, rows):
+    pairs = [
+        {"prompt": f"city {city}", "reference": f"it comes to {city}"} for city in ("lyon", "porto", "bern")
+    ]
+    source = rows("pairs.jsonl", *pairs)
+    scratch = "sft.scratch={architecture: llama, layers: 1, hidden: 16, heads: 2, vocabulary: 300}"
+    outcome = cagsr(
+        "sft", f"data.source={source}", scratch, "sft.steps=2", "sft.batch_size=3", "sft.directory=base"
+    )
+    assert (outcome.code, outcome.err) == (0, ""), outcome.err
+    assert "references: 3 of 3 rows used." in outcome.out
+    assert {path.name for path in Path("base").iterdir()} >= {
+        "model",
+        "run.json",
+        "config.yaml",
+        "summary.json",
+    }
+    again = cagsr("sft", f"data.source={source}", scratch, "sft.steps=2", "sft.directory=base")
+    assert again.code == 2
+    assert "base belongs to run" in again.err
+    assert cagsr("eval", "base/model", f"data.source={source}", *SMALL).code == 0

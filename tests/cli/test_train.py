@@ -1,0 +1,230 @@
+"""`cagsr train`: what a run directory holds, how a run goes on, and every way of training once."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from cagsr.config import Config
+from cagsr.policy.load import load_model
+
+
+def lines(path):
+    return [json.loads(line) for line in Path(path).read_text().splitlines()]
+
+
+STEP_KEYS = {
+    "step", "reward", "reward_spread", "signal/coverage", "signal/surprise", "signal/repetition",
+    "signal/unfinished", "length", "finished", "empty", "repetition", "kl_response", "kl", "entropy", "tokens",
+    "learning_rate", "kl_coefficient", "loss", "policy_loss", "clipped", "grad_norm", "seconds",
+    "tokens_per_second",
+}  # fmt: skip
+
+
+@pytest.fixture
+def finished(train):
+    outcome = train("train.evaluate_every=1", "train.learning_rate=0.01")
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
+def test_a_run_directory_holds_what_the_contract_says(finished):
+    names = {path.name for path in Path("run").iterdir()}
+    files = {"config.yaml", "run.json", "metrics.jsonl", "candidates.jsonl", "summary.json"}
+    assert names == files | {"checkpoints", "model", "best"}
+    assert [path.name for path in Path("run/checkpoints").iterdir()] == ["step-000002"]
+    config = Config.load("run/config.yaml")
+    assert (config.train.steps, config.run.directory, config.data.task) == (2, "run", "slots")
+    assert Config.load("run/config.yaml").as_yaml() == Path("run/config.yaml").read_text()
+    about = json.loads(Path("run/run.json").read_text())
+    assert {"id", "started", "versions", "git", "hashes"} <= set(about)
+    assert len(about["hashes"]["data"]) == 64
+
+
+def test_metrics_have_a_row_a_step_and_a_row_an_evaluation(finished):
+    rows = lines("run/metrics.jsonl")
+    steps = [row for row in rows if "loss" in row]
+    evaluations = [row for row in rows if "evaluation/reward" in row]
+    assert [row["step"] for row in steps] == [1, 2]
+    assert set(steps[0]) == STEP_KEYS | {"shuffled"}
+    assert set(steps[1]) == STEP_KEYS
+    assert [row["step"] for row in evaluations] == [0, 1, 2]
+    assert {"evaluation/slot_error_rate", "evaluation/length", "evaluation/finished"} <= set(evaluations[0])
+    assert steps[0]["tokens"] == pytest.approx(steps[0]["length"] * 6)
+
+
+def test_candidates_hold_every_response_of_a_prompt_with_its_signals(finished):
+    rows = lines("run/candidates.jsonl")
+    assert [row["step"] for row in rows] == [1] * 6 + [2] * 6
+    for row in rows:
+        assert set(row["signals"]) == {"coverage", "surprise", "repetition", "unfinished"}
+        assert row["prompt"].startswith("announce") or row["prompt"]
+        # The prompt's own tokens, end of sequence included, one number each.
+        assert len(row["attended"]) >= len(row["prompt"].split())
+    group = rows[:3]
+    assert len({row["prompt_index"] for row in group}) == 1
+    assert sum(row["advantage"] for row in group) == pytest.approx(0, abs=1e-5)
+
+
+def test_the_saved_model_is_the_trained_one_and_plain_transformers_loads_it(finished):
+    trained = load_file("run/checkpoints/step-000002/model.safetensors")
+    model = AutoModelForSeq2SeqLM.from_pretrained("run/model", attn_implementation="eager").eval()
+    ours, _ = load_model("run/model")
+    words = AutoTokenizer.from_pretrained("run/model")
+    inputs = words(["artist : alba ; city : lyon"], return_tensors="pt")
+    inputs["decoder_input_ids"] = torch.tensor([[0, 5, 9]])
+    with torch.no_grad():
+        plain, again = model(**inputs).logits, ours(**inputs).logits
+    assert torch.allclose(plain, again, atol=1e-4)
+    weight = model.encoder.block[0].layer[0].SelfAttention.q.weight
+    assert torch.equal(weight, trained["model.encoder.block.0.layer.0.SelfAttention.q.weight"])
+
+
+def test_the_model_card_says_reward_algorithm_and_steps(finished, models):
+    for name in ("model", "best"):
+        card = Path(f"run/{name}/README.md").read_text()
+        assert "/t5` after 2 steps of grpo on 11 prompts" in card
+        assert str(models) not in card
+        assert "preset `robust`" in card
+        assert "| slot_error_rate |" in card
+
+
+def test_the_output_is_made_of_plain_lines_without_other_libraries_noise(finished):
+    assert finished.err == ""
+    assert "train prompts: 11 of 11 rows used." in finished.out
+    assert "step 1/2" in finished.out
+    assert "\x1b" not in finished.out
+    assert "\r" not in finished.out
+
+
+def test_json_alone_stands_on_standard_output(train):
+    outcome = train("--json")
+    summary = json.loads(outcome.out)
+    assert summary == json.loads(Path("run/summary.json").read_text())
+    assert summary["steps"] == 2
+    assert set(summary) == {"steps", "best", "last", "seconds"}
+    assert "step 2/2" in outcome.err
+
+
+def test_tensorboard_gets_event_files_in_the_run_directory(train):
+    assert train("run.trackers=[tensorboard]").code == 0
+    assert list(Path("run").rglob("events.out.tfevents*"))
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_the_model_loads(train):
+    outcome = train("run.trackers=[trackio]", model=Path("nowhere"))
+    assert (outcome.code, outcome.err) == (
+        2,
+        "error: run.trackers: trackio is not installed: pip install trackio\n",
+    )
+
+
+def test_a_collapse_that_stops_is_recorded_and_the_run_goes_on(train):
+    collapse = ["reward.terms=[{signal: length}]", "train.learning_rate=0.05", "train.steps=5"]
+    stop = "watch.entropy={limit: 0.9999, action: stop, patience: 1}"
+    outcome = train(*collapse, stop)
+    assert outcome.code == 75
+    assert "entropy is" in outcome.err
+    assert "Stopped. Look at candidates.jsonl" in outcome.err
+    stopped = json.loads(Path("run/summary.json").read_text())["stopped"]
+    assert stopped in outcome.err
+    at = int(stopped.removeprefix("step ").split(":")[0])
+    assert [row["step"] for row in lines("run/metrics.jsonl") if "loss" in row] == list(range(1, at + 1))
+    again = train(*collapse, "watch.entropy={limit: null}", "--resume")
+    assert again.code == 0, again.err
+    assert [row["step"] for row in lines("run/metrics.jsonl") if "loss" in row] == [1, 2, 3, 4, 5]
+    assert json.loads(Path("run/summary.json").read_text())["steps"] == 5
+
+
+def test_a_finished_run_resumed_stays_as_it_is(finished, train):
+    metrics, weights = Path("run/metrics.jsonl").read_text(), load_file("run/model/model.safetensors")
+    again = train("--resume", "train.evaluate_every=1", "train.learning_rate=0.01")
+    assert again.code == 0, again.err
+    assert Path("run/metrics.jsonl").read_text() == metrics
+    assert all(torch.equal(load_file("run/model/model.safetensors")[name], weights[name]) for name in weights)
+
+
+def test_a_run_resumed_with_more_steps_goes_on_and_its_config_says_so(finished, train):
+    again = train("--resume", "train.steps=3", "train.learning_rate=0.01")
+    assert again.code == 0, again.err
+    assert [row["step"] for row in lines("run/metrics.jsonl") if "loss" in row] == [1, 2, 3]
+    assert Config.load("run/config.yaml").train.steps == 3
+    assert "after 3 steps" in Path("run/model/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("data.seed=5", "error: run: data is not what this run started with; it cannot go on.\n"),
+        (
+            "train.steps=1",
+            "error: train.steps (1): run is at step 2 already. Set more steps to go on.\n",
+        ),
+        (
+            "run.directory=other",
+            "error: other holds no run to resume: it has no run.json.\n",
+        ),
+    ],
+)
+def test_what_cannot_go_on_is_named(finished, train, change, message):
+    before = Path("run/metrics.jsonl").read_bytes()
+    outcome = train("--resume", change)
+    assert (outcome.code, outcome.err) == (2, message)
+    assert Path("run/metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("model", ["t5", "llama"])
+def test_bf16_and_gradient_checkpointing_train(train, model):
+    outcome = train("train.mixed_precision=bf16", "train.gradient_checkpointing=true", model=model)
+    assert outcome.code == 0, outcome.err
+    assert (
+        load_file("run/model/model.safetensors")[
+            "model.norm.weight" if model == "llama" else "shared.weight"
+        ].dtype
+        == torch.float32
+    )
+
+
+@pytest.mark.parametrize("lora", [[], ["model.lora.r=2"]])
+def test_gradient_checkpointing_changes_nothing_but_memory(train, lora):
+    settings = ["train.learning_rate=0.01", "sampling.max_new_tokens=5", *lora]
+    name = "adapter_model.safetensors" if lora else "model.safetensors"
+    assert train(*settings, model="llama").code == 0
+    assert train(*settings, "run.directory=gc", "train.gradient_checkpointing=true", model="llama").code == 0
+    plain, checkpointed = load_file(f"run/model/{name}"), load_file(f"gc/model/{name}")
+    assert all(torch.allclose(plain[key], checkpointed[key], atol=1e-5) for key in plain)
+
+
+def test_a_lora_run_saves_an_adapter_that_loads_merged(train, models):
+    assert train("model.lora.r=2", "train.learning_rate=0.05").code == 0
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} <= {
+        path.name for path in Path("run/model").iterdir()
+    }
+    adapter = load_file("run/model/adapter_model.safetensors")
+    q = "decoder.block.1.layer.1.EncDecAttention.q"
+    a, b = (adapter[f"base_model.model.{q}.lora_{side}.weight"] for side in "AB")
+    base = load_file(models / "t5" / "model.safetensors")[f"{q}.weight"]
+    merged, _ = load_model("run/model")
+    assert b.abs().max() > 0
+    # alpha / r = 32 / 2
+    assert torch.allclose(merged.get_submodule(q).weight, base + 16 * b @ a, atol=1e-5)
+    assert not any("lora" in name for name, _ in merged.named_parameters())
+    assert all(parameter.requires_grad for parameter in merged.parameters())
+    assert train("run.directory=second", model=Path("run/model")).code == 0
+
+
+def test_messages_are_trained_on_through_the_chat_template(train, rows, variant):
+    template = "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} ; {% endfor %}assistant :"
+    model = variant("llama", tokenizer_config={"chat_template": template})
+    turns = [
+        {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "tea"}]}
+        for text in ("city lyon", "drink tea", "city porto")
+    ]
+    source = rows("chat.jsonl", *turns)
+    outcome = train(f"data.source={source}", model=model, task=None)
+    assert outcome.code == 0, outcome.err
+    prompts = {row["prompt"] for row in lines("run/candidates.jsonl")}
+    assert prompts <= {f"user : {text} ; assistant :" for text in ("city lyon", "drink tea", "city porto")}
