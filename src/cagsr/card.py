@@ -1,26 +1,40 @@
 """The model card: what was done to a model, in the form that hubs and people read."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 __all__ = ["model_card"]
 
 
-def model_card(base: str, run: Mapping[str, Any], outcome: Mapping[str, Any], prompts: int) -> str:
-    """README.md of a trained model. ``run`` has the resolved sections of a config."""
+def model_card(
+    run: Mapping[str, Any], steps: int, evaluation: Mapping[str, float] | None, prompts: int
+) -> str:
+    """README.md of a trained model. ``run`` has the resolved sections of a config, ``evaluation`` this model's numbers.
+
+    A base that is a local directory is called by its last names only: a path means nothing elsewhere.
+    """
     algorithm, training, reward = run["algorithm"], run["train"], run["reward"]
-    terms = reward["terms"] or f"preset `{reward['preset']}`"
-    lines = [
-        "---",
-        "library_name: transformers",
-        "tags: [cagsr, reinforcement-learning, label-free]",
-        f"base_model: {base}",
+    name = run["model"]["name"]
+    local = name is None or Path(name).exists()
+    base = (
+        f"the base of {run['data']['task']}"
+        if name is None
+        else "/".join(Path(name).parts[-2:])
+        if local
+        else name
+    )
+    chosen = reward["terms"]
+    terms = ", ".join(term["signal"] for term in chosen) if chosen else f"preset `{reward['preset']}`"
+    lines = ["---", "library_name: transformers", "tags: [cagsr, reinforcement-learning]"]
+    lines += [] if local else [f"base_model: {name}"]
+    lines += [
         "---",
         "",
         "# Trained with cagsr",
         "",
-        f"`{base}` after {outcome['steps']} steps of {algorithm['name']} on {prompts} prompts, without labels: the",
-        "reward is read from the model's own attention to the prompt (arXiv 2502.10482).",
+        f"`{base}` after {steps} steps of {algorithm['name']} on {prompts} prompts, in the manner of CAGSR",
+        "(arXiv 2502.10482).",
         "",
         f"- Reward: {terms}; observer: {reward['observer']}; salience: {reward['salience']['kind']}",
         f"- {run['sampling']['candidates']} candidates a prompt at temperature {run['sampling']['temperature']}, "
@@ -29,13 +43,14 @@ def model_card(base: str, run: Mapping[str, Any], outcome: Mapping[str, Any], pr
         f"seed {training['seed']}",
         "",
     ]
-    last = (outcome.get("last") or [None])[-1]
-    if last:
-        lines += ["Evaluation at the end (greedy):", "", "| metric | value |", "|---|---|"]
-        lines += [f"| {name} | {value:.4f} |" for name, value in last.items() if name != "step"]
+    if evaluation:
+        lines += [
+            f"Evaluation at step {evaluation['step']:.0f} (greedy):",
+            "",
+            "| metric | value |",
+            "|---|---|",
+        ]
+        lines += [f"| {metric} | {value:.4f} |" for metric, value in evaluation.items() if metric != "step"]
         lines.append("")
-    lines += [
-        "The reward repairs omission; it adds no knowledge and checks no fact. Judge the model on your own prompts.",
-        "",
-    ]
+    lines += ["Judge the model on your own prompts: the reward checks no fact.", ""]
     return "\n".join(lines)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from cagsr.errors import InputError, StorageError
+from cagsr.errors import StorageError
 
 __all__ = ["load", "newest", "save"]
 
@@ -49,11 +49,9 @@ def checkpoints(root: Path) -> list[Path]:
     return sorted(path for path in root.glob("step-*") if (path / STATE).is_file())
 
 
-def newest(root: Path) -> Path:
-    found = checkpoints(root)
-    if not found:
-        raise InputError(f"{root} holds no checkpoint to resume from. Start without --resume.")
-    return found[-1]
+def newest(root: Path) -> Path | None:
+    """The newest whole checkpoint, None when the run stopped before its first."""
+    return next(reversed(checkpoints(root)), None)
 
 
 def load(accelerator: Accelerator, path: Path) -> dict:

@@ -74,23 +74,21 @@ def difference_lines(summary: Mapping[str, Any], pair: str) -> list[str]:
     return lines
 
 
-def shaded(prompt: Prompt, covered: Sequence[float], colour: bool) -> Text:
-    """The prompt's text, each token's background the stronger the more it was covered (0 to 1).
+def shaded(prompt: Prompt, shares: Sequence[float], colour: bool) -> Text:
+    """The prompt's text, each token's background the stronger the higher its share (0 to 1).
 
-    Without colour the strength stands behind the token as a digit from 1 to 9.
+    Without colour a share of .3 or more stands behind its token as a digit, 3 to 9.
     """
-    strongest = max([*covered, 1e-9])
     text, position = Text(), 0
-    for (start, end), value in zip(prompt.offsets, covered, strict=True):
+    for (start, end), share in zip(prompt.offsets, shares, strict=True):
         if start == end:
             continue
         text.append(prompt.text[position:start])
-        share = value / strongest
         if colour:
             text.append(prompt.text[start:end], style=SHADES[min(int(share * len(SHADES)), len(SHADES) - 1)])
         else:
             digit = min(int(share * 10), 9)
-            text.append(prompt.text[start:end] + (f"({digit})" if digit else ""))
+            text.append(prompt.text[start:end] + (f"({digit})" if digit >= 3 else ""))
         position = end
     text.append(prompt.text[position:])
     return text

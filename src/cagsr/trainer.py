@@ -69,7 +69,7 @@ class Trainer:
         Raises watch.Collapsed after saving a checkpoint, errors.NumericsError before a bad optimizer step.
         """
         done = self._resume() if resume else 0
-        if not resume:
+        if done == 0:
             self._evaluate(0)
         for number in range(done, self.schedule.steps):
             try:
@@ -79,6 +79,10 @@ class Trainer:
                 raise
             self._after(number + 1)
         self._save_model("model")
+        if self.best is not None and self.best["reward"] <= 0:
+            message = "no evaluation was better than the base by the reward itself; look before you use best/"
+            for observer in self.observers:
+                observer.on_warning(self.schedule.steps, message)
         return {"steps": self.schedule.steps, "best": self.best, "last": self.history[-1:]}
 
     def _one(self, number: int) -> None:
@@ -145,7 +149,10 @@ class Trainer:
         )
 
     def _resume(self) -> int:
-        state = checkpoint.load(self.step.accelerator, checkpoint.newest(self.directory / "checkpoints"))
+        newest = checkpoint.newest(self.directory / "checkpoints")
+        if newest is None:  # stopped before the first one: everything is still to do
+            return 0
+        state = checkpoint.load(self.step.accelerator, newest)
         self.step.leash.coefficient = state["kl_coefficient"]
         self.watch.restore(state["watch"])
         self.history, self.best = state["history"], state["best"]

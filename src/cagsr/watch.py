@@ -26,6 +26,7 @@ class Limit:
 
 # What each number is compared as, and how the message says it.
 RELATIVE = ("length", "entropy")
+EMPTY = 0.5  # share of responses without a token from which on every step says so
 
 
 @dataclass
@@ -42,6 +43,8 @@ class Watch:
 
     def check(self, step: int, row: dict[str, float]) -> list[str]:
         messages, stop = [], None
+        if row.get("empty", 0.0) >= EMPTY:
+            messages.append(f"step {step}: {row['empty']:.0%} of the responses are empty")
         for name, limit in self.limits.items():
             value = row.get(name)
             if value is None or limit.limit is None:

@@ -7,7 +7,7 @@ import torch
 
 import tiny
 from cagsr import checkpoint
-from cagsr.errors import InputError, StorageError
+from cagsr.errors import StorageError
 
 
 def moved(name="llama", critic=True):
@@ -66,6 +66,5 @@ def test_trap_28_half_a_save_has_no_name_to_be_found_by(tmp_path, monkeypatch):
     assert checkpoint.newest(tmp_path).name == "step-000002"
 
 
-def test_no_checkpoint_is_said(tmp_path):
-    with pytest.raises(InputError, match="holds no checkpoint to resume from"):
-        checkpoint.newest(tmp_path)
+def test_before_the_first_checkpoint_there_is_none(tmp_path):
+    assert checkpoint.newest(tmp_path) is None

@@ -9,7 +9,6 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 import tiny
 from cagsr import checkpoint
 from cagsr.algorithm import Algorithm
-from cagsr.errors import InputError
 from cagsr.kl import KLController
 from cagsr.trainer import Schedule, Trainer, prompts_for, step_seed
 from cagsr.watch import Collapsed, Limit, Watch
@@ -169,9 +168,15 @@ def test_trap_27_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(name,
         assert weights[0] == weights[1]
 
 
-def test_resuming_without_a_checkpoint_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"holds no checkpoint to resume from\. Start without --resume"):
-        make_trainer(tmp_path).run(resume=True)
+def test_resuming_before_the_first_checkpoint_is_starting(tmp_path):
+    fresh, resumed = make_trainer(tmp_path / "fresh"), make_trainer(tmp_path / "resumed")
+    assert resumed.run(resume=True) == fresh.run()
+    for one, other in zip(
+        tiny.weights_of(fresh.step.policy).values(),
+        tiny.weights_of(resumed.step.policy).values(),
+        strict=True,
+    ):
+        assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("name", ["t5", "bart", "llama"])

@@ -3,10 +3,12 @@
 import json
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from rich.console import Console
 from rich.text import Text
@@ -30,8 +32,9 @@ __all__ = ["CONFIGS", "CONTROLS", "demo", "rebuild"]
 
 CONFIGS = {"encoder-decoder": "demo-encoder-decoder.yaml", "causal": "demo-causal.yaml"}
 CONTROLS = ("paper", "lexical", "length", "oracle")
-BEST_OF_CONTROLS = ("lexical", "length")
+BEST_OF_CONTROLS = ("lexical", "length", "oracle")
 SAMPLES = 3
+LONGEST = 512
 NOT_FOR = (
     "What this is not good for: the reward repairs omission. It adds no knowledge and checks no fact, so on question "
     "answering it does nothing or harm; a base that does not yet know how to say what it leaves out is not helped; "
@@ -55,7 +58,7 @@ def demo(
     config = Config.load(build.packaged(CONFIGS[kind]), settings)
     check_paths(config)
     directory = Path(config.run.directory)
-    earlier = RunDirectory.move_aside(directory)
+    earlier = RunDirectory.move_aside(directory) if _is_finished_demo(directory) else None
     if earlier is not None:
         console.print(f"{directory} was an earlier run; it is now {earlier}", highlight=False, soft_wrap=True)
     RunDirectory.refuse_used(directory)
@@ -98,6 +101,14 @@ def demo(
     return summary
 
 
+def _is_finished_demo(directory: Path) -> bool:
+    """Only a demo that has ended is moved: a run that is going on would lose its place."""
+    try:
+        return "systems" in json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+
+
 def _with_preset(config: Config, preset: str, directory: Path) -> Config:
     reward = config.reward.model_copy(update={"preset": preset, "terms": None})
     run = config.run.model_copy(update={"directory": str(directory)})
@@ -117,20 +128,31 @@ def _world(config: Config) -> World:
 def _best_of_base(
     base: Policy, prompts: list[Prompt], config: Config, checker: Checker
 ) -> dict[str, Answers]:
-    """The best of K samples of the base by each reward: what a reward gains without training, and its controls."""
-    salience = build.build_salience(config, prompts)
-    found = {}
-    for preset in (config.reward.preset, *BEST_OF_CONTROLS):
-        reward = build.build_reward(_with_preset(config, preset, Path(config.run.directory)), checker)
-        answers = answer(
-            base,
-            prompts,
-            build.build_sampling(config),
-            world=_world(config),
-            prompts_per_pass=config.train.micro_batch // config.sampling.candidates,
-            measure=measure_signals(reward, base, salience),
+    """The base's own samples: one at random, and the best of K by each reward. What choosing alone gains."""
+    salience, k = build.build_salience(config, prompts), config.sampling.candidates
+    directory = Path(config.run.directory)
+    rewards = {
+        preset: build.build_reward(_with_preset(config, preset, directory), checker)
+        for preset in (config.reward.preset, *BEST_OF_CONTROLS)
+    }
+    measures = [measure_signals(reward, base, salience) for reward in rewards.values()]
+    answers = answer(
+        base,
+        prompts,
+        build.build_sampling(config),
+        world=_world(config),
+        prompts_per_pass=config.train.micro_batch // k,
+        measure=lambda rollout: torch.cat([measure(rollout) for measure in measures], -1),
+    )
+    assert answers.signals is not None
+    found = {"base, sampled": answers}
+    first = 0
+    for preset, reward in rewards.items():
+        last = first + len(reward.names)
+        found[f"best of {k} by {preset}"] = best_of(
+            replace(answers, signals=answers.signals[..., first:last]), reward
         )
-        found[f"best of {config.sampling.candidates} by {preset}"] = best_of(answers, reward)
+        first = last
     return found
 
 
@@ -152,18 +174,23 @@ def _show(summary: dict[str, Any], console: Console) -> None:
 
 
 def _show_samples(base: Policy, prompts: list[Prompt], systems: dict[str, Answers], console: Console) -> None:
-    """Three prompts, shaded by what each response looked at, as the base sees it."""
+    """Three prompts, shaded by what each response looked at, as the base sees it, on one scale."""
     colour = console.color_system is not None and not console.no_color
     console.print(
-        "\n[bold]Before and after[/] (the prompt shaded by how strongly the response attended to it)"
+        "\n[bold]Before and after[/]: the prompt, shaded by how strongly the response attended to it"
     )
-    for i in range(SAMPLES):
-        for name in ("base", "cagsr"):
-            text = systems[name].responses[i][0]
-            limit = max(int(systems[name].tokens[i, 0]), 1)
-            attention = base.observe(base.given([prompts[i]], [text], limit)).attention
-            covered = attention[0].amax(0).tolist()
-            console.print(Text(f"{name:>6}  ", style="bold"), shaded(prompts[i], covered, colour), sep="")
+    for prompt, before, after in list(
+        zip(prompts, systems["base"].responses, systems["cagsr"].responses, strict=True)
+    )[:SAMPLES]:
+        texts = [before[0], after[0]]
+        rollout = base.given([prompt], texts, limit=LONGEST)
+        # The end-of-sequence row is left out, as coverage leaves it out: looking at the end says nothing.
+        said = rollout.response_mask & (rollout.response_ids != base.eos_ids[0])
+        attended = (base.observe(rollout).attention * said[:, :, None]).amax(1)
+        strongest = float(attended.max())
+        for name, text, covered in zip(("base", "cagsr"), texts, attended, strict=True):
+            shares = (covered / strongest).tolist()
+            console.print(Text(f"{name:>6}  ", style="bold"), shaded(prompt, shares, colour), sep="")
             console.print(Text("        " + text))
         console.print()
 

@@ -146,31 +146,37 @@ class Recorder:
     def finish(self, config: Config, outcome: dict[str, Any], prompts: int) -> None:
         if self.run is not None:
             self.run.write_summary(outcome)
-            base = config.model.name or f"cagsr:{config.data.task}"
-            card = model_card(base, config.model_dump(mode="json"), outcome, prompts)
-            for name in ("model", "best"):
+            numbers = {"model": (outcome["last"] or [None])[-1], "best": outcome["best"]}
+            for name, evaluation in numbers.items():
                 if (self.run.path / name).is_dir():
+                    card = model_card(config.model_dump(mode="json"), outcome["steps"], evaluation, prompts)
                     write_atomically(self.run.path / name / "README.md", card)
         self.accelerator.end_training()
 
 
 def _candidates(collected: Collected, prompts: int) -> list[dict[str, Any]]:
-    """The first prompts of a step with all their candidates, as candidates.jsonl keeps them."""
-    rollout, scores = collected.rollout, collected.scores
-    k, rows = rollout.group_size, []
-    attended, advantages = collected.attended[0], collected.batches[0].advantages
-    for p in range(min(prompts, len(collected.batches[0].rollout.prompts))):
-        mask = collected.batches[0].rollout.prompt_mask[p]
-        for n in range(p * k, (p + 1) * k):
+    """The first prompts of a step with all their candidates, as candidates.jsonl keeps them.
+
+    ``advantage`` is the mean over the response's tokens; ``attended`` the strongest attention each prompt token got.
+    """
+    scores, k, rows = collected.scores, collected.rollout.group_size, []
+    for batch, attended in zip(collected.batches, collected.attended, strict=True):
+        part, advantages = batch.rollout, batch.advantages
+        assert advantages is not None, "a collected step has its advantages"
+        for n, response in enumerate(part.responses):
+            row = len(rows)
+            if row == prompts * k:
+                return rows
+            prompt, mask = part.prompts[n // k], part.prompt_mask[n // k]
             rows.append(
                 {
-                    "prompt_index": rollout.prompts[p].index,
-                    "prompt": rollout.prompts[p].text,
-                    "response": rollout.responses[n],
-                    "finished": bool(rollout.finished[n]),
-                    "signals": dict(zip(scores.names, scores.signals[n].tolist(), strict=True)),
-                    "reward": float(scores.reward[n]),
-                    "advantage": 0.0 if advantages is None else float(advantages[n, 0]),
+                    "prompt_index": prompt.index,
+                    "prompt": prompt.text,
+                    "response": response,
+                    "finished": bool(part.finished[n]),
+                    "signals": dict(zip(scores.names, scores.signals[row].tolist(), strict=True)),
+                    "reward": float(scores.reward[row]),
+                    "advantage": float(advantages[n].sum() / part.lengths[n].clamp(min=1)),
                     "attended": [round(value, 4) for value in attended[n][mask].tolist()],
                 }
             )
@@ -203,7 +209,7 @@ def _evaluator(
     return Evaluator(
         policy,
         _prompts(config, policy, "development", console),
-        step.sampling.greedy(),
+        step.sampling,
         step.reward,
         measure_signals(step.reward, step.reference, step.salience),
         checker,
@@ -232,8 +238,9 @@ def _watch(config: Config) -> Watch:
 
 
 def _steps_done(config: Config, directory: Path) -> int:
-    """Steps of the newest checkpoint. Raises InputError when there is none, or it is beyond train.steps."""
-    done = int(checkpoint.newest(directory / "checkpoints").name.removeprefix("step-"))
+    """Steps of the newest checkpoint, 0 without one. Raises InputError when that is beyond train.steps."""
+    newest = checkpoint.newest(directory / "checkpoints")
+    done = 0 if newest is None else int(newest.name.removeprefix("step-"))
     if done > config.train.steps:
         raise InputError(
             f"train.steps ({config.train.steps}): {directory} is at step {done} already. Set more steps to go on."

@@ -240,7 +240,7 @@ class Train(Section):
     )
     mixed_precision: Literal["no", "bf16"] = Field(default="no", description="Autocast of forward passes.")
     evaluate_every: Count = Field(default=0, description="Evaluate after so many steps; 0: only at the end.")
-    save_every: Count = Field(default=0, description="Checkpoint after so many steps; 0: only at the end.")
+    save_every: Count = Field(default=50, description="Checkpoint after so many steps; 0: only at the end.")
     keep_checkpoints: AtLeastOne = Field(default=2, description="Newest checkpoints to keep.")
 
 
