@@ -29,7 +29,9 @@ LENGTHS = (3, 7, 2, 5)
 
 SHORT = Sampling(candidates=3, max_new_tokens=7)
 
-OF_KIND = {"t5": "encoder-decoder", "bart": "encoder-decoder"}
+FORCED = 77
+
+OF_KIND = {"t5": "encoder-decoder", "bart": "encoder-decoder", "bart-forced": "encoder-decoder"}
 
 
 @cache
@@ -40,10 +42,15 @@ def _tokenizer(kind: str) -> PreTrainedTokenizerFast:
 def make_model(
     name: str, *, seed: int = 0, layers: int = 2, hidden: int = 20, heads: int = 5
 ) -> PreTrainedModel:
-    """t5, bart, llama, qwen2 (grouped heads) or mistral (sliding window of 5), weights far from uniform."""
+    """t5, bart, llama, qwen2 (grouped heads) or mistral (sliding window of 5), weights far from uniform.
+
+    bart-forced is a bart whose generation config forces the first token, as that of many a BART on the hub does.
+    """
     words = _tokenizer(OF_KIND.get(name, "causal"))
-    if name in ("t5", "bart", "llama"):
-        model = new_model(name, words, layers=layers, hidden=hidden, heads=heads, context=64)
+    if name in ("t5", "bart", "bart-forced", "llama"):
+        model = new_model(
+            name.removesuffix("-forced"), words, layers=layers, hidden=hidden, heads=heads, context=64
+        )
     else:
         shape: dict[str, Any] = {
             "vocab_size": len(words),
@@ -60,6 +67,8 @@ def make_model(
         shape |= {"sliding_window": 5} if name == "mistral" else {}
         config = AutoConfig.for_model(name, **shape)
         model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION).eval()
+    if name == "bart-forced":
+        model.generation_config.forced_bos_token_id = FORCED
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -126,9 +126,14 @@ def build_prompts(
 ) -> tuple[list[Prompt], data.DataReport]:
     """Encoded prompts of a split, and what became of its rows.
 
-    A causal model's prompt shares its context with the response; an encoder-decoder's has the encoder's to itself.
+    A causal model's prompt shares its context with the response; an encoder-decoder's has the encoder's to itself,
+    and the response has the decoder's. ``need_reference``: the response is the reference.
     """
     given = config.data
+    longest, key = config.sampling.max_new_tokens, "sampling.max_new_tokens"
+    if need_reference:
+        longest, key = config.sft.max_reference_tokens, "sft.max_reference_tokens"
+    policy.check_length(longest, key)
     causal = policy.readable.kind == "causal"
     rows = data.map_columns(
         build_rows(config, split),
@@ -146,7 +151,8 @@ def build_prompts(
         # References of one prompt are rows of their own: supervised training wants all, nothing else does.
         distinct=given.source is not None and not need_reference,
         context=policy.context,
-        new_tokens=config.sampling.max_new_tokens if causal else 0,
+        new_tokens=longest if causal else 0,
+        new_tokens_key=key,
     )
 
 

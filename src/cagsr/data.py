@@ -128,12 +128,14 @@ def encode(
     distinct: bool = False,
     context: int | None = None,
     new_tokens: int = 0,
+    new_tokens_key: str = "sampling.max_new_tokens",
 ) -> tuple[list[Prompt], DataReport]:
     """Prompts as the model reads them, in the order of the mapped ``rows``, and what became of every row.
 
     ``context`` is what prompt and ``new_tokens`` must fit into together (encoder-decoders: the encoder's
-    context, and 0). With ``distinct`` a prompt that several rows have is encoded once, for the first of them.
-    ``index`` of a prompt is its place in ``rows``, whatever was dropped before it.
+    context, and 0); ``new_tokens_key`` is where the user set that. With ``distinct`` a prompt that several rows
+    have is encoded once, for the first of them. ``index`` of a prompt is its place in ``rows``, whatever was
+    dropped before it.
 
     Raises InputError with one line for each bad row (unless ``skip_invalid``) or overlong row (unless
     ``overlong`` allows it), and when no row is left.
@@ -143,7 +145,7 @@ def encode(
             f"{tokenizer.name_or_path or 'the tokenizer'} is a slow tokenizer, which does not tell which "
             "characters a token stands for. Use its fast version (tokenizer.json)."
         )
-    limit = _limit(max_prompt_tokens, context, new_tokens)
+    limit = _limit(max_prompt_tokens, context, new_tokens, new_tokens_key)
     report, prompts, refused = DataReport(rows=len(rows)), [], []
     special = frozenset(tokenizer.all_special_ids)
     seen: set[str] = set()
@@ -179,11 +181,13 @@ def encode(
     return prompts, report
 
 
-def _limit(max_prompt_tokens: int | None, context: int | None, new_tokens: int) -> int | None:
+def _limit(
+    max_prompt_tokens: int | None, context: int | None, new_tokens: int, new_tokens_key: str
+) -> int | None:
     if context is not None and context <= new_tokens:
         raise InputError(
             f"{new_tokens} new tokens leave no room for a prompt in {context} context. "
-            "Lower sampling.max_new_tokens."
+            f"Lower {new_tokens_key}."
         )
     limits = [max_prompt_tokens, None if context is None else context - new_tokens]
     return min((limit for limit in limits if limit is not None), default=None)

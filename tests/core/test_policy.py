@@ -13,7 +13,7 @@ from cagsr.policy.load import with_lora
 from cagsr.policy.policy import Policy, Reference
 from cagsr.types import Prompt, Rollout
 
-ARCHITECTURES = ("t5", "bart", "llama", "qwen2", "mistral")
+ARCHITECTURES = ("t5", "bart", "bart-forced", "llama", "qwen2", "mistral")
 K = 3
 
 
@@ -38,12 +38,17 @@ def inputs_of(policy: Policy, prompt: Prompt, written: list[int]) -> dict[str, T
     """The plain model's inputs: causal models read prompt and response, encoder-decoders the prompt only."""
     if not policy.model.config.is_encoder_decoder:
         return {"input_ids": torch.tensor([[*prompt.ids, *written]])}
-    start = policy.model.generation_config.decoder_start_token_id
-    assert start is not None
     return {
         "input_ids": torch.tensor([prompt.ids]),
-        "decoder_input_ids": torch.tensor([[start, *written[:-1]]]),
+        "decoder_input_ids": torch.tensor([[*prefix_of(policy), *written[:-1]]]),
     }
+
+
+def prefix_of(policy: Policy) -> list[int]:
+    """What the decoder is given before the response."""
+    config = policy.model.generation_config
+    forced = [] if config.forced_bos_token_id is None else [config.forced_bos_token_id]
+    return [config.decoder_start_token_id, *forced]
 
 
 @torch.no_grad()
@@ -66,7 +71,7 @@ def attention_by_hand(policy: Policy, prompt: Prompt, written: list[int]) -> Ten
     weights = eager_weights(policy.model, **inputs_of(policy, prompt, written))
     chosen = torch.stack([weights[layer] for layer in policy.readable.layers]).mean((0, 1, 2))
     if policy.model.config.is_encoder_decoder:
-        return chosen
+        return chosen[-len(written) :]
     size = len(prompt.ids)
     return chosen[size - 1 : size - 1 + len(written), :size]
 
@@ -161,7 +166,7 @@ def test_trap_10_padded_logprobs_equal_unpadded_ones_and_so_do_their_gradients(n
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["t5", "bart", "llama"])
+@pytest.mark.parametrize("name", ["t5", "bart", "bart-forced", "llama"])
 def test_trap_10_what_stands_at_padding_changes_nothing(name):
     policy = tiny.policy(name, extra_eos=20)
     rollout = rolled(policy)
@@ -175,7 +180,7 @@ def test_trap_10_what_stands_at_padding_changes_nothing(name):
         torch.testing.assert_close(getattr(dirtied, name), getattr(clean, name), rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["t5", "bart"])
+@pytest.mark.parametrize("name", ["t5", "bart", "bart-forced"])
 def test_trap_20_the_response_never_enters_the_encoder_and_the_decoder_starts_with_its_own_token(name):
     policy = tiny.policy(name, extra_eos=20)
     seen = {"encoder": [], "decoder": []}
@@ -192,18 +197,18 @@ def test_trap_20_the_response_never_enters_the_encoder_and_the_decoder_starts_wi
     policy(rollout)
     for handle in handles:
         handle.remove()
-    start = policy.model.generation_config.decoder_start_token_id
-    assert start == {"t5": policy.tokenizer.pad_token_id, "bart": policy.tokenizer.eos_token_id}[name]
-    assert first_step.tolist() == [[start]] * 12
+    pad, eos = policy.tokenizer.pad_token_id, policy.tokenizer.eos_token_id
+    prefix = {"t5": [pad], "bart": [eos], "bart-forced": [eos, tiny.FORCED]}[name]
+    assert first_step.tolist() == [prefix] * 12
     for ids in seen["encoder"]:
         assert torch.equal(ids, rollout.prompt_ids)
     (decoder,) = seen["decoder"]
-    assert decoder[:, 0].tolist() == [start] * 12
-    assert torch.equal(decoder[:, 1:], rollout.response_ids[:, :-1])
+    assert decoder[:, : len(prefix)].tolist() == [prefix] * 12
+    assert torch.equal(decoder[:, len(prefix) :], rollout.response_ids[:, :-1])
 
 
 def test_trap_15_values_belong_to_the_state_before_each_token():
-    for name in ("t5", "llama"):
+    for name in ("t5", "bart-forced", "llama"):
         policy = tiny.policy(name, extra_eos=20, critic=True)
         assert not policy(rolled(policy)).values.any(), "a new critic says 0"
         weight = torch.linspace(-1, 1, 20)
@@ -215,8 +220,8 @@ def test_trap_15_values_belong_to_the_state_before_each_token():
         for row, prompt, written in responses(rollout):
             with torch.no_grad():
                 output = policy.model(**inputs_of(policy, prompt, written), output_hidden_states=True)
-            if name == "t5":
-                hidden = output.decoder_hidden_states[-1][0]
+            if policy.model.config.is_encoder_decoder:
+                hidden = output.decoder_hidden_states[-1][0, -len(written) :]
             else:
                 hidden = output.hidden_states[-1][0, len(prompt.ids) - 1 : -1]
             expected = hidden @ weight + 0.3
@@ -224,7 +229,7 @@ def test_trap_15_values_belong_to_the_state_before_each_token():
             assert not values[row, len(written) :].any()
 
 
-@pytest.mark.parametrize("name", ["t5", "llama"])
+@pytest.mark.parametrize("name", ["t5", "bart-forced", "llama"])
 def test_responses_given_as_text_are_ended_and_cut(name):
     policy = tiny.policy(name)
     words = policy.tokenizer.convert_ids_to_tokens([5, 7, 11, 13, 17])

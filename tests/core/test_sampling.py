@@ -9,7 +9,7 @@ from torch import Tensor
 import tiny
 from cagsr.policy.sampling import InverseTransform, Sampling, response_mask, uniforms
 
-ARCHITECTURES = ("t5", "bart", "llama", "qwen2", "mistral")
+ARCHITECTURES = ("t5", "bart", "bart-forced", "llama", "qwen2", "mistral")
 DRAWS = 40_000
 
 
@@ -145,7 +145,7 @@ def test_an_immediate_eos_is_a_response_of_one_token_and_no_text(name):
     assert rollout.responses == [""] * 12
 
 
-@pytest.mark.parametrize("name", ["bart", "llama"])
+@pytest.mark.parametrize("name", ["bart", "bart-forced", "llama"])
 def test_no_response_ends_before_min_new_tokens(name):
     policy = tiny.policy(name, extra_eos=20)
     free = policy.sample(tiny.prompts(policy), tiny.SHORT, seed=3)
@@ -163,8 +163,10 @@ def greedy_by_hand(policy, prompt, steps):
         for _ in range(steps):
             past = torch.tensor([written], dtype=torch.long)
             if policy.model.config.is_encoder_decoder:
-                start = policy.model.generation_config.decoder_start_token_id
-                decoder = torch.cat([torch.tensor([[start]]), past], 1)
+                config = policy.model.generation_config
+                forced = [] if config.forced_bos_token_id is None else [config.forced_bos_token_id]
+                prefix = torch.tensor([[config.decoder_start_token_id, *forced]])
+                decoder = torch.cat([prefix, past], 1)
                 logits = policy.model(input_ids=ids, decoder_input_ids=decoder, use_cache=False).logits
             else:
                 logits = policy.model(input_ids=torch.cat([ids, past], 1), use_cache=False).logits
@@ -184,6 +186,20 @@ def test_trap_10_greedy_decoding_is_the_argmax_of_the_uncached_unpadded_model(na
         assert rollout.response_ids[row][rollout.response_mask[row]].tolist() == greedy_by_hand(
             policy, prompt, 5
         )
+
+
+def test_a_first_token_that_the_model_forces_is_given_and_not_written():
+    free, forced = (tiny.policy(name, extra_eos=20) for name in ("bart", "bart-forced"))
+    prompts = tiny.prompts(free)
+    own = forced.sample(prompts, tiny.SHORT, seed=3)
+    assert own.responses != free.sample(prompts, tiny.SHORT, seed=3).responses
+    assert own.lengths.max() == 7, "it takes nothing from the length of a response"
+    words = forced.tokenizer.convert_ids_to_tokens([5, 7, 11])
+    given = [policy.given(prompts, [" ".join(words)] * 4, limit=7) for policy in (free, forced)]
+    assert torch.equal(given[0].response_ids, given[1].response_ids)
+    assert given[1].response_ids[0].tolist() == [5, 7, 11, forced.eos_ids[0]]
+    with torch.no_grad():
+        assert not torch.allclose(free(given[0]).logprobs, forced(given[1]).logprobs, atol=1e-2)
 
 
 def test_prompts_of_a_single_token_can_be_continued():

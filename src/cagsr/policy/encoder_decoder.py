@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from cagsr.attention.capture import Reading, capture
@@ -16,13 +17,27 @@ __all__ = ["EncoderDecoderPolicy"]
 
 
 class EncoderDecoderPolicy(Policy):
-    """Decoder position t reads response tokens 0 .. t - 1 and predicts token t: the shift is in `_decoder_inputs`.
+    """The decoder reads its prefix and response tokens 0 .. t - 1 and predicts token t: see `_decoder_inputs`.
+
+    The prefix is the decoder's start token and, where the model's generation config forces a first token (``<s>``
+    for many a BART, the language for mBART), that one too. It is given and not chosen, so it is no part of the
+    response: neither scored, nor trained, nor read.
 
     Prompts are padded on the right: BART's learned positions count from column 0. The encoder runs once per
     prompt, also with gradients; its K candidates share the result.
     """
 
     padding_side = "right"
+
+    def __init__(self, *given: Any, **settings: Any):
+        super().__init__(*given, **settings)
+        # Kept, because `generate` runs under another generation config than the model's own.
+        self._prefix = _prefix(self.model.generation_config)
+
+    @property
+    def response_limit(self) -> int | None:
+        # The last token is read by nobody, so it needs no position.
+        return None if self.context is None else self.context - len(self._prefix) + 1
 
     def response_pass(self, rollout: Rollout, hidden: bool) -> tuple[Tensor, Tensor | None]:
         k = rollout.group_size
@@ -34,17 +49,20 @@ class EncoderDecoderPolicy(Policy):
             use_cache=False,
             output_hidden_states=hidden,
         )
-        return output.logits, output.decoder_hidden_states[-1] if hidden else None
+        first = len(self._prefix) - 1
+        return output.logits[:, first:], output.decoder_hidden_states[-1][:, first:] if hidden else None
 
     def reading(self, rollout: Rollout) -> AbstractContextManager[Reading]:
         prompt, response = rollout.prompt_ids.shape[1], rollout.response_ids.shape[1]
-        return capture(self.readable, rows=slice(0, response), columns=slice(0, prompt))
+        first = len(self._prefix) - 1
+        return capture(self.readable, rows=slice(first, first + response), columns=slice(0, prompt))
 
     def prefill(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int) -> dict[str, Any]:
         encoded = self._encode(prompt_ids, prompt_mask)
         return {
             "encoder_outputs": BaseModelOutput(last_hidden_state=encoded.repeat_interleave(candidates, 0)),
             "attention_mask": prompt_mask.repeat_interleave(candidates, 0).long(),
+            "decoder_input_ids": self._prefixes(candidates * len(prompt_ids)),
         }
 
     def _encode(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
@@ -52,12 +70,18 @@ class EncoderDecoderPolicy(Policy):
             input_ids=prompt_ids, attention_mask=prompt_mask.long()
         ).last_hidden_state
 
+    def _prefixes(self, rows: int) -> Tensor:
+        return torch.tensor([self._prefix], device=self.device).expand(rows, -1)
+
     def _decoder_inputs(self, response_ids: Tensor) -> Tensor:
-        start = self.model.generation_config.decoder_start_token_id
-        if start is None:
-            raise UnsupportedModelError(
-                "the model names no decoder_start_token_id, so a response cannot begin. "
-                "Set it in the model's generation_config.json."
-            )
-        first = torch.full_like(response_ids[:, :1], start)
-        return torch.cat([first, response_ids[:, :-1]], 1)
+        return torch.cat([self._prefixes(len(response_ids)), response_ids[:, :-1]], 1)
+
+
+def _prefix(config: GenerationConfig) -> list[int]:
+    start, forced = config.decoder_start_token_id, config.forced_bos_token_id
+    if start is None:
+        raise UnsupportedModelError(
+            "the model names no decoder_start_token_id, so a response cannot begin. "
+            "Set it in the model's generation_config.json."
+        )
+    return [start] if forced is None else [start, forced]

@@ -89,8 +89,8 @@ class Policy(nn.Module, ABC):
                 **inputs, generation_config=config, logits_processor=processors
             )
         rows = len(prompts) * sampling.candidates
-        start = 1 if self.model.config.is_encoder_decoder else prompt_ids.shape[1]
-        response_ids = generated[:, start:]
+        given = inputs.get("decoder_input_ids", inputs.get("input_ids"))
+        response_ids = generated[:, given.shape[1] :]
         if response_ids.shape[1] == 0:
             response_ids = response_ids.new_full((rows, 1), self.pad_id)
         mask, finished = response_mask(response_ids, self.eos_ids)
@@ -149,6 +149,20 @@ class Policy(nn.Module, ABC):
         """Positions the model has for a prompt (and its response, if causal); None where positions are relative."""
         return getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
 
+    @property
+    def response_limit(self) -> int | None:
+        """Most tokens of a response, whatever its prompt; None where nothing but the shared context limits it."""
+        return None
+
+    def check_length(self, tokens: int, key: str) -> None:
+        """Raises InputError where the model has no positions for a response of so many tokens."""
+        limit = self.response_limit
+        if limit is not None and tokens > limit:
+            raise InputError(
+                f"{key}: {tokens} tokens, and the model's decoder has positions for responses of {limit}. "
+                f"Set {key} to {limit} or less."
+            )
+
     def collate(self, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
         """``prompt_ids, prompt_mask [P S]``, padded on this architecture's side."""
         width = max(len(prompt.ids) for prompt in prompts)
@@ -168,13 +182,19 @@ class Policy(nn.Module, ABC):
         rows = [row[kept].tolist() for row, kept in zip(response_ids, mask, strict=True)]
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
+    def encode(self, responses: list[str]) -> list[list[int]]:
+        """The tokens of responses that somebody else wrote, each ended by EOS."""
+        rows = self.tokenizer(responses, add_special_tokens=False, verbose=False)["input_ids"]
+        return [[*row, self.eos_ids[0]] for row in rows]
+
     def given(self, prompts: list[Prompt], responses: list[str], limit: int) -> Rollout:
         """A rollout of responses that somebody else wrote, K per prompt in order, each ended by EOS.
 
-        A response of more than ``limit`` tokens is cut there and counts as unfinished.
+        A response of more than ``limit`` tokens is cut there and counts as unfinished. Raises InputError for one
+        that is longer than the model's decoder.
         """
-        rows = [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in responses]
-        rows = [[*row, self.eos_ids[0]][:limit] for row in rows]
+        rows = [row[:limit] for row in self.encode(responses)]
+        self.check_length(max(map(len, rows)), "sampling.max_new_tokens")
         response_ids = torch.full((len(rows), max(map(len, rows))), self.pad_id)
         mask = torch.zeros(response_ids.shape, dtype=torch.bool)
         for n, row in enumerate(rows):
@@ -186,14 +206,13 @@ class Policy(nn.Module, ABC):
         return Rollout(prompts, prompt_ids, prompt_mask, *moved, responses=responses)
 
     def generation_config(self, sampling: Sampling) -> GenerationConfig:
-        start = self.model.generation_config.decoder_start_token_id
         return GenerationConfig(
             do_sample=False,
             max_new_tokens=sampling.max_new_tokens,
             min_new_tokens=sampling.min_new_tokens or None,
             eos_token_id=self.eos_ids,
             pad_token_id=self.pad_id,
-            decoder_start_token_id=start,
+            decoder_start_token_id=self.model.generation_config.decoder_start_token_id,
         )
 
     @contextmanager
