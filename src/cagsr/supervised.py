@@ -1,5 +1,6 @@
 """Supervised fine-tuning on references: how a base is made that reinforcement learning starts from."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
@@ -8,6 +9,7 @@ import torch
 from accelerate import Accelerator
 from transformers import get_scheduler
 
+from cagsr.errors import InputError, NumericsError
 from cagsr.policy.policy import Policy
 from cagsr.types import Prompt
 from cagsr.world import World
@@ -43,8 +45,15 @@ def fine_tune(
 
     Uses the policy's own scoring pass, so prompts and responses are put together exactly as they are later in
     reinforcement learning. ``report(step, loss)`` is called after every step; the loss is in nats per token.
+
+    Raises InputError for a batch that the processes cannot share evenly, NumericsError before the optimizer step
+    for a loss or gradient that is not finite.
     """
     world = World(accelerator)
+    if settings.batch_size % world.size:
+        raise InputError(
+            f"sft.batch_size ({settings.batch_size}) must be a multiple of the number of processes ({world.size})"
+        )
     optimizer = torch.optim.AdamW(
         [parameter for parameter in policy.parameters() if parameter.requires_grad],
         lr=settings.learning_rate,
@@ -65,14 +74,22 @@ def fine_tune(
             [references[row] for row in mine],
             settings.max_reference_tokens,
         )
-        tokens = world.total(batch.response_mask.sum().double())
+        tokens = float(world.total(batch.response_mask.sum()))
         loss = -network(batch).logprobs.sum() / tokens
         accelerator.backward(loss * world.size)
-        accelerator.clip_grad_norm_(network.parameters(), 1.0)
+        norm = float(torch.as_tensor(accelerator.clip_grad_norm_(network.parameters(), 1.0)))
+        mean = float(world.total(loss.detach()))
+        # Every process sees the same sums, so all of them stop here or none does.
+        for name, value in (("loss", mean), ("gradient norm", norm)):
+            if not math.isfinite(value):
+                raise NumericsError(
+                    f"step {step + 1}: the {name} is {value}; stopped before the optimizer step. "
+                    "Lower sft.learning_rate, or train in float32."
+                )
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
-        report(step + 1, float(world.total(loss.detach())))
+        report(step + 1, mean)
 
 
 def _batches(lengths: list[int], size: int, random: Random) -> Iterator[list[int]]:

@@ -20,6 +20,7 @@ from cagsr.records import RunDirectory, fingerprint
 from cagsr.supervised import Supervised, fine_tune
 from cagsr.tasks import TASKS
 from cagsr.tasks import tokenizer as task_tokenizer
+from cagsr.types import Prompt
 from cagsr.world import World
 
 __all__ = ["run_sft"]
@@ -43,6 +44,8 @@ def run_sft(config: Config, console: Console) -> dict[str, float]:
     prompts, report = build.build_prompts(config, policy, "train", need_reference=True)
     references = [prompt.row["reference"] for prompt in prompts]
     console.print(f"references: {report}", highlight=False, markup=False, soft_wrap=True)
+    _say_cut(policy, references, config.sft.max_reference_tokens, console)
+    held_out = _held_out_prompts(config, policy)
     directory = Path(config.sft.directory)
     record = None
     if accelerator.is_main_process:
@@ -60,7 +63,10 @@ def run_sft(config: Config, console: Console) -> dict[str, float]:
                     console.print(f"sft step {step}/{config.sft.steps}  loss {loss:.3f}", highlight=False)
 
         fine_tune(policy, prompts, references, _settings(config), accelerator, report_step)
-    outcome = {"seconds": round(time.perf_counter() - started, 1), **_evaluate(config, policy, accelerator)}
+    outcome = {
+        "seconds": round(time.perf_counter() - started, 1),
+        **_evaluate(config, policy, held_out, accelerator),
+    }
     if record is not None:
         save_model(policy, directory / "model")
         record.write_summary(outcome)
@@ -108,10 +114,30 @@ def _new_policy(config: Config) -> Policy:
     return make_policy(model, tokenizer)
 
 
-def _evaluate(config: Config, policy: Policy, accelerator: Accelerator) -> dict[str, float]:
+def _say_cut(policy: Policy, references: list[str], limit: int, console: Console) -> None:
+    longer = sum(len(row) > limit for row in policy.encode(references))
+    if longer:
+        console.print(
+            f"warning: {longer} of {len(references)} references are longer than sft.max_reference_tokens ({limit}); "
+            "they are cut there, and the model is not taught to end at the cut",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _held_out_prompts(config: Config, policy: Policy) -> list[Prompt]:
+    """Built before training, so that what is wrong with them is not found after it."""
     if not (config.data.task or config.data.holdout_column or config.data.evaluation_source):
+        return []
+    return build.build_prompts(config, policy, "development")[0]
+
+
+def _evaluate(
+    config: Config, policy: Policy, prompts: list[Prompt], accelerator: Accelerator
+) -> dict[str, float]:
+    if not prompts:
         return {}
-    prompts, _ = build.build_prompts(config, policy, "development")
     answers = answer(
         policy,
         prompts,
