@@ -15,7 +15,9 @@ from cagsr.tasks.task import Checker
 from cagsr.types import Evidence, Prompt, Rollout
 from cagsr.world import World
 
-__all__ = ["Answers", "Evaluator", "answer", "best_of", "measure_signals", "values_of"]
+__all__ = ["Answers", "Evaluator", "answer", "best_of", "measure_signals", "spread_of", "values_of"]
+
+SPREAD_PROMPTS = 50
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,32 @@ def measure_signals(
     return measure
 
 
+def spread_of(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    sampling: Sampling,
+    reward: Reward,
+    measure: Callable[[Rollout], torch.Tensor],
+    *,
+    world: World,
+    prompts_per_pass: int,
+) -> torch.Tensor:
+    """[C] the unit of each signal: how much sampled responses to one of the first SPREAD_PROMPTS prompts differ.
+
+    Sampled, as in training: greedy responses of different prompts hardly tell how much a policy varies.
+    """
+    sampled = answer(
+        policy,
+        prompts[:SPREAD_PROMPTS],
+        sampling,
+        world=world,
+        prompts_per_pass=max(1, prompts_per_pass // sampling.candidates),
+        measure=measure,
+    )
+    assert sampled.signals is not None
+    return reward.spread(torch.from_numpy(sampled.signals).flatten(0, 1), sampling.candidates)
+
+
 def best_of(answers: Answers, reward: Reward) -> Answers:
     """The candidate of highest reward for each prompt: what the reward gains without any training."""
     assert answers.signals is not None, "best_of needs signals: answer(..., measure=...)"
@@ -112,9 +140,9 @@ def values_of(answers: Answers, prompts: Sequence[Prompt], checker: Checker | No
 class Evaluator:
     """Evaluates the policy as it stands on the same prompts each time: what the trainer calls.
 
-    ``reward`` is comparable between calls: each standardised signal is measured in standard deviations of the
-    base's responses from their mean, each raw one, and each in which the base's responses do not differ, as it
-    is, relative to the first call. So the base is 0.
+    Responses are greedy. ``reward`` is comparable between calls: what each signal moved from its mean at the first
+    call, a standardised one in the spread of the base's sampled responses. So the base is 0. ``prompts_per_pass``
+    is also how many responses are sampled at once.
     """
 
     def __init__(
@@ -138,25 +166,16 @@ class Evaluator:
         self.start: dict[str, list[float]] | None = None
 
     def __call__(self) -> dict[str, float]:
-        answers = answer(
-            self.policy,
-            self.prompts,
-            self.sampling,
-            world=self.world,
-            prompts_per_pass=self.prompts_per_pass,
-            measure=self.measure,
-        )
+        how = {"world": self.world, "prompts_per_pass": self.prompts_per_pass}
+        answers = answer(self.policy, self.prompts, self.sampling.greedy(), measure=self.measure, **how)
         assert answers.signals is not None
-        signals = answers.signals.reshape(-1, answers.signals.shape[-1]).astype(float)
+        mean = torch.from_numpy(answers.signals).double().flatten(0, 1).mean(0)
         if self.start is None:
-            self.start = {"mean": signals.mean(0).tolist(), "spread": signals.std(0).tolist()}
-        spread = np.array(self.start["spread"])
-        # No greedy response of a good base repeats itself: that spread of 0 is no unit to measure in.
-        raw = np.array([term.standardise == "none" for term in self.reward.terms]) | (spread < 1e-6)
-        weights = np.array([term.weight for term in self.reward.terms]) / np.where(raw, 1.0, spread)
-        moved = signals.mean(0) - self.start["mean"]
+            spread = spread_of(self.policy, self.prompts, self.sampling, self.reward, self.measure, **how)
+            self.start = {"mean": mean.tolist(), "spread": spread.tolist()}
+        start = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.start.items()}
         values = values_of(answers, self.prompts, self.checker)
         return {
-            "reward": float(weights @ moved),
+            "reward": float(self.reward.relative(mean, **start)),
             **{name: float(value.mean()) for name, value in values.items()},
         }

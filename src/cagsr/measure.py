@@ -89,7 +89,5 @@ def shuffled_share(step: Step, collected: Collected) -> float | None:
             )
     pairs = step.world.gather(torch.stack([collected.scores.signals, torch.cat(measured)], 1).double())
     spread = pairs.flatten(0, 1).std(0, unbiased=False).clamp(min=1e-12)
-    weights = torch.tensor([term.weight for term in step.reward.terms], device=pairs.device).double()
-    raw = torch.tensor([term.standardise == "none" for term in step.reward.terms], device=pairs.device)
-    values = (pairs * weights / torch.where(raw, 1.0, spread)).sum(-1)
+    values = step.reward.relative(pairs, torch.zeros_like(spread), spread)
     return float((values[:, 1] >= values[:, 0]).double().mean())

@@ -8,7 +8,7 @@ __all__ = ["PRESETS", "Reward", "Standardise", "Term", "load_preset"]
 import inspect
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -29,6 +29,9 @@ Standardise = Literal["group", "batch", "none"]
 # Below this spread, relative to the values, candidates differ by float32 rounding only.
 ROUNDING = 1e-6
 EPSILON = 1e-6
+# A hundredth of [0, 1], where most signals lie. What hardly ever varies (a base that never repeats itself) is no
+# unit to measure a model in: the first repetition would outweigh all the rest.
+SMALLEST_UNIT = 0.01
 
 
 @dataclass(frozen=True)
@@ -123,11 +126,44 @@ class Reward:
             raise SignalError(
                 f"signal {self.names[column]!r} is {float(signals_NC[row, column])} in row {row}"
             )
-        reward = torch.zeros(rows, dtype=torch.float64, device=signals_NC.device)
-        for term, column in zip(self.terms, signals_NC.double().T.contiguous(), strict=True):
-            size = {"group": group_size, "batch": rows, "none": None}[term.standardise]
-            reward += term.weight * (column if size is None else _standardised(column, size))
-        return reward.float()
+        return self._sum(
+            column if size is None else _standardised(column, size)
+            for size, column in zip(
+                self._sizes(rows, group_size), signals_NC.double().T.contiguous(), strict=True
+            )
+        ).float()
+
+    def spread(self, signals_NC: Tensor, group_size: int) -> Tensor:
+        """[C] float64, at least SMALLEST_UNIT: the unit that ``combine`` measured each column in, on average.
+
+        The root of the mean variance within a group (``group``) or over all rows (``batch``); 1 for a raw term.
+        """
+        rows = len(signals_NC)
+        units = [
+            1.0 if size is None else float(column.view(-1, size).var(-1, correction=0).mean().sqrt())
+            for size, column in zip(
+                self._sizes(rows, group_size), signals_NC.double().T.contiguous(), strict=True
+            )
+        ]
+        return torch.tensor(units, dtype=torch.float64).clamp(min=SMALLEST_UNIT)
+
+    def relative(self, signals: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
+        """[... C] -> [...] float64: the weighted sum of what each signal moved from ``mean`` [C], in ``spread``s [C].
+
+        ``combine`` compares candidates with one another; this compares models with a fixed point. A raw term is
+        measured as it is, whatever its spread.
+        """
+        raw = torch.tensor([term.standardise == "none" for term in self.terms], device=signals.device)
+        moved = (signals.double() - mean) / spread.double().where(~raw, 1.0)
+        return self._sum(moved.unbind(-1))
+
+    def _sizes(self, rows: int, group_size: int) -> list[int | None]:
+        """How many rows each term is standardised over; None: raw."""
+        return [{"group": group_size, "batch": rows, "none": None}[term.standardise] for term in self.terms]
+
+    def _sum(self, columns: Iterable[Tensor]) -> Tensor:
+        weighted = [term.weight * column for term, column in zip(self.terms, columns, strict=True)]
+        return torch.stack(weighted).sum(0)
 
 
 def _standardised(values_N: Tensor, size: int) -> Tensor:
