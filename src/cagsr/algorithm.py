@@ -18,7 +18,7 @@ ALGORITHMS = ("ppo", *advantages.SEQUENCE_ESTIMATORS)
 
 @dataclass(frozen=True)
 class Algorithm:
-    """Which estimator, and the numbers it takes. Field by field in `config.AlgorithmConfig`.
+    """Which estimator, and the numbers it takes. Field by field in `config.sections.Algorithm`.
 
     ``kl_placement``: "reward" subtracts the coefficient times k1 from the reward of every token, as the CAGSR
     paper's PPO does; "loss" adds the coefficient times k2 to the loss, as GRPO does with k3 (see `cagsr.kl`).

@@ -4,13 +4,22 @@ With d = log p(y) - log q(y), y drawn from the policy p and q the reference (nat
 
     k1 = d                    unbiased estimate of KL(p || q); belongs into the reward, not into a loss:
                               the expected gradient of k1 through its log-probabilities is 0.
-    k2 = d^2 / 2              the expected gradient is exactly that of KL(p || q): belongs into a loss.
+    k2 = d^2 / 2              as a loss, the expected gradient is that of the divergence of this token's own
+                              distribution, given the tokens before it.
     k3 = exp(-d) - 1 + d      unbiased, never negative, low variance: for display. As a loss its expected
                               gradient is that of KL(q || p).
 
-Source: J. Schulman, "Approximating KL divergence" (2020); for the gradients, tests/test_kl.py checks each against
-the exact divergence on a small vocabulary.
-Differs: GRPO (arXiv 2402.03300) puts k3 into the loss; we put k2 there, whose gradient is the one meant.
+A token also decides which distributions the later tokens are drawn from. Of the divergence of whole responses,
+
+    grad KL(p || q) = E[ sum_t  grad log p(y_t) * (d_t + d_{t+1} + ... + d_T) ],
+
+k2 summed over tokens has the terms grad log p(y_t) * d_t alone; k1 in the reward has them all. For a response of
+one token the two are equal.
+
+Source: J. Schulman, "Approximating KL divergence" (2020); for the gradients, tests/core/test_kl.py checks each
+against the exact divergence, for one token and for two, on a small vocabulary.
+Differs: GRPO (arXiv 2402.03300) puts k3 into the loss, whose gradient is of the other direction even for the
+token's own distribution; we put k2 there.
 """
 
 from torch import Tensor

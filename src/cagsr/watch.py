@@ -12,7 +12,10 @@ __all__ = ["Collapsed", "Limit", "Watch"]
 
 
 class Collapsed(StoppedError):
-    """A watched number passed its limit and its action is to stop. The last checkpoint is from before."""
+    """A watched number passed its limit and its action is to stop.
+
+    Raised after the step's update: the trainer saves a checkpoint of the weights after that step, to go on from.
+    """
 
 
 @dataclass(frozen=True)

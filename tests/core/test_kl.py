@@ -68,6 +68,52 @@ def test_trap_17_k1_in_the_reward_has_the_gradient_of_the_divergence():
     )
 
 
+SECOND_Q = torch.tensor([[1.9, -0.2, 0.4], [0.1, -2.5, 2.7], [-1.0, 0.3, 0.6]], dtype=torch.float64)
+
+
+def two_tokens():
+    """[9 2] log-probabilities of p and of q, token by token, of every response of two tokens; and p's logits.
+
+    The second token's distribution depends on the first token.
+    """
+    first = torch.tensor([0.3, -1.1, 0.8], dtype=torch.float64, requires_grad=True)
+    second = torch.tensor([[2.0, -0.4, 0.5], [0.2, 0.7, -1.3], [-0.6, 1.0, 0.1]], dtype=torch.float64)
+    second.requires_grad_()
+
+    def responses(first, second):
+        return torch.stack([first.log_softmax(-1)[:, None].expand(3, 3), second.log_softmax(-1)], -1).view(
+            9, 2
+        )
+
+    return responses(first, second), responses(Q[:3], SECOND_Q), (first, second)
+
+
+def gradients(loss, logits):
+    return torch.autograd.grad(loss, logits, retain_graph=True)
+
+
+def test_trap_17_over_a_response_k1_in_the_reward_has_the_whole_gradient_and_k2_each_tokens_own():
+    log_p, log_q, logits = two_tokens()
+    probability = log_p.sum(-1).exp()
+    whole = gradients((probability * (log_p - log_q).sum(-1)).sum(), logits)
+
+    sampled, d = probability.detach()[:, None], k1(log_p, log_q).detach()
+    of_the_response = d.sum(-1, keepdim=True)
+    from_here_on = d.flip(-1).cumsum(-1).flip(-1)
+    for reward in (of_the_response, from_here_on):
+        found = gradients((sampled * reward * log_p).sum(), logits)
+        for one, expected in zip(found, whole, strict=True):
+            torch.testing.assert_close(one, expected)
+
+    first, second = gradients((sampled * k2(log_p, log_q)).sum(), logits)
+    own = logits[0].log_softmax(-1)
+    own_divergence = (own.exp() * (own - Q[:3].log_softmax(-1))).sum()
+    torch.testing.assert_close(first, gradients(own_divergence, logits[0])[0])
+    assert (first - whole[0]).abs().max() > 0.1
+    # No token comes after the last one.
+    torch.testing.assert_close(second, whole[1])
+
+
 def test_estimates_by_hand():
     log_p, log_q = torch.tensor([-1.0, -3.0]), torch.tensor([-2.0, -1.0])
     assert k1(log_p, log_q).tolist() == [1.0, -2.0]
