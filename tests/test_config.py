@@ -181,6 +181,12 @@ def test_a_broken_override_is_refused_by_name(tmp_path, override, message):
             [],
             "cfg.yaml:3 standardise: group compares the candidates",
         ),
+        (
+            TASK
+            + "algorithm: {name: policy-gradient}\nsampling: {candidates: 1}\ntrain: {prompts_per_step: 1}",
+            [],
+            "cfg.yaml:2 policy-gradient compares the responses of a step, and there is one",
+        ),
         (TASK + "sampling:\n  temperature: 0", [], "cfg.yaml:3 a prompt's candidates would all be the same"),
         (TASK + "sampling: {top_k: 1}", [], "cfg.yaml:2 a prompt's candidates would all be the same"),
         (
@@ -281,6 +287,9 @@ def test_paths_are_checked_before_a_model_loads(tmp_path):
         check_paths(with_run(tmp_path / "file" / "run", task="slots"))
     with pytest.raises(InputError, match=r"data\.source: no such file '.*none\.jsonl\.gz'"):
         check_paths(with_run(tmp_path, source=tmp_path / "none.jsonl.gz"))
+    with pytest.raises(InputError, match=r"reward\.preset: no such file '.*none\.yaml'"):
+        preset = f"reward.preset={tmp_path / 'none.yaml'}"
+        check_paths(Config.load(None, ["data.task=slots", f"run.directory={tmp_path}", preset]))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a directory that even root cannot write in")

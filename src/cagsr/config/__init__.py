@@ -167,6 +167,12 @@ def _group_conflicts(config: Config) -> Iterator[Conflict]:
             ("train.micro_batch", "sampling.candidates"),
             f"train.micro_batch ({config.train.micro_batch}) must hold a prompt's {candidates} candidates",
         )
+    if algorithm.name == "policy-gradient" and candidates * config.train.prompts_per_step < 2:
+        yield Conflict(
+            ("algorithm.name", "sampling.candidates", "train.prompts_per_step"),
+            "policy-gradient compares the responses of a step, and there is one; "
+            "set train.prompts_per_step or sampling.candidates to 2 or more",
+        )
     if candidates > 1:
         return
     if algorithm.name in ("grpo", "rloo"):
@@ -190,6 +196,9 @@ def check_paths(config: Config) -> None:
     for key, name in (("source", config.data.source), ("evaluation_source", config.data.evaluation_source)):
         if name and name.endswith(FILES) and not Path(name).is_file():
             raise InputError(f"data.{key}: no such file {name!r}")
+    preset = config.reward.preset
+    if preset.endswith((".yaml", ".yml")) and not Path(preset).is_file():
+        raise InputError(f"reward.preset: no such file {preset!r}")
     directory = Path(config.run.directory)
     existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not existing.is_dir():

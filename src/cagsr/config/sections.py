@@ -127,7 +127,7 @@ class Data(Section):
     skip_invalid: Switch = Field(
         default=False, description="Drop and count rows that cannot be used, not refuse."
     )
-    seed: Seed = Field(default=0, description="Seed of generated prompts and of the order of prompts.")
+    seed: Seed = Field(default=0, description="Seed of generated prompts.")
 
 
 class Sampling(Section):
@@ -234,7 +234,9 @@ class Train(Section):
     warmup_steps: Count = Field(default=0, description="Steps over which the learning rate rises from 0.")
     weight_decay: NotNegative = Field(default=0.0, description="AdamW's decay.")
     max_grad_norm: Positive = Field(default=1.0, description="Gradients are scaled down to this norm.")
-    seed: Seed = Field(default=0, description="Seed of sampling and initialisation.")
+    seed: Seed = Field(
+        default=0, description="Seed of sampling, of the order of prompts and of initialisation."
+    )
     gradient_checkpointing: Switch = Field(
         default=False, description="Recompute activations: less memory, slower."
     )
