@@ -35,6 +35,9 @@ __all__ = [
     "build_salience",
     "build_sampling",
     "build_step",
+    "check_evaluation_data",
+    "chose_best",
+    "has_evaluation_data",
     "packaged",
 ]
 
@@ -85,24 +88,50 @@ def build_policy(config: Config) -> Policy:
     return policy
 
 
+def has_evaluation_data(config: Config) -> bool:
+    """Whether there are prompts that are not trained on."""
+    return bool(config.data.task or config.data.holdout_column or _names_evaluation_data(config))
+
+
+def check_evaluation_data(config: Config) -> None:
+    """Raises InputError where `has_evaluation_data` is False."""
+    if not has_evaluation_data(config):
+        raise InputError(
+            "data.source is trained on, and no other prompts are named to evaluate on. Name data.holdout_column, "
+            "data.evaluation_source or data.evaluation_split; cagsr eval --split train takes data.source itself."
+        )
+
+
+def chose_best(config: Config, split: str) -> bool:
+    """Whether training evaluates on this split too, to choose best/: its numbers are then a little too good."""
+    return split == "development" or (split == "heldout" and _names_evaluation_data(config))
+
+
+def _names_evaluation_data(config: Config) -> bool:
+    """Rows named by the user are both development and held out: only they know how to part them."""
+    return bool(config.data.evaluation_source or config.data.evaluation_split)
+
+
 def build_rows(config: Config, split: str) -> list[sources.Row]:
     """Rows of ``train``, ``development`` or ``heldout``, before they are encoded.
 
     A task generates each. A source is read by its own splits where evaluation data is named; with
     ``data.holdout_column`` a row's part is decided by a stable hash of that column, so that rows which share a
     value (several references of one meaning, say) stay together.
+
+    Raises InputError for another split than ``train`` of a source that nothing is kept out of.
     """
     given = config.data
+    if split != "train":
+        check_evaluation_data(config)
     count = given.count if split == "train" else given.evaluation_count
     if given.task:
         return sources.rows_of(TASKS[given.task].rows(split, count, seed=given.seed), given.task)
     source, part = str(given.source), given.split
-    if split != "train" and (given.evaluation_source or given.evaluation_split):
+    if split != "train" and _names_evaluation_data(config):
         source, part = given.evaluation_source or source, given.evaluation_split or given.split
     rows = sources.read(source, part, given.config_name, given.revision)
-    if given.holdout_column and not (
-        split != "train" and (given.evaluation_source or given.evaluation_split)
-    ):
+    if given.holdout_column:
         rows = _held_out(rows, given.holdout_column, split)
         if split != "train":
             rows = _one_per(rows, given.holdout_column)

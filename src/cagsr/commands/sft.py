@@ -128,7 +128,7 @@ def _say_cut(policy: Policy, references: list[str], limit: int, console: Console
 
 def _held_out_prompts(config: Config, policy: Policy) -> list[Prompt]:
     """Built before training, so that what is wrong with them is not found after it."""
-    if not (config.data.task or config.data.holdout_column or config.data.evaluation_source):
+    if not build.has_evaluation_data(config):
         return []
     return build.build_prompts(config, policy, "development")[0]
 

@@ -203,8 +203,7 @@ def _say_without_content(salience: Salience, prompts: Sequence[Prompt], console:
 def _evaluator(
     config: Config, policy: Policy, step: Step, checker: Any, console: Console
 ) -> Evaluator | None:
-    data = config.data
-    if not (data.task or data.evaluation_source or data.evaluation_split or data.holdout_column):
+    if not build.has_evaluation_data(config):
         return None
     return Evaluator(
         policy,
