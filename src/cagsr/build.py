@@ -36,6 +36,7 @@ __all__ = [
     "build_sampling",
     "build_step",
     "check_evaluation_data",
+    "check_training",
     "chose_best",
     "has_evaluation_data",
     "packaged",
@@ -58,6 +59,28 @@ def base_of(task: str) -> str:
             f"sft.scratch.layers=3 sft.directory=runs/{task}-base` and set model.name=runs/{task}-base/model."
         )
     return str(path)
+
+
+def check_training(config: Config, reward: Reward | None = None) -> None:
+    """Raises InputError for what can be scored and evaluated but not trained; needs no model.
+
+    ``reward`` is what reinforcement learning trains on; supervised training has none.
+    """
+    if config.model.dtype == "bfloat16" and config.model.lora is None:
+        raise InputError(
+            "model.dtype: bfloat16 weights round most of AdamW's updates away. "
+            "Set model.dtype: float32 and train.mixed_precision: bf16, or train an adapter with model.lora."
+        )
+    if reward is None:
+        return
+    candidates = config.sampling.candidates
+    for kind, compared in (("group", candidates), ("batch", candidates * config.train.prompts_per_step)):
+        alone = [term.signal for term in reward.terms if term.standardise == kind]
+        if alone and compared < 2:
+            raise InputError(
+                f"reward: standardise: {kind} of {', '.join(alone)} compares a response with others, and there is "
+                "one, so it would always be 0. Set sampling.candidates to 2 or more, or choose another reward."
+            )
 
 
 def build_policy(config: Config) -> Policy:

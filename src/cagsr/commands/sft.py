@@ -35,6 +35,8 @@ def run_sft(config: Config, console: Console) -> dict[str, float]:
     run = config.run.model_copy(update={"directory": config.sft.directory})
     config = config.model_copy(update={"run": run})
     check_paths(config)
+    if not config.sft.scratch:
+        build.check_training(config)
     accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
     console.quiet = not accelerator.is_main_process
     if accelerator.is_main_process:

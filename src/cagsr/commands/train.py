@@ -44,6 +44,7 @@ def run_training(config: Config, console: Console, *, name: str = "train", resum
     _check_trackers(config.run.trackers)
     checker = build.build_checker(config)
     reward = build.build_reward(config, checker)
+    build.check_training(config, reward)
     directory = Path(config.run.directory)
     accelerator = Accelerator(
         mixed_precision=config.train.mixed_precision,

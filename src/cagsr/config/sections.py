@@ -65,7 +65,8 @@ class Model(Section):
         default="auto", description="Which kind of model it is; auto asks the model's own config."
     )
     dtype: Literal["float32", "bfloat16"] = Field(
-        default="float32", description="Type of the weights in memory."
+        default="float32",
+        description="Type of the weights in memory; training in bfloat16 needs lora (see train.mixed_precision).",
     )
     trust_remote_code: Switch = Field(
         default=False, description="Run Python code that comes with a hub model."

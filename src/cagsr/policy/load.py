@@ -25,7 +25,7 @@ from cagsr.policy.policy import Policy
 
 __all__ = ["load_model", "load_tokenizer", "make_policy", "save_model", "with_lora"]
 
-ADAPTER = "adapter_config.json"
+ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 POLICIES: dict[str, type[Policy]] = {"causal": CausalPolicy, "encoder-decoder": EncoderDecoderPolicy}
 
@@ -89,6 +89,11 @@ def load_model(
 def _load_adapter(name: str, **where: Any) -> tuple[PreTrainedModel, dict[str, float]]:
     """The base that a LoRA adapter's config names, with the adapter merged into its weights."""
     peft = _peft(f"{name} is a LoRA adapter, which")
+    if not (Path(name) / ADAPTER_WEIGHTS).is_file():
+        raise InputError(
+            f"model.name: the LoRA adapter {name} has no {ADAPTER_WEIGHTS}; weights are never read from pickle files, "
+            "which can run code. Save it again with a current PEFT."
+        )
     try:
         adapter = peft.PeftConfig.from_pretrained(name)
         base = str(adapter.base_model_name_or_path)
@@ -136,6 +141,7 @@ def make_policy(
 def with_lora(policy: Policy, *, r: int, alpha: int, target_modules: str | list[str]) -> None:
     """Freeze the policy's weights and train a LoRA adapter instead; the reference is then the adapter switched off.
 
+    The adapter's own weights are float32, whatever the policy's are.
     Raises InputError when PEFT is not installed or no module has one of the names.
     """
     peft = _peft("model.lora")
@@ -144,7 +150,9 @@ def with_lora(policy: Policy, *, r: int, alpha: int, target_modules: str | list[
         r=r, lora_alpha=alpha, target_modules=target_modules, lora_dropout=0.0, task_type=kind
     )
     try:
-        policy.model = cast(PreTrainedModel, peft.get_peft_model(policy.model, adapter))
+        policy.model = cast(
+            PreTrainedModel, peft.get_peft_model(policy.model, adapter, autocast_adapter_dtype=True)
+        )
     except ValueError as error:
         raise InputError(f"model.lora.target_modules: {_first_line(error)}") from error
 
