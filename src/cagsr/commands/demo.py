@@ -18,8 +18,10 @@ from cagsr.commands import silence_libraries
 from cagsr.commands.sft import run_sft
 from cagsr.commands.train import run_training
 from cagsr.config import Config, check_paths
+from cagsr.errors import InputError
 from cagsr.evaluation import Answers, answer, best_of, measure_signals, values_of
 from cagsr.metrics.bootstrap import summarise
+from cagsr.metrics.slots import METRICS
 from cagsr.policy.load import load_model, load_tokenizer
 from cagsr.policy.policy import Policy
 from cagsr.records import RunDirectory, write_atomically
@@ -61,7 +63,13 @@ def demo(
     earlier = RunDirectory.move_aside(directory) if _is_finished_demo(directory) else None
     if earlier is not None:
         console.print(f"{directory} was an earlier run; it is now {earlier}", highlight=False, soft_wrap=True)
-    RunDirectory.refuse_used(directory)
+    try:
+        RunDirectory.refuse_used(directory)
+    except InputError as error:
+        # A demo has no --resume; one that was stopped is short enough to begin again.
+        raise InputError(
+            f"{error} For a demo: remove {directory}, or name another with --directory."
+        ) from error
     checker = build.build_checker(config)
     assert checker is not None, "the demo's tasks have checkers"
     base = build.build_policy(config)
@@ -79,9 +87,10 @@ def demo(
         chosen = config if name == "cagsr" else _with_preset(config, name, directory / "controls" / name)
         policies[name] = run_training(chosen, console, name=name).policy
         systems[name] = _greedy(policies[name], prompts, config)
-    values = {name: values_of(answers, prompts, checker) for name, answers in systems.items()}
-    for metrics in values.values():
-        del metrics["finished"]
+    values = {}
+    for name, answers in systems.items():
+        measured = values_of(answers, prompts, checker)
+        values[name] = {metric: measured[metric] for metric in METRICS}
     pairs = [(name, "base") for name in values if name != "base"]
     summary = {
         "task": config.data.task,
