@@ -1,8 +1,9 @@
 """The schedule around `Step`: which prompts when, evaluation, checkpoints, records, the collapse watch."""
 
 import time
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
@@ -164,7 +165,8 @@ class Trainer:
 def prompts_for(prompts: Sequence[Prompt], number: int, size: int, seed: int) -> list[Prompt]:
     """The prompts of step ``number``: consecutive slices of reshuffled passes over all of them.
 
-    A function of the seed and the number alone, so there is no position to save and every process agrees.
+    A function of the seed and the number alone, so there is no position to save and every process agrees. A prompt
+    that a step has again, because a pass ends within it, is marked: it gets responses of its own.
     """
     chosen: list[Prompt] = []
     position = number * size
@@ -172,6 +174,11 @@ def prompts_for(prompts: Sequence[Prompt], number: int, size: int, seed: int) ->
         epoch, offset = divmod(position + len(chosen), len(prompts))
         order = Random(f"{seed} {epoch}").sample(range(len(prompts)), len(prompts))
         chosen += [prompts[i] for i in order[offset : offset + size - len(chosen)]]
+    before: Counter[int] = Counter()
+    for position, prompt in enumerate(chosen):
+        if before[prompt.index]:
+            chosen[position] = replace(prompt, occurrence=before[prompt.index])
+        before[prompt.index] += 1
     return chosen
 
 

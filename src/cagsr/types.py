@@ -22,6 +22,7 @@ class Prompt:
     ``offsets[j]`` is the character span of token j in ``text``; ``(0, 0)`` for tokens that stand for no text.
     ``content`` holds the character spans of ``text`` that the user wrote; what lies outside is template.
     ``index`` is the prompt's position in its data set: sampling draws its random numbers from it.
+    ``occurrence`` tells apart the same prompt's places in one step, which draw different numbers: 0 is the first.
     ``row`` is the data row it came from (reference, slots, messages ...), untouched.
     """
 
@@ -31,6 +32,7 @@ class Prompt:
     content: tuple[tuple[int, int], ...]
     index: int
     row: Mapping[str, Any] = field(default_factory=dict)
+    occurrence: int = 0
 
 
 @dataclass(frozen=True)

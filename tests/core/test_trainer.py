@@ -80,6 +80,27 @@ def test_a_step_may_need_more_prompts_than_there_are():
     assert Counter(prompt.index for prompt in prompts_for(prompts, 2, 7, seed=0)).total() == 7
 
 
+def test_a_prompt_that_comes_twice_in_a_step_gets_other_responses_the_second_time():
+    policy = tiny.policy("llama")
+    prompts = tiny.prompts(policy, (3, 5, 4))
+    chosen = prompts_for(prompts, 2, 7, seed=0)
+    places = Counter((prompt.index, prompt.occurrence) for prompt in chosen)
+    assert set(places.values()) == {1}
+    assert all((index, time - 1) in places for index, time in places if time)
+    assert {prompt.occurrence for prompt in chosen} == {0, 1, 2}
+    rollout = policy.sample(chosen, tiny.SHORT, seed=3)
+    written = {}
+    for prompt, start in zip(chosen, range(0, 21, 3), strict=True):
+        written.setdefault(prompt.index, []).append(tuple(rollout.responses[start : start + 3]))
+    assert all(len(set(groups)) == len(groups) for groups in written.values())
+    # The first time is that of a step which has it once, wherever it is sampled.
+    alone = policy.sample([prompts[chosen[0].index]], tiny.SHORT, seed=3)
+    assert tuple(alone.responses) == written[chosen[0].index][0]
+    second = next(place for place, prompt in enumerate(chosen) if prompt.occurrence == 1)
+    elsewhere = policy.sample(chosen[second:], tiny.SHORT, seed=3)
+    assert elsewhere.responses[:3] == rollout.responses[3 * second : 3 * second + 3]
+
+
 def test_every_step_has_its_own_seed():
     assert len({step_seed(seed, number) for seed in range(3) for number in range(100)}) == 300
     assert step_seed(3, 5) == step_seed(3, 5)

@@ -18,6 +18,8 @@ from cagsr.types import Prompt
 
 __all__ = ["InverseTransform", "Sampling", "response_mask", "uniforms"]
 
+WITHOUT_FLOAT64 = "mps"
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -35,14 +37,16 @@ class Sampling:
 
 
 def uniforms(prompts: list[Prompt], sampling: Sampling, seed: int) -> Tensor:
-    """[N T] numbers in [0, 1), a function of the seed and each prompt's own index.
+    """[N T] numbers in [0, 1), a function of the seed and each prompt's own index and occurrence.
 
     A group's randomness does not depend on which other prompts are in its batch or on which process it is
     sampled, so one process and many write the same responses.
     """
     draws = []
     for prompt in prompts:
-        digest = hashlib.blake2b(f"{seed}/{prompt.index}".encode(), digest_size=8).digest()
+        # The first occurrence is named without its number, as it was when runs were recorded.
+        again = f"/{prompt.occurrence}" if prompt.occurrence else ""
+        digest = hashlib.blake2b(f"{seed}/{prompt.index}{again}".encode(), digest_size=8).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest, "big", signed=True))
         shape = (sampling.candidates, sampling.max_new_tokens)
         draws.append(torch.rand(shape, generator=generator, dtype=torch.float64))
@@ -67,13 +71,16 @@ class InverseTransform(LogitsProcessor):
             self.warpers.append(TopPLogitsWarper(sampling.top_p))
 
     def __call__(self, input_ids: torch.LongTensor, scores: Tensor) -> Tensor:
-        cumulative = self.warpers(input_ids, cast(torch.FloatTensor, scores)).double().softmax(-1).cumsum(-1)
+        warped = self.warpers(input_ids, cast(torch.FloatTensor, scores))
+        if warped.device.type == WITHOUT_FLOAT64:
+            warped = warped.cpu()
+        cumulative = warped.double().softmax(-1).cumsum(-1)
         # Scaled to the last sum, which rounding leaves a little off 1; strictly below it, so that a token of
         # probability 0 is never drawn.
         target = self.uniform_NT[:, self.step, None].to(cumulative) * cumulative[:, -1:]
         chosen = torch.searchsorted(cumulative, target, right=True)
         self.step += 1
-        return torch.full_like(scores, float("-inf")).scatter(-1, chosen, 0.0)
+        return torch.full_like(scores, float("-inf")).scatter(-1, chosen.to(scores.device), 0.0)
 
 
 def response_mask(response_ids: Tensor, eos_ids: list[int]) -> tuple[Tensor, Tensor]:
