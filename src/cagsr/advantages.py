@@ -29,12 +29,12 @@ def group(reward_N: Tensor, group_size: int) -> Tensor:
     Differs: the spread is compared with the size of the rewards instead of adding a fixed epsilon, so that the
     result does not depend on the reward's scale.
     """
-    rewards = reward_N.double().view(-1, group_size)
+    rewards = reward_N.cpu().double().view(-1, group_size)  # not every device has float64
     centred = rewards - rewards.mean(1, keepdim=True)
     spread = rewards.std(1, keepdim=True)
     negligible = spread <= 1e-6 * rewards.abs().amax(1, keepdim=True)
     scaled = torch.where(negligible, 0.0, centred / torch.where(negligible, 1.0, spread))
-    return scaled.view(-1).to(reward_N.dtype)
+    return scaled.view(-1).to(reward_N)
 
 
 def leave_one_out(reward_N: Tensor, group_size: int) -> Tensor:
@@ -96,9 +96,10 @@ def gae(
 
 def whiten(advantages_NT: Tensor, mask_NT: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
     """Mean 0 and variance 1 over all tokens of the step; ``total`` sums a tensor over processes."""
-    kept = advantages_NT.double() * mask_NT
-    count, sums, squares = total(torch.stack([mask_NT.sum().double(), kept.sum(), kept.square().sum()]))
+    mask = mask_NT.cpu()
+    kept = advantages_NT.cpu().double() * mask
+    count, sums, squares = total(torch.stack([mask.sum().double(), kept.sum(), kept.square().sum()]))
     mean = sums / count
     deviation = (squares / count - mean.square()).clamp(min=0).sqrt()
     scaled = (kept - mean) / deviation.clamp(min=1e-8)
-    return (scaled * mask_NT).to(advantages_NT.dtype)
+    return (scaled * mask).to(advantages_NT)

@@ -26,9 +26,10 @@ def measure(collected: Collected, world: World) -> dict[str, float]:
     tokens            response tokens, a sum
     """
     rollout, scores = collected.rollout, collected.scores
-    tokens = rollout.lengths.double()
-    groups = scores.reward.double().view(-1, rollout.group_size)
-    words = tokens - rollout.finished.double()
+    # Summed in float64 on the CPU: not every device has it, and these are a few numbers a response.
+    tokens = rollout.lengths.cpu().double()
+    groups = scores.reward.cpu().double().view(-1, rollout.group_size)
+    words = tokens - rollout.finished.cpu().double()
     per_row = {
         "reward": scores.reward,
         "reward_spread": groups.std(1, unbiased=False).repeat_interleave(rollout.group_size),
@@ -40,11 +41,11 @@ def measure(collected: Collected, world: World) -> dict[str, float]:
         "kl_response": _per_response(collected, kl.k1),
     }
     rows = len(rollout.responses)
-    sums = {name: value.double().sum() for name, value in per_row.items()}
-    sums["kl"] = _per_response(collected, kl.k3).double().sum()
-    sums["entropy"] = torch.stack([batch.entropy.double().sum() for batch in collected.batches]).sum()
+    sums = {name: value.cpu().double().sum() for name, value in per_row.items()}
+    sums["kl"] = _per_response(collected, kl.k3).cpu().double().sum()
+    sums["entropy"] = torch.stack([batch.entropy.cpu().double().sum() for batch in collected.batches]).sum()
     sums["tokens"] = tokens.sum()
-    totals = world.total(torch.stack([value.to(tokens.device) for value in sums.values()])).tolist()
+    totals = world.total(torch.stack(list(sums.values()))).tolist()
     means = dict(zip(sums, totals, strict=True))
     for name in per_row:
         means[name] /= rows * world.size
@@ -87,7 +88,7 @@ def shuffled_share(step: Step, collected: Collected) -> float | None:
             measured.append(
                 step.reward.measure(Evidence(part, step.observer.observe(part), step.salience(part)))
             )
-    pairs = step.world.gather(torch.stack([collected.scores.signals, torch.cat(measured)], 1).double())
+    pairs = step.world.gather(torch.stack([collected.scores.signals, torch.cat(measured)], 1)).cpu().double()
     spread = pairs.flatten(0, 1).std(0, unbiased=False).clamp(min=1e-12)
     values = step.reward.relative(pairs, torch.zeros_like(spread), spread)
     return float((values[:, 1] >= values[:, 0]).double().mean())

@@ -126,12 +126,14 @@ class Reward:
             raise SignalError(
                 f"signal {self.names[column]!r} is {float(signals_NC[row, column])} in row {row}"
             )
-        return self._sum(
-            column if size is None else _standardised(column, size)
-            for size, column in zip(
-                self._sizes(rows, group_size), signals_NC.double().T.contiguous(), strict=True
+        return (
+            self._sum(
+                column if size is None else _standardised(column, size)
+                for size, column in zip(self._sizes(rows, group_size), _columns(signals_NC), strict=True)
             )
-        ).float()
+            .float()
+            .to(signals_NC.device)
+        )
 
     def spread(self, signals_NC: Tensor, group_size: int) -> Tensor:
         """[C] float64, at least SMALLEST_UNIT: the unit that ``combine`` measured each column in, on average.
@@ -141,9 +143,7 @@ class Reward:
         rows = len(signals_NC)
         units = [
             1.0 if size is None else float(column.view(-1, size).var(-1, correction=0).mean().sqrt())
-            for size, column in zip(
-                self._sizes(rows, group_size), signals_NC.double().T.contiguous(), strict=True
-            )
+            for size, column in zip(self._sizes(rows, group_size), _columns(signals_NC), strict=True)
         ]
         return torch.tensor(units, dtype=torch.float64).clamp(min=SMALLEST_UNIT)
 
@@ -164,6 +164,11 @@ class Reward:
     def _sum(self, columns: Iterable[Tensor]) -> Tensor:
         weighted = [term.weight * column for term, column in zip(self.terms, columns, strict=True)]
         return torch.stack(weighted).sum(0)
+
+
+def _columns(signals_NC: Tensor) -> Tensor:
+    """[C N] float64, on the CPU: not every device has that type, and it is little."""
+    return signals_NC.cpu().double().T.contiguous()
 
 
 def _standardised(values_N: Tensor, size: int) -> Tensor:

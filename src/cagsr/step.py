@@ -117,7 +117,7 @@ class Step:
     def _optimizer_step(self, minibatch: Sequence[TrainBatch]) -> dict[str, float]:
         masks = [batch.rollout.response_mask for batch in minibatch]
         local = torch.tensor([sum(int(mask.sum()) for mask in masks), sum(len(mask) for mask in masks)])
-        tokens, rows = self.world.total(local.to(masks[0].device).double()).tolist()
+        tokens, rows = self.world.total(local.double()).tolist()
         sums: dict[str, Tensor] = {}
         for position, batch in enumerate(minibatch):
             last = position == len(minibatch) - 1

@@ -25,10 +25,12 @@ class World:
         return global_N.chunk(self.size)[self.rank]
 
     def total(self, local: Tensor) -> Tensor:
-        """Elementwise sum over processes."""
-        reduced = self._accelerator.reduce(local, reduction="sum")
+        """Elementwise sum over processes. May lie on the CPU, where float64 exists whatever the device."""
+        if self.size == 1:
+            return local
+        reduced = self._accelerator.reduce(local.to(self.device), reduction="sum")
         assert isinstance(reduced, Tensor)
-        return reduced
+        return reduced.to(local.device)
 
     def share(self, items: list) -> list:
         """This process's consecutive part of a list whose length the number of processes divides."""
