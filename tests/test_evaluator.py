@@ -28,7 +28,7 @@ def evaluate(monkeypatch):
         asked.append((len(prompts), sampling.candidates, sampling.temperature, prompts_per_pass))
         values = np.array(next(answered), dtype=np.float32)
         shape = values.shape[:2]
-        return Answers([["a"]] * len(values), np.ones(shape), np.ones(shape), values)
+        return Answers([["a"]] * len(values), *[np.ones(shape)] * 3, values)
 
     monkeypatch.setattr(evaluation, "answer", answer)
     prompts = [None] * 60

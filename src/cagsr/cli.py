@@ -109,7 +109,10 @@ def evaluate(
         list[str], typer.Argument(metavar="NAME=MODEL... [KEY=VALUE]...", help="Models to compare.")
     ],
     config: ConfigFile = None,
-    split: Annotated[Literal["heldout", "development"], typer.Option(help="Which prompts.")] = "heldout",
+    split: Annotated[
+        Literal["heldout", "development", "train"],
+        typer.Option(help="Which prompts; train: those of data.source itself."),
+    ] = "heldout",
     sampled: Annotated[
         bool, typer.Option("--sampled", help="Mean over K samples instead of greedy.")
     ] = False,
@@ -117,19 +120,20 @@ def evaluate(
 ) -> None:
     """Models side by side on held-out prompts, each compared with the first."""
     from cagsr.commands.evaluate import evaluate as run_evaluation
-    from cagsr.commands.evaluate import named_models
+    from cagsr.commands.evaluate import named_models, split_arguments
     from cagsr.tables import comparison_table, difference_lines
 
-    overrides = [argument for argument in arguments if "." in argument.partition("=")[0] and "=" in argument]
-    models = named_models([argument for argument in arguments if argument not in overrides])
+    named, overrides = split_arguments(arguments)
+    models = named_models(named)
     if not models:
         raise InputError("cagsr eval needs at least one model: NAME=PATH")
     # Only so that a config with data.source is complete: every model is loaded by its own name.
     overrides.append(f"model.name={json.dumps(next(iter(models.values())))}")
-    summary = run_evaluation(_load(config, overrides), models, split, greedy=not sampled)
+    console = _console(as_json)
+    summary = run_evaluation(_load(config, overrides), models, split, not sampled, console)
     if not as_json:
-        console = _console(as_json)
-        title = f"{summary['task']}, {split}, {summary['decoding']}; mean and 95 % interval"
+        which = {"heldout": "held out", "train": "prompts trained on"}.get(split, split)
+        title = f"{summary['task']}, {which}, {summary['decoding']}; mean and 95 % interval"
         console.print(comparison_table(summary, title))
         for pair in summary["differences"]:
             console.print(f"\n[bold]{pair.replace('-', ' against ', 1)}[/], paired:")

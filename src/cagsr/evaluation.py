@@ -1,12 +1,13 @@
 """Evaluation: responses to held-out prompts, and numbers per response."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 
+from cagsr.measure import repeated_trigrams
 from cagsr.metrics.slots import slot_metrics
 from cagsr.policy.policy import Policy, Reference
 from cagsr.policy.sampling import Sampling
@@ -15,18 +16,31 @@ from cagsr.tasks.task import Checker
 from cagsr.types import Evidence, Prompt, Rollout
 from cagsr.world import World
 
-__all__ = ["Answers", "Evaluator", "answer", "best_of", "measure_signals", "spread_of", "values_of"]
+__all__ = [
+    "Answers",
+    "Evaluator",
+    "answer",
+    "best_of",
+    "measure_signals",
+    "read_by",
+    "spread_of",
+    "values_of",
+]
 
 SPREAD_PROMPTS = 50
 
 
 @dataclass(frozen=True)
 class Answers:
-    """K responses to each of P prompts: texts [P][K], tokens and finished [P K], raw signals [P K C] or None."""
+    """K responses to each of P prompts: texts [P][K], raw signals [P K C] or None, and [P K] each of the others.
+
+    ``repeated`` is the share of repeated trigrams.
+    """
 
     responses: list[list[str]]
     tokens: np.ndarray
     finished: np.ndarray
+    repeated: np.ndarray
     signals: np.ndarray | None = None
 
 
@@ -49,17 +63,19 @@ def answer(
         rollout = policy.sample([prompts[i] for i in indices], sampling, seed)
         k = rollout.group_size
         signals = None if measure is None else measure(rollout).cpu().view(len(indices), k, -1).numpy()
-        lengths, finished = rollout.lengths.cpu().view(-1, k), rollout.finished.cpu().view(-1, k)
+        per_response = (rollout.lengths, rollout.finished, repeated_trigrams(rollout))
+        counted = [values.cpu().view(-1, k).numpy() for values in per_response]
         for position, index in enumerate(indices):
             texts = rollout.responses[position * k : (position + 1) * k]
             row_signals = None if signals is None else signals[position]
-            found.append((index, texts, lengths[position].numpy(), finished[position].numpy(), row_signals))
+            found.append((index, texts, *(values[position] for values in counted), row_signals))
     ordered = sorted(gather_object(found), key=lambda item: item[0])
     return Answers(
         responses=[item[1] for item in ordered],
         tokens=np.stack([item[2] for item in ordered]),
         finished=np.stack([item[3] for item in ordered]),
-        signals=None if measure is None else np.stack([item[4] for item in ordered]),
+        repeated=np.stack([item[4] for item in ordered]),
+        signals=None if measure is None else np.stack([item[5] for item in ordered]),
     )
 
 
@@ -74,6 +90,25 @@ def measure_signals(
         return reward.measure(Evidence(rollout, observer.observe(rollout), salience(rollout)))
 
     return measure
+
+
+def read_by(observer: Policy, rollout: Rollout, prompts: list[Prompt]) -> Rollout:
+    """The same responses in the observer's tokens; ``prompts`` are the rollout's, as the observer reads them.
+
+    An end is written only where the response had one, and a response is cut where the observer has no positions
+    left for it.
+    """
+    limits = [observer.response_limit, max(len(row) for row in observer.encode(rollout.responses))]
+    if observer.readable.kind == "causal" and observer.context is not None:
+        limits.append(observer.context - max(len(prompt.ids) for prompt in prompts))
+    given = observer.given(prompts, rollout.responses, min(limit for limit in limits if limit is not None))
+    last, rows = given.lengths - 1, torch.arange(len(rollout.responses), device=observer.device)
+    finished = rollout.finished.to(observer.device)
+    # A response without any token stays one that ended at once: there must be something to look at.
+    mask = given.response_mask.clone()
+    mask[rows, last] &= finished | ~given.finished | (last == 0)
+    ids = given.response_ids.masked_fill(~mask, observer.pad_id)
+    return replace(given, response_ids=ids, response_mask=mask, finished=finished)
 
 
 def spread_of(
@@ -113,6 +148,7 @@ def best_of(answers: Answers, reward: Reward) -> Answers:
         responses=[[texts[i]] for texts, i in zip(answers.responses, best, strict=True)],
         tokens=answers.tokens[rows, best][:, None],
         finished=answers.finished[rows, best][:, None],
+        repeated=answers.repeated[rows, best][:, None],
         signals=answers.signals[rows, best][:, None],
     )
 
@@ -120,9 +156,13 @@ def best_of(answers: Answers, reward: Reward) -> Answers:
 def values_of(answers: Answers, prompts: Sequence[Prompt], checker: Checker | None) -> dict[str, np.ndarray]:
     """Metric name -> [P], each the mean over a prompt's K responses.
 
-    Always: length (tokens), finished. With a checker: the slot metrics of `cagsr.metrics.slots`.
+    Always: length (tokens), finished, repeated_trigrams. With a checker: the slot metrics of `cagsr.metrics.slots`.
     """
-    values = {"length": answers.tokens.mean(1).astype(float), "finished": answers.finished.mean(1)}
+    values = {
+        "length": answers.tokens.mean(1).astype(float),
+        "finished": answers.finished.mean(1),
+        "repeated_trigrams": answers.repeated.mean(1).astype(float),
+    }
     if checker is None:
         return values
     k = answers.tokens.shape[1]
@@ -133,7 +173,7 @@ def values_of(answers: Answers, prompts: Sequence[Prompt], checker: Checker | No
     ]
     metrics = slot_metrics(checks, answers.tokens.reshape(-1).tolist())
     return {name: value.reshape(-1, k).mean(1) for name, value in metrics.items()} | {
-        "finished": values["finished"]
+        name: values[name] for name in ("finished", "repeated_trigrams")
     }
 
 

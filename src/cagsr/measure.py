@@ -11,7 +11,7 @@ from cagsr.step import Collected, Step
 from cagsr.types import Evidence, Rollout
 from cagsr.world import World
 
-__all__ = ["measure", "shuffled_share"]
+__all__ = ["measure", "repeated_trigrams", "shuffled_share"]
 
 
 def measure(collected: Collected, world: World) -> dict[str, float]:
@@ -37,7 +37,7 @@ def measure(collected: Collected, world: World) -> dict[str, float]:
         "length": tokens,
         "finished": rollout.finished,
         "empty": words == 0,
-        "repetition": -SIGNALS["repetition"](_text_only(rollout)),
+        "repetition": repeated_trigrams(rollout),
         "kl_response": _per_response(collected, kl.k1),
     }
     rows = len(rollout.responses)
@@ -58,9 +58,11 @@ def _per_response(collected: Collected, estimate) -> Tensor:
     return torch.cat([estimate(b.old_logprobs, b.ref_logprobs).sum(-1) for b in collected.batches])
 
 
-def _text_only(rollout: Rollout) -> Evidence:
-    """Evidence for a signal that looks at the response's tokens alone."""
-    return Evidence(rollout, observation=None, salience=rollout.prompt_mask.float())  # type: ignore[arg-type]
+def repeated_trigrams(rollout: Rollout) -> Tensor:
+    """[N] share of each response's trigrams that stood in it before, in [0, 1); lower is better."""
+    # The signal looks at the response's tokens alone.
+    evidence = Evidence(rollout, observation=None, salience=rollout.prompt_mask.float())  # type: ignore[arg-type]
+    return -SIGNALS["repetition"](evidence)
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """What a terminal shows of results: the comparison table, and prompts shaded by what a response covered."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from cagsr.metrics.slots import METRICS
 from cagsr.types import Prompt
 
 __all__ = ["comparison_table", "difference_lines", "shaded"]
@@ -20,9 +22,16 @@ TITLES = {
     "hallucination": "invented",
     "repetition": "repeated",
     "length": "length",
+    "reward": "reward",
+    "finished": "finished",
+    "repeated_trigrams": "repeated trigrams",
 }
 INTERVAL = len(".329–.450")
-LOWER_IS_BETTER = ("slot_error_rate", "hallucination", "repetition")
+SIGNED_INTERVAL = len("-.329–-.450")
+WIDTH = 80
+LOWER_IS_BETTER = ("slot_error_rate", "hallucination", "repetition", "repeated_trigrams")
+# Of these more is not better in itself.
+NEUTRAL = {"length": ("longer", "shorter")}
 SHADES = (
     "",
     "on grey15",
@@ -33,18 +42,39 @@ SHADES = (
 )
 
 
-def comparison_table(summary: Mapping[str, Any], title: str) -> Table:
-    """One row a system, one column a metric: the mean with its 95 % interval underneath; 80 columns wide."""
+def comparison_table(summary: Mapping[str, Any], title: str) -> Group:
+    """One row a system, one column a metric: the mean with its 95 % interval underneath; 80 columns wide.
+
+    What a checker tells comes first; rewards and signals, which may be negative, follow in tables of five.
+    """
     systems = summary["systems"]
-    shown = [name for name in TITLES if name in next(iter(systems.values()))]
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-    # Names break at their spaces and beside the intervals: all seven metrics then fit a terminal of 80 columns.
-    table.add_column("", overflow="fold", max_width=80 - len(shown) * (INTERVAL + 1))
-    for name in shown:
-        table.add_column(TITLES[name].replace(" ", "\n"), justify="right", no_wrap=True)
-    for system, metrics in systems.items():
-        table.add_row(system, *(_cell(metrics[name], name) for name in shown))
-    return table
+    names = _ordered(next(iter(systems.values())))
+    checked = [name for name in names if name in METRICS] if "slot_error_rate" in names else []
+    others = [name for name in names if name not in checked]
+    parts = [(checked, INTERVAL)] if checked else []
+    parts += [(others[start : start + 5], SIGNED_INTERVAL) for start in range(0, len(others), 5)]
+    tables = []
+    for shown, width in parts:
+        heading = title if not tables else None
+        table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
+        # Names break at their spaces and beside the intervals: all seven metrics then fit a terminal of 80 columns.
+        table.add_column("", overflow="fold", max_width=WIDTH - len(shown) * (width + 1))
+        for name in shown:
+            heading = re.sub("[ _.]", "\n", _title(name))
+            table.add_column(heading, justify="right", overflow="fold", min_width=INTERVAL, max_width=width)
+        for system, metrics in systems.items():
+            table.add_row(system, *(_cell(metrics[name], name) for name in shown))
+        tables += [table, ""]
+    return Group(*tables[:-1])
+
+
+def _ordered(metrics: Mapping[str, Any]) -> list[str]:
+    """The metrics that have a title in its order, then the others in theirs."""
+    return [name for name in TITLES if name in metrics] + [name for name in metrics if name not in TITLES]
+
+
+def _title(name: str) -> str:
+    return TITLES.get(name, name.removeprefix("signal/"))
 
 
 def _cell(interval: Mapping[str, float], name: str) -> Group:
@@ -54,23 +84,29 @@ def _cell(interval: Mapping[str, float], name: str) -> Group:
 
 
 def _brief(value: float) -> str:
-    """A number of 0 or more in four characters: .329, 1.25, 22.6, 122."""
-    texts = [f"{value:.{digits}f}".removeprefix("0") for digits in (3, 2, 1)]
-    return next((text for text in texts if len(text) <= 4), f"{value:.0f}")
+    """A number in four characters and its sign: .329, 1.25, -22.6, 122."""
+    sign = "-" if round(value, 3) < 0 else ""
+    texts = [f"{abs(value):.{digits}f}".removeprefix("0") for digits in (3, 2, 1)]
+    return sign + next((text for text in texts if len(text) <= 4), f"{abs(value):.0f}")
 
 
 def difference_lines(summary: Mapping[str, Any], pair: str) -> list[str]:
-    """What changed between two systems, in words; only metrics whose paired interval excludes 0 are called changed."""
-    lines = []
-    for name, interval in summary["differences"][pair].items():
-        if name not in TITLES or name == "length":
-            continue
-        mean, low, high = interval["mean"], interval["low"], interval["high"]
+    """What changed between two systems, in words; only metrics whose paired interval excludes 0 are called changed.
+
+    Of a signal it is said which way it moved: whether that is better is the reward's to say.
+    """
+    lines, differences = [], summary["differences"][pair]
+    names = _ordered(differences)
+    width = max([12, *(len(_title(name)) for name in names)])
+    for name in names:
+        mean, low, high = (differences[name][part] for part in ("mean", "low", "high"))
         if low <= 0 <= high:
             verdict = "no difference seen"
-        else:
+        elif name in TITLES and name not in NEUTRAL:
             verdict = "better" if (mean < 0) == (name in LOWER_IS_BETTER) else "worse"
-        lines.append(f"{TITLES[name]:<12} {mean:+.3f}  [{low:+.3f}, {high:+.3f}]  {verdict}")
+        else:
+            verdict = NEUTRAL.get(name, ("higher", "lower"))[mean < 0]
+        lines.append(f"{_title(name):<{width}} {mean:+.3f}  [{low:+.3f}, {high:+.3f}]  {verdict}")
     return lines
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 METRICS = {"slot_error_rate", "coverage", "perfect", "clean", "hallucination", "repetition", "length"}
+LABEL_FREE = {"finished", "repeated_trigrams", "reward"} | {
+    f"signal/{name}" for name in ("coverage", "surprise", "repetition", "unfinished")
+}
 ENDS = {"mean", "low", "high"}
 SMALL = ["data.evaluation_count=5", "sampling.max_new_tokens=9"]
 
@@ -14,14 +17,17 @@ def test_json_has_the_shape_of_the_demos_summary(cagsr, models):
     outcome = cagsr(
         "eval", f"base={models / 't5'}", f"other={models / 'llama'}", "data.task=slots", *SMALL, "--json"
     )
-    assert (outcome.code, outcome.err) == (0, "")
+    assert outcome.code == 0
+    assert outcome.err.splitlines() == [
+        f"{name}, heldout prompts: 5 of 5 rows used." for name in ("base", "other")
+    ]
     summary = json.loads(outcome.out)
     assert {"task", "seed", "seconds", "systems", "differences"} <= set(summary)
     assert (summary["task"], summary["seed"]) == ("slots", 0)
     assert list(summary["systems"]) == ["base", "other"]
     assert list(summary["differences"]) == ["other-base"]
     for metrics in (*summary["systems"].values(), *summary["differences"].values()):
-        assert set(metrics) - {"finished"} == METRICS
+        assert set(metrics) == METRICS | LABEL_FREE
         for interval in metrics.values():
             assert set(interval) == ENDS
             assert interval["low"] <= interval["mean"] + 1e-9
@@ -49,9 +55,14 @@ def test_a_model_is_called_by_its_directory(cagsr, models):
 
 def test_prompts_of_ones_own_need_no_other_model_name(cagsr, models, rows):
     source = rows("p.jsonl", {"prompt": "city lyon"}, {"prompt": "day monday"}, {"prompt": "drink tea"})
-    outcome = cagsr("eval", f"base={models / 't5'}", f"data.source={source}", *SMALL, "--json", "--sampled")
+    arguments = ["eval", f"base={models / 't5'}", f"data.source={source}", *SMALL, "--sampled"]
+    refused = cagsr(*arguments)
+    assert refused.code == 2
+    assert "data.holdout_column, data.evaluation_source or data.evaluation_split" in refused.err
+    assert "prompts trained on, 8 samples a prompt" in cagsr(*arguments, "--split", "train").out
+    outcome = cagsr(*arguments, "--split", "train", "--json")
     summary = json.loads(outcome.out)
-    assert set(summary["systems"]["base"]) == {"length", "finished"}
+    assert set(summary["systems"]["base"]) == LABEL_FREE | {"length"}
     assert (summary["task"], summary["decoding"]) == ("p.jsonl", "8 samples a prompt")
 
 
@@ -80,4 +91,4 @@ def test_sft_from_scratch_makes_a_base_that_train_and_eval_take(cagsr, rows):
     again = cagsr("sft", f"data.source={source}", scratch, "sft.steps=2", "sft.directory=base")
     assert again.code == 2
     assert "base belongs to run" in again.err
-    assert cagsr("eval", "base/model", f"data.source={source}", *SMALL).code == 0
+    assert cagsr("eval", "base/model", f"data.source={source}", *SMALL, "--split", "train").code == 0

@@ -1,23 +1,42 @@
 """`cagsr eval`: models side by side on held-out prompts, with paired intervals."""
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from accelerate import Accelerator
+from rich.console import Console
 
 from cagsr import build
 from cagsr.commands import silence_libraries
 from cagsr.config import Config
 from cagsr.errors import InputError
-from cagsr.evaluation import answer, values_of
+from cagsr.evaluation import Answers, answer, measure_signals, read_by, spread_of, values_of
 from cagsr.metrics.bootstrap import summarise
+from cagsr.policy.policy import Policy
+from cagsr.reward import Reward
+from cagsr.types import Prompt, Rollout
 from cagsr.world import World
 
-__all__ = ["evaluate", "named_models"]
+__all__ = ["evaluate", "named_models", "split_arguments"]
 
 
-def named_models(arguments: list[str]) -> dict[str, str]:
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Models and overrides. Only ``SECTION.KEY=VALUE`` is an override: a model's name may have dots as well."""
+    overrides = [
+        argument
+        for argument in arguments
+        if "=" in argument
+        and "." in argument.partition("=")[0]
+        and argument.partition(".")[0] in Config.model_fields
+    ]
+    return [argument for argument in arguments if argument not in overrides], overrides
+
+
+def named_models(arguments: Sequence[str]) -> dict[str, str]:
     """``NAME=PATH`` or ``PATH`` each; a path's own name is used where it is not ``model`` or ``best``."""
     found: dict[str, str] = {}
     for argument in arguments:
@@ -31,38 +50,131 @@ def named_models(arguments: list[str]) -> dict[str, str]:
     return found
 
 
-def evaluate(config: Config, models: dict[str, str], split: str, greedy: bool) -> dict[str, Any]:
+def evaluate(
+    config: Config, models: dict[str, str], split: str, greedy: bool, console: Console
+) -> dict[str, Any]:
     """Every model on the same prompts; differences of each to the first. The shape is that of the demo's summary.
 
-    Greedy by default; otherwise the mean over K samples of each prompt, at the config's sampling.
+    Greedy by default; otherwise the mean over K samples of each prompt, at the config's sampling. Without labels:
+    ``reward`` relative to the first model, each of its signals, ``finished``, ``repeated_trigrams``, ``length`` in
+    the model's own tokens; and the slot metrics where there is a checker. The first model's attention judges the
+    responses of all. ``train`` takes the first ``data.evaluation_count`` prompts that were trained on.
+
+    Raises InputError where no prompt fits all models.
     """
     silence_libraries()
     started = time.perf_counter()
+    if split != "train":
+        build.check_evaluation_data(config)
     checker = build.build_checker(config)
+    reward = build.build_reward(config, checker)
     world = World(Accelerator())
+    console.quiet = world.rank > 0
+    if build.chose_best(config, split):
+        _say(console, f"{split} prompts: also used to choose best/, so its numbers are a little too good")
     sampling = build.build_sampling(config)
-    values = {}
+    decoding = sampling.greedy() if greedy else sampling
+    asked: dict[str, list[Prompt]] = {}
+    answers: dict[str, Answers] = {}
+    judge = None
     for name, path in models.items():
-        policy = build.build_policy(
-            config.model_copy(update={"model": config.model.model_copy(update={"name": path})})
-        )
+        chosen = config.model.model_copy(update={"name": path})
+        policy = build.build_policy(config.model_copy(update={"model": chosen}))
         policy.to(world.device)
-        prompts, _ = build.build_prompts(config, policy, split)
-        answers = answer(
+        prompts, report = build.build_prompts(config, policy, split)
+        _say(console, f"{name}, {split} prompts: {report}")
+        prompts = prompts[: config.data.evaluation_count]
+        if judge is None:
+            judge = Judge(config, policy, prompts, reward, world)
+        prompts = _shared(prompts, asked, name)
+        asked[name] = prompts
+        answers[name] = answer(
             policy,
             prompts,
-            sampling.greedy() if greedy else sampling,
+            decoding,
             world=world,
-            prompts_per_pass=max(1, config.train.micro_batch // (1 if greedy else sampling.candidates)),
+            prompts_per_pass=max(1, config.train.micro_batch // decoding.candidates),
             seed=config.train.seed,
+            measure=judge.measures(policy),
         )
-        values[name] = values_of(answers, prompts, checker)
+    assert judge is not None, "at least one model"
+    common = asked[list(asked)[-1]]
+    values = {}
+    for name, prompts in asked.items():
+        measured = values_of(answers[name], prompts, checker) | judge.values(answers[name])
+        kept = np.isin([prompt.index for prompt in prompts], [prompt.index for prompt in common])
+        values[name] = {metric: array[kept] for metric, array in measured.items()}
     first, *others = values
+    base = values[first]["reward"].mean()
+    for metrics in values.values():
+        metrics["reward"] = metrics["reward"] - base
     return {
         "task": config.data.task or config.data.source,
         "seed": config.train.seed,
         "split": split,
         "decoding": "greedy" if greedy else f"{sampling.candidates} samples a prompt",
+        "prompts": len(common),
         "seconds": round(time.perf_counter() - started, 1),
         **summarise(values, [(other, first) for other in others]),
     }
+
+
+class Judge:
+    """The first model, as the observer of every model's responses, in its own tokens."""
+
+    def __init__(
+        self, config: Config, policy: Policy, prompts: Sequence[Prompt], reward: Reward, world: World
+    ):
+        self.policy, self.reward = policy, reward
+        self.prompts = {prompt.index: prompt for prompt in prompts}
+        salience = build.build_salience(config, prompts)
+        self._measure = measure_signals(reward, policy, salience)
+        self.spread = spread_of(
+            policy,
+            prompts,
+            build.build_sampling(config),
+            reward,
+            self._measure,
+            world=world,
+            prompts_per_pass=config.train.micro_batch,
+        )
+
+    def measures(self, policy: Policy) -> Callable[[Rollout], torch.Tensor]:
+        """The signals of ``policy``'s responses: of its very tokens where both models read them alike."""
+        alike = (
+            policy.tokenizer.get_vocab() == self.policy.tokenizer.get_vocab()
+            and policy.eos_ids == self.policy.eos_ids
+            and policy.readable.kind == self.policy.readable.kind
+        )
+
+        def measure(rollout: Rollout) -> torch.Tensor:
+            prompts = [self.prompts[prompt.index] for prompt in rollout.prompts]
+            same = alike and [p.ids for p in prompts] == [p.ids for p in rollout.prompts]
+            return self._measure(rollout if same else read_by(self.policy, rollout, prompts))
+
+        return measure
+
+    def values(self, answers: Answers) -> dict[str, np.ndarray]:
+        """``reward`` and ``signal/NAME``, [P] each; the reward's zero is still to be chosen."""
+        assert answers.signals is not None
+        signals = torch.from_numpy(answers.signals).double()
+        rewards = self.reward.relative(signals, torch.zeros_like(self.spread), self.spread)
+        means = signals.mean(1).unbind(-1)
+        return {"reward": rewards.mean(1).numpy()} | {
+            f"signal/{name}": mean.numpy() for name, mean in zip(self.reward.names, means, strict=True)
+        }
+
+
+def _shared(prompts: list[Prompt], asked: dict[str, list[Prompt]], name: str) -> list[Prompt]:
+    """Those of ``prompts`` that every model so far was asked. Raises InputError when there is none."""
+    indices = set.intersection(*({p.index for p in some} for some in (prompts, *asked.values())))
+    if not indices:
+        raise InputError(
+            f"{name} and {', '.join(asked)} have no prompt in common: each dropped what the other can read. "
+            "Lower data.max_prompt_tokens with data.overlong: truncate_right, or evaluate them one by one."
+        )
+    return [prompt for prompt in prompts if prompt.index in indices]
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
