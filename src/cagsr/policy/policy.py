@@ -89,7 +89,7 @@ class Policy(nn.Module, ABC):
                 **inputs, generation_config=config, logits_processor=processors
             )
         rows = len(prompts) * sampling.candidates
-        given = inputs.get("decoder_input_ids", inputs.get("input_ids"))
+        given = inputs["decoder_input_ids" if self.model.config.is_encoder_decoder else "input_ids"]
         response_ids = generated[:, given.shape[1] :]
         if response_ids.shape[1] == 0:
             response_ids = response_ids.new_full((rows, 1), self.pad_id)
