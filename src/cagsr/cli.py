@@ -5,7 +5,6 @@
 
 import json
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -154,27 +153,13 @@ def score(
     ] = None,
 ) -> None:
     """Signals and reward of responses that exist already, by any model."""
-    from cagsr import build
-    from cagsr.commands import silence_libraries
     from cagsr.commands.score import score as run_score
     from cagsr.records import write_atomically
 
-    silence_libraries()
     chosen = overrides or []
     if config is None and not any(one.startswith(("data.task=", "data.source=")) for one in chosen):
         chosen = [f"data.source={json.dumps(source)}", *chosen]
-    settings = _load(config, chosen)
-    checker = build.build_checker(settings)
-    reward = build.build_reward(settings, checker)
-    policy = build.build_policy(settings)
-    rows = run_score(
-        source,
-        policy,
-        reward,
-        partial(build.build_salience, settings),
-        max_response_tokens=settings.sampling.max_new_tokens,
-        save_attention=save_attention,
-    )
+    rows = run_score(_load(config, chosen), source, Console(stderr=True), save_attention)
     lines = [json.dumps(row) for row in rows]
     if output is None:
         print("\n".join(lines))

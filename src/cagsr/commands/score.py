@@ -1,33 +1,34 @@
 """`cagsr score`: signals and reward of prompts and responses that exist already, by any model."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate import Accelerator
+from rich.console import Console
 from torch import Tensor
 
-from cagsr import data, sources
+from cagsr import build, data, sources
+from cagsr.commands import silence_libraries
+from cagsr.config import Config
 from cagsr.errors import InputError, StorageError
-from cagsr.policy.policy import Policy
 from cagsr.reward import Reward
-from cagsr.salience import Salience
-from cagsr.types import Evidence, Prompt
+from cagsr.types import Evidence
 
 __all__ = ["score"]
 
 
 def score(
-    source: str,
-    policy: Policy,
-    reward: Reward,
-    salience_of: Callable[[list[Prompt]], Salience],
-    *,
-    max_response_tokens: int,
-    save_attention: Path | None = None,
+    config: Config, source: str, console: Console, save_attention: Path | None = None
 ) -> list[dict[str, Any]]:
-    """One row out for each row in, in order: prompt, response, signals by name, reward.
+    """One row out for each row in that can be used, in order: prompt, response, signals by name, reward.
+
+    Rows are read as ``data`` says (columns, longest prompt, what to do with rows that cannot be used), and need a
+    column ``response``. The console is told of rows that were dropped or cut.
 
     Rows with the same prompt, wherever they stand, are one group: a term that is standardised within the group
     compares those, and a prompt with a single response gets 0 for such a term. ``batch`` is all rows.
@@ -35,28 +36,43 @@ def score(
     ``save_attention``: a directory that gets ``row-00001.npz`` with ``A`` [T S] float32, ``prompt_ids`` [S],
     ``response_ids`` [T] and ``layers`` for each row, so that the capture can be checked with other tools.
     """
-    rows = data.map_columns(sources.read(source))
-    responses = [_response(row) for row in rows]
-    causal = policy.readable.kind == "causal"
-    prompts, _ = data.encode(
-        rows, policy.tokenizer, context=policy.context, new_tokens=max_response_tokens if causal else 0
-    )
+    silence_libraries()
+    limit = config.sampling.max_new_tokens
+    reward = build.build_reward(config, build.build_checker(config))
+    rows = _rows(config, source)
     if save_attention is not None:
         _make_directory(save_attention)
-    salience = salience_of(prompts)
+    policy = build.build_policy(config)
+    policy.to(Accelerator().device)
+    prompts, report = data.encode(
+        rows,
+        policy.tokenizer,
+        max_prompt_tokens=config.data.max_prompt_tokens,
+        overlong=config.data.overlong,
+        skip_invalid=config.data.skip_invalid,
+        context=policy.context,
+        new_tokens=limit if policy.readable.kind == "causal" else 0,
+    )
+    if report.used < report.rows or report.truncated:
+        # Several responses to one prompt are what is expected here.
+        console.print(str(replace(report, duplicates=0)), highlight=False, markup=False, soft_wrap=True)
+    responses = [str(prompt.row["response"]) for prompt in prompts]
+    salience = build.build_salience(config, prompts)
     groups: dict[str, list[int]] = {}
-    for index, prompt in enumerate(prompts):
-        groups.setdefault(prompt.text, []).append(index)
-    signals = torch.zeros(len(rows), len(reward.terms))
-    for members in groups.values():
+    for position, prompt in enumerate(prompts):
+        groups.setdefault(prompt.text, []).append(position)
+    signals = torch.zeros(len(prompts), len(reward.terms))
+    for part in _passes(groups.values(), config.train.micro_batch):
+        members = [position for group in part for position in group]
         rollout = policy.given(
-            [prompts[members[0]]], [responses[index] for index in members], max_response_tokens
+            [prompts[group[0]] for group in part], [responses[position] for position in members], limit
         )
         with torch.no_grad():
             evidence = Evidence(rollout, policy.observe(rollout), salience(rollout))
             signals[members] = reward.measure(evidence).cpu()
         if save_attention is not None:
-            _save(save_attention, members, evidence, policy.readable.layers)
+            numbers = [prompts[position].index + 1 for position in members]
+            _save(save_attention, numbers, evidence, policy.readable.layers)
     rewards = _combined(reward, signals, groups.values())
     return [
         {
@@ -71,6 +87,15 @@ def score(
     ]
 
 
+def _passes(groups: Iterable[list[int]], rows: int) -> Iterator[list[list[int]]]:
+    """Groups of one size together, at most ``rows`` rows at once; only a larger group is divided."""
+    pieces = [members[start : start + rows] for members in groups for start in range(0, len(members), rows)]
+    for size, alike in groupby(sorted(pieces, key=len), key=len):
+        equal = list(alike)
+        for start in range(0, len(equal), rows // size):
+            yield equal[start : start + rows // size]
+
+
 def _combined(reward: Reward, signals_NC: Tensor, groups: Iterable[list[int]]) -> Tensor:
     """[N] rewards of groups of any sizes. A column of zeros adds nothing, however it is standardised."""
     over_batch = torch.tensor([term.standardise == "batch" for term in reward.terms])
@@ -80,15 +105,15 @@ def _combined(reward: Reward, signals_NC: Tensor, groups: Iterable[list[int]]) -
     return rewards
 
 
-def _save(directory: Path, members: list[int], evidence: Evidence, layers: Sequence[int]) -> None:
+def _save(directory: Path, numbers: list[int], evidence: Evidence, layers: Sequence[int]) -> None:
     rollout = evidence.rollout
-    for n, index in enumerate(members):
-        tokens = int(rollout.lengths[n])
+    for n, number in enumerate(numbers):
+        tokens, p = int(rollout.lengths[n]), n // rollout.group_size
         try:
             np.savez(
-                directory / f"row-{index + 1:05d}.npz",
-                A=evidence.observation.attention[n, :tokens].cpu().numpy(),
-                prompt_ids=np.array(rollout.prompts[0].ids),
+                directory / f"row-{number:05d}.npz",
+                A=evidence.observation.attention[n, :tokens][:, rollout.prompt_mask[p]].cpu().numpy(),
+                prompt_ids=np.array(rollout.prompts[p].ids),
                 response_ids=rollout.response_ids[n, :tokens].cpu().numpy(),
                 layers=np.array(layers),
             )
@@ -98,14 +123,23 @@ def _save(directory: Path, members: list[int], evidence: Evidence, layers: Seque
             ) from error
 
 
-def _response(row: sources.Row) -> str:
-    if row.problem and not row.values:
-        raise InputError(f"{row.place}: {row.problem}.")
-    response = row.values.get("response")
-    if not isinstance(response, str):
-        found = ", ".join(map(repr, row.values)) or "none"
-        raise InputError(f"{row.place}: 'response' must be text; this row's columns: {found}.")
-    return response
+def _rows(config: Config, source: str) -> list[sources.Row]:
+    """The rows to score; one without a response has that as its problem. References and saliences may be absent."""
+    given = config.data
+    rows = sources.read(source)
+    columns = {name for row in rows for name in row.values}
+    reference, salience = (
+        name if name in columns else None for name in (given.reference_column, given.salience_column)
+    )
+    mapped = data.map_columns(rows, given.prompt_column, reference, salience)
+    return [row if row.problem else replace(row, problem=_no_response(row)) for row in mapped]
+
+
+def _no_response(row: sources.Row) -> str | None:
+    if isinstance(row.values.get("response"), str):
+        return None
+    found = ", ".join(map(repr, row.values)) or "none"
+    return f"'response' must be text; this row's columns: {found}"
 
 
 def _make_directory(path: Path) -> None:
@@ -115,3 +149,5 @@ def _make_directory(path: Path) -> None:
         raise InputError(f"--save-attention: {path} is a file; name a directory") from error
     except OSError as error:
         raise StorageError(f"--save-attention: {path} cannot be made: {error.strerror}") from error
+    if any(path.glob("row-*.npz")):
+        raise InputError(f"--save-attention: {path} holds row-*.npz files already; name another directory")
