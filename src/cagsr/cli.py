@@ -134,8 +134,9 @@ def evaluate(
         which = {"heldout": "held out", "train": "prompts trained on"}.get(split, split)
         title = f"{summary['task']}, {which}, {summary['decoding']}; mean and 95 % interval"
         console.print(comparison_table(summary, title))
+        first = next(iter(summary["systems"]))
         for pair in summary["differences"]:
-            console.print(f"\n[bold]{pair.replace('-', ' against ', 1)}[/], paired:")
+            console.print(f"\n[bold]{pair.removesuffix(f'-{first}')} against {first}[/], paired:")
             for line in difference_lines(summary, pair):
                 console.print(f"  {line}", highlight=False)
     _print_json(summary, as_json)

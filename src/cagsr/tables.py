@@ -80,7 +80,7 @@ def _title(name: str) -> str:
 def _cell(interval: Mapping[str, float], name: str) -> Group:
     digits = 1 if name == "length" else 3
     ends = f"{_brief(interval['low'])}–{_brief(interval['high'])}"
-    return Group(Text(f"{interval['mean']:.{digits}f}"), Text(ends, style="dim"))
+    return Group(Text(f"{interval['mean']:z.{digits}f}"), Text(ends, style="dim"))
 
 
 def _brief(value: float) -> str:
@@ -106,7 +106,7 @@ def difference_lines(summary: Mapping[str, Any], pair: str) -> list[str]:
             verdict = "better" if (mean < 0) == (name in LOWER_IS_BETTER) else "worse"
         else:
             verdict = NEUTRAL.get(name, ("higher", "lower"))[mean < 0]
-        lines.append(f"{_title(name):<{width}} {mean:+.3f}  [{low:+.3f}, {high:+.3f}]  {verdict}")
+        lines.append(f"{_title(name):<{width}} {mean:+z.3f}  [{low:+z.3f}, {high:+z.3f}]  {verdict}")
     return lines
 
 

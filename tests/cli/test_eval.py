@@ -46,6 +46,11 @@ def test_one_model_against_itself_differs_in_nothing(cagsr, models):
 
 
 def test_a_model_is_called_by_its_directory(cagsr, models):
+    named = f"flan-t5-1.1={models / 't5'}"
+    assert (
+        "flan-t5-1.1 against llama, paired:"
+        in cagsr("eval", models / "llama", named, "data.task=slots", *SMALL).out
+    )
     outcome = cagsr("eval", models / "t5", models / "llama", "data.task=slots", *SMALL)
     assert outcome.code == 0, outcome.err
     assert "llama against t5, paired:" in outcome.out

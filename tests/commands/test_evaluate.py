@@ -226,7 +226,13 @@ def test_the_table_shows_every_metric_and_slots_first():
     slots = ("slot_error_rate", "coverage", "perfect", "clean", "hallucination", "repetition", "length")
     extra = {"finished": 1.0, "reward": -12.5, "signal/reference_logprob": -3.25, "signal/my.own": 0.5}
     summary = summary_of(
-        {**extra, "signal/unfinished": -0.1, "signal/mass": 0.2, **dict.fromkeys(slots, 0.5)}
+        {
+            **extra,
+            "signal/unfinished": -0.1,
+            "signal/focus": -1e-9,
+            "signal/mass": 0.2,
+            **dict.fromkeys(slots, 0.5),
+        }
     )
     console = Console(file=StringIO(), width=80)
     console.print(comparison_table(summary, "slots"))
@@ -234,7 +240,17 @@ def test_the_table_shows_every_metric_and_slots_first():
     assert max(map(len, shown.splitlines())) <= 80
     assert "…" not in shown
     assert shown.index("invented") < shown.index("reward") < shown.index("mass")
-    for part in ("reference", "logprob", "-3.250", "-12.5–-12.5", "-.110–-.090", "own", "unfinished"):
+    assert "-0.000" not in shown
+    for part in (
+        "reference",
+        "logprob",
+        "0.000",
+        "-3.250",
+        "-12.5–-12.5",
+        "-.110–-.090",
+        "own",
+        "unfinished",
+    ):
         assert part in shown
 
 
