@@ -287,9 +287,10 @@ def test_paths_are_checked_before_a_model_loads(tmp_path):
         check_paths(with_run(tmp_path / "file" / "run", task="slots"))
     with pytest.raises(InputError, match=r"data\.source: no such file '.*none\.jsonl\.gz'"):
         check_paths(with_run(tmp_path, source=tmp_path / "none.jsonl.gz"))
+    preset = f"reward.preset={tmp_path / 'none.yaml'}"
+    without = Config.load(None, ["data.task=slots", f"run.directory={tmp_path}", preset])
     with pytest.raises(InputError, match=r"reward\.preset: no such file '.*none\.yaml'"):
-        preset = f"reward.preset={tmp_path / 'none.yaml'}"
-        check_paths(Config.load(None, ["data.task=slots", f"run.directory={tmp_path}", preset]))
+        check_paths(without)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a directory that even root cannot write in")

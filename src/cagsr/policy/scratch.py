@@ -103,7 +103,9 @@ def new_tokenizer(texts: Iterable[str], architecture: str, vocabulary: int) -> P
     backend.train_from_iterator(texts, trainer)
     if architecture != "llama":
         number = backend.token_to_id(eos)
-        backend.post_processor = processors.TemplateProcessing(single=f"$A {eos}", special_tokens=[(eos, number)])
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"$A {eos}", special_tokens=[(eos, number)]
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend,
         pad_token=pad,
