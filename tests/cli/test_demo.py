@@ -60,5 +60,8 @@ def test_a_directory_that_is_no_run_of_ours_is_left_alone(cagsr):
     Path("runs/demo/thesis.tex").write_text("mine")
     outcome = cagsr("demo", *QUICK)
     assert outcome.code == 2
-    assert outcome.err == "error: runs/demo holds files of no run (thesis.tex). Choose another directory.\n"
+    assert outcome.err == (
+        "error: runs/demo holds files of no run (thesis.tex). Choose another directory. "
+        "A demo is given another with --directory.\n"
+    )
     assert [path.name for path in Path("runs").iterdir()] == ["demo"]

@@ -137,6 +137,8 @@ def test_ctrl_c_ends_with_130_and_a_message_and_the_log_has_no_control_character
         stdout=log,
         stderr=subprocess.PIPE,
         env=environment(CI="true", PYTHONUNBUFFERED="1"),
+        # A shell's background jobs ignore Ctrl-C, and their children would too: nohup make test, say.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         wait_for(process, lambda: b"step 10/" in (tmp_path / "log").read_bytes())

@@ -67,9 +67,7 @@ def demo(
         RunDirectory.refuse_used(directory)
     except InputError as error:
         # A demo has no --resume; one that was stopped is short enough to begin again.
-        raise InputError(
-            f"{error} For a demo: remove {directory}, or name another with --directory."
-        ) from error
+        raise InputError(f"{error} A demo is given another with --directory.") from error
     checker = build.build_checker(config)
     assert checker is not None, "the demo's tasks have checkers"
     base = build.build_policy(config)
