@@ -60,14 +60,7 @@ def demo(
     config = Config.load(build.packaged(CONFIGS[kind]), settings)
     check_paths(config)
     directory = Path(config.run.directory)
-    earlier = RunDirectory.move_aside(directory) if _is_finished_demo(directory) else None
-    if earlier is not None:
-        console.print(f"{directory} was an earlier run; it is now {earlier}", highlight=False, soft_wrap=True)
-    try:
-        RunDirectory.refuse_used(directory)
-    except InputError as error:
-        # A demo has no --resume; one that was stopped is short enough to begin again.
-        raise InputError(f"{error} A demo is given another with --directory.") from error
+    _claim(directory, console)
     checker = build.build_checker(config)
     assert checker is not None, "the demo's tasks have checkers"
     base = build.build_policy(config)
@@ -106,6 +99,18 @@ def demo(
         soft_wrap=True,
     )
     return summary
+
+
+def _claim(directory: Path, console: Console) -> None:
+    """A place for this demo: an earlier one is moved aside, anything else refused. Raises InputError."""
+    earlier = RunDirectory.move_aside(directory) if _is_finished_demo(directory) else None
+    if earlier is not None:
+        console.print(f"{directory} was an earlier run; it is now {earlier}", highlight=False, soft_wrap=True)
+    try:
+        RunDirectory.refuse_used(directory)
+    except InputError as error:
+        # A demo has no --resume; one that was stopped is short enough to begin again.
+        raise InputError(f"{error} A demo is given another with --directory.") from error
 
 
 def _is_finished_demo(directory: Path) -> bool:
