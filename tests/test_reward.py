@@ -292,7 +292,7 @@ def test_a_wrong_option_is_named_with_its_signal(name, options, said):
 
 
 def test_right_options_pass():
-    of(
+    reward = of(
         Term("focus", options={"clamp": [0, 1], "direction": "high_entropy"}),
         Term("focus", options={"clamp": None}),
         Term("coverage", options={"cap": 2}),
@@ -301,6 +301,7 @@ def test_right_options_pass():
         needs=needs,
         takes_all=takes_all,
     )
+    assert reward.names == ("focus", "focus#2", "coverage", "needs", "takes_all")
 
 
 @pytest.mark.parametrize(
