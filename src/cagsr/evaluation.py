@@ -87,7 +87,7 @@ def measure_signals(
     """The raw signals [n C] of a rollout, for `answer`."""
 
     def measure(rollout: Rollout) -> torch.Tensor:
-        return reward.measure(Evidence(rollout, observer.observe(rollout), salience(rollout)))
+        return reward.measure(Evidence(rollout, observer.observe(rollout), salience(rollout), observer))
 
     return measure
 

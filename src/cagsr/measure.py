@@ -87,9 +87,9 @@ def shuffled_share(step: Step, collected: Collected) -> float | None:
     measured = []
     with step.accelerator.autocast():
         for part in shuffled.split(step.groups_per_pass):
-            measured.append(
-                step.reward.measure(Evidence(part, step.observer.observe(part), step.salience(part)))
-            )
+            observation = step.observer.observe(part)
+            evidence = Evidence(part, observation, step.salience(part), step.observer)
+            measured.append(step.reward.measure(evidence))
     pairs = step.world.gather(torch.stack([collected.scores.signals, torch.cat(measured)], 1)).cpu().double()
     spread = pairs.flatten(0, 1).std(0, unbiased=False).clamp(min=1e-12)
     values = step.reward.relative(pairs, torch.zeros_like(spread), spread)

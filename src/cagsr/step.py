@@ -75,7 +75,8 @@ class Step:
                 by_reference = observation
                 if self.observer is not self.reference:
                     by_reference = self.reference.observe(part)
-                measured.append(self.reward.measure(Evidence(part, observation, self.salience(part))))
+                evidence = Evidence(part, observation, self.salience(part), self.observer)
+                measured.append(self.reward.measure(evidence))
                 attended.append(observation.attention.amax(1))
                 parts.append(TrainBatch(part, old.logprobs, by_reference.logprobs, old.entropy, old.values))
         signals = torch.cat(measured)

@@ -8,7 +8,7 @@ A prompt is kept once per group, not K times: that is what happened, and it is w
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -116,16 +116,31 @@ class Observation:
     prompt_logprobs: Tensor
 
 
+class Observer(Protocol):
+    """Who reads: a model that attention and log-probabilities are taken from, without gradient."""
+
+    def observe(self, rollout: Rollout) -> Observation: ...
+
+    def logprobs(self, rollout: Rollout) -> Tensor:
+        """[N T] log p(y_t), 0 at padding. Prompt tokens whose mask is False do not exist for the model."""
+        ...
+
+
 @dataclass(frozen=True)
 class Evidence:
     """All that a signal may look at: the rollout, what the observer saw, and the weight of each prompt token.
 
     salience  [P S]  >= 0, 0 at padding and template, rows sum to 1 (or are all 0: no content token).
+    observer         who saw it, for signals that ask again with another prompt (a pass each); None where nobody
+                     can be asked.
+    derived          what several signals compute from the same evidence, kept by the first of them.
     """
 
     rollout: Rollout
     observation: Observation
     salience: Tensor
+    observer: Observer | None = None
+    derived: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def per_row(self, per_prompt: Tensor) -> Tensor:
         """[P ...] -> [N ...]: each prompt's entry repeated for its K responses."""

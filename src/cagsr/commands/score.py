@@ -68,7 +68,7 @@ def score(
             [prompts[group[0]] for group in part], [responses[position] for position in members], limit
         )
         with torch.no_grad():
-            evidence = Evidence(rollout, policy.observe(rollout), salience(rollout))
+            evidence = Evidence(rollout, policy.observe(rollout), salience(rollout), policy)
             signals[members] = reward.measure(evidence).cpu()
         if save_attention is not None:
             numbers = [prompts[position].index + 1 for position in members]

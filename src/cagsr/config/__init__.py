@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
+from cagsr.config.comparison import Compare, Metrics
+from cagsr.config.fields import Section
 from cagsr.config.messages import expected, messages, section_of
 from cagsr.config.sections import (
     Algorithm,
@@ -21,7 +23,6 @@ from cagsr.config.sections import (
     Reward,
     Run,
     Sampling,
-    Section,
     Sft,
     Train,
     Watch,
@@ -58,6 +59,8 @@ class Config(Section):
     watch: Watch = Field(default_factory=Watch, description="Limits that tell a collapsing run.")
     run: Run = Field(default_factory=Run, description="Where a run is recorded.")
     sft: Sft = Field(default_factory=Sft, description="Supervised training on references (cagsr sft).")
+    metrics: Metrics = Field(default_factory=Metrics, description="What responses are measured by.")
+    compare: Compare = Field(default_factory=Compare, description="Systems side by side (cagsr compare).")
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Self:

@@ -2,7 +2,21 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from cagsr.config.fields import (
+    AtLeastOne,
+    Count,
+    LearningRate,
+    NotNegative,
+    Positive,
+    Scalar,
+    Section,
+    Seed,
+    Share,
+    Switch,
+    Text,
+)
 
 __all__ = [
     "Algorithm",
@@ -16,33 +30,10 @@ __all__ = [
     "Salience",
     "Sampling",
     "Scratch",
-    "Section",
     "Sft",
     "Train",
     "Watch",
 ]
-
-
-def _switch(value: Any) -> Any:
-    # YAML 1.1's other booleans: they are text to our reader, so that `mixed_precision: no` stays a word.
-    words = {"yes": True, "on": True, "no": False, "off": False}
-    return words.get(value.lower(), value) if isinstance(value, str) else value
-
-
-Switch = Annotated[bool, BeforeValidator(_switch)]
-Text = Annotated[str, Field(min_length=1)]
-AtLeastOne = Annotated[int, Field(ge=1, le=10**9)]
-Count = Annotated[int, Field(ge=0, le=10**9)]
-Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
-NotNegative = Annotated[float, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Scalar = bool | int | float | str | None
-LearningRate = Annotated[float, Field(gt=0, le=1)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 class Lora(Section):

@@ -138,6 +138,14 @@ class Policy(nn.Module, ABC):
             prompt_logprobs=logprobs.gather(-1, steps) * columns,
         )
 
+    @torch.no_grad()
+    def logprobs(self, rollout: Rollout) -> Tensor:
+        """[N T] log-probabilities of the response tokens, 0 at padding; nothing else is computed."""
+        logits, _ = self.response_pass(rollout, hidden=False)
+        logits = logits.float() / self.temperature
+        written = logits.gather(-1, rollout.response_ids[..., None]).squeeze(-1)
+        return (written - logits.logsumexp(-1)) * rollout.response_mask
+
     # Text and tokens --------------------------------------------------------------------------------------
 
     @property
@@ -251,6 +259,11 @@ class Reference:
     def observe(self, rollout: Rollout) -> Observation:
         with self._adapter_off() if self._adapter_off else nullcontext():
             return self._policy.observe(rollout)
+
+    def logprobs(self, rollout: Rollout) -> Tensor:
+        """[N T] as of `Policy.logprobs`."""
+        with self._adapter_off() if self._adapter_off else nullcontext():
+            return self._policy.logprobs(rollout)
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

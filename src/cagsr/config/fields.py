@@ -1,0 +1,41 @@
+"""What the keys of a config are made of: the types of their values, and the strictness of every section."""
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+__all__ = [
+    "AtLeastOne",
+    "Count",
+    "LearningRate",
+    "NotNegative",
+    "Positive",
+    "Scalar",
+    "Section",
+    "Seed",
+    "Share",
+    "Switch",
+    "Text",
+]
+
+
+def _switch(value: Any) -> Any:
+    # YAML 1.1's other booleans: they are text to our reader, so that `mixed_precision: no` stays a word.
+    words = {"yes": True, "on": True, "no": False, "off": False}
+    return words.get(value.lower(), value) if isinstance(value, str) else value
+
+
+Switch = Annotated[bool, BeforeValidator(_switch)]
+Text = Annotated[str, Field(min_length=1)]
+AtLeastOne = Annotated[int, Field(ge=1, le=10**9)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Scalar = bool | int | float | str | None
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
