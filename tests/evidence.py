@@ -31,6 +31,18 @@ def make_prompt(
     )
 
 
+class Asked:
+    """An observer whose log-probability of a token depends on the prompt tokens that are there, and on nothing else."""
+
+    def observe(self, rollout: Rollout) -> Observation:
+        raise NotImplementedError
+
+    def logprobs(self, rollout: Rollout) -> Tensor:
+        there_P1 = (rollout.prompt_ids * rollout.prompt_mask).sum(-1, keepdim=True)
+        there_N1 = there_P1.repeat_interleave(rollout.group_size, 0)
+        return -((3 * rollout.response_ids + there_N1) % 13).float() / 3 * rollout.response_mask
+
+
 def make_evidence(
     attention: Any,
     *,
@@ -82,6 +94,7 @@ def make_evidence(
             },
         ),
         salience=torch.as_tensor(salience, dtype=torch.float32),
+        observer=Asked(),
     )
 
 
@@ -118,6 +131,7 @@ def padded(evidence: Evidence, *, left: int = 0, right: int = 0, response: int =
             certainty=response_axis(observation.certainty),
         ),
         salience=prompt_axis(evidence.salience),
+        observer=evidence.observer,
     )
 
 

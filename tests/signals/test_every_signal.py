@@ -12,9 +12,11 @@ from evidence import make_evidence, padded, random_evidence
 
 RANGES = {
     "certainty": (0, math.inf),
+    "contradiction": (-math.inf, 0),
     "coverage": (0, 1),
     "focus": (-1, 0),
     "grounding": (0, 1),
+    "knockout": (0, 1),
     "length": (0, 7),
     "lexical_overlap": (0, 1),
     "lookback": (0, 1),
@@ -25,6 +27,7 @@ RANGES = {
     "shift": (0, 1),
     "surprise": (-math.inf, 0),
     "token_copy": (0, 1),
+    "unexplained": (-math.inf, 0),
     "unfinished": (-1, 0),
 }
 VARIANTS = [
@@ -33,6 +36,7 @@ VARIANTS = [
     ("coverage", {"saturation": "capped_sum", "cap": 0.5}),
     ("focus", {"direction": "high_entropy", "clamp": [0.2, 0.9]}),
     ("grounding", {"weighted": "probability", "saturation": "noisy_or"}),
+    ("knockout", {"threshold": 1.0, "weights": "salience"}),
     ("shift", {"direction": "still"}),
 ]
 each_variant = pytest.mark.parametrize(("name", "options"), VARIANTS)
@@ -89,11 +93,16 @@ def test_responses_of_a_batch_do_not_see_each_other(name, options):
             }
         ),
         evidence.salience[1:2, columns],
+        evidence.observer,
     )
     torch.testing.assert_close(SIGNALS[name](alone, **options), together[5:10], rtol=1e-5, atol=1e-6)
 
 
+# The observer asked again without the prompt's one segment finds the token 500 likelier: -1 nat instead of -3.
 EMPTY = {
+    "contradiction": -2.0,
+    "knockout": 1 / (1 + math.exp(5)),
+    "unexplained": -0.5,
     "focus": -1.0,
     "unfinished": 0.0,
     "length": 1.0,
@@ -111,6 +120,7 @@ def test_a_response_of_nothing_but_its_end_has_a_defined_value(name):
         lengths=[1, 1],
         finished=[True, True],
         responses=["", ""],
+        response_ids=[[500, 501]] * 2,
         logprobs=[[-3.0, 0.0]] * 2,
         certainty=[[2.0, 0.0]] * 2,
     )
@@ -121,8 +131,8 @@ def test_a_response_of_nothing_but_its_end_has_a_defined_value(name):
 @pytest.mark.parametrize("name", SIGNALS)
 def test_a_response_without_any_token_has_a_defined_value(name, width):
     evidence = make_evidence(torch.full((2, width, 3), 0.3), lengths=[0, 0], responses=["", ""])
-    expected = {"focus": -1.0, "unfinished": -1.0}.get(name, 0.0)
-    assert SIGNALS[name](evidence).tolist() == [expected] * 2
+    expected = {"focus": -1.0, "unfinished": -1.0, "knockout": 1 / (1 + math.exp(3))}.get(name, 0.0)
+    assert SIGNALS[name](evidence).tolist() == pytest.approx([expected] * 2)
 
 
 @pytest.mark.parametrize("name", SIGNALS)

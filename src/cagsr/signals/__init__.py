@@ -11,9 +11,11 @@ from collections.abc import Mapping
 
 from cagsr.errors import InputError, closest
 from cagsr.signals.certainty import certainty
+from cagsr.signals.contradiction import contradiction
 from cagsr.signals.coverage import coverage
 from cagsr.signals.focus import focus
 from cagsr.signals.grounding import grounding
+from cagsr.signals.knockout import knockout
 from cagsr.signals.length import length
 from cagsr.signals.lexical_overlap import lexical_overlap
 from cagsr.signals.lookback import lookback
@@ -24,14 +26,17 @@ from cagsr.signals.repetition import repetition
 from cagsr.signals.shift import shift
 from cagsr.signals.surprise import surprise
 from cagsr.signals.token_copy import token_copy
+from cagsr.signals.unexplained import unexplained
 from cagsr.signals.unfinished import unfinished
 from cagsr.types import Signal
 
 SIGNALS: dict[str, Signal] = {
     "certainty": certainty,
+    "contradiction": contradiction,
     "coverage": coverage,
     "focus": focus,
     "grounding": grounding,
+    "knockout": knockout,
     "length": length,
     "lexical_overlap": lexical_overlap,
     "lookback": lookback,
@@ -42,6 +47,7 @@ SIGNALS: dict[str, Signal] = {
     "shift": shift,
     "surprise": surprise,
     "token_copy": token_copy,
+    "unexplained": unexplained,
     "unfinished": unfinished,
 }
 

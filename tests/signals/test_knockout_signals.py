@@ -1,0 +1,77 @@
+"""Signals that ask the observer again, on numbers made by hand."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cagsr.errors import InputError
+from cagsr.signals import SIGNALS
+from evidence import make_evidence, make_prompt
+
+PROMPT = make_prompt("tea ; day monday .")
+"""Two segments: column 0, and columns 2 and 3."""
+
+
+class Told:
+    """Log-probabilities [N T] by which prompt columns are there."""
+
+    def __init__(self, **by_columns):
+        self.by_columns = by_columns
+
+    def logprobs(self, rollout):
+        there = "c" + "".join(map(str, rollout.prompt_mask[0].nonzero().flatten().tolist()))
+        return torch.tensor(self.by_columns[there])
+
+
+@pytest.fixture
+def evidence():
+    made = make_evidence(
+        torch.zeros(2, 3, 6),
+        prompts=[PROMPT],
+        salience=[[0.5, 0, 0.3, 0.2, 0, 0]],
+        lengths=[3, 2],
+        logprobs=[[-1.0, -4.0, -3.0], [-5.0, -0.5, 0.0]],
+    )
+    told = Told(
+        c12345=[[-6.0, -3.0, -3.0], [-5.0, -0.5, 0.0]],  # without tea: 5, -1, 0 and 0, 0
+        c0145=[[-1.0, -7.0, -4.0], [-3.0, -1.5, 0.0]],  # without day monday: 0, 3, 1 and -2, 1
+        c145=[[-9.0, -2.5, -3.0], [-1.0, -0.75, 0.0]],  # without either
+    )
+    return replace(made, observer=told)
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
+
+
+def test_knockout_adds_up_what_each_segment_explains_of_the_whole_response(evidence):
+    # D = (4, 4) and (0, -1).
+    expected = [sigmoid(1), (sigmoid(-3) + sigmoid(-4)) / 2]
+    assert SIGNALS["knockout"](evidence).tolist() == pytest.approx(expected)
+
+
+def test_knockout_may_weigh_a_segment_by_its_salience(evidence):
+    skewed = replace(evidence, salience=torch.tensor([[0.2, 0, 0.3, 0.5, 0, 0]]))
+    found = SIGNALS["knockout"](skewed, weights="salience", threshold=1.0)
+    assert found.tolist() == pytest.approx([sigmoid(3), 0.2 * sigmoid(-1) + 0.8 * sigmoid(-2)])
+
+
+def test_unexplained_charges_a_surprise_by_what_no_segment_explains_of_it(evidence):
+    # Row 0: costs 0, 1, .5; explained 5, 3, 1 of 2 nats. Row 1: costs 1, 0; explained 0, 1. Two segments.
+    assert SIGNALS["unexplained"](evidence).tolist() == pytest.approx([-0.5 * 0.5 / 2, -1 / 2])
+    assert SIGNALS["unexplained"](evidence, explained=6.0).tolist() == pytest.approx(
+        [-(1 * 0.5 + 0.5 * 5 / 6) / 2, -1 / 2]
+    )
+
+
+def test_contradiction_charges_what_would_be_likelier_for_no_prompt(evidence):
+    assert SIGNALS["contradiction"](evidence).tolist() == pytest.approx([-1.5 / 2, -4 / 2])
+    assert SIGNALS["contradiction"](evidence, threshold=1.0).tolist() == pytest.approx([-0.5 / 2, -3 / 2])
+
+
+@pytest.mark.parametrize("name", ["knockout", "unexplained", "contradiction"])
+def test_a_signal_that_asks_again_says_so_where_nobody_answers(evidence, name):
+    with pytest.raises(InputError, match="asks the observer again"):
+        SIGNALS[name](replace(evidence, observer=None))
