@@ -15,27 +15,40 @@ from cagsr import data, kl, sources
 from cagsr.algorithm import Algorithm
 from cagsr.config import Config
 from cagsr.errors import InputError, closest
+from cagsr.identity import identity
+from cagsr.metrics.endpoint import Endpoint
+from cagsr.metrics.judge import Judge
+from cagsr.metrics.local_model import LocalModel
+from cagsr.metrics.ratings import read_ratings
+from cagsr.metrics.relevance import MINILM, Relevance, minilm_directory
+from cagsr.metrics.rouge import rouge_l
+from cagsr.perplexity import FollowUp
 from cagsr.policy.load import load_model, load_tokenizer, make_policy, with_lora
 from cagsr.policy.policy import Policy, Reference
 from cagsr.policy.sampling import Sampling
 from cagsr.reward import Reward, Term, load_preset
 from cagsr.salience import Column, Idf, Salience, Span, Uniform
+from cagsr.scoreboard import Scoreboard
 from cagsr.step import Step
 from cagsr.tasks import CHECKERS, TASKS
 from cagsr.tasks.task import Checker, split_of
 from cagsr.types import Evidence, Prompt, Signal
 
 __all__ = [
+    "base_name",
     "base_of",
     "build_checker",
     "build_policy",
     "build_prompts",
+    "build_references",
     "build_reward",
     "build_rows",
     "build_salience",
     "build_sampling",
+    "build_scoreboard",
     "build_step",
     "check_evaluation_data",
+    "check_metrics",
     "check_training",
     "chose_best",
     "has_evaluation_data",
@@ -59,6 +72,11 @@ def base_of(task: str) -> str:
             f"sft.scratch.layers=3 sft.directory=runs/{task}-base` and set model.name=runs/{task}-base/model."
         )
     return str(path)
+
+
+def base_name(config: Config) -> str:
+    """Directory or hub name of the model that training starts from."""
+    return config.model.name or base_of(str(config.data.task))
 
 
 def check_training(config: Config, reward: Reward | None = None) -> None:
@@ -86,7 +104,7 @@ def check_training(config: Config, reward: Reward | None = None) -> None:
 def build_policy(config: Config) -> Policy:
     """Model, tokenizer, LoRA adapter, critic: what is trained, not yet prepared by Accelerate."""
     model, training = config.model, config.train
-    name = model.name or base_of(str(config.data.task))
+    name = base_name(config)
     remote = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
     tokenizer = load_tokenizer(name, **remote)
     loaded, dropout = load_model(name, dtype=model.dtype, architecture=model.architecture, **remote)
@@ -145,20 +163,47 @@ def build_rows(config: Config, split: str) -> list[sources.Row]:
     Raises InputError for another split than ``train`` of a source that nothing is kept out of.
     """
     given = config.data
+    rows = _all_rows(config, split)
+    if split == "train":
+        return rows
+    if given.holdout_column:
+        rows = _one_per(rows, given.holdout_column)
+    return rows[: given.evaluation_count]
+
+
+def _all_rows(config: Config, split: str) -> list[sources.Row]:
+    """As `build_rows`, with every row that a prompt has."""
+    given = config.data
     if split != "train":
         check_evaluation_data(config)
-    count = given.count if split == "train" else given.evaluation_count
     if given.task:
+        count = given.count if split == "train" else given.evaluation_count
         return sources.rows_of(TASKS[given.task].rows(split, count, seed=given.seed), given.task)
     source, part = str(given.source), given.split
     if split != "train" and _names_evaluation_data(config):
         source, part = given.evaluation_source or source, given.evaluation_split or given.split
     rows = sources.read(source, part, given.config_name, given.revision)
-    if given.holdout_column:
-        rows = _held_out(rows, given.holdout_column, split)
-        if split != "train":
-            rows = _one_per(rows, given.holdout_column)
-    return rows if split == "train" else rows[:count]
+    return _held_out(rows, given.holdout_column, split) if given.holdout_column else rows
+
+
+def build_references(config: Config, split: str = "heldout") -> dict[str, list[str]]:
+    """`scoreboard.prompt_key` of a prompt -> all references of it, from all rows that have it, each text once.
+
+    The texts of the reference column (``data.reference_column``, ``reference``, ``completion``, the reply of
+    ``messages``) and of a column ``references`` that holds a list of texts. A prompt without any is not in it.
+    """
+    given = config.data
+    rows = data.map_columns(
+        _all_rows(config, split), given.prompt_column, given.reference_column, given.salience_column
+    )
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        several = row.values.get("references")
+        texts = [row.values.get("reference"), *(several if isinstance(several, list) else ())]
+        kept = dict.fromkeys(text for text in texts if isinstance(text, str) and text.strip())
+        if kept and not row.problem:
+            found.setdefault(str(row.values["prompt"]), {}).update(kept)
+    return {prompt: list(texts) for prompt, texts in found.items()}
 
 
 def _held_out(rows: list[sources.Row], column: str, split: str) -> list[sources.Row]:
@@ -241,6 +286,63 @@ def _oracle(checker: Checker, evidence: Evidence) -> torch.Tensor:
         for row, text in enumerate(rollout.responses)
     ]
     return torch.tensor(quality, device=evidence.salience.device)
+
+
+def check_metrics(config: Config) -> None:
+    """Raises InputError for a metric whose package or file is missing: before any model is loaded."""
+    given = config.metrics
+    if given.relevance_model == MINILM:
+        minilm_directory()
+    if given.rouge:
+        rouge_l()
+    if given.ratings is not None:
+        read_ratings(given.ratings)
+
+
+def build_scoreboard(
+    config: Config, base: Policy, checker: Checker | None, split: str = "heldout"
+) -> Scoreboard:
+    """All that ``metrics`` asks for. ``base`` is frozen: it is the model of the follow-up perplexity, if that is
+    ``base``; and what else is loaded goes to its device.
+    """
+    check_metrics(config)
+    given, device = config.metrics, base.device
+    relevance = judge = followup = None
+    which: dict[str, Any] = {}
+    if given.relevance_model is not None:
+        relevance = Relevance(given.relevance_model, given.relevance_revision, device)
+    if given.perplexity_model is not None:
+        named = given.perplexity_model
+        frozen = base if named == "base" else _frozen(config, named).to(device)
+        followup = FollowUp(frozen, config.train.micro_batch)
+        own = (base_name(config), config.model.revision)
+        which = identity(*(own if named == "base" else (named, given.perplexity_revision)))
+    if given.judge is not None:
+        asked = given.judge
+        if asked.endpoint is not None:
+            judge = Judge(Endpoint(asked.endpoint, asked.model, asked.timeout))
+        else:
+            judge = Judge(LocalModel(asked.model, asked.revision, device))
+    return Scoreboard(
+        checker=checker,
+        references=build_references(config, split),
+        relevance=relevance,
+        rouge=rouge_l() if given.rouge else None,
+        followup=followup,
+        followup_column=given.followup_column,
+        followup_model=which,
+        judge=judge,
+        judged=0 if given.judge is None else given.judge.prompts,
+        ratings=None if given.ratings is None else read_ratings(given.ratings),
+    )
+
+
+def _frozen(config: Config, name: str) -> Policy:
+    """A model of another name, in evaluation only: no critic, no adapter, no code of its own."""
+    revision = config.metrics.perplexity_revision
+    loaded, _ = load_model(name, revision=revision, dtype=config.model.dtype)
+    policy = make_policy(loaded, load_tokenizer(name, revision=revision))
+    return policy.requires_grad_(False)
 
 
 def build_salience(config: Config, prompts: Sequence[Prompt]) -> Salience:

@@ -35,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Post-train language models without labels: the reward is the model's own attention to the prompt.",
-    epilog="Exit codes: 0 done, 2 bad input, 3 numbers went bad, 4 storage, 75 stopped and resumable, 130 Ctrl-C.",
+    epilog="Exit codes: 0 done, 2 bad input, 3 numbers went bad, 4 storage, 69 no server, 75 resumable, 130 Ctrl-C.",
 )
 
 ConfigFile = Annotated[

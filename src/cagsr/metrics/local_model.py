@@ -1,0 +1,70 @@
+"""A chat model loaded here, asked greedily: a judge that needs no server."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from cagsr.errors import InputError
+from cagsr.identity import identity
+
+__all__ = ["LocalModel"]
+
+
+class LocalModel:
+    """A causal model from a directory or the hub; safetensors only, and no code that comes with it is run.
+
+    Messages go through its chat template; a model without one reads their contents with blank lines between.
+    Raises InputError for a name that leads nowhere or is no causal language model.
+    """
+
+    def __init__(self, name: str, revision: str | None = None, device: torch.device | str = "cpu"):
+        self.name, self.revision = name, revision
+        try:
+            config = AutoConfig.from_pretrained(name, revision=revision)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision)
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                name, revision=revision, config=config, use_safetensors=True, dtype="auto"
+            )
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise InputError(f"metrics.judge.model: {name!r} cannot be loaded: {reason}") from error
+        self._commit = getattr(config, "_commit_hash", None)
+        self._model = model.eval().requires_grad_(False).to(device)
+
+    @torch.no_grad()
+    def __call__(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> str:
+        """The model's answer, greedy. Raises InputError where the messages do not fit its context."""
+        templated = bool(self._tokenizer.chat_template)
+        if templated:
+            text = self._tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True
+            )
+        else:
+            text = "\n\n".join(message["content"] for message in messages) + "\n\n"
+        inputs = self._tokenizer(
+            text, add_special_tokens=not templated, return_tensors="pt", return_token_type_ids=False
+        ).to(self._model.device)
+        length = inputs["input_ids"].shape[1]
+        context = getattr(self._model.config, "max_position_embeddings", None)
+        if context is not None and length + max_tokens > context:
+            raise InputError(
+                f"metrics.judge.model: {length} tokens to judge, and {self.name} has a context of {context}; "
+                "choose a model with a longer one"
+            )
+        padding = self._tokenizer.pad_token_id
+        chosen = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=max_tokens,
+            eos_token_id=self._model.generation_config.eos_token_id or self._tokenizer.eos_token_id,
+            pad_token_id=padding if padding is not None else self._tokenizer.eos_token_id,
+        )
+        # What a given config leaves open generate takes from the model's own: penalties, beams.
+        self._model.generation_config = chosen
+        written = self._model.generate(**inputs, generation_config=chosen)[0, length:]
+        return self._tokenizer.decode(written, skip_special_tokens=True)
+
+    def describe(self) -> dict[str, str | None]:
+        """Name, and revision or hash of the weights."""
+        return identity(self.name, self.revision, self._commit)
