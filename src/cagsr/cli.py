@@ -168,6 +168,33 @@ def score(
         write_atomically(output, "\n".join(lines) + "\n")
 
 
+@app.command(
+    epilog="Example: cagsr calibrate --config examples/e2e.yaml --output preset.yaml; "
+    "then: cagsr train ... reward.preset=preset.yaml"
+)
+def calibrate(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    output: Annotated[Path, typer.Option(help="The preset to write.")] = Path("preset.yaml"),
+    prompts: Annotated[int, typer.Option(min=2, help="Training prompts to make contrasts of.")] = 64,
+    pairs: Annotated[
+        str | None, typer.Option(help="JSONL with columns prompt, chosen, rejected: labels on top.")
+    ] = None,
+    labels: Annotated[int | None, typer.Option(min=2, help="Use only so many of the pairs.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Fit the weights of a reward's terms to a model, without labels or with a few."""
+    from cagsr.commands.calibrate import calibrate as run_calibration
+
+    chosen = overrides or []
+    if not any(one.startswith(("reward.preset=", "reward.terms=")) for one in chosen):
+        chosen = ["reward.preset=candidates", *chosen]
+    summary = run_calibration(
+        _load(config, chosen), output, _console(as_json), prompts=prompts, pairs=pairs, labels=labels
+    )
+    _print_json(summary, as_json)
+
+
 @app.command(epilog="Example: cagsr doctor google/flan-t5-small")
 def doctor(
     model: Annotated[str | None, typer.Argument(help="Directory or hub name of a model to examine.")] = None,

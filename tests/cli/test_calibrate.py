@@ -1,0 +1,109 @@
+"""`cagsr calibrate`: a preset out of a model's own responses, that `cagsr train` takes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cagsr.reward import load_preset
+
+SMALL = ["data.count=7", "sampling.candidates=3", "sampling.max_new_tokens=12", "train.micro_batch=12"]
+TERMS = (
+    "reward.terms=[{signal: lexical_overlap}, {signal: length}, {signal: knockout}, "
+    "{signal: repetition, weight: 5.0, standardise: none}, {signal: unfinished, weight: 0.5, standardise: none}]"
+)
+PROMPT = "describe city : lyon ; drink : tea"
+
+
+@pytest.fixture
+def calibrate(cagsr, models):
+    def run(*arguments, model="t5", terms=TERMS):
+        name = f"model.name={models / model}"
+        return cagsr("calibrate", "data.task=slots", name, *SMALL, terms, "--prompts", "5", *arguments)
+
+    return run
+
+
+@pytest.mark.parametrize("model", ["t5", "llama"])
+def test_the_preset_it_writes_is_one_that_train_takes(calibrate, train, model):
+    outcome = calibrate("--output", "mine.yaml", "--json", model=model)
+    assert outcome.code == 0, outcome.err
+    summary = json.loads(outcome.out)
+    terms = load_preset("mine.yaml")
+    assert [term.signal for term in terms] == [term["signal"] for term in summary["terms"]]
+    assert all(term.weight > 0 for term in terms)
+    found = summary["contrasts"]
+    assert set(found["by_kind"]) <= {"dropped", "duplicated", "inserted", "replaced", "swapped"}
+    assert 0 <= found["held_out"]["low"] <= found["held_out"]["mean"] <= found["held_out"]["high"] <= 1
+    about = Path("mine.yaml").read_text()
+    assert "on slots" in about
+    assert "5 training prompts, seed 0" in " ".join(about.split())
+    assert f"{found['held_out']['mean']:.3f}" in about
+    assert train("reward.preset=mine.yaml", model=model).code == 0
+
+
+def test_the_same_seed_finds_the_same_weights(calibrate):
+    calibrate("--output", "one.yaml")
+    calibrate("--output", "two.yaml")
+    calibrate("--output", "three.yaml", "train.seed=1")
+    one, two, three = (Path(f"{name}.yaml").read_text() for name in ("one", "two", "three"))
+    assert one == two
+    assert one != three
+
+
+def test_what_is_said_names_every_kind_and_every_weight(calibrate):
+    outcome = calibrate()
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert lines[0].startswith("contrasts: ")
+    assert "held-out agreement" in lines[0]
+    assert any(line.split()[:1] == ["dropped"] for line in lines)
+    assert sum("in spreads of the group" in line for line in lines) >= 1
+    assert "reward.preset=preset.yaml" in outcome.out
+
+
+def test_labels_move_the_weights_that_were_found_without(calibrate, rows):
+    made = [
+        {
+            "prompt": PROMPT.replace("lyon", city),
+            "chosen": f"tea {city}",
+            "rejected": f"comes to {city} and serves tea afterwards",
+        }
+        for city in ("lyon", "bern", "cork", "graz", "riga", "turin")
+    ]
+    pairs = rows("pairs.jsonl", *made)
+    # Both say the same words, so only length can move.
+    length = "reward.terms=[{signal: length}, {signal: lexical_overlap}]"
+    weights = []
+    for labels in ([], ["--pairs", pairs, "--labels", "2"], ["--pairs", pairs]):
+        outcome = calibrate(*labels, "--json", terms=length)
+        assert outcome.code == 0, outcome.err
+        summary = json.loads(outcome.out)
+        found = {term["signal"]: term["weight"] for term in summary["terms"]}
+        weights.append(found.get("length", 0.0) / found.get("lexical_overlap", 1.0))
+        assert summary.get("labels", {}).get("pairs") == (None if not labels else 2 if "2" in labels else 6)
+    assert weights[0] > weights[1] > weights[2] >= 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--output", "mine.json"], "--output: mine.json must end in .yaml"),
+        (["--labels", "3"], "--labels: name the file of labelled pairs with --pairs"),
+        (
+            ["--pairs", "pairs.jsonl"],
+            "pairs.jsonl row 2: 'rejected' must be text; this row's columns: 'prompt', 'chosen'",
+        ),
+        (["--pairs", "good.jsonl", "--labels", "5"], "--labels: good.jsonl has 2 pairs, fewer than 5"),
+        (["--pairs", "missing.jsonl"], "missing.jsonl"),
+        (["data.count=1"], "calibration contrasts prompts with one another"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_said(calibrate, rows, arguments, message):
+    good = {"prompt": PROMPT, "chosen": "tea", "rejected": ""}
+    rows("good.jsonl", good, good)
+    rows("pairs.jsonl", good, {"prompt": PROMPT, "chosen": "tea"})
+    outcome = calibrate(*arguments)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert not Path("preset.yaml").exists()
