@@ -160,7 +160,10 @@ def random_evidence(seed: int = 0, *, prompts: int = 3, group_size: int = 5) -> 
         lengths=lengths.tolist(),
         finished=finished.tolist(),
         responses=["", "", *(f"w{row} w{row + 1}, other" for row in range(2, N))],
-        prompts=[make_prompt(text, index=index) for index, text in enumerate(texts)],
+        prompts=[
+            make_prompt(text, index=index, row={"reference": f"w3 {text} other"})
+            for index, text in enumerate(texts)
+        ],
         prompt_ids=torch.randint(10, 13, (P, S), generator=generator),
         prompt_mask=prompt_mask,
         logprobs=-5 * uniform(N, T),

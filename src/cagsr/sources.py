@@ -101,8 +101,9 @@ def _csv(content: bytes, name: str) -> list[Row]:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise InputError(f"{name}:{line} is not UTF-8. Save the file as UTF-8.") from None
-    # The default refuses cells beyond 131,072 characters; a cell can hold no more than the file.
-    csv.field_size_limit(max(len(text), 1))
+    # The default refuses cells beyond 131,072 characters; a cell can hold no more than the file. Never lowered:
+    # the limit is everybody's, and importing a package may read its own table.
+    csv.field_size_limit(max(len(text), csv.field_size_limit()))
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[Row] = []
     try:

@@ -14,7 +14,7 @@ from cagsr.policy.policy import Policy
 from cagsr.types import Prompt
 from cagsr.world import World
 
-__all__ = ["Supervised", "fine_tune"]
+__all__ = ["Supervised", "fine_tune", "shuffled_batches"]
 
 POOL = 32  # batches that are filled together, so that rows of like length find each other
 
@@ -66,7 +66,7 @@ def fine_tune(
         num_warmup_steps=settings.warmup_steps,
         num_training_steps=settings.steps,
     )
-    batches = _batches([len(text) for text in references], settings.batch_size, Random(settings.seed))
+    batches = shuffled_batches([len(text) for text in references], settings.batch_size, Random(settings.seed))
     for step in range(settings.steps):
         mine = world.share(next(batches))
         batch = policy.given(
@@ -92,7 +92,7 @@ def fine_tune(
         report(step + 1, mean)
 
 
-def _batches(lengths: list[int], size: int, random: Random) -> Iterator[list[int]]:
+def shuffled_batches(lengths: list[int], size: int, random: Random) -> Iterator[list[int]]:
     """Row numbers in batches of ``size``, endlessly: one reshuffled pass over all rows after another.
 
     A batch holds rows of like length: of natural text more than half of a random batch would be padding.

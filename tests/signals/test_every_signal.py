@@ -7,10 +7,19 @@ import pytest
 import torch
 
 import cagsr.signals
+import reward_models
 from cagsr.signals import SIGNALS
-from evidence import make_evidence, padded, random_evidence
+from evidence import make_evidence, make_prompt, padded, random_evidence
+
+# What a signal needs beyond the evidence.
+NEEDS = {"reward_model": {"path": reward_models.saved("t5")}}
+# Its value for an empty response is nothing that could be known beforehand.
+UNFORESEEN = ("random_reward", "reward_model")
+KNOWN = [name for name in SIGNALS if name not in UNFORESEEN]
+ASKED = [make_prompt("prompt 0", row={"reference": "a b"})]
 
 RANGES = {
+    "agreement": (0, 1),
     "certainty": (0, math.inf),
     "contradiction": (-math.inf, 0),
     "coverage": (0, 1),
@@ -22,8 +31,11 @@ RANGES = {
     "lookback": (0, 1),
     "mass": (0, 1),
     "precision": (-math.inf, 0),
+    "random_reward": (0, 1),
     "reference_logprob": (-math.inf, 0),
+    "reference_overlap": (0, 1),
     "repetition": (-1, 0),
+    "reward_model": (-math.inf, math.inf),
     "shift": (0, 1),
     "surprise": (-math.inf, 0),
     "token_copy": (0, 1),
@@ -31,7 +43,7 @@ RANGES = {
     "unfinished": (-1, 0),
 }
 VARIANTS = [
-    *((name, {}) for name in SIGNALS),
+    *((name, NEEDS.get(name, {})) for name in SIGNALS),
     ("coverage", {"saturation": "noisy_or", "gate": True}),
     ("coverage", {"saturation": "capped_sum", "cap": 0.5}),
     ("focus", {"direction": "high_entropy", "clamp": [0.2, 0.9]}),
@@ -46,7 +58,7 @@ each_variant = pytest.mark.parametrize(("name", "options"), VARIANTS)
 @pytest.mark.parametrize("seed", range(5))
 def test_values_are_float32_one_a_response_and_in_the_stated_range(name, seed):
     evidence = random_evidence(seed)
-    values = SIGNALS[name](evidence)
+    values = SIGNALS[name](evidence, **NEEDS.get(name, {}))
     assert values.dtype == torch.float32
     assert values.shape == (15,)
     low, high = RANGES[name]
@@ -113,13 +125,14 @@ EMPTY = {
 }
 
 
-@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize("name", KNOWN)
 def test_a_response_of_nothing_but_its_end_has_a_defined_value(name):
     evidence = make_evidence(
         [[[0.3, 0.5, 0.1]] * 2] * 2,
         lengths=[1, 1],
         finished=[True, True],
         responses=["", ""],
+        prompts=ASKED,
         response_ids=[[500, 501]] * 2,
         logprobs=[[-3.0, 0.0]] * 2,
         certainty=[[2.0, 0.0]] * 2,
@@ -128,17 +141,21 @@ def test_a_response_of_nothing_but_its_end_has_a_defined_value(name):
 
 
 @pytest.mark.parametrize("width", [0, 3])
-@pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize("name", KNOWN)
 def test_a_response_without_any_token_has_a_defined_value(name, width):
-    evidence = make_evidence(torch.full((2, width, 3), 0.3), lengths=[0, 0], responses=["", ""])
+    evidence = make_evidence(
+        torch.full((2, width, 3), 0.3), lengths=[0, 0], responses=["", ""], prompts=ASKED
+    )
     expected = {"focus": -1.0, "unfinished": -1.0, "knockout": 1 / (1 + math.exp(3))}.get(name, 0.0)
     assert SIGNALS[name](evidence).tolist() == pytest.approx([expected] * 2)
 
 
 @pytest.mark.parametrize("name", SIGNALS)
 def test_a_prompt_without_content_has_a_defined_value(name):
-    evidence = make_evidence(torch.full((2, 3, 5), 0.1), salience=[[0.0] * 5], logprobs=[[-1.0] * 3] * 2)
-    assert SIGNALS[name](evidence).isfinite().all()
+    evidence = make_evidence(
+        torch.full((2, 3, 5), 0.1), salience=[[0.0] * 5], logprobs=[[-1.0] * 3] * 2, prompts=ASKED
+    )
+    assert SIGNALS[name](evidence, **NEEDS.get(name, {})).isfinite().all()
 
 
 def test_there_is_one_file_a_signal_and_none_reads_another():

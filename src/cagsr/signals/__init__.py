@@ -10,6 +10,7 @@ import importlib
 from collections.abc import Mapping
 
 from cagsr.errors import InputError, closest
+from cagsr.signals.agreement import agreement
 from cagsr.signals.certainty import certainty
 from cagsr.signals.contradiction import contradiction
 from cagsr.signals.coverage import coverage
@@ -21,8 +22,11 @@ from cagsr.signals.lexical_overlap import lexical_overlap
 from cagsr.signals.lookback import lookback
 from cagsr.signals.mass import mass
 from cagsr.signals.precision import precision
+from cagsr.signals.random_reward import random_reward
 from cagsr.signals.reference_logprob import reference_logprob
+from cagsr.signals.reference_overlap import reference_overlap
 from cagsr.signals.repetition import repetition
+from cagsr.signals.reward_model import reward_model
 from cagsr.signals.shift import shift
 from cagsr.signals.surprise import surprise
 from cagsr.signals.token_copy import token_copy
@@ -31,6 +35,7 @@ from cagsr.signals.unfinished import unfinished
 from cagsr.types import Signal
 
 SIGNALS: dict[str, Signal] = {
+    "agreement": agreement,
     "certainty": certainty,
     "contradiction": contradiction,
     "coverage": coverage,
@@ -42,8 +47,11 @@ SIGNALS: dict[str, Signal] = {
     "lookback": lookback,
     "mass": mass,
     "precision": precision,
+    "random_reward": random_reward,
     "reference_logprob": reference_logprob,
+    "reference_overlap": reference_overlap,
     "repetition": repetition,
+    "reward_model": reward_model,
     "shift": shift,
     "surprise": surprise,
     "token_copy": token_copy,

@@ -1,0 +1,180 @@
+"""Reward models: what they read, that padding moves nothing, what is refused, and that they learn."""
+
+import builtins
+import json
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import reward_models
+import tiny
+from cagsr.errors import InputError
+from cagsr.policy.load import save_model
+from cagsr.preferences import Pair
+from cagsr.reward_model import RewardModel, _encoded, _parted, asked, train_reward_model
+from cagsr.signals import SIGNALS
+from evidence import make_evidence, make_prompt
+from reward_models import words
+
+PROMPTS = [words(3), words(7, 5), words(2, 11), words(5, 3)]
+RESPONSES = [words(11), words(2, 30), words(5, 17), words(3, 40)]
+each_shape = pytest.mark.parametrize("shape", reward_models.SHAPES)
+
+
+@each_shape
+def test_trap_10_padding_does_not_change_a_score(shape):
+    model = RewardModel.load(reward_models.saved(shape))
+    together = model.score(PROMPTS, RESPONSES)
+    alone = torch.cat([model.score([p], [r]) for p, r in zip(PROMPTS, RESPONSES, strict=True)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert together.dtype == torch.float32
+    assert together.unique().numel() == 4
+    torch.testing.assert_close(
+        model.score(PROMPTS, RESPONSES, rows_per_pass=3), together, rtol=1e-4, atol=1e-5
+    )
+
+
+@each_shape
+def test_a_score_reads_every_word_of_prompt_and_response(shape):
+    model = RewardModel.load(reward_models.saved(shape))
+    (before,) = model.score([words(5)], [words(5, 30)]).tolist()
+    for place in range(5):
+        prompt, response = words(5).split(), words(5, 30).split()
+        prompt[place] = words(1, 60)
+        assert model.score([" ".join(prompt)], [words(5, 30)]).item() != pytest.approx(before, abs=1e-6)
+        response[place] = words(1, 60)
+        assert model.score([words(5)], [" ".join(response)]).item() != pytest.approx(before, abs=1e-6)
+
+
+def test_a_t5_of_ours_scores_as_its_decoder_states_and_its_head_say():
+    model = RewardModel.load(reward_models.saved("t5"))
+    prompt, response = model.tokenizer(words(7)), model.tokenizer(words(3, 30), add_special_tokens=False)
+    states = model.model.transformer(
+        input_ids=torch.tensor([prompt["input_ids"]]),
+        decoder_input_ids=torch.tensor([[0, *response["input_ids"]]]),
+    ).last_hidden_state
+    expected = model.model.classification_head(states[:, -1]).item()
+    assert model.score([words(7)], [words(3, 30)]).item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_causal_model_reads_prompt_response_and_end():
+    model = RewardModel.load(reward_models.saved("llama"))
+    row = _encoded(model.model, model.tokenizer, words(3), words(2, 30))
+    assert row == {"input_ids": [20, 21, 22, 50, 51, model.tokenizer.eos_token_id]}
+
+
+def test_a_chat_model_reads_a_conversation():
+    model = RewardModel.load(reward_models.saved("llama"))
+    model.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {{ m['role'] }} {% endfor %}"
+    turns = [{"role": "user", "content": words(2)}]
+    from_turns = _encoded(model.model, model.tokenizer, turns, words(2, 30))
+    unknown = model.tokenizer.unk_token_id
+    assert from_turns == {"input_ids": [20, 21, unknown, 50, 51, unknown]}
+    assert _encoded(model.model, model.tokenizer, words(2), words(2, 30)) == from_turns
+    assert asked(replace(make_prompt("a"), row={"prompt": turns})) == turns
+    assert asked(make_prompt("a b", row={"prompt": "a b"})) == "a b"
+
+
+def test_another_number_of_outputs_is_refused():
+    with pytest.raises(InputError, match=r"has 3 outputs and a reward model has one"):
+        RewardModel.load(reward_models.saved("llama", labels=3))
+
+
+def test_a_model_without_a_head_is_no_reward_model(tmp_path):
+    save_model(tiny.policy("llama"), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text()) | {"num_labels": 1}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(InputError, match=r"no reward model: its checkpoint has no weights for score\.weight"):
+        RewardModel.load(str(tmp_path))
+
+
+def test_pickled_weights_are_not_read(tmp_path):
+    shutil.copytree(reward_models.saved("llama"), tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").rename(tmp_path / "model" / "pytorch_model.bin")
+    with pytest.raises(InputError, match="from safetensors"):
+        RewardModel.load(str(tmp_path / "model"))
+
+
+def test_a_text_longer_than_the_model_has_positions_for_is_refused():
+    model = RewardModel.load(reward_models.saved("llama"))
+    with pytest.raises(InputError, match="70 tokens, and the reward model has positions for 64"):
+        model.score([words(29)], [words(40)])
+
+
+def test_a_directory_is_described_by_the_hash_of_its_weights(tmp_path):
+    shutil.copytree(reward_models.saved("llama"), tmp_path / "copy")
+    first, copy = (RewardModel.load(str(path)) for path in (reward_models.saved("llama"), tmp_path / "copy"))
+    assert copy.describe() == {"name": str(tmp_path / "copy"), "sha256": first.describe()["sha256"]}
+    other = RewardModel.load(reward_models.saved("t5"))
+    assert other.describe()["sha256"] != first.describe()["sha256"]
+
+
+def test_the_signal_scores_each_response_to_its_own_prompt():
+    path = reward_models.saved("t5")
+    prompts = [make_prompt(words(3), index=0), make_prompt(words(2, 9), index=1)]
+    evidence = make_evidence(torch.zeros(4, 3, 5), group_size=2, prompts=prompts, responses=RESPONSES)
+    expected = RewardModel.load(path).score([words(3)] * 2 + [words(2, 9)] * 2, RESPONSES)
+    found = SIGNALS["reward_model"](evidence, path=path)
+    torch.testing.assert_close(found, expected)
+
+
+def pairs(policy, count: int) -> list[Pair]:
+    """The better response has no word of the worse one's kind."""
+    draw = random.Random(0)
+    return [
+        Pair(prompt, words(3, draw.randrange(20)), words(3, 50 + draw.randrange(20)))
+        for prompt in tiny.prompts(policy, [5] * count)
+    ]
+
+
+def test_all_pairs_of_a_prompt_are_held_out_together():
+    first, second, third, *_ = tiny.prompts(tiny.policy("llama"), [3, 5, 7])
+    given = [Pair(p, "a", "b") for p in (first, second, third, first, second, third, first)]
+    training, kept = _parted(given, 0.3, seed=0)
+    assert len(training) + len(kept) == 7
+    assert {p.prompt.text for p in kept}.isdisjoint(p.prompt.text for p in training)
+    assert len({p.prompt.text for p in kept}) == 1
+    assert _parted(given[:1], 0.9, seed=0) == (given[:1], [])
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_a_reward_model_learns_what_pairs_show_and_loads_again(name, tmp_path):
+    pytest.importorskip("trl")
+    policy = tiny.policy(name)
+    save_model(policy, tmp_path / "base")
+    before = (torch.get_rng_state(), random.getstate())
+    outcome = train_reward_model(
+        str(tmp_path / "base"), pairs(policy, 60), tmp_path / "rm", steps=40, batch_size=8, learning_rate=1e-2
+    )
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert (outcome["pairs"], outcome["held_out_pairs"]) == (60, 12)
+    assert outcome["accuracy"] >= 11 / 12
+    assert not list(tmp_path.glob(".*"))
+    found = RewardModel.load(str(tmp_path / "rm"))
+    good, bad = found.score([words(5)] * 2, [words(3, 7), words(3, 57)]).tolist()
+    assert good > bad
+
+
+def test_without_trl_training_is_refused_before_anything_loads(monkeypatch, tmp_path):
+    ordinary = builtins.__import__
+
+    def without(name, *given, **more):
+        if name == "trl":
+            raise ImportError(name)
+        return ordinary(name, *given, **more)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(InputError, match=r"pip install 'cagsr\[preferences\]'"):
+        train_reward_model("nowhere", [], tmp_path / "rm")
+    assert not Path(tmp_path / "rm").exists()
+
+
+def test_no_pairs_are_refused(tmp_path):
+    pytest.importorskip("trl")
+    with pytest.raises(InputError, match="there are none"):
+        train_reward_model("nowhere", [], tmp_path / "rm")
