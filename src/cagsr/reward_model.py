@@ -114,7 +114,7 @@ def train_reward_model(
     epochs: float = 3.0,
     steps: int | None = None,
     batch_size: int = 16,
-    learning_rate: float = 5e-4,
+    learning_rate: float = 2e-4,
     held_out: float = 0.2,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -266,7 +266,7 @@ def _encoded_texts(
         start = model.config.decoder_start_token_id
         return {"input_ids": _ids(tokenizer, prompt), "decoder_input_ids": [start, *written]}
     if not model.config.is_encoder_decoder and tokenizer.cls_token_id is not None:
-        pair = cast(dict[str, list[int]], tokenizer(prompt, response, verbose=False))
+        pair: Mapping[str, Any] = cast(Any, tokenizer)(prompt, response, verbose=False)
         return {key: list(pair[key]) for key in ("input_ids", "token_type_ids") if key in pair}
     return {"input_ids": [*_ids(tokenizer, prompt), *written, tokenizer.eos_token_id]}
 
