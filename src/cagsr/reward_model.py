@@ -266,9 +266,9 @@ def _encoded_texts(
         start = model.config.decoder_start_token_id
         return {"input_ids": _ids(tokenizer, prompt), "decoder_input_ids": [start, *written]}
     if not model.config.is_encoder_decoder and tokenizer.cls_token_id is not None:
-        pair: Mapping[str, Any] = cast(Any, tokenizer)(prompt, response, verbose=False)
+        pair: Any = tokenizer(prompt, response, verbose=False)
         return {key: list(pair[key]) for key in ("input_ids", "token_type_ids") if key in pair}
-    return {"input_ids": [*_ids(tokenizer, prompt), *written, tokenizer.eos_token_id]}
+    return {"input_ids": [*_ids(tokenizer, prompt), *written, cast(int, tokenizer.eos_token_id)]}
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = True) -> list[int]:
