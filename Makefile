@@ -8,7 +8,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python; d
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { echo $$name; break; }; done)
 
-.PHONY: demo test check bench golden
+.PHONY: demo test check bench table golden
 
 demo: $(READY)
 	$(BIN)/cagsr demo $(ARGS)
@@ -24,6 +24,9 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/capture.py $(ARGS)
+
+table: $(READY)
+	$(BIN)/python benchmarks/table.py $(ARGS)
 
 # Writes the losses that a refactor must reproduce; only after a change that is meant to change them.
 golden: $(READY)

@@ -26,6 +26,7 @@ from cagsr.perplexity import FollowUp
 from cagsr.policy.load import load_model, load_tokenizer, make_policy, with_lora
 from cagsr.policy.policy import Policy, Reference
 from cagsr.policy.sampling import Sampling
+from cagsr.preferences import Pair, read_pairs
 from cagsr.reward import Reward, Term, load_preset
 from cagsr.salience import Column, Idf, Salience, Span, Uniform
 from cagsr.scoreboard import Scoreboard
@@ -38,6 +39,7 @@ __all__ = [
     "base_name",
     "base_of",
     "build_checker",
+    "build_pairs",
     "build_policy",
     "build_prompts",
     "build_references",
@@ -50,6 +52,7 @@ __all__ = [
     "check_evaluation_data",
     "check_metrics",
     "check_training",
+    "checker_signals",
     "chose_best",
     "has_evaluation_data",
     "packaged",
@@ -253,6 +256,21 @@ def build_prompts(
     )
 
 
+def build_pairs(config: Config, policy: Policy) -> list[Pair]:
+    """Human preference pairs of ``compare.preferences``; none where it names no file."""
+    given = config.compare.preferences
+    if given is None or given == "simulated":
+        return []
+    pairs, _ = read_pairs(
+        given,
+        policy.tokenizer,
+        max_prompt_tokens=config.data.max_prompt_tokens,
+        overlong=config.data.overlong,
+        skip_invalid=config.data.skip_invalid,
+    )
+    return pairs
+
+
 def build_checker(config: Config) -> Checker | None:
     """The task's own checker, or the one that ``data.checker`` names."""
     name = config.data.checker or config.data.task
@@ -274,8 +292,12 @@ def build_reward(config: Config, checker: Checker | None) -> Reward:
     terms = load_preset(reward.preset)
     if reward.terms is not None:
         terms = [Term(term.signal, term.weight, term.standardise, term.options) for term in reward.terms]
-    extra: dict[str, Signal] = {} if checker is None else {"oracle": partial(_oracle, checker)}
-    return Reward(terms, extra)
+    return Reward(terms, checker_signals(checker))
+
+
+def checker_signals(checker: Checker | None) -> dict[str, Signal]:
+    """The signals that a checker supplies: ``oracle``, or none without one."""
+    return {} if checker is None else {"oracle": partial(_oracle, checker)}
 
 
 def _oracle(checker: Checker, evidence: Evidence) -> torch.Tensor:

@@ -142,6 +142,42 @@ def evaluate(
     _print_json(summary, as_json)
 
 
+@app.command(epilog="Example: cagsr compare --config examples/paper.yaml --quick")
+def compare(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="One seed, a third of the steps, fifty prompts.")
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where a comparison stopped; systems and seeds may be added."),
+    ] = False,
+    list_systems: Annotated[bool, typer.Option("--list", help="Name every system, and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Every system on the same base, prompts and budget, side by side."""
+    console = _console(as_json)
+    if list_systems:
+        from cagsr.systems import resolve
+
+        for name, system in resolve(None, [10]).items():
+            console.print(
+                f"{name:<22}{(system.__doc__ or '').splitlines()[0]}", highlight=False, soft_wrap=True
+            )
+        return
+    from cagsr.commands.compare import compare as run_comparison
+    from cagsr.commands.compare import quick as smaller
+    from cagsr.leaderboard import leaderboard
+
+    given = _load(config, overrides)
+    summary = run_comparison(smaller(given) if quick else given, console, resume=resume)
+    seeds = len(summary["seeds"])
+    title = f"{summary['task']}, held out, {summary['prompts']} prompts, {seeds} seed{'s'[: seeds > 1]}; 95 % intervals"
+    console.print(leaderboard(summary, title))
+    _print_json(summary, as_json)
+
+
 @app.command(epilog="Example: cagsr score pairs.jsonl model.name=runs/base/model reward.preset=robust")
 def score(
     source: Annotated[str, typer.Argument(help="JSONL (or CSV, Parquet) with columns prompt and response.")],
@@ -193,6 +229,31 @@ def calibrate(
         _load(config, chosen), output, _console(as_json), prompts=prompts, pairs=pairs, labels=labels
     )
     _print_json(summary, as_json)
+
+
+@app.command(epilog="Example: cagsr probe --config my.yaml --pairs labelled.jsonl")
+def probe(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    prompts: Annotated[int, typer.Option(min=2, help="Development prompts to sample.")] = 100,
+    pairs: Annotated[
+        str | None, typer.Option(help="JSONL with columns prompt, chosen, rejected (compare.preferences).")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as one line of JSON on standard output.")
+    ] = False,
+) -> None:
+    """Before any training: is a reward worth following here? Go, caution or no, with reasons."""
+    from cagsr.commands.probe import probe as run_probe
+    from cagsr.probe_table import show
+
+    chosen = [*(overrides or []), *([] if pairs is None else [f"compare.preferences={json.dumps(pairs)}"])]
+    console = _console(as_json)
+    summary = run_probe(_load(config, chosen), console, prompts)
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        show(summary, console)
 
 
 @app.command(epilog="Example: cagsr doctor google/flan-t5-small")

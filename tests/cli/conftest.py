@@ -86,6 +86,12 @@ def cagsr(tmp_path, monkeypatch, capsys):
 
 
 @pytest.fixture
+def small() -> list[str]:
+    """Overrides that make any run small."""
+    return list(SMALL)
+
+
+@pytest.fixture
 def train(cagsr, models):
     """``train("key=value", ...)``: two steps on ``slots`` with the tiny T5, in ``run``."""
 

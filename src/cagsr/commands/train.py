@@ -34,8 +34,12 @@ class Trained:
     outcome: dict[str, Any]
 
 
-def run_training(config: Config, console: Console, *, name: str = "train", resume: bool = False) -> Trained:
+def run_training(
+    config: Config, console: Console, *, name: str = "train", resume: bool = False, evaluate: bool = True
+) -> Trained:
     """Train as the config says; weights in ``model/`` and ``best/`` of the run directory, with a model card.
+
+    Without ``evaluate`` nothing is measured on development prompts, so there is no ``best/``.
 
     What can be wrong with the config, the disk and the data is found before the model is loaded where possible.
     """
@@ -68,7 +72,7 @@ def run_training(config: Config, console: Console, *, name: str = "train", resum
         schedule=_schedule(config),
         watch=_watch(config),
         directory=directory,
-        evaluate=_evaluator(config, policy, step, checker, console),
+        evaluate=_evaluator(config, policy, step, checker, console) if evaluate else None,
     )
     console.print(
         f"{name}: {policy.readable}; reward {', '.join(reward.names)}",

@@ -5,6 +5,7 @@ Source: Efron, Tibshirani, An Introduction to the Bootstrap, 1993, the percentil
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,24 +31,62 @@ def interval(values: np.ndarray, *, level: float = 0.95, resamples: int = 2000, 
 
     Raises ValueError for an empty array, another number of axes, or values that are not finite.
     """
+    table, means = _resampled_means(values, resamples, seed)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(table.mean()), float(low), float(high))
+
+
+def p_value(after: np.ndarray, before: np.ndarray, *, resamples: int = 4000, seed: int = 0) -> float:
+    """Two-sided p of "no difference", paired, in [2 / (resamples + 1), 1]: by inverting the percentile interval.
+
+    Twice the share of resampled mean differences on the rarer side of 0 (at 0 they count for both). With few seeds
+    it is too small, as every bootstrap over few things is: it then speaks of these prompts more than of new seeds.
+    Raises ValueError as `difference` does.
+    """
+    moved = _paired(after, before)
+    means = _resampled_means(moved, resamples, seed)[1]
+    rarer = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
+    return float(min(1.0, 2 * (rarer + 1) / (resamples + 1)))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """p-values of a family of comparisons, corrected so that one false finding among all has the stated chance.
+
+    Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
+    """
+    corrected: dict[str, float] = {}
+    largest = 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        corrected[name] = largest
+    return {name: corrected[name] for name in p_values}
+
+
+def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """``values`` as [seeds, prompts], and the mean of each resample."""
     table = np.atleast_2d(np.asarray(values, dtype=float))
     if table.ndim != 2 or table.size == 0:
         raise ValueError(f"expected values [prompts] or [seeds, prompts], got shape {np.shape(values)}")
     if not np.isfinite(table).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(table))} of {table.size} values are not finite")
-    seeds, prompts = table.shape
-    random = np.random.default_rng(seed)
-    # how often each seed and each prompt is drawn: the mean of a resample is then a product of small matrices
-    drawn_seeds, drawn_prompts = _draws(random, seeds, resamples), _draws(random, prompts, resamples)
+    drawn_seeds, drawn_prompts = _draws(*table.shape, resamples, seed)
     means = np.einsum("rp,sp,rs->r", drawn_prompts, table, drawn_seeds, optimize=True) / table.size
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(table.mean()), float(low), float(high))
+    return table, means
 
 
-def _draws(random: np.random.Generator, size: int, resamples: int) -> np.ndarray:
-    """[resamples, size]: how often each of ``size`` things is drawn when ``size`` are, with replacement."""
-    drawn = random.integers(size, size=(resamples, size)) + size * np.arange(resamples)[:, None]
-    return np.bincount(drawn.ravel(), minlength=resamples * size).reshape(resamples, size)
+@lru_cache(maxsize=8)  # a comparison asks for the same draws for every metric of every system
+def _draws(seeds: int, prompts: int, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """[resamples, seeds] and [resamples, prompts]: how often each is drawn when as many are, with replacement.
+
+    The mean of a resample is then a product of small matrices.
+    """
+    random = np.random.default_rng(seed)
+
+    def drawn(size: int) -> np.ndarray:
+        chosen = random.integers(size, size=(resamples, size)) + size * np.arange(resamples)[:, None]
+        return np.bincount(chosen.ravel(), minlength=resamples * size).reshape(resamples, size).astype(float)
+
+    return drawn(seeds), drawn(prompts)
 
 
 def difference(
@@ -58,10 +97,14 @@ def difference(
     Either may be [prompts] where the other is [seeds, prompts], as when several trained models are compared
     with the one base they started from. Raises ValueError when the numbers of prompts differ.
     """
+    return interval(_paired(after, before), level=level, resamples=resamples, seed=seed)
+
+
+def _paired(after: np.ndarray, before: np.ndarray) -> np.ndarray:
     after, before = np.asarray(after, dtype=float), np.asarray(before, dtype=float)
     if after.shape[-1:] != before.shape[-1:]:
         raise ValueError(f"shapes {after.shape} and {before.shape} do not pair: other numbers of prompts")
-    return interval(after - before, level=level, resamples=resamples, seed=seed)
+    return after - before
 
 
 def summarise(

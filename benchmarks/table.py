@@ -1,0 +1,138 @@
+"""The comparison on every built-in task, T5- and Llama-shaped: the tables of docs/results.md.
+
+    make table                    three seeds
+    make table ARGS=--quick       one seed, the two bases that ship: 15 minutes on 2 cores
+
+Each case is two commands: `cagsr sft` makes its base, `cagsr compare` does the rest. Two cases run at a time, one
+thread each. What is finished is not done again.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from cagsr.leaderboard import markdown
+
+CONFIG = "examples/paper.yaml"
+SFT = ["sft.batch_size=64", "sft.schedule=cosine", "sft.warmup_steps=100"]
+SHAPES = {
+    "t5": ["sft.scratch.architecture=t5", "sft.learning_rate=2.0e-3"],
+    "llama": ["sft.scratch.architecture=llama", "sft.learning_rate=3.0e-3"],
+}
+SIZE = ["sft.scratch.layers=3", "sft.scratch.hidden=128", "sft.scratch.heads=4"]
+
+
+@dataclass(frozen=True)
+class Case:
+    task: str
+    shape: str
+    steps: int  # of supervised learning; 0: the base that ships
+
+    @property
+    def name(self) -> str:
+        return f"{self.task}-{self.shape}"
+
+
+CASES = [
+    Case("slots-paraphrase", "t5", 0),
+    Case("keywords", "llama", 0),
+    Case("slots", "t5", 2500),
+    Case("slots", "llama", 2500),
+    Case("slots-paraphrase", "llama", 2500),
+    Case("keywords", "t5", 2500),
+    Case("qa", "t5", 2500),
+    Case("qa", "llama", 2500),
+]
+
+
+def command(case: Case, directory: Path, quick: bool, extra: list[str]) -> list[list[str]]:
+    """The commands that this case still needs, in their order."""
+    task, base = f"data.task={case.task}", directory / case.name / "base"
+    commands = []
+    if case.steps and not (base / "summary.json").exists():
+        given = [task, f"sft.steps={case.steps}", f"sft.directory={base}", *SFT, *SIZE, *SHAPES[case.shape]]
+        commands.append(["sft", "--config", CONFIG, *given])
+    target = directory / case.name / "compare"
+    settings = [task, f"compare.directory={target}", *extra]
+    if case.steps:
+        settings.append(f"model.name={base / 'model'}")
+    place = target.with_name("compare-quick") if quick else target
+    flags = ["--quick"] * quick + ["--resume"] * (place / "run.json").exists()
+    commands.append(["compare", "--config", CONFIG, *flags, *settings])
+    return commands
+
+
+def run(case: Case, directory: Path, quick: bool, extra: list[str]) -> Path:
+    place = directory / case.name
+    place.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with (place / "log.txt").open("a", encoding="utf-8") as log:
+        for arguments in command(case, directory, quick, extra):
+            print(f"{case.name}: cagsr {' '.join(arguments)}", flush=True)
+            subprocess.run(
+                [sys.executable, "-m", "cagsr", *arguments],
+                check=True,
+                stdout=log,
+                stderr=log,
+                env=environment,
+            )
+    return place / ("compare-quick" if quick else "compare") / "summary.json"
+
+
+def page(summaries: dict[str, dict], arguments: argparse.Namespace) -> str:
+    how = "make table" + (" ARGS=--quick" if arguments.quick else "")
+    parts = [
+        "# Results\n",
+        f"`{how}`, {datetime.now(UTC):%Y-%m-%d}, 2 CPU cores, float32, torch {torch.__version__}. Greedy answers to "
+        "held-out prompts; 95 % intervals by a paired bootstrap over prompts and seeds; **bold**: Holm's corrected "
+        "p < .05 among all systems of a table. What each system is: `cagsr compare --list`.\n",
+    ]
+    for name, summary in summaries.items():
+        budget = summary["budget"]
+        parts.append(
+            f"\n## {name}\n\n{summary['prompts']} prompts, seeds {', '.join(map(str, summary['seeds']))}; each system "
+            f"may sample {budget['responses']:,} responses ({budget['steps']} steps).\n\n{markdown(summary)}"
+        )
+    return "\n".join(parts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="one seed, the bases that ship")
+    parser.add_argument("--cases", nargs="*", metavar="TASK-SHAPE", help="only these")
+    parser.add_argument("--directory", type=Path, default=Path("runs/table"))
+    parser.add_argument("--page", type=Path, help="Markdown to write; default: on standard output")
+    parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="overrides of examples/paper.yaml")
+    arguments = parser.parse_intermixed_args()
+    chosen = [
+        case
+        for case in CASES
+        if (case.name in arguments.cases if arguments.cases else not (arguments.quick and case.steps))
+    ]
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        found = list(
+            pool.map(lambda case: run(case, arguments.directory, arguments.quick, arguments.settings), chosen)
+        )
+    summaries = {
+        case.name: json.loads(path.read_text(encoding="utf-8"))
+        for case, path in zip(chosen, found, strict=True)
+    }
+    text = page(summaries, arguments)
+    if arguments.page is None:
+        print(text)
+    else:
+        arguments.page.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""Where systems meet: one base, the same held-out prompts, one scoreboard; each run measured once and kept."""
+
+import json
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+
+from cagsr import build
+from cagsr.commands.carry_out import carry_out
+from cagsr.config import Config
+from cagsr.errors import StorageError
+from cagsr.evaluation import Answers, answer, best_of, measure_signals, values_of
+from cagsr.kl import k1
+from cagsr.policy.policy import Policy
+from cagsr.records import write_atomically
+from cagsr.reward import Reward
+from cagsr.systems import System
+from cagsr.systems.bench import Bench
+from cagsr.systems.recipe import Choose, Recipe, Unchanged
+from cagsr.trainer import prompts_for
+from cagsr.types import Rollout
+from cagsr.world import World
+
+__all__ = ["Arena"]
+
+# Sampled figures stand beside the greedy ones: K samples to every fourth prompt.
+SAMPLED_EVERY = 4
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run, measured: metric -> [P] of greedy responses, metric -> [Q] of sampled ones, and what it cost.
+
+    ``opinions`` of a judge and of people are [P] of greedy responses too, NaN where nobody had one.
+    """
+
+    greedy: dict[str, np.ndarray]
+    sampled: dict[str, np.ndarray]
+    opinions: dict[str, np.ndarray]
+    cost: dict[str, float]
+
+
+class Arena:
+    def __init__(self, config: Config, directory: Path, console: Console):
+        self.config, self.directory, self.console = config, directory, console
+        self.world = World(Accelerator(mixed_precision=config.train.mixed_precision))
+        self.checker = build.build_checker(config)
+        self.reward = build.build_reward(config, self.checker)
+        algorithm = config.algorithm.model_copy(update={"name": "grpo"})  # the base needs no critic
+        self.base = build.build_policy(config.model_copy(update={"algorithm": algorithm}))
+        self.base.to(self.world.device)
+        self.prompts = build.build_prompts(config, self.base, "heldout")[0][: config.data.evaluation_count]
+        self.training = build.build_prompts(config, self.base, "train")[0]
+        self.salience = build.build_salience(config, self.training)
+        self.human = build.build_pairs(config, self.base)
+        self.scoreboard = build.build_scoreboard(config, self.base, self.checker)
+        self.found: dict[str, list[Result]] = {}
+
+    def bench(self, seed: int) -> Bench:
+        """What the systems of this seed are given."""
+        train, given = self.config.train, self.config.compare
+        return Bench(
+            base=self.base,
+            model=build.base_name(self.config),
+            prompts=[
+                prompt
+                for step in range(train.steps)
+                for prompt in prompts_for(self.training, step, train.prompts_per_step, seed)
+            ],
+            prompts_per_step=train.prompts_per_step,
+            sampling=build.build_sampling(self.config),
+            reward=self.reward,
+            conventional=given.conventional_reward,
+            checker=self.checker,
+            salience=self.salience,
+            human=self.human,
+            simulated=given.preferences == "simulated",
+            synthetic=given.synthetic_pairs,
+            directory=self.directory / "reward-models",
+            world=self.world,
+            prompts_per_pass=max(1, train.micro_batch // self.config.sampling.candidates),
+            seed=seed,
+        )
+
+    def measure(self, name: str, system: System, bench: Bench) -> None:
+        """Carry the system out and measure it, or read what was measured before. Raises NotForThisDataError."""
+        directory = self.directory / name / f"seed-{bench.seed}"
+        if not (directory / RESULT).exists():
+            with self.console.status(f"{name}, seed {bench.seed}"):
+                self._run(name, system, bench, directory)
+        result = _read(directory / RESULT)
+        self.found.setdefault(name, []).append(result)
+        shown = "  ".join(f"{metric} {value.mean():.3f}" for metric, value in list(result.greedy.items())[:3])
+        line = f"{name}, seed {bench.seed}: {shown}  {result.cost['seconds']:.0f} s"
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+    def _run(self, name: str, system: System, bench: Bench, directory: Path) -> None:
+        bench.asked_for_samples, sampled_before = False, bench.sampling_seconds
+        started = time.perf_counter()
+        recipe = system(bench)
+        greedy, sampled, tokens = self._carry_out(recipe, bench, directory)
+        seconds = time.perf_counter() - started
+        if bench.asked_for_samples:  # shared, so that only the first to ask waited for them
+            seconds += sampled_before
+            tokens += int(bench.samples.tokens.sum())
+        cost = {"seconds": round(seconds, 1), "generated_tokens": tokens, "labels": recipe.labels}
+        self._write(directory, name, greedy, sampled, cost)
+
+    def greedy(self, name: str) -> dict[str, np.ndarray]:
+        """metric -> [seeds, P]"""
+        return _stacked([result.greedy for result in self.found[name]])
+
+    def sampled(self, name: str) -> dict[str, np.ndarray]:
+        """metric -> [seeds, Q]; empty for a system that does not sample."""
+        return _stacked([result.sampled for result in self.found[name]])
+
+    def opinions(self, name: str) -> dict[str, np.ndarray]:
+        """metric -> [seeds, P], NaN where nobody had one."""
+        return _stacked([result.opinions for result in self.found[name]])
+
+    def cost(self, name: str) -> dict[str, float]:
+        """Means over seeds: seconds, generated tokens, labels; what was asked of a judge and of people."""
+        costs = [result.cost for result in self.found[name]]
+        return {key: round(float(np.mean([cost[key] for cost in costs])), 1) for key in costs[0]}
+
+    def _carry_out(
+        self, recipe: Recipe, bench: Bench, directory: Path
+    ) -> tuple[Answers, Answers | None, int]:
+        """Greedy and sampled answers of what the recipe makes, and the tokens that were generated for it."""
+        if isinstance(recipe, Unchanged):
+            return *self._answers(self.base), 0
+        if isinstance(recipe, Choose):
+            return self._chosen(recipe, bench), None, 0
+        train = self.config.train.model_copy(update={"seed": bench.seed})
+        run = self.config.run.model_copy(update={"directory": str(directory)})
+        config = self.config.model_copy(update={"train": train, "run": run})
+        carried = carry_out(recipe, config, Console(quiet=True))
+        carried.policy.to(self.world.device)
+        return *self._answers(carried.policy), carried.tokens
+
+    def _answers(self, policy: Policy) -> tuple[Answers, Answers]:
+        def divergence(rollout: Rollout) -> torch.Tensor:
+            return k1(policy.logprobs(rollout), self.base.logprobs(rollout)).sum(-1, keepdim=True)
+
+        sampling, rows = build.build_sampling(self.config), self.config.train.micro_batch
+        greedy = answer(policy, self.prompts, sampling.greedy(), world=self.world, prompts_per_pass=rows)
+        sampled = answer(
+            policy,
+            self.prompts[::SAMPLED_EVERY],
+            sampling,
+            world=self.world,
+            prompts_per_pass=max(1, rows // sampling.candidates),
+            measure=divergence,
+        )
+        return greedy, sampled
+
+    def _chosen(self, recipe: Choose, bench: Bench) -> Answers:
+        reward = Reward(recipe.terms)
+        answers = answer(
+            self.base,
+            self.prompts,
+            bench.sampling,
+            world=self.world,
+            prompts_per_pass=bench.prompts_per_pass,
+            seed=bench.seed,
+            measure=measure_signals(reward, self.base, self.salience),
+        )
+        return replace(best_of(answers, reward), signals=None)
+
+    def _write(
+        self, directory: Path, name: str, greedy: Answers, sampled: Answers | None, cost: dict[str, float]
+    ) -> None:
+        """responses.jsonl for a reader, result.json for the summary; the second one says that the run is done."""
+        values = self.scoreboard.values(self.prompts, greedy)
+        opinions = self.scoreboard.opinions(name, self.prompts, [texts[0] for texts in greedy.responses])
+        found: dict[str, np.ndarray] = {}
+        if sampled is not None and sampled.signals is not None:
+            found = values_of(sampled, self.prompts[::SAMPLED_EVERY], self.checker)
+            found["kl"] = sampled.signals[..., 0].mean(1).astype(float)
+        directory.mkdir(parents=True, exist_ok=True)
+        rows = [
+            {
+                "prompt": prompt.text,
+                "response": texts[0],
+                **{metric: float(value[position]) for metric, value in values.items()},
+            }
+            for position, (prompt, texts) in enumerate(zip(self.prompts, greedy.responses, strict=True))
+        ]
+        write_atomically(directory / "responses.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        content = {
+            "greedy": {metric: value.tolist() for metric, value in values.items()},
+            "sampled": {metric: value.tolist() for metric, value in found.items()},
+            "opinions": {
+                metric: [None if np.isnan(one) else one for one in value.tolist()]
+                for metric, value in opinions.values.items()
+            },
+            "cost": cost | opinions.counts,
+        }
+        write_atomically(directory / RESULT, json.dumps(content, allow_nan=False) + "\n")
+
+
+def _read(path: Path) -> Result:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        parts = {
+            part: {metric: np.array(value, dtype=float) for metric, value in content[part].items()}
+            for part in ("greedy", "sampled", "opinions")
+        }
+        return Result(**parts, cost=content["cost"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{path} is damaged ({error}); remove it and run with --resume") from error
+
+
+def _stacked(values: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """metric -> [seeds, prompts], for the metrics that every seed has."""
+    common = [metric for metric in values[0] if all(metric in each for each in values)]
+    return {metric: np.stack([each[metric] for each in values]) for metric in common}

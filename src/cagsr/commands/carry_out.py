@@ -1,0 +1,123 @@
+"""A recipe carried out: each is an ordinary run directory with ``model/`` and ``summary.json`` in it."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+
+from cagsr import build
+from cagsr.commands.train import run_training
+from cagsr.config import Config
+from cagsr.config.sections import RewardTerm
+from cagsr.direct_preference import DirectPreference, prefer
+from cagsr.errors import InputError
+from cagsr.policy.load import save_model
+from cagsr.policy.policy import Policy, Reference
+from cagsr.records import METRICS, RunDirectory, fingerprint
+from cagsr.supervised import Supervised, fine_tune
+from cagsr.systems.recipe import Imitate, Prefer, Reinforce
+
+__all__ = ["Carried", "carry_out"]
+
+# Preferences move a model faster than rewards do: at the learning rate of reinforcement DPO unlearns the language.
+PREFERENCE_RATE = 0.3
+
+
+@dataclass(frozen=True)
+class Carried:
+    """The trained policy, and how many tokens were generated while it was trained."""
+
+    policy: Policy
+    tokens: int
+
+
+def carry_out(recipe: Reinforce | Imitate | Prefer, config: Config, console: Console) -> Carried:
+    """Train as the recipe says in ``config.run.directory``; a run that stopped there goes on or begins again."""
+    directory = Path(config.run.directory)
+    done = _is_finished(directory)
+    if isinstance(recipe, Reinforce):
+        config = _with_terms(config, recipe)
+        if not done:
+            resume = (directory / "run.json").exists()
+            run_training(config, console, resume=resume, evaluate=False)
+        tokens = int(sum(row.get("tokens", 0) for row in RunDirectory(directory, "").rows(METRICS)))
+        return Carried(_trained(config), tokens)
+    if not done:
+        _teach(recipe, config)
+    return Carried(_trained(config), 0)
+
+
+def _is_finished(directory: Path) -> bool:
+    try:
+        return "stopped" not in json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+
+
+def _with_terms(config: Config, recipe: Reinforce) -> Config:
+    terms = [
+        RewardTerm(
+            signal=term.signal,
+            weight=term.weight,
+            standardise=term.standardise,
+            options=dict(term.options),
+        )
+        for term in recipe.terms
+    ]
+    algorithm = recipe.algorithm or config.algorithm.name
+    return config.model_copy(
+        update={
+            "reward": config.reward.model_copy(update={"terms": terms}),
+            "algorithm": config.algorithm.model_copy(update={"name": algorithm}),
+        }
+    )
+
+
+def _trained(config: Config) -> Policy:
+    """The model of a finished run, without a critic."""
+    model = config.model.model_copy(update={"name": str(Path(config.run.directory) / "model"), "lora": None})
+    algorithm = config.algorithm.model_copy(update={"name": "grpo"})
+    return build.build_policy(config.model_copy(update={"model": model, "algorithm": algorithm}))
+
+
+def _teach(recipe: Imitate | Prefer, config: Config) -> None:
+    """As many optimizer steps as reinforcement learning takes, at its learning rate and on its prompts."""
+    directory, training = Path(config.run.directory), config.train
+    accelerator = Accelerator(mixed_precision=training.mixed_precision)
+    RunDirectory.move_aside(directory)
+    policy = build.build_policy(config)
+    policy.to(accelerator.device)
+    schedule: dict[str, Any] = {
+        "steps": training.steps,
+        "batch_size": recipe.batch_size,
+        "schedule": training.schedule,
+        "warmup_steps": training.warmup_steps,
+        "weight_decay": training.weight_decay,
+        "seed": training.seed,
+    }
+    if isinstance(recipe, Imitate):
+        texts = recipe.responses
+    else:
+        texts = [text for pair in recipe.pairs for text in (pair.chosen, pair.rejected)]
+        if not texts:
+            raise InputError("no pair to learn from: all of the base's samples are alike")
+    run = RunDirectory.create(directory, config.as_yaml(), {"data": fingerprint(texts)})
+
+    def report(step: int, loss: float, **numbers: float) -> None:
+        run.add_metrics(step, {"loss": loss, **numbers})
+
+    started = time.perf_counter()
+    longest = config.sampling.max_new_tokens
+    if isinstance(recipe, Imitate):
+        settings = Supervised(learning_rate=training.learning_rate, max_reference_tokens=longest, **schedule)
+        fine_tune(policy, recipe.prompts, recipe.responses, settings, accelerator, report)
+    else:
+        learning_rate = PREFERENCE_RATE * training.learning_rate
+        settings = DirectPreference(learning_rate=learning_rate, max_response_tokens=longest, **schedule)
+        prefer(policy, Reference(policy), recipe.pairs, settings, accelerator, report)
+    save_model(policy, directory / "model")
+    run.write_summary({"steps": training.steps, "seconds": round(time.perf_counter() - started, 1)})

@@ -1,0 +1,160 @@
+"""A comparison's table: for a terminal, for a document (Markdown), for a program (CSV)."""
+
+import csv
+import io
+from collections.abc import Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+__all__ = ["csv_text", "leaderboard", "markdown"]
+
+TITLES = {
+    "slot_error_rate": "slot errors",
+    "coverage": "said",
+    "clean": "clean",
+    "hallucination": "invented",
+    "repetition": "repeated",
+    "exact_match": "exact match",
+    "rouge_l": "ROUGE-L",
+    "relevance": "relevance",
+    "followup_nll": "follow-up nats",
+    "length": "tokens",
+}
+OPINIONS = {"judge": "judge", "rating": "people"}
+# What a comparison is decided by: the first of these that was measured.
+PRIMARY = ("slot_error_rate", "exact_match", "rouge_l", "relevance")
+# Beside it in a terminal of 80 columns.
+BRIEF = ("clean", "hallucination", "rouge_l")
+SIGNIFICANT = 0.05
+
+
+def primary(summary: Mapping[str, Any]) -> str:
+    """The metric that a comparison is decided by."""
+    measured = next(iter(summary["systems"].values()))
+    return next((metric for metric in PRIMARY if metric in measured), "length")
+
+
+def leaderboard(summary: Mapping[str, Any], title: str) -> Group:
+    """One row a system: the deciding metric, its difference to the base and to the control, and what else matters.
+
+    Bold: Holm's corrected p is below .05. 80 columns wide; below stand the systems that are not for this data.
+    """
+    deciding, others = primary(summary), _others(summary)
+    measured = next(iter(summary["systems"].values()))
+    brief = [metric for metric in BRIEF if metric in measured and metric != deciding]
+    table = Table(
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=0,
+    )
+    table.add_column("", no_wrap=True)
+    table.add_column(TITLES[deciding].replace(" ", "\n"), justify="right")
+    for other in others:
+        table.add_column(f"to\n{other}", justify="right", no_wrap=True)
+    for metric in brief:
+        table.add_column(TITLES[metric], justify="right")
+    for name, metrics in summary["systems"].items():
+        cells = [Text(_short(metrics[deciding]["mean"]))]
+        for other in others:
+            found = summary["differences"].get(f"{name}-{other}", {}).get(deciding)
+            style = "bold" if found and found["p_holm"] < SIGNIFICANT else ""
+            cells.append(Text(_span(found) if found else "", style=style))
+        table.add_row(name, *cells, *(_short(metrics[metric]["mean"]) for metric in brief))
+    left_out = [
+        f"{name}: not for this data ({reason})" for name, reason in summary["not_for_this_data"].items()
+    ]
+    return Group(table, *(Text(line, style="dim") for line in left_out))
+
+
+def markdown(summary: Mapping[str, Any]) -> str:
+    """A GitHub table: the deciding metric and its differences with intervals, the means of the others, cost.
+
+    "sampled" is the deciding metric of sampled responses; the CSV has every interval.
+    """
+    deciding, others = primary(summary), _others(summary)
+    measured = [metric for metric in TITLES if metric in next(iter(summary["systems"].values()))]
+    asked = [metric for metric in OPINIONS if metric in next(iter(summary["opinions"]["systems"].values()))]
+    heading = ["system", *(TITLES[metric] for metric in measured), *(OPINIONS[metric] for metric in asked)]
+    heading[2:2] = [f"to {other}" for other in others]
+    heading += ["sampled", "KL", "seconds", "generated", "labels"]
+    lines = [_row(heading), _row(["---"] * len(heading))]
+    for name, metrics in summary["systems"].items():
+        cells = [name, *(_short(metrics[metric]["mean"]) for metric in measured)]
+        cells[1 + measured.index(deciding)] = _with_ends(metrics[deciding])
+        cells[2:2] = [
+            _marked(summary["differences"].get(f"{name}-{other}", {}).get(deciding)) for other in others
+        ]
+        cells += [_with_ends(summary["opinions"]["systems"][name][metric]) for metric in asked]
+        sampled = summary["sampled"].get(name, {})
+        cells += [_short(sampled[metric]["mean"]) if metric in sampled else "" for metric in (deciding, "kl")]
+        cost = summary["cost"][name]
+        cells += [f"{cost['seconds']:.0f}", f"{cost['generated_tokens']:,.0f}", f"{cost['labels']:,.0f}"]
+        lines.append(_row(cells))
+    for name, reason in summary["not_for_this_data"].items():
+        lines.append(_row([name, reason, *[""] * (len(heading) - 2)]))
+    return "\n".join(lines) + "\n"
+
+
+def csv_text(summary: Mapping[str, Any]) -> str:
+    """One line a system and metric: system, metric, mean, low, high, and the differences with their p-values."""
+    others = _others(summary)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    parts = ("mean", "low", "high", "p", "p_holm")
+    writer.writerow(
+        ["system", "metric", "mean", "low", "high"]
+        + [f"to {other}: {part}" for other in others for part in parts]
+    )
+    for name, metrics in summary["systems"].items():
+        for metric, value in metrics.items():
+            row = [name, metric, value["mean"], value["low"], value["high"]]
+            for other in others:
+                found = summary["differences"].get(f"{name}-{other}", {}).get(metric, {})
+                row += [found.get(part, "") for part in parts]
+            writer.writerow(row)
+    return text.getvalue()
+
+
+def _others(summary: Mapping[str, Any]) -> list[str]:
+    """The base and the control: what every system is compared with."""
+    return [
+        other
+        for other in summary["systems"]
+        if any(f"{name}-{other}" in summary["differences"] for name in summary["systems"])
+    ]
+
+
+def _short(value: float) -> str:
+    """Three digits, no zero before the point: .130, -.27, 1.25, 31.6."""
+    digits = 3 if abs(value) < 1 else 2 if abs(value) < 10 else 1
+    return f"{value:z.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
+
+
+def _span(found: Mapping[str, float]) -> str:
+    return f"[{_signed(found['low'])}, {_signed(found['high'])}]"
+
+
+def _signed(value: float) -> str:
+    return ("+" if value >= 0 else "") + _short(value)
+
+
+def _with_ends(found: Mapping[str, float]) -> str:
+    return f"{_short(found['mean'])} [{_short(found['low'])}, {_short(found['high'])}]"
+
+
+def _marked(found: Mapping[str, float] | None) -> str:
+    if not found:
+        return ""
+    text = f"{_signed(found['mean'])} {_span(found)}"
+    return f"**{text}**" if found["p_holm"] < SIGNIFICANT else text
+
+
+def _row(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

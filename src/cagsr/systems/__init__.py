@@ -1,0 +1,52 @@
+"""Ways to make a model better, comparable with one another: one file a system, found by name.
+
+A system is a function ``(bench) -> recipe``: it looks at what there is and says what to do. It raises
+NotForThisDataError where it needs what this data does not have. A new one is a file and a line in SYSTEMS.
+"""
+
+__all__ = ["SYSTEMS", "System", "resolve"]
+
+from collections.abc import Callable, Sequence
+
+from cagsr.errors import InputError, closest
+from cagsr.systems.bench import Bench
+from cagsr.systems.cagsr import cagsr_grpo, cagsr_ppo
+from cagsr.systems.controls import CONTROLS
+from cagsr.systems.hybrid import hybrid
+from cagsr.systems.no_rl import continued_sft, no_rl
+from cagsr.systems.policy_gradient import policy_gradient
+from cagsr.systems.ranking import best_of_k, dpo, s3ft, sft_best
+from cagsr.systems.recipe import Recipe
+from cagsr.systems.rlhf import rlhf
+from cagsr.systems.synthetic_preference import synthetic_preference
+
+System = Callable[[Bench], Recipe]
+
+SYSTEMS: dict[str, System] = {
+    "no-rl": no_rl,
+    "continued-sft": continued_sft,
+    "policy-gradient": policy_gradient,
+    "synthetic-preference": synthetic_preference,
+    "cagsr-grpo": cagsr_grpo,
+    "cagsr-ppo": cagsr_ppo,
+    "rlhf": rlhf,
+    "best-of-k": best_of_k,
+    "sft-best": sft_best,
+    "dpo": dpo,
+    "s3ft": s3ft,
+    **CONTROLS,
+}
+
+
+def resolve(names: Sequence[str] | None, labels: Sequence[int]) -> dict[str, System]:
+    """The systems of these names, all for None; ``hybrid-N`` is one for each number of ``labels``.
+
+    Raises InputError for an unknown name.
+    """
+    known = SYSTEMS | {f"hybrid-{count}": hybrid(count) for count in labels}
+    if names is None:
+        return known
+    for name in names:
+        if name not in known:
+            raise InputError(f"compare.systems: unknown system {name!r}{closest(name, known)}")
+    return {name: known[name] for name in dict.fromkeys(names)}

@@ -1,0 +1,51 @@
+"""Rewards that an attention reward must be compared with: what else could have explained a gain."""
+
+from collections.abc import Callable
+
+from cagsr.reward import Term, load_preset
+from cagsr.systems.bench import Bench
+from cagsr.systems.recipe import NotForThisDataError, Recipe, Reinforce
+
+__all__ = ["CONTROLS", "oracle"]
+
+REPETITION = Term("repetition", weight=5.0, standardise="none", options={"n": 3})
+
+
+def _trained_on(about: str, *terms: Term) -> Callable[[Bench], Recipe]:
+    def control(bench: Bench) -> Recipe:
+        return Reinforce(terms)
+
+    control.__doc__ = about
+    return control
+
+
+def oracle(bench: Bench) -> Recipe:
+    """The checker itself: an upper bound that knows the answers."""
+    if bench.checker is None:
+        raise NotForThisDataError("no checker")
+    return Reinforce(tuple(load_preset("oracle")), labels=len(bench.prompts) * bench.sampling.candidates)
+
+
+CONTROLS: dict[str, Callable[[Bench], Recipe]] = {
+    "lexical": _trained_on(
+        "Salient prompt words that occur in the response; no attention.", *load_preset("lexical")
+    ),
+    "token-copy": _trained_on(
+        "Salient prompt tokens that occur in the response, with robust's price of repetition.",
+        Term("token_copy"),
+        REPETITION,
+    ),
+    "length": _trained_on("Longer is better.", *load_preset("length")),
+    "self-certainty": _trained_on(
+        "KL from uniform of every step (Intuitor, arXiv 2505.19590).", *load_preset("self-certainty")
+    ),
+    "agreement": _trained_on(
+        "Likeness to the group's other candidates: majority vote, minimum Bayes risk.", Term("agreement")
+    ),
+    "log-probability": _trained_on(
+        "Mean log-probability that the base gives the response.", Term("reference_logprob")
+    ),
+    "random": _trained_on("A number drawn by lot.", Term("random_reward")),
+    "paper": _trained_on("The literal sum of the paper: mass, focus, repetition.", *load_preset("paper")),
+    "oracle": oracle,
+}

@@ -1,0 +1,18 @@
+"""Standard policy gradient: a conventional reward for the whole response, a baseline, nothing else."""
+
+from cagsr.reward import Term
+from cagsr.systems.bench import Bench
+from cagsr.systems.recipe import Recipe, Reinforce
+
+__all__ = ["policy_gradient"]
+
+
+def policy_gradient(bench: Bench) -> Recipe:
+    """REINFORCE with a baseline on a conventional reward (ROUGE-L to the reference).
+
+    Source: Williams 1992; the paper's "standard policy gradients".
+    """
+    labels = len(bench.references) if bench.conventional == "reference_overlap" else 0
+    return Reinforce(
+        (Term(bench.conventional, standardise="none"),), algorithm="policy-gradient", labels=labels
+    )

@@ -1,0 +1,125 @@
+"""`cagsr compare` from the outside: tiny models, few systems, every file it promises."""
+
+import csv
+import json
+
+import pytest
+
+FEW = [
+    "data.task=slots",
+    "compare.seeds=[0,1]",
+    "compare.systems=[no-rl, cagsr-grpo, sft-best, best-of-k, lexical, rlhf, s3ft]",
+    "sampling.min_new_tokens=2",
+]
+"""rlhf has no human pairs here; sft-best imitates, best-of-k only chooses: every kind of recipe but DPO."""
+
+
+@pytest.fixture
+def compared(cagsr, models, small, tmp_path):
+    def compare(*arguments: str):
+        directory = tmp_path / "comparison"
+        given = [*FEW, f"model.name={models / 't5'}", f"compare.directory={directory}"]
+        return cagsr("compare", *small, *given, *arguments), directory
+
+    return compare
+
+
+def test_a_comparison_writes_a_run_directory_for_every_run_and_one_table(compared):
+    outcome, directory = compared("--json")
+    assert outcome.code == 0, outcome.err
+    summary = json.loads(outcome.out)
+    assert summary == json.loads((directory / "summary.json").read_text())
+    assert list(summary["systems"]) == ["no-rl", "cagsr-grpo", "sft-best", "best-of-k", "lexical", "s3ft"]
+    assert summary["not_for_this_data"] == {"rlhf": "no human pairs"}
+    assert summary["budget"]["responses"] == 2 * 2 * 3
+    for name in ("cagsr-grpo", "lexical", "sft-best"):
+        for seed in (0, 1):
+            run_directory = directory / name / f"seed-{seed}"
+            kept = {entry.name for entry in run_directory.iterdir()}
+            assert {"run.json", "config.yaml", "metrics.jsonl", "summary.json", "model"} <= kept
+    assert not (directory / "no-rl" / "seed-1").exists()
+    rows = [
+        json.loads(line) for line in (directory / "lexical/seed-1/responses.jsonl").read_text().splitlines()
+    ]
+    assert len(rows) == 5
+    assert {"prompt", "response", "slot_error_rate"} <= rows[0].keys()
+    written = list(csv.DictReader((directory / "table.csv").read_text().splitlines()))
+    assert {row["system"] for row in written} == set(summary["systems"])
+    assert (directory / "table.md").read_text().count("| cagsr-grpo |") == 1
+    sampled = summary["sampled"]
+    assert sampled["no-rl"]["kl"]["mean"] == 0.0
+    assert "best-of-k" not in sampled
+    assert summary["cost"]["cagsr-grpo"]["generated_tokens"] > 0
+    assert summary["cost"]["s3ft"]["labels"] == 4
+
+
+def test_a_used_directory_is_refused_and_resume_adds_seeds_without_doing_anything_again(compared):
+    first, directory = compared("compare.seeds=[0]")
+    assert first.code == 0, first.err
+    before = {path: path.stat().st_mtime_ns for path in directory.glob("*/seed-0/*.json*")}
+    again, _ = compared("compare.seeds=[0]")
+    assert again.code == 2
+    assert "--resume" in again.err
+    more, _ = compared("compare.seeds=[0,1]", "--resume")
+    assert more.code == 0, more.err
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert json.loads((directory / "summary.json").read_text())["seeds"] == [0, 1]
+
+
+def test_resume_with_another_budget_is_refused_by_the_name_of_what_changed(compared):
+    assert compared("compare.seeds=[0]", "compare.systems=[no-rl,lexical]")[0].code == 0
+    other, _ = compared("compare.seeds=[0]", "train.steps=3", "--resume")
+    assert other.code == 2
+    assert "another train" in other.err
+
+
+def test_a_comparison_stopped_between_two_systems_ends_with_the_numbers_of_one_that_was_not(compared):
+    whole, directory = compared("compare.seeds=[0]", "--json")
+    (directory / "lexical/seed-0/result.json").unlink()
+    (directory / "summary.json").unlink()
+    resumed, _ = compared("compare.seeds=[0]", "--resume", "--json")
+    assert resumed.code == 0, resumed.err
+    assert json.loads(resumed.out)["systems"] == json.loads(whole.out)["systems"]
+
+
+def test_an_unknown_system_or_control_is_refused_before_anything_is_written(compared):
+    for key in ("compare.systems=[no-rl, cagsr-gpro]", "compare.control=lexcial"):
+        outcome, directory = compared(key)
+        assert outcome.code == 2
+        assert "did you mean" in outcome.err
+        assert not directory.exists()
+
+
+def test_the_base_is_trained_once_where_the_config_describes_a_new_one(cagsr, small, tmp_path):
+    directory = tmp_path / "comparison"
+    arguments = [
+        *small,
+        "data.task=slots",
+        "compare.seeds=[0]",
+        "compare.systems=[no-rl]",
+        f"compare.directory={directory}",
+        "sft.scratch.layers=1",
+        "sft.scratch.hidden=16",
+        "sft.scratch.heads=2",
+        "sft.steps=2",
+    ]
+    outcome = cagsr("compare", *arguments)
+    assert outcome.code == 0, outcome.err
+    made = (directory / "base/model/model.safetensors").stat().st_mtime_ns
+    assert cagsr("compare", *arguments, "--resume", "compare.seeds=[0,1]").code == 0
+    assert (directory / "base/model/model.safetensors").stat().st_mtime_ns == made
+
+
+def test_quick_is_a_smaller_comparison_in_a_directory_of_its_own(compared):
+    outcome, directory = compared("--quick", "compare.systems=[no-rl, lexical]", "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["seeds"] == [0]
+    assert not directory.exists()
+    assert (directory.with_name("comparison-quick") / "summary.json").exists()
+
+
+def test_the_list_of_systems_says_what_each_does(cagsr):
+    outcome = cagsr("compare", "--list")
+    assert outcome.code == 0
+    assert "cagsr-ppo" in outcome.out
+    assert "PPO with a critic" in outcome.out
