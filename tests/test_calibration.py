@@ -16,6 +16,7 @@ def pairs_of(differences, prompts=None, kinds=None):
         differences,
         np.arange(n) if prompts is None else np.array(prompts),
         np.array(["one"] * n if kinds is None else kinds),
+        np.ones(differences.shape[1]),
     )
 
 
@@ -28,8 +29,7 @@ def made(seed=0, n=211, weights=(2.0, 0.0, 1.0, -1.0, 0.0)):
 
 
 def loss(weights, pairs, ridge):
-    scales = np.sqrt((pairs.differences**2).mean(0))
-    return np.log1p(np.exp(-pairs.differences @ weights)).mean() + ridge / 2 * ((weights * scales) ** 2).sum()
+    return np.log1p(np.exp(-pairs.differences @ weights)).mean() + ridge / 2 * (weights**2).sum()
 
 
 def test_one_signal_has_the_weight_where_the_derivative_is_0():
@@ -56,8 +56,17 @@ def test_no_weight_is_negative_and_the_rest_is_the_best_there_is():
 
 def test_the_unit_of_a_column_does_not_matter():
     pairs = made()
-    scaled = Pairs(pairs.differences * [10, 1, 0.1, 7, 1], pairs.prompts, pairs.kinds)
-    np.testing.assert_allclose(fit(scaled) * [10, 1, 0.1, 7, 1], fit(pairs), atol=1e-6)
+    unit = np.array([10, 1, 0.1, 7, 1])
+    scaled = Pairs(pairs.differences * unit, pairs.prompts, pairs.kinds, pairs.spreads * unit)
+    np.testing.assert_allclose(fit(scaled) * unit, fit(pairs), atol=1e-6)
+
+
+def test_a_signal_that_varies_much_by_itself_gets_less_than_one_that_does_not():
+    pairs = pairs_of([[1.0, 1.0]] * 5 + [[-1.0, -1.0]])
+    noisy = Pairs(pairs.differences, pairs.prompts, pairs.kinds, np.array([1.0, 3.0]))
+    quiet, loud = fit(noisy)
+    # Both push alike, so the ridge divides the weight by the squares of the spreads.
+    assert quiet / loud == pytest.approx(9, rel=1e-4)
 
 
 def test_every_kind_counts_the_same_however_many_pairs_it_has():

@@ -18,7 +18,7 @@ from cagsr.reward import Term
 ITERATIONS = 3000
 # Weights, in units of their columns, that move less than this have arrived.
 ARRIVED = 1e-8
-# What a ridge of one pair in a hundred holds back: enough that separable pairs have finite weights.
+# Small, and enough that pairs which can be separated have finite weights.
 RIDGE = 0.01
 # People's pairs move the label-free weights as if those rested on so many pairs.
 PRIOR_PAIRS = 10.0
@@ -30,17 +30,19 @@ SMALLEST_SHARE = 0.02
 class Pairs:
     """Differences better - worse, one row a pair.
 
-    differences  [n C] each signal in its unit
+    differences  [n C] each signal as the reward measures it: raw, or in spreads where it is standardised
     prompts      [n]   which prompt a pair belongs to
     kinds        [n]   what made the worse one worse; each kind counts the same in a fit
+    spreads      [C]   > 0, how much each signal differs among responses that nothing was done to
     """
 
     differences: np.ndarray
     prompts: np.ndarray
     kinds: np.ndarray
+    spreads: np.ndarray
 
     def where(self, chosen: np.ndarray) -> "Pairs":
-        return Pairs(self.differences[chosen], self.prompts[chosen], self.kinds[chosen])
+        return Pairs(self.differences[chosen], self.prompts[chosen], self.kinds[chosen], self.spreads)
 
     def __len__(self) -> int:
         return len(self.differences)
@@ -58,14 +60,15 @@ class Fit:
 def fit(pairs: Pairs, *, ridge: float = RIDGE) -> np.ndarray:
     """[C] weights >= 0 that put the pairs in order. Each kind of pair counts the same, however many it has.
 
-    Minimises ``mean log(1 + exp(-w d)) + ridge / 2 |w s|^2`` with s the root mean square of each column, so that a
-    column's unit does not matter. A column that is 0 throughout gets 0. Raises ValueError without pairs.
+    Minimises ``mean log(1 + exp(-w d)) + ridge / 2 |w s|^2`` with s the spreads: a weight costs what it would add to
+    the reward's variation among ordinary responses, so a column's unit does not matter, and one that hardly differs
+    between better and worse is not blown up. A column that is 0 throughout gets 0. Raises ValueError without pairs.
     """
     shares = np.zeros(len(pairs))
     kinds = np.unique(pairs.kinds)
     for kind in kinds:
         shares[pairs.kinds == kind] = 1 / (len(kinds) * np.count_nonzero(pairs.kinds == kind))
-    return _logistic(pairs.differences, shares, ridge, np.zeros(pairs.differences.shape[1]))
+    return _logistic(pairs, shares, ridge, np.zeros(pairs.differences.shape[1]))
 
 
 def refine(weights: np.ndarray, pairs: Pairs, *, prior_pairs: float = PRIOR_PAIRS) -> np.ndarray:
@@ -77,16 +80,15 @@ def refine(weights: np.ndarray, pairs: Pairs, *, prior_pairs: float = PRIOR_PAIR
     if not len(pairs):
         return weights
     shares = np.full(len(pairs), 1 / len(pairs))
-    return _logistic(pairs.differences, shares, prior_pairs / len(pairs), weights)
+    return _logistic(pairs, shares, prior_pairs / len(pairs), weights)
 
 
-def _logistic(differences: np.ndarray, shares: np.ndarray, ridge: float, centre: np.ndarray) -> np.ndarray:
+def _logistic(pairs: Pairs, shares: np.ndarray, ridge: float, centre: np.ndarray) -> np.ndarray:
     """Accelerated projected gradient; the problem is convex and the step is one over its Lipschitz constant."""
-    if not len(differences):
+    if not len(pairs):
         raise ValueError("no pairs to fit weights to")
-    scales = np.sqrt((shares[:, None] * differences**2).sum(0) / shares.sum())
-    used = scales > 0
-    x, start = differences[:, used] / scales[used], centre[used] * scales[used]
+    scales = pairs.spreads
+    x, start = pairs.differences / scales, centre * scales
     step = 1 / (0.25 * np.linalg.norm(np.sqrt(shares)[:, None] * x, 2) ** 2 + ridge)
     weights, ahead, momentum = start.copy(), start.copy(), 1.0
     for _ in range(ITERATIONS):
@@ -101,9 +103,7 @@ def _logistic(differences: np.ndarray, shares: np.ndarray, ridge: float, centre:
         weights, momentum = moved, following
         if arrived:
             break
-    found = centre.copy()
-    found[used] = weights / scales[used]
-    return found
+    return weights / scales
 
 
 def agreement(weights: np.ndarray, pairs: Pairs) -> np.ndarray:
@@ -168,8 +168,9 @@ def calibrated_terms(terms: Sequence[Term], weights: np.ndarray, differences: np
         raise ValueError("no signal orders the pairs: every weight is 0")
     kept = decides >= SMALLEST_SHARE * decides.max()
     scaled = weights / weights[kept].max()
+    differs_C = (differences != 0).any(axis=0)
     return [
         replace(term, weight=round(float(weight), 4)) if differs else term
-        for term, weight, is_kept, differs in zip(terms, scaled, kept, differences.any(0), strict=True)
+        for term, weight, is_kept, differs in zip(terms, scaled, kept, differs_C.tolist(), strict=True)
         if is_kept or not differs
     ]

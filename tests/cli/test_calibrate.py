@@ -62,27 +62,26 @@ def test_what_is_said_names_every_kind_and_every_weight(calibrate):
     assert "reward.preset=preset.yaml" in outcome.out
 
 
-def test_labels_move_the_weights_that_were_found_without(calibrate, rows):
+def test_labels_come_on_top_and_their_held_out_agreement_is_told(calibrate, rows):
     made = [
         {
             "prompt": PROMPT.replace("lyon", city),
-            "chosen": f"tea {city}",
-            "rejected": f"comes to {city} and serves tea afterwards",
+            "chosen": f"comes to {city} and serves tea afterwards",
+            "rejected": f"tea {city}",
         }
         for city in ("lyon", "bern", "cork", "graz", "riga", "turin")
     ]
     pairs = rows("pairs.jsonl", *made)
-    # Both say the same words, so only length can move.
-    length = "reward.terms=[{signal: length}, {signal: lexical_overlap}]"
-    weights = []
-    for labels in ([], ["--pairs", pairs, "--labels", "2"], ["--pairs", pairs]):
-        outcome = calibrate(*labels, "--json", terms=length)
-        assert outcome.code == 0, outcome.err
-        summary = json.loads(outcome.out)
-        found = {term["signal"]: term["weight"] for term in summary["terms"]}
-        weights.append(found.get("length", 0.0) / found.get("lexical_overlap", 1.0))
-        assert summary.get("labels", {}).get("pairs") == (None if not labels else 2 if "2" in labels else 6)
-    assert weights[0] > weights[1] > weights[2] >= 0
+    free, *labelled = [
+        json.loads(calibrate(*labels, "--json", terms="reward.terms=[{signal: length}, {signal: mass}]").out)
+        for labels in ([], ["--pairs", pairs, "--labels", "2"], ["--pairs", pairs])
+    ]
+    assert "labels" not in free
+    assert [summary["labels"]["pairs"] for summary in labelled] == [2, 6]
+    # Two prompts more are longer where they are better; weights that were fitted to the others know it.
+    assert labelled[1]["labels"]["held_out"]["mean"] == 1.0
+    assert labelled[1]["contrasts"] == free["contrasts"]
+    assert "6 labelled pairs" in " ".join(Path("preset.yaml").read_text().split())
 
 
 @pytest.mark.parametrize(

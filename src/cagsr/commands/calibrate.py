@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -22,13 +23,27 @@ from cagsr.errors import InputError
 from cagsr.evaluation import measure_signals
 from cagsr.policy.policy import Policy
 from cagsr.records import write_atomically
-from cagsr.reward import Reward, Term
+from cagsr.reward import SMALLEST_UNIT, Reward, Term
 from cagsr.types import Prompt, Rollout
 
 __all__ = ["calibrate"]
 
 Measure = Callable[[Rollout], Tensor]
 LABELLED = ("prompt", "chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """units [C]: what one of a term's weight is worth, 1 where it is raw; spreads [C]: the base's, in those units."""
+
+    units: np.ndarray
+    spreads: np.ndarray
+
+    @classmethod
+    def of(cls, signals: Tensor, candidates: int, reward: Reward) -> "Ruler":
+        units = reward.spread(signals, candidates).numpy()
+        within = signals.double().view(-1, candidates, len(units)).var(1, correction=0).mean(0).sqrt()
+        return cls(units, within.clamp(min=SMALLEST_UNIT).numpy() / units)
 
 
 def calibrate(
@@ -64,12 +79,12 @@ def calibrate(
     salience = build.build_salience(config, found)
     chosen = _some(found, prompts, seed)
     measure = measure_signals(reward, policy, salience)
-    units, contrasts = _contrasts(config, policy, chosen, reward, measure)
+    ruler, contrasts = _contrasts(config, policy, chosen, reward, measure)
     fitted = _fitted(contrasts, "contrasts", seed)
     summary: dict[str, Any] = {"prompts": len(chosen), "seed": seed, "contrasts": _told(fitted, contrasts)}
     weights, differences = fitted.weights, contrasts.differences
     if rows is not None:
-        given = _given(config, policy, rows, measure, units)
+        given = _given(config, policy, rows, measure, ruler)
         labelled = _fitted(given, f"--pairs {pairs}", seed, prior=weights)
         summary["labels"] = _told(labelled, given)
         weights, differences = labelled.weights, np.concatenate([differences, given.differences])
@@ -90,8 +105,8 @@ def _some(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
 
 def _contrasts(
     config: Config, policy: Policy, prompts: Sequence[Prompt], reward: Reward, measure: Measure
-) -> tuple[np.ndarray, Pairs]:
-    """[C] the unit of each signal, and pairs of the base's own responses against the same made worse."""
+) -> tuple[Ruler, Pairs]:
+    """How the signals are measured, and pairs of the base's own responses against the same made worse."""
     sampling, seed = build.build_sampling(config), config.train.seed
     sampled_signals: list[Tensor] = []
     own: list[list[str]] = []
@@ -101,7 +116,7 @@ def _contrasts(
         sampled_signals.append(measure(sampled).cpu())
         firsts = sampled.responses[:: sampled.group_size]
         own += [list(dict.fromkeys(texts)) for texts in zip(greedy.responses, firsts, strict=True)]
-    units = reward.spread(torch.cat(sampled_signals), sampling.candidates).numpy()
+    ruler = Ruler.of(torch.cat(sampled_signals), sampling.candidates, reward)
     groups = []
     for number, prompt in enumerate(prompts):
         other = (number + 1) % len(prompts)
@@ -112,7 +127,7 @@ def _contrasts(
                 for kind, contrast in CONTRASTS.items()
             }
             groups.append((prompt, text, _within(policy, made, sampling.max_new_tokens)))
-    return units, _pairs(config, policy, groups, measure, units)
+    return ruler, _pairs(config, policy, groups, measure, ruler)
 
 
 def _within(policy: Policy, made: dict[str, str | None], limit: int) -> dict[str, str]:
@@ -132,7 +147,7 @@ def _pairs(
     policy: Policy,
     groups: Sequence[tuple[Prompt, str, dict[str, str]]],
     measure: Measure,
-    units: np.ndarray,
+    ruler: Ruler,
 ) -> Pairs:
     """The differences between each prompt's better response and its worse ones, by what made them worse."""
     size = 1 + max((len(worse) for _, _, worse in groups), default=0)
@@ -145,10 +160,11 @@ def _pairs(
         signals = measure(rollout).cpu().double().numpy().reshape(len(part), size, -1)
         for (prompt, _, worse), measured in zip(part, signals, strict=True):
             for position, kind in enumerate(worse):
-                differences.append((measured[0] - measured[1 + position]) / units)
+                differences.append((measured[0] - measured[1 + position]) / ruler.units)
                 prompts.append(prompt.index)
                 kinds.append(kind)
-    return Pairs(np.array(differences).reshape(-1, len(units)), np.array(prompts), np.array(kinds))
+    table = np.array(differences).reshape(-1, len(ruler.units))
+    return Pairs(table, np.array(prompts), np.array(kinds), ruler.spreads)
 
 
 def _terms(reward: Reward, weights: np.ndarray, differences: np.ndarray) -> list[Term]:
@@ -185,7 +201,7 @@ def _given(
     policy: Policy,
     rows: Sequence[sources.Row],
     measure: Measure,
-    units: np.ndarray,
+    ruler: Ruler,
 ) -> Pairs:
     """Labelled pairs as differences. Prompts are encoded as all others are."""
     causal = policy.readable.kind == "causal"
@@ -203,7 +219,7 @@ def _given(
         (first[prompt.text], str(prompt.row["chosen"]), {"labelled": str(prompt.row["rejected"])})
         for prompt in prompts
     ]
-    return _pairs(config, policy, groups, measure, units)
+    return _pairs(config, policy, groups, measure, ruler)
 
 
 def _told(fitted: Fit, pairs: Pairs) -> dict[str, Any]:
