@@ -1,0 +1,301 @@
+"""`cagsr probe`: before any training, is the reward worth following here?"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+
+from cagsr import build
+from cagsr.commands import silence_libraries
+from cagsr.config import Config
+from cagsr.errors import InputError
+from cagsr.evaluation import Answers, measure_signals
+from cagsr.metrics.bootstrap import interval
+from cagsr.metrics.rouge import rouge_l
+from cagsr.metrics.slots import slot_metrics
+from cagsr.panel import Panel, label
+from cagsr.policy.policy import Policy
+from cagsr.probe import SHUFFLED, Probed, adversary_shares, observe, pair_accuracy, share_flat
+from cagsr.ranking import Ranked, rank
+from cagsr.reward import PRESETS, Reward, Term, load_preset
+from cagsr.salience import Salience
+from cagsr.scoreboard import prompt_key
+from cagsr.signals import SIGNALS
+from cagsr.tasks.task import Checker
+from cagsr.types import Evidence, Prompt
+from cagsr.verdict import Base, Found, advised, hint, judge_base, judge_reward, overall
+from cagsr.world import World
+
+__all__ = ["probe"]
+
+# These need labels themselves: a reference, people's pairs.
+LABELLED_SIGNALS = ("reference_overlap", "reward_model")
+LOG_PROBABILITY, ENTROPY = "reference_logprob", "entropy"
+MOST_PAIRS = 200
+
+
+def probe(config: Config, console: Console, prompts: int = 100) -> dict[str, Any]:
+    """Sample the base on ``prompts`` development prompts (training prompts where no others are named), measure every
+    signal and preset, and judge each preset by whatever is at hand: checker, references, ``compare.preferences``.
+
+    Returns what was found, as data: ``base``, ``rewards`` and ``signals`` by name, the ``verdict`` with its
+    ``reasons`` and the ``preset`` that it is about, ``yaml`` lines to use (None where the verdict is no), ``cost``.
+
+    Raises InputError where a prompt gets a single response, and for fewer than two prompts.
+    """
+    silence_libraries()
+    started = time.perf_counter()
+    sampling = build.build_sampling(config)
+    if sampling.candidates < 2:
+        raise InputError("cagsr probe compares responses to one prompt: set sampling.candidates to 2 or more")
+    checker = build.build_checker(config)
+    rewards, configured = _rewards(config, checker)
+    extra = {ENTROPY: _entropy, **build.checker_signals(checker)}
+    panel = Panel(rewards | _signals(rewards), extra)
+    adversarial = Panel(rewards | {LOG_PROBABILITY: [Term(LOG_PROBABILITY, 1.0, "none")]}, extra)
+    policy, world = build.build_policy(config), World(Accelerator())
+    console.quiet = console.quiet or world.rank > 0
+    policy.to(world.device)
+    split = "development" if build.has_evaluation_data(config) else "train"
+    asked = _prompts(config, policy, split, prompts, console)
+    salience = build.build_salience(config, asked)
+    per_pass = max(1, config.train.micro_batch // sampling.candidates)
+    how: dict[str, Any] = {"prompts_per_pass": per_pass, "world": world, "seed": config.train.seed}
+    probed = observe(policy, asked, sampling, panel, adversarial, salience, **how)
+    truths, missing = _truths(config, split, asked, probed.sampled, checker)
+    agreed = _agreement(config, policy, panel, salience, probed)
+    if not agreed:
+        missing["pairs"] = "none given (--pairs FILE)"
+    found = {
+        name: Found(
+            by=_ranked(name, panel, probed, truths),
+            pairs=interval(agreed[name]) if agreed else None,
+            pair_count=len(agreed.get(name, ())),
+            adversaries=adversary_shares(name, probed, panel, adversarial) if name in rewards else {},
+            flat=share_flat(_scores(name, panel, probed)),
+        )
+        for name in panel.rewards
+        if name != ENTROPY
+    }
+    base = _base(probed, panel, adversarial, truths)
+    verdicts = {name: judge_reward(found[name]) for name in rewards}
+    chosen = advised(verdicts, found, configured)
+    verdict = overall(judge_base(base), verdicts[chosen])
+    judged = {name: {"verdict": one.level, "reasons": list(one.reasons)} for name, one in verdicts.items()}
+    return {
+        "task": config.data.task or config.data.source,
+        "model": build.base_name(config),
+        "split": split,
+        "prompts": len(asked),
+        "candidates": sampling.candidates,
+        "seed": config.train.seed,
+        "missing": missing,
+        "base": asdict(base) | _quality(asked, probed, checker, truths),
+        "rewards": {name: _as_data(found[name]) | judged[name] for name in rewards},
+        "signals": {name: _as_data(one) for name, one in found.items() if name not in rewards},
+        "verdict": verdict.level,
+        "reasons": list(verdict.reasons),
+        "preset": chosen,
+        "configured": configured,
+        "hint": hint(found, chosen),
+        "yaml": None if verdict.level == "no" else _yaml(config, chosen),
+        "cost": _cost(config, policy, asked[:per_pass], panel.rewards[chosen], salience, probed.sampled),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def _rewards(config: Config, checker: Checker | None) -> tuple[dict[str, Sequence[Term]], str]:
+    """Every preset that can be measured here and the config's own reward; and what that is called."""
+    rewards: dict[str, Sequence[Term]] = {
+        name: load_preset(name) for name in PRESETS if name != "oracle" or checker is not None
+    }
+    own = build.build_reward(config, checker).terms
+    name = config.reward.preset if config.reward.terms is None else "reward.terms"
+    return {name: own} | {other: terms for other, terms in rewards.items() if other != name}, name
+
+
+def _signals(rewards: Mapping[str, Sequence[Term]]) -> dict[str, Sequence[Term]]:
+    """Every signal with its defaults, and with the options that some reward gives it, by its label."""
+    terms = [Term(name, 1.0, "none") for name in SIGNALS if name not in LABELLED_SIGNALS]
+    terms += [
+        Term(term.signal, 1.0, "none", term.options)
+        for used in rewards.values()
+        for term in used
+        if term.signal != "oracle"
+    ]
+    named: dict[str, Sequence[Term]] = {label(term): [term] for term in terms}
+    # A reward and a signal may have one name, as length does: it is then the same thing.
+    return {name: term for name, term in named.items() if name not in rewards} | {
+        ENTROPY: [Term(ENTROPY, 1.0, "none")]
+    }
+
+
+def _entropy(evidence: Evidence) -> torch.Tensor:
+    """[N] nats a token of the observer's distribution."""
+    lengths = evidence.rollout.lengths.clamp(min=1)
+    return evidence.observation.entropy.sum(-1) / lengths
+
+
+def _prompts(config: Config, policy: Policy, split: str, count: int, console: Console) -> list[Prompt]:
+    data = config.data.model_copy(update={"evaluation_count": count})
+    if split == "train" and config.data.task:
+        data = data.model_copy(update={"count": count})
+    prompts, report = build.build_prompts(config.model_copy(update={"data": data}), policy, split)
+    console.print(f"{split} prompts: {report}", highlight=False, markup=False, soft_wrap=True)
+    if len(prompts) < 2:
+        raise InputError("cagsr probe hands responses to other prompts, and there is only one")
+    return prompts[:count]
+
+
+def _truths(
+    config: Config, split: str, prompts: Sequence[Prompt], sampled: Answers, checker: Checker | None
+) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Truth -> [P K], higher is better; and why what could have told more is not there."""
+    truths: dict[str, np.ndarray] = {}
+    missing: dict[str, str] = {}
+    shape = sampled.tokens.shape
+    rows = [
+        (prompt, text) for prompt, texts in zip(prompts, sampled.responses, strict=True) for text in texts
+    ]
+    if checker is None:
+        missing["checker"] = "none (data.checker)"
+    else:
+        quality = [checker.quality(prompt.row, text) for prompt, text in rows]
+        metrics = slot_metrics(
+            [checker.check(prompt.row, text) for prompt, text in rows], sampled.tokens.ravel().tolist()
+        )
+        truths = {
+            "quality": np.array(quality).reshape(shape),
+            "said": metrics["coverage"].reshape(shape),
+            "invented": -metrics["hallucination"].reshape(shape),
+            "repeated": -metrics["repetition"].reshape(shape),
+        }
+    references = build.build_references(config, split)
+    unanswered = sum(prompt_key(prompt) not in references for prompt in prompts)
+    if unanswered:
+        missing["references"] = f"{unanswered} of {len(prompts)} prompts have none"
+    elif find_spec("rouge_score") is None:
+        missing["references"] = "rouge-score is not installed: pip install 'cagsr[metrics]'"
+    else:
+        measure = rouge_l()
+        overlap = [measure(text, references[prompt_key(prompt)]) for prompt, text in rows]
+        truths["rouge_l"] = np.array(overlap).reshape(shape)
+    return truths, missing
+
+
+def _scores(name: str, panel: Panel, probed: Probed) -> np.ndarray:
+    assert probed.sampled.signals is not None
+    return panel.combine(name, probed.sampled.signals)
+
+
+def _agreement(
+    config: Config, policy: Policy, panel: Panel, salience: Salience, probed: Probed
+) -> dict[str, np.ndarray]:
+    """Reward -> [pairs] as of `pair_accuracy`; empty where no pairs are given."""
+    pairs = build.build_pairs(config, policy)[:MOST_PAIRS]
+    if not pairs:
+        return {}
+    limit, size = config.sampling.max_new_tokens, max(1, config.train.micro_batch // 2)
+    return pair_accuracy(policy, pairs, panel, salience, probed.sampled, limit=limit, pairs_per_pass=size)
+
+
+def _ranked(name: str, panel: Panel, probed: Probed, truths: Mapping[str, np.ndarray]) -> dict[str, Ranked]:
+    scores = _scores(name, panel, probed)
+    given = np.stack([probed.sampled.tokens.astype(float), _scores(LOG_PROBABILITY, panel, probed)])
+    return {truth: rank(scores, values, given) for truth, values in truths.items()}
+
+
+def _base(probed: Probed, panel: Panel, adversarial: Panel, truths: Mapping[str, np.ndarray]) -> Base:
+    sampled = probed.sampled
+    own = _scores(LOG_PROBABILITY, panel, probed)[:, 0]
+    elsewhere = adversarial.signals_of(LOG_PROBABILITY, probed.adversaries[SHUFFLED])[:, 0]
+    quality = truths.get("quality")
+    return Base(
+        headroom=None if quality is None else float((quality.max(1) - quality.mean(1)).mean()),
+        alike=float(np.mean([len(set(texts)) == 1 for texts in sampled.responses])),
+        empty=float(np.mean([not text.strip() for texts in sampled.responses for text in texts])),
+        unfinished=float(1 - sampled.finished.mean()),
+        repeated=float(sampled.repeated.mean()),
+        unread=float((elsewhere >= own).mean()),
+        entropy=float(_scores(ENTROPY, panel, probed).mean()),
+    )
+
+
+def _quality(
+    prompts: Sequence[Prompt], probed: Probed, checker: Checker | None, truths: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    if checker is None:
+        return {}
+    greedy = [
+        checker.quality(prompt.row, texts[0])
+        for prompt, texts in zip(prompts, probed.greedy.responses, strict=True)
+    ]
+    return {
+        "greedy_quality": float(np.mean(greedy)),
+        "sampled_quality": float(truths["quality"].mean()),
+        "invented": float(-truths["invented"].mean()),
+    }
+
+
+def _yaml(config: Config, name: str) -> str:
+    if name == "reward.terms":
+        return "reward:  # yours, as it stands\n"
+    given = config.sampling
+    return (
+        f"reward:\n  preset: {name}\n"
+        f"sampling:\n  candidates: {given.candidates}\n  max_new_tokens: {given.max_new_tokens}\n"
+    )
+
+
+def _cost(
+    config: Config,
+    policy: Policy,
+    prompts: list[Prompt],
+    reward: Reward,
+    salience: Salience,
+    sampled: Answers,
+) -> dict[str, float]:
+    """What training as configured would take on this machine, from one pass of each kind that a step makes."""
+    training = config.train
+    started = time.perf_counter()
+    rollout = policy.sample(prompts, build.build_sampling(config), training.seed)
+    measure_signals(reward, policy, salience)(rollout)
+    with torch.no_grad():
+        policy(rollout)
+    collected = time.perf_counter()
+    policy(rollout).logprobs.sum().backward()
+    updated = time.perf_counter()
+    policy.zero_grad(set_to_none=True)
+    per_part = collected - started + config.algorithm.epochs * (updated - collected)
+    responses = training.steps * training.prompts_per_step * config.sampling.candidates
+    return {
+        "steps": training.steps,
+        "responses": responses,
+        "tokens": round(responses * float(sampled.tokens.mean())),
+        "seconds": round(per_part * training.steps * training.prompts_per_step / len(prompts), 1),
+    }
+
+
+def _as_data(found: Found) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        truth: {
+            "auc": None if ranked.auc is None else ranked.auc.as_dict(),
+            "gain": ranked.gain.as_dict(),
+            "partial": ranked.partial.as_dict(),
+        }
+        for truth, ranked in found.by.items()
+    }
+    if found.pairs is not None:
+        data["pairs"] = found.pairs.as_dict() | {"count": found.pair_count}
+    if found.adversaries:
+        data["adversaries"] = {
+            name: None if math.isnan(share) else share for name, share in found.adversaries.items()
+        }
+    return data | {"flat": found.flat}

@@ -1,0 +1,99 @@
+"""`cagsr probe`: from a config to a verdict."""
+
+import json
+
+import pytest
+
+SMALL = ["--prompts", "5", "sampling.candidates=3", "sampling.max_new_tokens=9", "train.steps=2"]
+
+
+@pytest.fixture
+def probe(cagsr, models):
+    def run(*arguments, model="t5"):
+        return cagsr("probe", f"model.name={models / model}", *SMALL, *arguments)
+
+    return run
+
+
+@pytest.mark.parametrize("model", ["t5", "llama"])
+def test_json_is_one_line_with_a_verdict_and_its_reasons(probe, model):
+    outcome = probe("data.task=slots", "--json", model=model)
+    assert (outcome.code, outcome.err) == (0, "development prompts: 5 of 5 rows used.\n")
+    assert outcome.out.count("\n") == 1
+    summary = json.loads(outcome.out)
+    assert summary["verdict"] in ("go", "caution", "no")
+    assert summary["reasons"]
+    assert (summary["prompts"], summary["candidates"], summary["split"]) == (5, 3, "development")
+    assert next(iter(summary["rewards"])) == summary["configured"] == "robust"
+    for found in summary["rewards"].values():
+        assert set(found) >= {"quality", "said", "invented", "repeated", "rouge_l", "adversaries", "verdict"}
+        assert all(share is None or 0 <= share <= 1 for share in found["adversaries"].values())
+    assert summary["rewards"]["oracle"]["quality"]["partial"]["mean"] in (0, pytest.approx(1))
+    assert {"coverage", "coverage gate", "surprise", "knockout"} <= set(summary["signals"])
+    assert not {"oracle", "reward_model", "reference_overlap"} & set(summary["signals"])
+    assert summary["cost"]["responses"] == 2 * 8 * 3
+    assert summary["missing"] == {"pairs": "none given (--pairs FILE)"}
+
+
+def test_the_table_fits_80_columns_and_ends_with_the_verdict(probe):
+    outcome = probe("data.task=slots", "reward.preset=length")
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "\x1b" not in outcome.out
+    for said in ("fooled by", "headroom", "entropy", "shuffled", "length", "robust"):
+        assert said in outcome.out
+    verdict = next(line for line in lines if line.startswith(("GO: ", "CAUTION: ", "NO: ")))
+    assert lines[lines.index(verdict) + 1].startswith("  - ")
+
+
+def test_without_labels_the_probe_still_runs_and_says_so(probe, rows):
+    source = rows("p.jsonl", *({"prompt": f"city {name}"} for name in ("lyon", "rome", "oslo", "porto")))
+    outcome = probe(f"data.source={source}")
+    assert outcome.code == 0, outcome.err
+    assert "no checker: none (data.checker)" in outcome.out
+    assert "no references: 4 of 4 prompts have none" in outcome.out
+    assert "Nothing at hand tells good responses from bad ones" in outcome.out
+    summary = json.loads(probe(f"data.source={source}", "--json").out)
+    assert (summary["split"], summary["prompts"]) == ("train", 4)
+    assert summary["verdict"] in ("caution", "no")
+    assert "oracle" not in summary["rewards"]
+    assert "greedy_quality" not in summary["base"]
+
+
+def test_labelled_pairs_are_one_more_truth(probe, rows):
+    source = rows("p.jsonl", *({"prompt": f"city {name}"} for name in ("lyon", "rome", "oslo", "porto")))
+    pairs = rows(
+        "pairs.jsonl",
+        {"prompt": "city lyon", "chosen": "city lyon tea", "rejected": "tea"},
+        {"prompt": "city rome", "chosen": "day", "rejected": "city rome"},
+    )
+    summary = json.loads(probe(f"data.source={source}", "--pairs", pairs, "--json").out)
+    assert summary["rewards"]["length"]["pairs"]["mean"] == 0.5
+    assert summary["rewards"]["length"]["pairs"]["count"] == 2
+    assert "pairs" not in summary["missing"]
+    shown = probe(f"data.source={source}", "--pairs", pairs).out.splitlines()
+    assert any(line.split() == ["rewards", "pairs"] for line in shown)
+    assert max(map(len, shown)) <= 80
+
+
+def test_a_reward_of_ones_own_is_probed_beside_the_presets(probe):
+    terms = "reward.terms=[{signal: lexical_overlap, weight: 2, standardise: none}]"
+    summary = json.loads(probe("data.task=slots", terms, "--json").out)
+    assert summary["configured"] == "reward.terms"
+    assert next(iter(summary["rewards"])) == "reward.terms"
+    assert "robust" in summary["rewards"]
+
+
+def test_a_single_response_is_refused(probe):
+    outcome = probe("data.task=slots", "sampling.candidates=1")
+    assert outcome.code == 2
+    assert "sampling.candidates to 2 or more" in outcome.err
+
+
+def test_a_single_prompt_is_refused(probe, rows):
+    outcome = probe(f"data.source={rows('p.jsonl', {'prompt': 'city lyon'})}")
+    assert (outcome.code, outcome.err) == (
+        2,
+        "error: cagsr probe hands responses to other prompts, and there is only one\n",
+    )
