@@ -237,10 +237,10 @@ def _merit(one: Found) -> float:
 
 
 def hint(found: Mapping[str, Found], chosen: str) -> str | None:
-    """Where some signal alone ranks clearly better than the reward that is advised."""
+    """Where some signal alone ranks well, and clearly better than the reward that is advised."""
     best = max((name for name in found if name not in NOT_ADVISED), key=lambda name: _merit(found[name]))
     alone, ours = _merit(found[best]), _merit(found[chosen])
-    if alone <= ours + CLEARLY_BETTER or best == "length":
+    if alone < GOOD_AUC or alone <= ours + CLEARLY_BETTER or best == "length":
         return None
     return f"{best} alone ranks at {alone:.2f}, {chosen} at {ours:.2f}: try cagsr calibrate"
 
