@@ -285,6 +285,7 @@ def test_the_configured_reward_is_kept_unless_another_is_clearly_better():
     assert advised(verdicts | {"mine": Verdict("no", ())}, found, "mine") == "c"
     assert hint(found, "mine") == "c alone ranks at 0.90, mine at 0.80: try cagsr calibrate"
     assert hint(found, "c") is None
+    assert hint(found | {"length": by_checker(ranked(0.99))}, "c") is None
     weak = {"mine": by_checker(ranked(0.5)), "b": by_checker(ranked(0.65))}
     assert hint(weak, "mine") is None
 

@@ -238,9 +238,11 @@ def _merit(one: Found) -> float:
 
 def hint(found: Mapping[str, Found], chosen: str) -> str | None:
     """Where some signal alone ranks well, and clearly better than the reward that is advised."""
-    best = max((name for name in found if name not in NOT_ADVISED), key=lambda name: _merit(found[name]))
+    # Length ranks well wherever a base leaves things out, and has never trained well.
+    able = [name for name in found if name not in (*NOT_ADVISED, "length")]
+    best = max(able, key=lambda name: _merit(found[name]))
     alone, ours = _merit(found[best]), _merit(found[chosen])
-    if alone < GOOD_AUC or alone <= ours + CLEARLY_BETTER or best == "length":
+    if alone < GOOD_AUC or alone <= ours + CLEARLY_BETTER:
         return None
     return f"{best} alone ranks at {alone:.2f}, {chosen} at {ours:.2f}: try cagsr calibrate"
 
