@@ -35,6 +35,7 @@ RANGES = {
     "reference_logprob": (-math.inf, 0),
     "reference_overlap": (0, 1),
     "repetition": (-1, 0),
+    "retold": (-math.inf, 0),
     "reward_model": (-math.inf, math.inf),
     "shift": (0, 1),
     "surprise": (-math.inf, 0),
@@ -43,12 +44,14 @@ RANGES = {
     "unfinished": (-1, 0),
 }
 VARIANTS = [
-    *((name, NEEDS.get(name, {})) for name in SIGNALS),
+    *((name, NEEDS.get(name, {})) for name in SIGNALS if name != "retold"),
     ("coverage", {"saturation": "noisy_or", "gate": True}),
     ("coverage", {"saturation": "capped_sum", "cap": 0.5}),
     ("focus", {"direction": "high_entropy", "clamp": [0.2, 0.9]}),
     ("grounding", {"weighted": "probability", "saturation": "noisy_or"}),
     ("knockout", {"threshold": 1.0, "weights": "salience"}),
+    # By default two mentions stand further apart than seven random tokens allow.
+    ("retold", {"gap": 0, "explained": 0.0}),
     ("shift", {"direction": "still"}),
 ]
 each_variant = pytest.mark.parametrize(("name", "options"), VARIANTS)

@@ -66,12 +66,47 @@ def test_unexplained_charges_a_surprise_by_what_no_segment_explains_of_it(eviden
     )
 
 
+def told(explains_of_tea, explains_of_day, **settings):
+    """Evidence in which the two segments explain the tokens of one response by these nats."""
+    width = len(explains_of_tea)
+    made = make_evidence(
+        torch.zeros(1, width, 6), prompts=[PROMPT], salience=[[0.5, 0, 0.3, 0.2, 0, 0]], **settings
+    )
+    without = {
+        "c12345": [[-nats for nats in explains_of_tea]],
+        "c0145": [[-nats for nats in explains_of_day]],
+    }
+    return replace(made, observer=Told(**without))
+
+
+def test_retold_charges_every_mention_of_a_segment_but_its_clearest():
+    # tea: mentions at 0-1 (peak 5), 6 (peak 4), 11 (peak 6, the clearest); day monday: one mention.
+    tea = [2.0, 5.0, 0.0, 0.0, 0.0, 0.0, 4.0, 0.5, 0.5, 0.5, 0.5, 6.0]
+    day = [0.0, 0.0, 7.0, 3.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    found = SIGNALS["retold"](told(tea, day))
+    assert found.tolist() == pytest.approx([-(sigmoid(1) + sigmoid(0)) / 2])
+
+
+def test_tokens_near_each_other_are_one_mention():
+    tea = [5.0, 0.0, 0.0, 0.0, 5.0, 0.0, 0.0, 0.0, 0.0, 5.0]
+    nothing = [0.0] * 10
+    assert SIGNALS["retold"](told(tea, nothing)).tolist() == pytest.approx([-sigmoid(1) / 2])
+    assert SIGNALS["retold"](told(tea, nothing), gap=4).tolist() == pytest.approx([0.0])
+    assert SIGNALS["retold"](told(tea, nothing), gap=0).tolist() == pytest.approx([-2 * sigmoid(1) / 2])
+
+
+def test_the_end_says_nothing_again():
+    tea = [5.0, 0.0, 0.0, 0.0, 0.0, 5.0]
+    assert SIGNALS["retold"](told(tea, [0.0] * 6, finished=[True])).tolist() == pytest.approx([0.0])
+    assert SIGNALS["retold"](told(tea, [0.0] * 6)).tolist() == pytest.approx([-sigmoid(1) / 2])
+
+
 def test_contradiction_charges_what_would_be_likelier_for_no_prompt(evidence):
     assert SIGNALS["contradiction"](evidence).tolist() == pytest.approx([-1.5 / 2, -4 / 2])
     assert SIGNALS["contradiction"](evidence, threshold=1.0).tolist() == pytest.approx([-0.5 / 2, -3 / 2])
 
 
-@pytest.mark.parametrize("name", ["knockout", "unexplained", "contradiction"])
+@pytest.mark.parametrize("name", ["knockout", "unexplained", "contradiction", "retold"])
 def test_a_signal_that_asks_again_says_so_where_nobody_answers(evidence, name):
     with pytest.raises(InputError, match="asks the observer again"):
         SIGNALS[name](replace(evidence, observer=None))

@@ -26,6 +26,7 @@ from cagsr.signals.random_reward import random_reward
 from cagsr.signals.reference_logprob import reference_logprob
 from cagsr.signals.reference_overlap import reference_overlap
 from cagsr.signals.repetition import repetition
+from cagsr.signals.retold import retold
 from cagsr.signals.reward_model import reward_model
 from cagsr.signals.shift import shift
 from cagsr.signals.surprise import surprise
@@ -51,6 +52,7 @@ SIGNALS: dict[str, Signal] = {
     "reference_logprob": reference_logprob,
     "reference_overlap": reference_overlap,
     "repetition": repetition,
+    "retold": retold,
     "reward_model": reward_model,
     "shift": shift,
     "surprise": surprise,
