@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from torch import Tensor
 
 from cagsr.reward import Reward, Term, load_preset
 from cagsr.salience import Uniform
-from cagsr.types import Evidence
+from cagsr.types import Evidence, Observation, Rollout
 from evidence import EOS, make_evidence, make_prompt
 
 PROMPT = make_prompt("name | Zizzi ; food | Thai ; area | riverside")
@@ -16,6 +17,7 @@ SEPARATOR, SINK = WORDS["|"], len(PROMPT.ids) - 1
 ZIZZI, THAI, RIVERSIDE = WORDS["Zizzi"], WORDS["Thai"], WORDS["riverside"]
 
 EXPECTED, SURPRISING = -0.2, -6.0
+LOST = 6.0  # nats that a token loses where what it looks at is taken away
 
 
 @dataclass
@@ -61,6 +63,7 @@ ADVERSARIES = {
 
 REWARDS = {
     "robust": load_preset("robust"),
+    "coverage": load_preset("coverage"),
     "gated coverage, standardised": [
         Term("coverage", options={"gate": True}),
         Term("repetition", 0.5),
@@ -74,6 +77,25 @@ REWARDS = {
         Term("unfinished", 0.5, "none"),
     ],
 }
+
+
+@dataclass
+class Blindable:
+    """An observer that finds a token less likely without the prompt token that it looks at."""
+
+    logprobs_NT: Tensor
+    looks: list[list[int]]
+
+    def observe(self, rollout: Rollout) -> Observation:
+        raise AssertionError("a knockout needs log-probabilities only")
+
+    def logprobs(self, rollout: Rollout) -> Tensor:
+        found = self.logprobs_NT.clone()
+        for row, looks in enumerate(self.looks):
+            for step, column in enumerate(looks):
+                if not rollout.prompt_mask[0, column]:
+                    found[row, step] -= LOST
+        return found
 
 
 def observed(*candidates: Candidate) -> Evidence:
@@ -103,7 +125,8 @@ def observed(*candidates: Candidate) -> Evidence:
         logprobs=logprobs,
         confidence=logprobs.exp(),
     )
-    return Evidence(evidence.rollout, evidence.observation, Uniform()(evidence.rollout))
+    observer = Blindable(evidence.observation.logprobs, [candidate.looks for candidate in candidates])
+    return Evidence(evidence.rollout, evidence.observation, Uniform()(evidence.rollout), observer)
 
 
 def rewards(terms: list[Term], *candidates: Candidate) -> list[float]:
@@ -126,7 +149,7 @@ def test_trap_23_a_good_response_beats_all_adversaries_at_once(reward):
     assert good > max(bad)
 
 
-@pytest.mark.parametrize("reward", ["robust", "gated coverage, standardised"])
+@pytest.mark.parametrize("reward", ["robust", "coverage", "gated coverage, standardised"])
 def test_trap_23_longer_text_that_ends_and_is_fluent_gains_nothing(reward):
     longer = Candidate(GOOD.looks + [SINK] * 8, GOOD.ids + list(range(60, 68)), text=GOOD.text)
     good, padded, _ = rewards(REWARDS[reward], GOOD, longer, ADVERSARIES["one token"])

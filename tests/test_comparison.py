@@ -47,6 +47,16 @@ def test_differences_are_paired_by_seed_where_both_have_seeds_and_with_the_one_b
     assert "base-base" not in summary["differences"]
 
 
+def test_a_difference_is_the_same_in_both_directions_though_one_side_has_a_single_seed():
+    base = {"quality": np.linspace(0.0, 1.0, 13)}
+    seeds = {"quality": np.linspace(0.0, 1.0, 13) + np.array([[-0.3], [0.0], [0.25]])}
+    found = compared({"base": base, "control": seeds}, ["base", "control"])["differences"]
+    one, other = found["control-base"]["quality"], found["base-control"]["quality"]
+    assert (one["low"], one["high"]) == pytest.approx((-other["high"], -other["low"]))
+    assert one["p"] == pytest.approx(other["p"])
+    assert one["high"] - one["low"] > 0.3
+
+
 def test_the_family_of_a_correction_is_all_systems_against_one_other_in_one_metric():
     base = {"quality": np.zeros(13)}
     systems = {"base": base, "up": {"quality": np.ones(13)}, "same": {"quality": np.zeros(13)}}
@@ -73,6 +83,12 @@ def test_a_score_at_equal_length_counts_the_prompts_answered_at_about_the_base_l
     assert found["prompts"] == pytest.approx(11 / 13)
     assert found["quality"]["mean"] == pytest.approx(1.0)
     assert "length" not in found
+
+
+def test_a_prompt_matches_only_if_its_length_matches_with_every_seed():
+    base = {"length": np.full(13, 20.0), "quality": np.zeros(13)}
+    seeds = {"length": np.array([[10.0] * 13, [30.0] * 13]), "quality": np.ones((2, 13))}
+    assert length_matched(seeds, base) == {"prompts": 0.0}
 
 
 def test_fewer_than_ten_matching_prompts_give_no_score():

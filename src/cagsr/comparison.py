@@ -62,9 +62,11 @@ def _differences(
 
 
 def _aligned(after: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both with seeds where they have the same ones; else the mean of the other's seeds, prompt by prompt."""
+    """Both with seeds where they have the same ones or one has a single one; else means over seeds, by prompt."""
     after, before = np.atleast_2d(after), np.atleast_2d(before)
-    return (after, before) if len(after) == len(before) else (after, before.mean(0))
+    if 1 in (len(after), len(before)) or len(after) == len(before):
+        return after, before
+    return after.mean(0, keepdims=True), before.mean(0, keepdims=True)
 
 
 def length_matched(
@@ -72,17 +74,17 @@ def length_matched(
 ) -> dict[str, Any]:
     """Mean difference to the base on the prompts that both answer at about the same length.
 
-    {"prompts": share of all, metric: {mean, low, high}}; matched are the prompts whose mean length over seeds
-    differs from the base's by at most ``tolerance`` of it. What a system gains only by writing more is not here.
-    The metrics are left out where fewer than ten prompts match.
+    {"prompts": share of all, metric: {mean, low, high}}; matched are the prompts whose length differs from the
+    base's by at most ``tolerance`` of it, with every seed. What a system gains only by writing more is not here. The
+    metrics are left out where fewer than ten prompts match.
     """
-    length, base_length = (np.atleast_2d(each["length"]).mean(0) for each in (values, base))
-    matched = np.abs(length - base_length) <= tolerance * base_length
+    length, base_length = np.atleast_2d(values["length"]), np.atleast_2d(base["length"]).mean(0)
+    matched = (np.abs(length - base_length) <= tolerance * base_length).all(0)
     result: dict[str, Any] = {"prompts": float(matched.mean())}
     if matched.sum() < 10:
         return result
     for metric, value in values.items():
         if metric in base and metric != "length":
             after, before = _aligned(value, base[metric])
-            result[metric] = asdict(difference(after[:, matched], before[..., matched], level=level))
+            result[metric] = asdict(difference(after[:, matched], before[:, matched], level=level))
     return result

@@ -26,7 +26,7 @@ TITLES = {
 }
 OPINIONS = {"judge": "judge", "rating": "people"}
 # What a comparison is decided by: the first of these that was measured.
-PRIMARY = ("slot_error_rate", "exact_match", "rouge_l", "relevance")
+PRIMARY = ("slot_error_rate", "rouge_l", "relevance", "exact_match")
 # Beside it in a terminal of 80 columns.
 BRIEF = ("clean", "hallucination", "rouge_l")
 SIGNIFICANT = 0.05
@@ -76,19 +76,20 @@ def leaderboard(summary: Mapping[str, Any], title: str) -> Group:
 def markdown(summary: Mapping[str, Any]) -> str:
     """A GitHub table: the deciding metric and its differences with intervals, the means of the others, cost.
 
-    "sampled" is the deciding metric of sampled responses; the CSV has every interval.
+    "sampled" is the deciding metric of sampled responses; the CSV has the intervals of all greedy ones.
     """
     deciding, others = primary(summary), _others(summary)
     measured = [metric for metric in TITLES if metric in next(iter(summary["systems"].values()))]
     asked = [metric for metric in OPINIONS if metric in next(iter(summary["opinions"]["systems"].values()))]
     heading = ["system", *(TITLES[metric] for metric in measured), *(OPINIONS[metric] for metric in asked)]
-    heading[2:2] = [f"to {other}" for other in others]
+    place = 2 + measured.index(deciding)
+    heading[place:place] = [f"to {other}" for other in others]
     heading += ["sampled", "KL", "seconds", "generated", "labels"]
     lines = [_row(heading), _row(["---"] * len(heading))]
     for name, metrics in summary["systems"].items():
         cells = [name, *(_short(metrics[metric]["mean"]) for metric in measured)]
         cells[1 + measured.index(deciding)] = _with_ends(metrics[deciding])
-        cells[2:2] = [
+        cells[place:place] = [
             _marked(summary["differences"].get(f"{name}-{other}", {}).get(deciding)) for other in others
         ]
         cells += [_with_ends(summary["opinions"]["systems"][name][metric]) for metric in asked]

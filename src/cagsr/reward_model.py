@@ -1,5 +1,7 @@
 """Reward models: a number for a response, learnt from pairs. The same thing on disk whoever judged the pairs."""
 
+import json
+import os
 import random as python_random
 import shutil
 import tempfile
@@ -14,6 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from accelerate.state import AcceleratorState, PartialState
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
@@ -37,6 +40,7 @@ Encoded = Mapping[str, list[int]]
 
 # In the config of a T5 that we made: its encoder reads the prompt and its decoder the response, as when it writes.
 LAYOUT, SPLIT = "cagsr_layout", "prompt in the encoder, response in the decoder"
+OUTCOME = "training.json"
 MASKS = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_mask"}
 
 
@@ -135,7 +139,7 @@ def train_reward_model(
         raise InputError("a reward model needs preference pairs, and there are none")
     started = time.perf_counter()
     training, kept = _parted(pairs, held_out, seed)
-    with _random_kept():
+    with _kept():
         torch.manual_seed(seed)
         model, tokenizer, _ = _loaded(base, None, num_labels=1)
         if model.config.model_type == "t5":
@@ -149,7 +153,7 @@ def train_reward_model(
         "train_accuracy": _accuracy(trained, training),
         "seconds": round(time.perf_counter() - started, 1),
     }
-    _save(model, tokenizer, Path(directory))
+    _save(model, tokenizer, Path(directory), outcome)
     return outcome
 
 
@@ -340,28 +344,40 @@ def _frozen(model: PreTrainedModel) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Whole or not at all: a reward model that is there can be used again."""
+def _save(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, outcome: dict[str, Any]
+) -> None:
+    """Whole or not at all: a reward model that is there can be used again. ``training.json`` is its outcome."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = directory.with_name(f".{directory.name}.staging")
     shutil.rmtree(staging, ignore_errors=True)
     model.save_pretrained(staging)
     tokenizer.save_pretrained(staging)
+    (staging / OUTCOME).write_text(json.dumps(outcome, indent=2) + "\n", encoding="utf-8")
     if directory.exists():
         shutil.rmtree(directory)
     staging.rename(directory)
 
 
 @contextmanager
-def _random_kept() -> Iterator[None]:
-    """TRL seeds every generator there is; what comes after must not depend on that."""
+def _kept() -> Iterator[None]:
+    """TRL seeds every generator there is and sets the process's precision; what comes after must not depend on it."""
     python, numpy_state = python_random.getstate(), np.random.get_state()
+    states = [(state, dict(state._shared_state)) for state in (AcceleratorState, PartialState)]
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION")
     try:
+        AcceleratorState._reset_state(reset_partial_state=True)
         with torch.random.fork_rng():
             yield
     finally:
         python_random.setstate(python)
         np.random.set_state(numpy_state)
+        for state, shared in states:
+            state._shared_state.clear()
+            state._shared_state.update(shared)
+        os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
+        if precision is not None:
+            os.environ["ACCELERATE_MIXED_PRECISION"] = precision
 
 
 def _trl() -> Any:

@@ -50,7 +50,7 @@ def test_a_comparison_writes_a_run_directory_for_every_run_and_one_table(compare
     assert sampled["no-rl"]["kl"]["mean"] == 0.0
     assert "best-of-k" not in sampled
     assert summary["cost"]["cagsr-grpo"]["generated_tokens"] > 0
-    assert summary["cost"]["s3ft"]["labels"] == 4
+    assert summary["cost"]["s3ft"]["labels"] == 4 + 12  # references, and verdicts on all samples
 
 
 def test_a_used_directory_is_refused_and_resume_adds_seeds_without_doing_anything_again(compared):

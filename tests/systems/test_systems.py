@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -52,7 +53,10 @@ def bench(tmp_path, monkeypatch) -> Bench:
     )
     made.trained = []  # type: ignore[attr-defined]
 
-    def train(base: str, pairs: list[Pair], directory: Path, *, seed: int) -> None:
+    def train(
+        base: str, pairs: list[Pair], directory: Path, *, seed: int, steps: int, **settings: Any
+    ) -> None:
+        assert steps >= 40, "few pairs are seen as often as many"
         made.trained.append((base, pairs, directory.name, seed))  # type: ignore[attr-defined]
 
     monkeypatch.setattr("cagsr.systems.bench.train_reward_model", train)
@@ -90,9 +94,9 @@ def test_cagsr_trains_on_the_attention_reward_with_either_algorithm(bench):
         assert SYSTEMS[name](bench) == Reinforce(bench.reward.terms, algorithm)
 
 
-def test_policy_gradient_trains_on_a_raw_conventional_reward_that_needs_references(bench):
+def test_policy_gradient_trains_on_a_conventional_reward_that_needs_references(bench):
     recipe = SYSTEMS["policy-gradient"](bench)
-    assert recipe == Reinforce((Term("reference_overlap", standardise="none"),), "policy-gradient", 3)
+    assert recipe == Reinforce((Term("reference_overlap", standardise="batch"),), "policy-gradient", 3)
 
 
 def test_best_worst_and_alike_samples_go_where_they_belong(known):
@@ -103,7 +107,7 @@ def test_best_worst_and_alike_samples_go_where_they_belong(known):
 
 
 def test_s3ft_takes_the_models_own_right_answer_and_else_the_reference(known, monkeypatch):
-    monkeypatch.setattr(Bench, "judged_right", lambda self, prompt, text: text in "cg")
+    monkeypatch.setattr(type(CHECKER), "quality", lambda self, row, text: float(text in "cg"))
     recipe = SYSTEMS["s3ft"](known)
     assert recipe.responses == ["c", known.references[1], "g"]
 
@@ -135,13 +139,11 @@ def test_synthetic_preference_asks_no_reward_and_no_label(known):
 
 
 def test_simulated_people_prefer_what_the_checker_prefers(bench):
-    slots = bench.prompts[0].row["slots"]
-    full = CHECKER.complete(bench.prompts[0].row, __import__("random").Random(0))
+    full = CHECKER.complete(bench.prompts[0].row, Random(0))
     assert CHECKER.check(bench.prompts[0].row, full).missing == 0
     bench = replace(bench, prompts=bench.prompts[:1], simulated=True)
     bench._samples = sampled([[".", full]], [[0.0, 0.0]])
     assert bench.people() == [Pair(bench.prompts[0], full, ".")]
-    assert slots
 
 
 UNSUITABLE: dict[str, dict[str, Any]] = {
@@ -178,6 +180,17 @@ def test_every_system_says_in_one_line_what_it_is_and_gives_a_recipe_that_can_be
     if isinstance(recipe, Reinforce | Choose):
         Reward(recipe.terms, {"oracle": lambda evidence: evidence.salience})
     assert isinstance(recipe, Recipe)
+
+
+def test_the_copying_control_has_the_prices_of_the_reward_that_is_compared_and_not_its_eyes(bench):
+    recipe = SYSTEMS["token-copy"](bench)
+    assert recipe.terms == (Term("token_copy", weight=1.0), Term("length", weight=0.1))
+
+
+def test_samples_that_are_all_alike_are_no_pairs(known):
+    known._samples = sampled([["same"] * 3] * 3, [[0.0, 0.0, 0.0]] * 3)
+    with pytest.raises(NotForThisDataError, match="alike"):
+        SYSTEMS["dpo"](known)
 
 
 def test_an_unknown_system_is_refused_with_the_nearest_name():

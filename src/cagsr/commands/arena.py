@@ -1,9 +1,11 @@
 """Where systems meet: one base, the same held-out prompts, one scoreboard; each run measured once and kept."""
 
+import hashlib
 import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +19,8 @@ from cagsr.errors import StorageError
 from cagsr.evaluation import Answers, answer, best_of, measure_signals, values_of
 from cagsr.kl import k1
 from cagsr.policy.policy import Policy
-from cagsr.records import write_atomically
-from cagsr.reward import Reward
+from cagsr.preferences import Pair
+from cagsr.records import fingerprint, write_atomically
 from cagsr.systems import System
 from cagsr.systems.bench import Bench
 from cagsr.systems.recipe import Choose, Recipe, Unchanged
@@ -58,9 +60,31 @@ class Arena:
         self.prompts = build.build_prompts(config, self.base, "heldout")[0][: config.data.evaluation_count]
         self.training = build.build_prompts(config, self.base, "train")[0]
         self.salience = build.build_salience(config, self.training)
-        self.human = build.build_pairs(config, self.base)
+        self.human, self.held_out_pairs = self._usable(build.build_pairs(config, self.base))
         self.scoreboard = build.build_scoreboard(config, self.base, self.checker)
         self.found: dict[str, list[Result]] = {}
+
+    def _usable(self, pairs: list[Pair]) -> tuple[list[Pair], int]:
+        """Pairs without those on prompts that are evaluated on, and how many these were."""
+        evaluated = {prompt.text for prompt in self.prompts}
+        kept = [pair for pair in pairs if pair.prompt.text not in evaluated]
+        return kept, len(pairs) - len(kept)
+
+    def inputs(self) -> dict[str, str]:
+        """Hashes of what all runs stand on: they must be the same when a comparison is resumed."""
+        weights = (value.detach().cpu().float().numpy().tobytes() for value in self.base.model.parameters())
+        return {
+            "base": hashlib.sha256(b"".join(weights)).hexdigest(),
+            "reward": fingerprint(repr(term) for term in self.reward.terms),
+            "training prompts": fingerprint(prompt.text for prompt in self.training),
+            "held-out prompts": fingerprint(prompt.text for prompt in self.prompts),
+            "human pairs": fingerprint(text for pair in self.human for text in (pair.chosen, pair.rejected)),
+        }
+
+    def reward_models(self) -> dict[str, Any]:
+        """What each reward model was trained on and how well it tells pairs that it was not."""
+        found = sorted((self.directory / "reward-models").glob("*/training.json"))
+        return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in found}
 
     def bench(self, seed: int) -> Bench:
         """What the systems of this seed are given."""
@@ -104,12 +128,16 @@ class Arena:
         bench.asked_for_samples, sampled_before = False, bench.sampling_seconds
         started = time.perf_counter()
         recipe = system(bench)
-        greedy, sampled, tokens = self._carry_out(recipe, bench, directory)
         seconds = time.perf_counter() - started
+        greedy, sampled, tokens, trained = self._carry_out(recipe, bench, directory)
         if bench.asked_for_samples:  # shared, so that only the first to ask waited for them
             seconds += sampled_before
             tokens += int(bench.samples.tokens.sum())
-        cost = {"seconds": round(seconds, 1), "generated_tokens": tokens, "labels": recipe.labels}
+        cost = {
+            "seconds": round(seconds + trained, 1),
+            "generated_tokens": tokens,
+            "labels": recipe.labels,
+        }
         self._write(directory, name, greedy, sampled, cost)
 
     def greedy(self, name: str) -> dict[str, np.ndarray]:
@@ -131,18 +159,19 @@ class Arena:
 
     def _carry_out(
         self, recipe: Recipe, bench: Bench, directory: Path
-    ) -> tuple[Answers, Answers | None, int]:
-        """Greedy and sampled answers of what the recipe makes, and the tokens that were generated for it."""
+    ) -> tuple[Answers, Answers | None, int, float]:
+        """Greedy and sampled answers of what the recipe makes, the tokens generated for it, seconds of training."""
         if isinstance(recipe, Unchanged):
-            return *self._answers(self.base), 0
+            return *self._answers(self.base), 0, 0.0
         if isinstance(recipe, Choose):
-            return self._chosen(recipe, bench), None, 0
+            chosen, tokens = self._chosen(bench)
+            return chosen, None, tokens, 0.0
         train = self.config.train.model_copy(update={"seed": bench.seed})
         run = self.config.run.model_copy(update={"directory": str(directory)})
-        config = self.config.model_copy(update={"train": train, "run": run})
+        config = self.config.model_copy(update={"train": train, "run": run, "watch": _warning(self.config)})
         carried = carry_out(recipe, config, Console(quiet=True))
         carried.policy.to(self.world.device)
-        return *self._answers(carried.policy), carried.tokens
+        return *self._answers(carried.policy), carried.tokens, carried.seconds
 
     def _answers(self, policy: Policy) -> tuple[Answers, Answers]:
         def divergence(rollout: Rollout) -> torch.Tensor:
@@ -160,8 +189,8 @@ class Arena:
         )
         return greedy, sampled
 
-    def _chosen(self, recipe: Choose, bench: Bench) -> Answers:
-        reward = Reward(recipe.terms)
+    def _chosen(self, bench: Bench) -> tuple[Answers, int]:
+        """The best of K samples for each prompt, and the tokens of all of them: what every use costs."""
         answers = answer(
             self.base,
             self.prompts,
@@ -169,9 +198,9 @@ class Arena:
             world=self.world,
             prompts_per_pass=bench.prompts_per_pass,
             seed=bench.seed,
-            measure=measure_signals(reward, self.base, self.salience),
+            measure=measure_signals(bench.reward, self.base, self.salience),
         )
-        return replace(best_of(answers, reward), signals=None)
+        return replace(best_of(answers, bench.reward), signals=None), int(answers.tokens.sum())
 
     def _write(
         self, directory: Path, name: str, greedy: Answers, sampled: Answers | None, cost: dict[str, float]
@@ -203,6 +232,13 @@ class Arena:
             "cost": cost | opinions.counts,
         }
         write_atomically(directory / RESULT, json.dumps(content, allow_nan=False) + "\n")
+
+
+def _warning(config: Config) -> Any:
+    """The collapse watch without its stops: a system that collapses is a result."""
+    limits = {name: limit for name, limit in config.watch if hasattr(limit, "action")}
+    changed = {name: limit.model_copy(update={"action": "warn"}) for name, limit in limits.items()}
+    return config.watch.model_copy(update=changed)
 
 
 def _read(path: Path) -> Result:

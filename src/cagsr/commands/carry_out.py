@@ -14,7 +14,6 @@ from cagsr.commands.train import run_training
 from cagsr.config import Config
 from cagsr.config.sections import RewardTerm
 from cagsr.direct_preference import DirectPreference, prefer
-from cagsr.errors import InputError
 from cagsr.policy.load import save_model
 from cagsr.policy.policy import Policy, Reference
 from cagsr.records import METRICS, RunDirectory, fingerprint
@@ -29,10 +28,11 @@ PREFERENCE_RATE = 0.3
 
 @dataclass(frozen=True)
 class Carried:
-    """The trained policy, and how many tokens were generated while it was trained."""
+    """The trained policy, how many tokens were generated while it was trained, and how long that took."""
 
     policy: Policy
     tokens: int
+    seconds: float
 
 
 def carry_out(recipe: Reinforce | Imitate | Prefer, config: Config, console: Console) -> Carried:
@@ -45,17 +45,21 @@ def carry_out(recipe: Reinforce | Imitate | Prefer, config: Config, console: Con
             resume = (directory / "run.json").exists()
             run_training(config, console, resume=resume, evaluate=False)
         tokens = int(sum(row.get("tokens", 0) for row in RunDirectory(directory, "").rows(METRICS)))
-        return Carried(_trained(config), tokens)
+        return Carried(_trained(config), tokens, _summary(directory)["seconds"])
     if not done:
         _teach(recipe, config)
-    return Carried(_trained(config), 0)
+    return Carried(_trained(config), 0, _summary(directory)["seconds"])
 
 
 def _is_finished(directory: Path) -> bool:
-    try:
-        return "stopped" not in json.loads((directory / "summary.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return False
+    return "stopped" not in _summary(directory, {"stopped": "before its end"})
+
+
+def _summary(directory: Path, otherwise: dict[str, Any] | None = None) -> dict[str, Any]:
+    path = directory / "summary.json"
+    if otherwise is not None and not path.exists():
+        return otherwise
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _with_terms(config: Config, recipe: Reinforce) -> Config:
@@ -68,11 +72,10 @@ def _with_terms(config: Config, recipe: Reinforce) -> Config:
         )
         for term in recipe.terms
     ]
-    algorithm = recipe.algorithm or config.algorithm.name
     return config.model_copy(
         update={
             "reward": config.reward.model_copy(update={"terms": terms}),
-            "algorithm": config.algorithm.model_copy(update={"name": algorithm}),
+            "algorithm": config.algorithm.model_copy(update={"name": recipe.algorithm}),
         }
     )
 
@@ -85,26 +88,27 @@ def _trained(config: Config) -> Policy:
 
 
 def _teach(recipe: Imitate | Prefer, config: Config) -> None:
-    """As many optimizer steps as reinforcement learning takes, at its learning rate and on its prompts."""
+    """As many optimizer steps as reinforcement learning takes, on its prompts and at its learning rate.
+
+    Direct preference optimisation goes at PREFERENCE_RATE of it.
+    """
     directory, training = Path(config.run.directory), config.train
     accelerator = Accelerator(mixed_precision=training.mixed_precision)
     RunDirectory.move_aside(directory)
     policy = build.build_policy(config)
     policy.to(accelerator.device)
     schedule: dict[str, Any] = {
-        "steps": training.steps,
+        "steps": training.steps * config.algorithm.epochs * config.algorithm.minibatches,
         "batch_size": recipe.batch_size,
         "schedule": training.schedule,
         "warmup_steps": training.warmup_steps,
         "weight_decay": training.weight_decay,
         "seed": training.seed,
     }
+    pairs = recipe.pairs if isinstance(recipe, Prefer) else []
+    texts = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
     if isinstance(recipe, Imitate):
         texts = recipe.responses
-    else:
-        texts = [text for pair in recipe.pairs for text in (pair.chosen, pair.rejected)]
-        if not texts:
-            raise InputError("no pair to learn from: all of the base's samples are alike")
     run = RunDirectory.create(directory, config.as_yaml(), {"data": fingerprint(texts)})
 
     def report(step: int, loss: float, **numbers: float) -> None:

@@ -1,5 +1,6 @@
 """`cagsr compare`: every system on the same base, prompts, sampling and budget, and a table to believe."""
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -22,18 +23,25 @@ from cagsr.systems.recipe import NotForThisDataError
 __all__ = ["compare", "quick"]
 
 BASE = "no-rl"
+INPUTS = "inputs.json"
+# What may change when a comparison is resumed: no run that is there already depends on it.
+FREE = ("systems", "seeds", "labels", "directory", "control", "level", "length_tolerance")
 
 
 def quick(config: Config) -> Config:
     """The same comparison, small: one seed, a third of the steps, fifty prompts, the fewest human pairs."""
-    given = config.compare
+    given, train = config.compare, config.train
+    steps = min(train.steps, max(10, train.steps // 3))
+    asked = [count for count in given.labels if f"hybrid-{count}" in (given.systems or ())]
     smaller = {
-        "train": config.train.model_copy(update={"steps": max(10, config.train.steps // 3)}),
+        "train": train.model_copy(
+            update={"steps": steps, "warmup_steps": train.warmup_steps * steps // train.steps}
+        ),
         "data": config.data.model_copy(update={"evaluation_count": min(50, config.data.evaluation_count)}),
         "compare": given.model_copy(
             update={
                 "seeds": given.seeds[:1],
-                "labels": given.labels[:1],
+                "labels": asked or [min(given.labels)],
                 "directory": f"{given.directory}-quick",
                 "synthetic_pairs": min(200, given.synthetic_pairs),
             }
@@ -61,6 +69,7 @@ def compare(config: Config, console: Console, *, resume: bool = False) -> dict[s
     build.check_metrics(config)
     build.check_evaluation_data(config)
     arena = Arena(config, directory, console)
+    _check_inputs(directory, arena.inputs())
     not_for: dict[str, str] = {}
     for number, seed in enumerate(config.compare.seeds):
         bench = arena.bench(seed)
@@ -71,6 +80,7 @@ def compare(config: Config, console: Console, *, resume: bool = False) -> dict[s
                 arena.measure(name, system, bench)
             except NotForThisDataError as reason:
                 not_for[name] = str(reason)
+                arena.found.pop(name, None)  # with some of the seeds only it cannot be compared
                 console.print(f"{name}: not for this data ({reason})", highlight=False)
     summary = {
         "task": config.data.task or config.data.source,
@@ -81,6 +91,8 @@ def compare(config: Config, console: Console, *, resume: bool = False) -> dict[s
         **_compared(arena, config),
         "not_for_this_data": not_for,
         "measured_by": arena.scoreboard.describe(),
+        "reward_models": arena.reward_models(),
+        "pairs_on_held_out_prompts_left_out": arena.held_out_pairs,
         "seconds": round(time.perf_counter() - started, 1),
     }
     record.write_summary(summary)
@@ -94,6 +106,8 @@ def _open(config: Config, directory: Path, resume: bool) -> RunDirectory:
         config.model_copy(update={"run": config.run.model_copy(update={"directory": str(directory)})})
     )
     if not resume:
+        if not (directory / INPUTS).exists():  # an earlier start that did not get as far as its base
+            RunDirectory.move_aside(directory)
         RunDirectory.refuse_used(directory)
         return RunDirectory.create(directory, config.as_yaml(), {})
     record = RunDirectory.resume(directory, 0)
@@ -102,21 +116,32 @@ def _open(config: Config, directory: Path, resume: bool) -> RunDirectory:
         changed = [name for name, value in _identity(config).items() if value != _identity(before).get(name)]
         raise InputError(
             f"{directory} was started with another {', '.join(changed)}. "
-            "Only compare.systems and compare.seeds may change; choose another compare.directory."
+            "Systems, seeds and numbers of labels may be added; for another comparison choose another "
+            "compare.directory."
         )
     write_atomically(directory / "config.yaml", config.as_yaml())
     return record
 
 
+def _check_inputs(directory: Path, inputs: dict[str, str]) -> None:
+    """Raises InputError where runs that are there already stood on something else."""
+    path = directory / INPUTS
+    if path.exists():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changed = [name for name, value in inputs.items() if before.get(name) != value]
+        if changed:
+            raise InputError(
+                f"{directory}: the {', '.join(changed)} of this comparison changed since it was started; its runs "
+                "cannot be compared with new ones. Choose another compare.directory."
+            )
+    write_atomically(path, json.dumps(inputs, indent=2) + "\n")
+
+
 def _identity(config: Config) -> dict[str, Any]:
     """What all runs of a comparison share."""
-    content = config.model_dump(mode="json")
-    for section, free in (
-        ("compare", ("systems", "seeds", "labels", "directory")),
-        ("run", tuple(content["run"])),
-    ):
-        for key in free:
-            del content[section][key]
+    content = config.model_dump(mode="json", exclude={"run": True})
+    for key in FREE:
+        del content["compare"][key]
     return content
 
 

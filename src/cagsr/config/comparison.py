@@ -2,11 +2,20 @@
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from cagsr.config.fields import AtLeastOne, NotNegative, Section, Seed, Switch, Text
 
 __all__ = ["Compare", "Judge", "Metrics"]
+
+
+def _distinct(values: list[int]) -> list[int]:
+    if len(set(values)) < len(values):
+        raise ValueError("each number once: a run that counts twice is no second run")
+    return values
+
+
+Distinct = AfterValidator(_distinct)
 
 
 class Judge(Section):
@@ -70,7 +79,7 @@ class Compare(Section):
     systems: Annotated[list[Text], Field(min_length=1)] | None = Field(
         default=None, description="Names of systems; null: all of them. cagsr compare --list shows them."
     )
-    seeds: Annotated[list[Seed], Field(min_length=1)] = Field(
+    seeds: Annotated[list[Seed], Field(min_length=1), Distinct] = Field(
         default=[0, 1, 2], description="Every system is trained once with each of these for train.seed."
     )
     preferences: Text | None = Field(
@@ -81,7 +90,7 @@ class Compare(Section):
         default="reference_overlap",
         description="Signal that policy-gradient is trained on; the default is ROUGE-L to the reference.",
     )
-    labels: Annotated[list[AtLeastOne], Field(min_length=1)] = Field(
+    labels: Annotated[list[AtLeastOne], Field(min_length=1), Distinct] = Field(
         default=[10, 30, 100], description="Numbers of human pairs that hybrid is given."
     )
     synthetic_pairs: AtLeastOne = Field(

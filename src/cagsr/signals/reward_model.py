@@ -2,7 +2,7 @@
 
 __all__ = ["reward_model"]
 
-from functools import cache
+from functools import lru_cache
 
 from torch import Tensor
 
@@ -24,6 +24,6 @@ def reward_model(evidence: Evidence, *, path: str, revision: str | None = None) 
     return model.score(prompts, rollout.responses)
 
 
-@cache
+@lru_cache(maxsize=1)  # a comparison trains on one after the other
 def _loaded(path: str, revision: str | None) -> RewardModel:
     return RewardModel.load(path, revision)

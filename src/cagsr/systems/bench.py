@@ -24,6 +24,12 @@ from cagsr.tasks.task import Checker
 from cagsr.types import Prompt
 from cagsr.world import World
 
+# Of 10 pairs three passes would be two updates: such a reward model has learnt nothing yet.
+LEAST_UPDATES = 40
+EPOCHS = 3
+PAIRS_A_STEP = 16
+PAIRS_TO_HOLD_OUT = 50
+
 
 @dataclass
 class Bench:
@@ -64,10 +70,18 @@ class Bench:
     @cached_property
     def references(self) -> list[str]:
         """One reference a prompt. Raises NotForThisDataError where a prompt has none."""
-        found = [prompt.row.get("reference") for prompt in self.prompts]
+        found = [
+            prompt.row.get("reference") or (prompt.row.get("references") or [None])[0]
+            for prompt in self.prompts
+        ]
         if not all(isinstance(text, str) and text.strip() for text in found):
             raise NotForThisDataError("no references")
         return [str(text) for text in found]
+
+    @property
+    def distinct_prompts(self) -> int:
+        """How many prompts are labelled where each needs one label, however often it is asked."""
+        return len({prompt.index for prompt in self.prompts})
 
     @property
     def samples(self) -> Answers:
@@ -127,15 +141,22 @@ class Bench:
                 pairs.append(Pair(prompt, better, worse))
         return pairs
 
-    def judged_right(self, prompt: Prompt, response: str) -> bool:
-        """Whether the checker finds nothing missing, invented or repeated. Raises NotForThisDataError."""
-        if self.checker is None:
-            raise NotForThisDataError("no checker that tells a right answer")
-        return self.checker.quality(prompt.row, response) == 1.0
-
     def reward_model(self, name: str, pairs: Sequence[Pair]) -> str:
-        """Directory of a reward model trained on ``pairs``; an earlier one of this seed is used again."""
+        """Directory of a reward model trained on ``pairs``; an earlier one of this seed is used again.
+
+        Few pairs are seen as often as many, and are too few to hold any out.
+        """
         directory = self.directory / f"{name}-seed-{self.seed}"
         if not (directory / "config.json").exists():
-            train_reward_model(self.model, list(pairs), directory, seed=self.seed)
+            held_out = 0.2 if len(pairs) >= PAIRS_TO_HOLD_OUT else 0.0
+            steps = max(LEAST_UPDATES, EPOCHS * len(pairs) // PAIRS_A_STEP)
+            train_reward_model(
+                self.model,
+                list(pairs),
+                directory,
+                steps=steps,
+                batch_size=PAIRS_A_STEP,
+                held_out=held_out,
+                seed=self.seed,
+            )
         return str(directory)

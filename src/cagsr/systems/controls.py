@@ -6,9 +6,25 @@ from cagsr.reward import Term, load_preset
 from cagsr.systems.bench import Bench
 from cagsr.systems.recipe import NotForThisDataError, Recipe, Reinforce
 
-__all__ = ["CONTROLS", "oracle"]
+__all__ = ["CONTROLS"]
 
-REPETITION = Term("repetition", weight=5.0, standardise="none", options={"n": 3})
+
+# Signals that say how much of the prompt a response takes up.
+READING = ("knockout", "coverage", "grounding", "mass", "retold")
+
+
+def token_copy(bench: Bench) -> Recipe:
+    """Salient prompt tokens that occur in the response, at the prices of the reward that is compared."""
+    terms = bench.reward.terms
+    read = [term for term in terms if term.signal in READING and term.signal != "retold"]
+    how = read[0].standardise if read else "group"
+    copied = Term("token_copy", weight=sum(term.weight for term in read) or 1.0, standardise=how)
+    return Reinforce((copied, *(term for term in terms if term.signal not in READING)))
+
+
+def random_reward(bench: Bench) -> Recipe:
+    """A number drawn by lot."""
+    return Reinforce((Term("random_reward", options={"seed": bench.seed}),))
 
 
 def _trained_on(about: str, *terms: Term) -> Callable[[Bench], Recipe]:
@@ -30,11 +46,7 @@ CONTROLS: dict[str, Callable[[Bench], Recipe]] = {
     "lexical": _trained_on(
         "Salient prompt words that occur in the response; no attention.", *load_preset("lexical")
     ),
-    "token-copy": _trained_on(
-        "Salient prompt tokens that occur in the response, with robust's price of repetition.",
-        Term("token_copy"),
-        REPETITION,
-    ),
+    "token-copy": token_copy,
     "length": _trained_on("Longer is better.", *load_preset("length")),
     "self-certainty": _trained_on(
         "KL from uniform of every step (Intuitor, arXiv 2505.19590).", *load_preset("self-certainty")
@@ -45,7 +57,7 @@ CONTROLS: dict[str, Callable[[Bench], Recipe]] = {
     "log-probability": _trained_on(
         "Mean log-probability that the base gives the response.", Term("reference_logprob")
     ),
-    "random": _trained_on("A number drawn by lot.", Term("random_reward")),
+    "random": random_reward,
     "paper": _trained_on("The literal sum of the paper: mass, focus, repetition.", *load_preset("paper")),
     "oracle": oracle,
 }

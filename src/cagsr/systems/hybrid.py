@@ -8,7 +8,7 @@ from cagsr.systems.recipe import Recipe, Reinforce
 
 __all__ = ["hybrid"]
 
-# Standardised in the group as coverage is, so that neither rules the other.
+# In deviations of the group: about as much as the attention reward itself differs between a prompt's candidates.
 WEIGHT = 0.5
 
 

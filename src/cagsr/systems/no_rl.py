@@ -14,6 +14,5 @@ def no_rl(bench: Bench) -> Recipe:
 def continued_sft(bench: Bench) -> Recipe:
     """More supervised learning of the references, as many responses as reinforcement learning sees."""
     k = bench.sampling.candidates
-    return Imitate(
-        bench.prompts, bench.references, batch_size=bench.prompts_per_step * k, labels=len(bench.references)
-    )
+    batch_size = bench.prompts_per_step * k
+    return Imitate(bench.prompts, bench.references, batch_size=batch_size, labels=bench.distinct_prompts)

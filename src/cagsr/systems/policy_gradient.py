@@ -11,8 +11,10 @@ def policy_gradient(bench: Bench) -> Recipe:
     """REINFORCE with a baseline on a conventional reward (ROUGE-L to the reference).
 
     Source: Williams 1992; the paper's "standard policy gradients".
+    Differs: the reward is divided by its deviation over the step, so that the price of KL weighs as much here as
+    in the other systems.
     """
-    labels = len(bench.references) if bench.conventional == "reference_overlap" else 0
+    labels = bench.distinct_prompts if bench.references else 0
     return Reinforce(
-        (Term(bench.conventional, standardise="none"),), algorithm="policy-gradient", labels=labels
+        (Term(bench.conventional, standardise="batch"),), algorithm="policy-gradient", labels=labels
     )

@@ -2,7 +2,7 @@
 
 from cagsr.preferences import Pair
 from cagsr.systems.bench import Bench
-from cagsr.systems.recipe import Choose, Imitate, Prefer, Recipe
+from cagsr.systems.recipe import Choose, Imitate, NotForThisDataError, Prefer, Recipe
 
 __all__ = ["best_of_k", "dpo", "s3ft", "sft_best"]
 
@@ -24,6 +24,8 @@ def dpo(bench: Bench) -> Recipe:
         for prompt, best, worst in zip(bench.prompts, bench.best(), bench.worst(), strict=True)
         if best != worst
     ]
+    if not pairs:
+        raise NotForThisDataError("all samples of a prompt are alike")
     return Prefer(pairs, batch_size=bench.prompts_per_step)
 
 
@@ -33,10 +35,14 @@ def s3ft(bench: Bench) -> Recipe:
     Source: selective self-to-supervised fine-tuning, arXiv 2502.08130.
     Differs: the checker tells what is right; the paper asks a judge, and paraphrases the references.
     """
+    references = bench.references
+    if bench.checker is None:
+        raise NotForThisDataError("no checker that tells a right answer")
+    right = bench.checker.quality
     targets = [
-        next((text for text in texts if bench.judged_right(prompt, text)), reference)
-        for prompt, texts, reference in zip(
-            bench.prompts, bench.samples.responses, bench.references, strict=True
-        )
+        next((text for text in texts if right(prompt.row, text) == 1.0), reference)
+        for prompt, texts, reference in zip(bench.prompts, bench.samples.responses, references, strict=True)
     ]
-    return Imitate(bench.prompts, targets, batch_size=bench.prompts_per_step, labels=len(bench.references))
+    verdicts = sum(map(len, bench.samples.responses))
+    labels = bench.distinct_prompts + verdicts
+    return Imitate(bench.prompts, targets, batch_size=bench.prompts_per_step, labels=labels)

@@ -23,10 +23,10 @@ class Unchanged:
 
 @dataclass(frozen=True)
 class Reinforce:
-    """Reinforcement learning on these terms; ``algorithm`` None: the one that the config names."""
+    """Reinforcement learning on these terms. One algorithm for all that differ in the reward alone."""
 
     terms: tuple[Term, ...]
-    algorithm: str | None = None
+    algorithm: str = "grpo"
     labels: int = 0
 
 

@@ -5,7 +5,7 @@ from random import Random
 from cagsr.preferences import Pair, degraded
 from cagsr.reward import Term
 from cagsr.systems.bench import Bench
-from cagsr.systems.recipe import Recipe, Reinforce
+from cagsr.systems.recipe import NotForThisDataError, Recipe, Reinforce
 
 __all__ = ["synthetic_preference"]
 
@@ -19,5 +19,7 @@ def synthetic_preference(bench: Bench) -> Recipe:
         chosen, rejected = degraded(prompt.text, answers[n], answers, random)
         if chosen != rejected:
             pairs.append(Pair(prompt, chosen, rejected))
+    if not pairs:
+        raise NotForThisDataError("no answer that could be made worse")
     path = bench.reward_model("synthetic-preference", pairs)
     return Reinforce((Term("reward_model", options={"path": path}),))
