@@ -3,8 +3,9 @@
 collect   prompts -> sampled responses -> the observer's attention -> signals -> reward -> advantages
 update    epochs over those responses: forward, loss, backward, clip, optimizer step
 
-No forward pass exists for the reward alone: the pass that gives the reference's log-probabilities gives the
-attention too. Whatever is long (attention, logits) lives for one part of the rollout only.
+The pass that gives the reference's log-probabilities gives the attention too; only a signal that asks again (what if
+this piece of the prompt were not there?) costs more. Whatever is long (attention, logits) lives for one part of the
+rollout only.
 """
 
 import math

@@ -7,7 +7,8 @@ import pytest
 
 METRICS = {"slot_error_rate", "coverage", "perfect", "clean", "hallucination", "repetition", "length"}
 LABEL_FREE = {"finished", "repeated_trigrams", "reward", "words", "distinct_2"} | {
-    f"signal/{name}" for name in ("coverage", "surprise", "repetition", "unfinished")
+    f"signal/{name}"
+    for name in ("knockout", "surprise", "retold", "reference_logprob", "repetition", "unfinished")
 }
 ENDS = {"mean", "low", "high"}
 SMALL = ["data.evaluation_count=5", "sampling.max_new_tokens=9"]

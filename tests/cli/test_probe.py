@@ -29,7 +29,7 @@ def test_json_is_one_line_with_a_verdict_and_its_reasons(probe, model):
         assert set(found) >= {"quality", "said", "invented", "repeated", "rouge_l", "adversaries", "verdict"}
         assert all(share is None or 0 <= share <= 1 for share in found["adversaries"].values())
     assert summary["rewards"]["oracle"]["quality"]["partial"]["mean"] in (0, pytest.approx(1))
-    assert {"coverage", "coverage gate", "surprise", "knockout"} <= set(summary["signals"])
+    assert {"coverage gate", "surprise", "knockout"} <= set(summary["signals"])
     assert not {"oracle", "reward_model", "reference_overlap"} & set(summary["signals"])
     assert summary["cost"]["responses"] == 2 * 8 * 3
     assert summary["missing"] == {"pairs": "none given (--pairs FILE)"}

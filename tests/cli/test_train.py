@@ -17,8 +17,8 @@ def lines(path):
 
 
 STEP_KEYS = {
-    "step", "reward", "reward_spread", "signal/coverage", "signal/surprise", "signal/repetition",
-    "signal/unfinished", "length", "finished", "empty", "repetition", "kl_response", "kl", "entropy", "tokens",
+    "step", "reward", "reward_spread", "signal/knockout", "signal/surprise", "signal/retold",
+    "signal/reference_logprob", "signal/repetition", "signal/unfinished", "length", "finished", "empty", "repetition", "kl_response", "kl", "entropy", "tokens",
     "learning_rate", "kl_coefficient", "loss", "policy_loss", "clipped", "grad_norm", "seconds",
     "tokens_per_second",
 }  # fmt: skip
@@ -60,7 +60,14 @@ def test_candidates_hold_every_response_of_a_prompt_with_its_signals(finished):
     rows = lines("run/candidates.jsonl")
     assert [row["step"] for row in rows] == [1] * 6 + [2] * 6
     for row in rows:
-        assert set(row["signals"]) == {"coverage", "surprise", "repetition", "unfinished"}
+        assert set(row["signals"]) == {
+            "knockout",
+            "surprise",
+            "retold",
+            "reference_logprob",
+            "repetition",
+            "unfinished",
+        }
         assert row["prompt"].startswith("announce") or row["prompt"]
         # The prompt's own tokens, end of sequence included, one number each.
         assert len(row["attended"]) >= len(row["prompt"].split())

@@ -24,7 +24,7 @@ def test_a_preset_that_compares_candidates_needs_two_of_them():
     with pytest.raises(
         InputError, match=r"standardise: group of coverage, surprise compares .* there is one"
     ):
-        check(*PPO)
+        check(*PPO, "reward.preset=coverage")
 
 
 def test_a_term_that_compares_the_batch_needs_two_responses_in_it():
