@@ -18,9 +18,9 @@ def lines(path):
 
 STEP_KEYS = {
     "step", "reward", "reward_spread", "signal/knockout", "signal/surprise", "signal/retold",
-    "signal/reference_logprob", "signal/repetition", "signal/unfinished", "length", "finished", "empty", "repetition", "kl_response", "kl", "entropy", "tokens",
-    "learning_rate", "kl_coefficient", "loss", "policy_loss", "clipped", "grad_norm", "seconds",
-    "tokens_per_second",
+    "signal/reference_logprob", "signal/repetition", "signal/unfinished", "length", "finished", "empty",
+    "repetition", "kl_response", "kl", "entropy", "tokens", "learning_rate", "kl_coefficient", "loss",
+    "policy_loss", "clipped", "grad_norm", "seconds", "tokens_per_second",
 }  # fmt: skip
 
 
