@@ -1,7 +1,7 @@
 """The comparison on every built-in task, T5- and Llama-shaped: the tables of docs/results.md.
 
     make table                    three seeds
-    make table ARGS=--quick       one seed, the two bases that ship: 15 minutes on 2 cores
+    make table ARGS=--quick       one seed, the two bases that ship: 4 minutes on 2 cores
 
 Each case is two commands: `cagsr sft` makes its base, `cagsr compare` does the rest. Two cases run at a time, one
 thread each. What is finished is not done again.
