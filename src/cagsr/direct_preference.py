@@ -9,12 +9,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.functional import logsigmoid
-from transformers import get_scheduler
 
 from cagsr.errors import InputError, NumericsError
 from cagsr.policy.policy import Policy, Reference
 from cagsr.preferences import Pair
-from cagsr.supervised import shuffled_batches
+from cagsr.supervised import prepared, shuffled_batches
 from cagsr.world import World
 
 __all__ = ["DirectPreference", "prefer", "preference_loss"]
@@ -77,18 +76,7 @@ def prefer(
         raise InputError(
             f"batch_size ({settings.batch_size}) must be a multiple of the number of processes ({world.size})"
         )
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in policy.parameters() if parameter.requires_grad],
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-    )
-    network, optimizer = accelerator.prepare(policy, optimizer)
-    scheduler = get_scheduler(
-        settings.schedule,
-        optimizer,
-        num_warmup_steps=settings.warmup_steps,
-        num_training_steps=settings.steps,
-    )
+    network, optimizer, scheduler = prepared(policy, settings, accelerator)
     lengths = [len(pair.chosen) + len(pair.rejected) for pair in pairs]
     order = shuffled_batches(lengths, settings.batch_size, Random(settings.seed))
     for step in range(1, settings.steps + 1):

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -14,7 +15,7 @@ from cagsr.policy.policy import Policy
 from cagsr.types import Prompt
 from cagsr.world import World
 
-__all__ = ["Supervised", "fine_tune", "shuffled_batches"]
+__all__ = ["Supervised", "fine_tune", "prepared", "shuffled_batches"]
 
 POOL = 32  # batches that are filled together, so that rows of like length find each other
 
@@ -54,18 +55,7 @@ def fine_tune(
         raise InputError(
             f"sft.batch_size ({settings.batch_size}) must be a multiple of the number of processes ({world.size})"
         )
-    optimizer = torch.optim.AdamW(
-        [parameter for parameter in policy.parameters() if parameter.requires_grad],
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-    )
-    network, optimizer = accelerator.prepare(policy, optimizer)
-    scheduler = get_scheduler(
-        settings.schedule,
-        optimizer,
-        num_warmup_steps=settings.warmup_steps,
-        num_training_steps=settings.steps,
-    )
+    network, optimizer, scheduler = prepared(policy, settings, accelerator)
     batches = shuffled_batches([len(text) for text in references], settings.batch_size, Random(settings.seed))
     for step in range(settings.steps):
         mine = world.share(next(batches))
@@ -90,6 +80,32 @@ def fine_tune(
         scheduler.step()
         optimizer.zero_grad()
         report(step + 1, mean)
+
+
+class Rates(Protocol):
+    """How fast to learn, and for how many steps: what every supervised objective is told."""
+
+    @property
+    def steps(self) -> int: ...
+    @property
+    def learning_rate(self) -> float: ...
+    @property
+    def weight_decay(self) -> float: ...
+    @property
+    def schedule(self) -> str: ...
+    @property
+    def warmup_steps(self) -> int: ...
+
+
+def prepared(policy: Policy, rates: Rates, accelerator: Accelerator) -> tuple[Any, Any, Any]:
+    """The policy and an AdamW for what it trains, as Accelerate wraps them, and the schedule of the learning rate."""
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    optimizer: Any = torch.optim.AdamW(trained, lr=rates.learning_rate, weight_decay=rates.weight_decay)
+    network, optimizer = accelerator.prepare(policy, optimizer)
+    scheduler = get_scheduler(
+        rates.schedule, optimizer, num_warmup_steps=rates.warmup_steps, num_training_steps=rates.steps
+    )
+    return network, optimizer, scheduler
 
 
 def shuffled_batches(lengths: list[int], size: int, random: Random) -> Iterator[list[int]]:

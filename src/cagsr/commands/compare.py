@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from rich.console import Console
 
 from cagsr import build
@@ -13,9 +14,9 @@ from cagsr.commands.arena import Arena
 from cagsr.commands.sft import run_sft
 from cagsr.comparison import compared
 from cagsr.config import Config, check_paths
-from cagsr.errors import InputError
+from cagsr.errors import CagsrError, InputError
 from cagsr.leaderboard import csv_text, markdown
-from cagsr.records import RunDirectory, write_atomically
+from cagsr.records import CONFIG, RUN, RunDirectory, write_atomically
 from cagsr.scoreboard import on_common_prompts
 from cagsr.systems import resolve
 from cagsr.systems.recipe import NotForThisDataError
@@ -60,15 +61,20 @@ def compare(config: Config, console: Console, *, resume: bool = False) -> dict[s
     started = time.perf_counter()
     systems = resolve(config.compare.systems, config.compare.labels)
     systems = {BASE: systems.pop(BASE, resolve([BASE], [])[BASE]), **systems}
-    resolve(
-        [config.compare.control], config.compare.labels
-    )  # its name, too, is checked before anything is loaded
+    resolve([config.compare.control], config.compare.labels)  # a misspelt control would only not be there
     directory = Path(config.compare.directory)
-    record = _open(config, directory, resume)
-    config = _with_base(config, directory, console)
+    if PartialState().num_processes > 1:
+        raise InputError("cagsr compare runs as one process; start it without accelerate launch or torchrun.")
     build.check_metrics(config)
     build.check_evaluation_data(config)
-    arena = Arena(config, directory, console)
+    record = _open(config, directory, resume)
+    try:
+        config = _with_base(config, directory, console)
+        arena = Arena(config, directory, console)
+    except CagsrError:
+        if not resume:
+            _abandon(directory)
+        raise
     _check_inputs(directory, arena.inputs())
     not_for: dict[str, str] = {}
     for number, seed in enumerate(config.compare.seeds):
@@ -106,8 +112,6 @@ def _open(config: Config, directory: Path, resume: bool) -> RunDirectory:
         config.model_copy(update={"run": config.run.model_copy(update={"directory": str(directory)})})
     )
     if not resume:
-        if not (directory / INPUTS).exists():  # an earlier start that did not get as far as its base
-            RunDirectory.move_aside(directory)
         RunDirectory.refuse_used(directory)
         return RunDirectory.create(directory, config.as_yaml(), {})
     record = RunDirectory.resume(directory, 0)
@@ -121,6 +125,14 @@ def _open(config: Config, directory: Path, resume: bool) -> RunDirectory:
         )
     write_atomically(directory / "config.yaml", config.as_yaml())
     return record
+
+
+def _abandon(directory: Path) -> None:
+    """Take away the two files of a start that failed, where nothing else is there: the place is free again."""
+    written = {directory / RUN, directory / CONFIG}
+    if set(directory.iterdir()) == written:
+        for path in written:
+            path.unlink()
 
 
 def _check_inputs(directory: Path, inputs: dict[str, str]) -> None:

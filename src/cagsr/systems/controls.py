@@ -8,18 +8,18 @@ from cagsr.systems.recipe import NotForThisDataError, Recipe, Reinforce
 
 __all__ = ["CONTROLS"]
 
-
-# Signals that say how much of the prompt a response takes up.
-READING = ("knockout", "coverage", "grounding", "mass", "retold")
+# Signals that say how much of the prompt a response takes up, and the one that says it is taken up twice.
+READING, TWICE = ("knockout", "coverage", "grounding", "mass"), "retold"
 
 
 def token_copy(bench: Bench) -> Recipe:
     """Salient prompt tokens that occur in the response, at the prices of the reward that is compared."""
     terms = bench.reward.terms
-    read = [term for term in terms if term.signal in READING and term.signal != "retold"]
+    read = [term for term in terms if term.signal in READING]
+    prices = [term for term in terms if term.signal not in (*READING, TWICE)]
     how = read[0].standardise if read else "group"
     copied = Term("token_copy", weight=sum(term.weight for term in read) or 1.0, standardise=how)
-    return Reinforce((copied, *(term for term in terms if term.signal not in READING)))
+    return Reinforce((copied, *prices))
 
 
 def random_reward(bench: Bench) -> Recipe:

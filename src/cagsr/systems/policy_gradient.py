@@ -14,7 +14,8 @@ def policy_gradient(bench: Bench) -> Recipe:
     Differs: the reward is divided by its deviation over the step, so that the price of KL weighs as much here as
     in the other systems.
     """
-    labels = bench.distinct_prompts if bench.references else 0
+    # Another reward than the default may need none; where it does and there are none, that is said here.
+    labels = bench.distinct_prompts if bench.conventional == "reference_overlap" and bench.references else 0
     return Reinforce(
         (Term(bench.conventional, standardise="batch"),), algorithm="policy-gradient", labels=labels
     )

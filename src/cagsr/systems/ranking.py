@@ -9,7 +9,7 @@ __all__ = ["best_of_k", "dpo", "s3ft", "sft_best"]
 
 def best_of_k(bench: Bench) -> Recipe:
     """No training: the best of K samples by the attention reward, each time it is asked."""
-    return Choose(bench.reward.terms)
+    return Choose()
 
 
 def sft_best(bench: Bench) -> Recipe:

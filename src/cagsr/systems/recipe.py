@@ -51,9 +51,8 @@ class Prefer:
 
 @dataclass(frozen=True)
 class Choose:
-    """No training: of K samples of the base the one that these terms like best."""
+    """No training: of K samples of the base the one that the reward under comparison likes best."""
 
-    terms: tuple[Term, ...]
     labels: int = 0
 
 
