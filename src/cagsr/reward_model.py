@@ -17,15 +17,16 @@ from typing import Any, cast
 import numpy as np
 import torch
 from accelerate.state import AcceleratorState, PartialState
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 
+from cagsr.artifacts import only_safetensors, reason
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.identity import identity
 from cagsr.preferences import Pair
@@ -308,21 +309,24 @@ def _loaded(
     """The classifier, its tokenizer, and the names of the weights of its head that the checkpoint lacks."""
     where = {"revision": revision, "trust_remote_code": False}
     try:
+        config = AutoConfig.from_pretrained(name, **where, **settings)
+        only_safetensors(name, config, revision)
         tokenizer = AutoTokenizer.from_pretrained(name, **where)
         model, found = AutoModelForSequenceClassification.from_pretrained(
             name,
+            config=config,
             dtype=torch.float32,
             attn_implementation="sdpa",
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             **where,
-            **settings,
         )
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except Exception as error:  # what is in the files, libraries tell in errors of any kind
         kind = UnsupportedModelError if "Unrecognized configuration class" in str(error) else InputError
-        raise kind(f"{name} does not load as a sequence classifier from safetensors: {reason}") from error
+        raise kind(
+            f"{name} does not load as a sequence classifier from safetensors: {reason(error)}"
+        ) from error
     body = f"{model.base_model_prefix}."
     head = sorted(key for key in found["missing_keys"] if not key.startswith(body))
     wrong = sorted([*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])])

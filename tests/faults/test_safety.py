@@ -4,6 +4,7 @@ from random import Random
 
 import architectures
 import pytest
+import safety
 from torch import Tensor
 
 
@@ -39,3 +40,32 @@ def test_a_refusal_that_is_not_written_down_is_found(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(architectures, "inspect", refuse)
     assert "t5: refused: t5: no" in counted(architectures, 6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_code_of_an_artifact_runs():
+    assert counted(safety, safety.COUNT) == []
+
+
+@pytest.mark.parametrize(
+    ("run", "problem"),
+    [
+        (lambda place, code: exec(code), "its code ran (not refused)"),
+        (lambda place, code: None, "not refused"),
+        (lambda place, code: 1 / 0, "no plain message but ZeroDivisionError: division by zero"),
+    ],
+)
+def test_code_that_runs_or_is_not_refused_plainly_is_found(
+    run, problem: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(safety, "ATTACKS", (safety.Attack("planted", run),) * safety.COUNT)
+    assert counted(safety, 2) == [f"planted: {problem}"] * 2
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_payload_runs_once_its_guard_is_gone(monkeypatch: pytest.MonkeyPatch):
+    """The canary is real: with the code of a model allowed, the attack on the policy succeeds."""
+    loads = safety.load_model
+    monkeypatch.setattr(safety, "load_model", lambda name: loads(name, trust_remote_code=True))
+    attack = next(each for each in safety.ATTACKS if each.name == "policy: a model type in code beside it")
+    assert safety.outcome(attack).startswith("its code ran")

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from cagsr.artifacts import only_safetensors, reason
 from cagsr.errors import InputError
 from cagsr.identity import identity
 
@@ -21,15 +22,22 @@ class LocalModel:
 
     def __init__(self, name: str, revision: str | None = None, device: torch.device | str = "cpu"):
         self.name, self.revision = name, revision
+        # Left open, transformers asks at the terminal whether to run the code.
+        where: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
         try:
-            config = AutoConfig.from_pretrained(name, revision=revision)
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(name, revision=revision)
+            config = AutoConfig.from_pretrained(name, **where)
+            only_safetensors(name, config, revision)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(name, **where)
             model: Any = AutoModelForCausalLM.from_pretrained(
-                name, revision=revision, config=config, use_safetensors=True, dtype="auto"
+                name,
+                config=config,
+                use_safetensors=True,
+                dtype="auto",
+                attn_implementation=None,  # transformers chooses; config.json may name a kernel to download
+                **where,
             )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"metrics.judge.model: {name!r} cannot be loaded: {reason}") from error
+        except Exception as error:  # what is in the files, libraries tell in errors of any kind
+            raise InputError(f"metrics.judge.model: {name!r} cannot be loaded: {reason(error)}") from error
         self._commit = getattr(config, "_commit_hash", None)
         self._model = model.eval().requires_grad_(False).to(device)
 
@@ -38,9 +46,7 @@ class LocalModel:
         """The model's answer, greedy. Raises InputError where the messages do not fit its context."""
         templated = bool(self._tokenizer.chat_template)
         if templated:
-            text = self._tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True
-            )
+            text = self._templated(messages)
         else:
             text = "\n\n".join(message["content"] for message in messages) + "\n\n"
         inputs = self._tokenizer(
@@ -64,6 +70,16 @@ class LocalModel:
         self._model.generation_config = chosen
         written = self._model.generate(**inputs, generation_config=chosen)[0, length:]
         return self._tokenizer.decode(written, skip_special_tokens=True)
+
+    def _templated(self, messages: Sequence[Mapping[str, str]]) -> str:
+        try:
+            return self._tokenizer.apply_chat_template(
+                list(messages), tokenize=False, add_generation_prompt=True
+            )
+        except Exception as error:  # a template is a program, in transformers' sandbox
+            raise InputError(
+                f"metrics.judge.model: the chat template of {self.name} refuses the conversation: {reason(error)}"
+            ) from error
 
     def describe(self) -> dict[str, str | None]:
         """Name, and revision or hash of the weights."""

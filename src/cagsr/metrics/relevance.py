@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import cached_file
 
+from cagsr.artifacts import only_safetensors, reason
 from cagsr.errors import InputError
 from cagsr.identity import identity
 
@@ -58,20 +59,25 @@ class Relevance:
     def __init__(self, name: str = MINILM, revision: str | None = None, device: torch.device | str = "cpu"):
         self.name, self.revision = name, revision
         self._place = minilm_directory() if name == MINILM else name
+        # Left open, transformers asks at the terminal whether to run the code.
+        where: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
         try:
-            config = AutoConfig.from_pretrained(self._place, revision=revision)
-            self._tokenizer: Any = AutoTokenizer.from_pretrained(self._place, revision=revision)
+            config = AutoConfig.from_pretrained(self._place, **where)
+            only_safetensors(self._place, config, revision)
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(self._place, **where)
             model, found = AutoModel.from_pretrained(
                 self._place,
-                revision=revision,
                 config=config,
                 use_safetensors=True,
                 dtype=torch.float32,
+                attn_implementation=None,  # transformers chooses; config.json may name a kernel to download
                 output_loading_info=True,
+                **where,
             )
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"metrics.relevance_model: {name!r} cannot be loaded: {reason}") from error
+        except Exception as error:  # what is in the files, libraries tell in errors of any kind
+            raise InputError(
+                f"metrics.relevance_model: {name!r} cannot be loaded: {reason(error)}"
+            ) from error
         # By itself transformers fills what is missing with random numbers; the pooler of a BERT is not asked here.
         if missing := sorted(key for key in found["missing_keys"] if "pooler" not in key):
             raise InputError(

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -16,6 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from cagsr.artifacts import only_safetensors, reason
 from cagsr.attention.capture import ATTENTION
 from cagsr.attention.support import inspect
 from cagsr.errors import InputError, UnsupportedModelError
@@ -50,7 +50,10 @@ def load_model(
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(name, **where)
-    except (OSError, ValueError) as error:
+        only_safetensors(name, config, revision)
+    except InputError as error:
+        raise InputError(f"model.name: {error}") from None
+    except Exception as error:  # what is in the files, libraries tell in errors of any kind
         raise _not_loaded("the model", name, error) from error
     dropout = _dropout_off(config)
     kind = architecture if architecture != "auto" else _kind_of(config)
@@ -67,23 +70,25 @@ def load_model(
             ignore_mismatched_sizes=True,
             **where,
         )
-    except KeyError as error:
-        if error.args != (ATTENTION,):
-            raise
-        raise UnsupportedModelError(
-            f"{name} ({config.model_type}) computes attention in classes of its own, which transformers' attention "
-            "interface does not reach, so it cannot be read. Choose another model; `cagsr doctor` tells."
-        ) from error
-    except ValueError as error:
-        reason = "" if "Unrecognized configuration class" in str(error) else f": {_first_line(error)}"
-        raise UnsupportedModelError(
-            f"{name} ({config.model_type}) cannot generate, or not as {kind}; needs a causal or encoder-decoder LM"
-            f"{reason or '.'}"
-        ) from error
-    except (OSError, SafetensorError) as error:
-        raise _not_loaded("the weights", name, error) from error
+    except Exception as error:
+        raise _refusal(name, config.model_type, kind, error) from error
     _check_weights(name, found)
     return model.eval(), dropout
+
+
+def _refusal(name: str, model_type: str, kind: str, error: Exception) -> InputError:
+    """Why a model did not load: of what its files hold, libraries tell in errors of any kind."""
+    if isinstance(error, KeyError) and error.args == (ATTENTION,):
+        return UnsupportedModelError(
+            f"{name} ({model_type}) computes attention in classes of its own, which transformers' attention "
+            "interface does not reach, so it cannot be read. Choose another model; `cagsr doctor` tells."
+        )
+    if isinstance(error, ValueError):
+        why = "." if "Unrecognized configuration class" in str(error) else f": {reason(error)}"
+        return UnsupportedModelError(
+            f"{name} ({model_type}) cannot generate, or not as {kind}; needs a causal or encoder-decoder LM{why}"
+        )
+    return _not_loaded("the weights", name, error)
 
 
 def _load_adapter(name: str, **where: Any) -> tuple[PreTrainedModel, dict[str, float]]:
@@ -98,17 +103,20 @@ def _load_adapter(name: str, **where: Any) -> tuple[PreTrainedModel, dict[str, f
         adapter = peft.PeftConfig.from_pretrained(name)
         base = str(adapter.base_model_name_or_path)
         model, dropout = load_model(base, revision=adapter.revision, **where)
-    except (InputError, ValueError, TypeError, OSError) as error:
-        raise InputError(f"model.name: {name} is a LoRA adapter whose base does not load: {error}") from error
+    except Exception as error:  # what is in the files, libraries tell in errors of any kind
+        raise InputError(
+            f"model.name: {name} is a LoRA adapter whose base does not load: {reason(error)}"
+        ) from error
     try:
         adapted = peft.PeftModel.from_pretrained(model, name, low_cpu_mem_usage=True)
-    except (RuntimeError, ValueError, OSError, SafetensorError) as error:
+        # PEFT has frozen the base.
+        merged = adapted.merge_and_unload().requires_grad_(True)
+    except Exception as error:
         raise InputError(
-            f"model.name: the LoRA adapter {name} does not fit its base {base}: {_first_line(error)}. "
+            f"model.name: the LoRA adapter {name} does not fit its base {base}: {reason(error)}. "
             "Set base_model_name_or_path in its adapter_config.json to the model it was trained on."
         ) from error
-    # PEFT has frozen the base.
-    return cast(PreTrainedModel, adapted.merge_and_unload().requires_grad_(True)), dropout
+    return cast(PreTrainedModel, merged), dropout
 
 
 def load_tokenizer(
@@ -117,7 +125,7 @@ def load_tokenizer(
     """Raises InputError for a name that leads nowhere or has no tokenizer."""
     try:
         return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # what is in the files, libraries tell in errors of any kind
         raise _not_loaded("the tokenizer", name, error) from error
 
 
@@ -154,7 +162,7 @@ def with_lora(policy: Policy, *, r: int, alpha: int, target_modules: str | list[
             PreTrainedModel, peft.get_peft_model(policy.model, adapter, autocast_adapter_dtype=True)
         )
     except ValueError as error:
-        raise InputError(f"model.lora.target_modules: {_first_line(error)}") from error
+        raise InputError(f"model.lora.target_modules: {reason(error)}") from error
 
 
 def save_model(policy: Policy, directory: Path) -> None:
@@ -212,10 +220,8 @@ def _check_weights(name: str, found: dict[str, Any]) -> None:
 
 def _not_loaded(part: str, name: str, error: Exception) -> InputError:
     if Path(name).is_dir():
-        return InputError(f"model.name: {part} in {name!r} cannot be loaded: {_first_line(error)}")
-    return InputError(
-        f"model.name: no directory {name!r} here, and not loaded from the hub: {_first_line(error)}"
-    )
+        return InputError(f"model.name: {part} in {name!r} cannot be loaded: {reason(error)}")
+    return InputError(f"model.name: no directory {name!r} here, and not loaded from the hub: {reason(error)}")
 
 
 def _peft(needed_by: str) -> Any:
@@ -224,7 +230,3 @@ def _peft(needed_by: str) -> Any:
     except ImportError as error:
         raise InputError(f"{needed_by} needs PEFT: pip install 'cagsr[lora]'") from error
     return peft
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
