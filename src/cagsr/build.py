@@ -16,7 +16,7 @@ from cagsr.algorithm import Algorithm
 from cagsr.config import Config
 from cagsr.errors import InputError, closest
 from cagsr.identity import identity
-from cagsr.metrics.endpoint import Endpoint
+from cagsr.metrics.endpoint import Endpoint, refuse_secrets
 from cagsr.metrics.judge import Judge
 from cagsr.metrics.local_model import LocalModel
 from cagsr.metrics.ratings import read_ratings
@@ -87,6 +87,9 @@ def check_training(config: Config, reward: Reward | None = None) -> None:
 
     ``reward`` is what reinforcement learning trains on; supervised training has none.
     """
+    judge = config.metrics.judge
+    if judge is not None and judge.endpoint is not None:
+        refuse_secrets(judge.endpoint)  # config.yaml holds it, whether somebody judges here or not
     if config.model.dtype == "bfloat16" and config.model.lora is None:
         raise InputError(
             "model.dtype: bfloat16 weights round most of AdamW's updates away. "
@@ -311,8 +314,13 @@ def _oracle(checker: Checker, evidence: Evidence) -> torch.Tensor:
 
 
 def check_metrics(config: Config) -> None:
-    """Raises InputError for a metric whose package or file is missing: before any model is loaded."""
+    """Raises InputError for a metric whose package or file is missing, and for a key in the judge's URL.
+
+    Before any model is loaded and anything is written.
+    """
     given = config.metrics
+    if given.judge is not None and given.judge.endpoint is not None:
+        refuse_secrets(given.judge.endpoint)
     if given.relevance_model == MINILM:
         minilm_directory()
     if given.rouge:

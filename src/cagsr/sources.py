@@ -8,6 +8,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -46,11 +47,12 @@ def read(
     Raises InputError when the source is missing, damaged, of an unknown format, or has no such split.
     """
     path = Path(source)
-    if path.is_dir():
+    # Not Path.is_dir: it raises where a name is too long for a file.
+    if os.path.isdir(path):
         return rows_of(_directory(source, split), source)
     if source.endswith(FILES):
         return _file(path, source)
-    if path.is_file():
+    if os.path.isfile(path):
         raise InputError(f"{source}: unknown format; data files end in {', '.join(FILES)}")
     return rows_of(_hub(source, split, config_name, revision), source)
 
@@ -64,8 +66,8 @@ def _file(path: Path, name: str) -> list[Row]:
         raise InputError(f"{name}: no such file") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{name}: damaged gzip file: {error}") from None
-    except OSError as error:
-        raise InputError(f"{name}: cannot be read: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: NUL or half a surrogate pair in the name
+        raise InputError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if ".jsonl" in path.suffixes:
         return _json_lines(content, name)
     if ".csv" in path.suffixes:

@@ -5,6 +5,7 @@ from random import Random
 import architectures
 import pytest
 import safety
+import secrets_and_paths
 from torch import Tensor
 
 
@@ -69,3 +70,38 @@ def test_a_payload_runs_once_its_guard_is_gone(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(safety, "load_model", lambda name: loads(name, trust_remote_code=True))
     attack = next(each for each in safety.ATTACKS if each.name == "policy: a model type in code beside it")
     assert safety.outcome(attack).startswith("its code ran")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_names_stay_inside_and_secrets_outside():
+    assert counted(secrets_and_paths, 60) == []
+
+
+def test_a_name_that_gets_out_is_found(monkeypatch: pytest.MonkeyPatch):
+    def careless(name: str, run) -> None:
+        (run / name).write_text("here")
+
+    monkeypatch.setattr(secrets_and_paths, "SINKS", {"careless": careless})
+    assert secrets_and_paths.escapes("../two") == ["careless: wrote outside the run directory"]
+    assert secrets_and_paths.escapes("../link/bystander.txt") == ["careless: wrote outside the run directory"]
+    assert secrets_and_paths.escapes("a\0b") == [
+        "careless: no plain message but ValueError: embedded null byte"
+    ]
+    assert secrets_and_paths.escapes("inside") == []
+
+
+@pytest.mark.parametrize("place", ["file", "output"])
+def test_a_secret_that_gets_in_is_found(place: str, monkeypatch: pytest.MonkeyPatch):
+    def careless(directory, more: list[str], variables: dict[str, str]) -> str:
+        for name in ("run.json", "model/README.md"):
+            path = directory / "run" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(str(variables) if place == "file" else "")
+        return "" if place == "file" else str(variables)
+
+    monkeypatch.setattr(secrets_and_paths, "_train", careless)
+    found = secrets_and_paths.leaks({"HF_TOKEN": "canary0", "WANDB_API_KEY": "canary1"})
+    expected = ["run/run.json", "run/model/README.md"] if place == "file" else ["what train printed"]
+    assert {name: sorted(where) for name, where in found.items()} == dict.fromkeys(
+        ("HF_TOKEN", "WANDB_API_KEY"), sorted(expected)
+    )

@@ -245,3 +245,11 @@ def test_a_pair_with_one_unreadable_answer_is_no_number():
     assert np.isnan(found.values[:2]).all()
     assert found.values[2] == 1.0
     assert (found.disagreements, found.failures) == (0, 2)
+
+
+@pytest.mark.parametrize("url", ["http://me:word@host/v1", "http://host/v1?key=word", "http://host/v1#word"])
+def test_a_key_in_the_url_is_refused_and_not_repeated(url: str):
+    with pytest.raises(InputError, match="no user, password or query belongs in the URL") as refused:
+        Endpoint(url, "judge")
+    assert "word@" not in str(refused.value)
+    assert "=word" not in str(refused.value)

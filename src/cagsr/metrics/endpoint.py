@@ -9,7 +9,7 @@ import httpx2
 
 from cagsr.errors import EndpointError, InputError
 
-__all__ = ["Endpoint"]
+__all__ = ["Endpoint", "refuse_secrets"]
 
 KEY = "OPENAI_API_KEY"
 ATTEMPTS = 4
@@ -32,6 +32,7 @@ class Endpoint:
     def __init__(
         self, url: str, model: str, timeout: float = 60.0, sleep: Callable[[float], None] = time.sleep
     ):
+        refuse_secrets(url)
         self.url, self.model = url.rstrip("/"), model
         self._timeout, self._sleep = timeout, sleep
         self._key = os.environ.get(KEY)
@@ -104,6 +105,16 @@ class Endpoint:
         """What the server said, on one line. Some servers repeat the key they were given."""
         text = response.text.replace(self._key, "***") if self._key else response.text
         return " ".join(text.split())[:SHOWN]
+
+
+def refuse_secrets(url: str) -> None:
+    """Raises InputError for a URL with a password or key in it: URLs are written to config.yaml and to results."""
+    rest = url.partition("://")[2] or url
+    if "@" in rest.partition("/")[0] or "?" in rest or "#" in rest:
+        raise InputError(
+            "metrics.judge.endpoint: no user, password or query belongs in the URL, which is written into the "
+            f"records of every run (not shown here). Give the key in the environment: {KEY}."
+        )
 
 
 def _seconds(header: str | None) -> float | None:

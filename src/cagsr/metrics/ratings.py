@@ -42,7 +42,7 @@ def read_ratings(path: str | Path) -> Ratings:
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"metrics.ratings: {path} cannot be read: {error}") from error
     latest: dict[tuple[str, str, str, str], dict[str, int]] = {}
     for number, line in enumerate(lines, start=1):

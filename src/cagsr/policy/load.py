@@ -1,5 +1,6 @@
 """From a name to a policy: loading, checking, saving."""
 
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,7 +45,8 @@ def load_model(
     only; code from the hub runs only if ``trust_remote_code`` says so. Raises InputError for a name that leads
     nowhere or weights that do not fit, UnsupportedModelError for a model that cannot generate.
     """
-    if (Path(name) / ADAPTER).is_file():
+    # Not Path.is_file: it raises where a name is too long for a file.
+    if os.path.isfile(os.path.join(name, ADAPTER)):
         where = {"dtype": dtype, "architecture": architecture, "trust_remote_code": trust_remote_code}
         return _load_adapter(name, **where)
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
@@ -219,7 +221,7 @@ def _check_weights(name: str, found: dict[str, Any]) -> None:
 
 
 def _not_loaded(part: str, name: str, error: Exception) -> InputError:
-    if Path(name).is_dir():
+    if os.path.isdir(name):
         return InputError(f"model.name: {part} in {name!r} cannot be loaded: {reason(error)}")
     return InputError(f"model.name: no directory {name!r} here, and not loaded from the hub: {reason(error)}")
 
