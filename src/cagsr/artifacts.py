@@ -57,4 +57,6 @@ def _read(name: str, file: str, revision: str | None) -> str | None:
 def reason(error: Exception) -> str:
     """The first line of what a library says about a file, and the error's name where the words need it."""
     words = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return words if isinstance(error, OSError | ValueError | InputError) else f"{type(error).__name__}: {words}"
+    return (
+        words if isinstance(error, OSError | ValueError | InputError) else f"{type(error).__name__}: {words}"
+    )

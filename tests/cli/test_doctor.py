@@ -4,7 +4,7 @@ import json
 
 import torch
 import transformers
-from transformers import BertConfig, BertForMaskedLM
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, Gemma2Config, Gemma2ForCausalLM
 
 
 def test_versions_and_devices_without_a_model(cagsr):
@@ -40,3 +40,14 @@ def test_a_model_that_cannot_says_why_in_words(cagsr, tmp_path):
     text = cagsr("doctor", "bert")
     assert "supported: False" in text.out
     assert text.err == ""
+
+
+def test_a_model_whose_attention_cannot_be_read_says_why(cagsr, models, tmp_path):
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    shape |= {"num_key_value_heads": 1, "head_dim": 8}
+    words = AutoTokenizer.from_pretrained(models / "llama")
+    Gemma2ForCausalLM(Gemma2Config(vocab_size=len(words), **shape)).save_pretrained(tmp_path / "capped")
+    words.save_pretrained(tmp_path / "capped")
+    model = json.loads(cagsr("doctor", "capped", "--json").out)["model"]
+    assert model["supported"] is False
+    assert "uses a softcap" in model["reason"]
