@@ -8,43 +8,42 @@ from multiprocessing.pool import ThreadPool
 
 import pytest
 
-from cagsr import records
 from cagsr.errors import InputError, NumericsError, StorageError
-from cagsr.records import RunDirectory, fingerprint, write_atomically
+from cagsr.identity import code, git_commit, versions
+from cagsr.records import RunDirectory, fingerprint
+from cagsr.storage import write_atomically
 
-HASHES = {"config": "c0", "data": "d0"}
+IDENTITY = {"train.steps": 3, "data": "d0"}
 
 
 def start(path):
-    return RunDirectory.create(path, "train:\n  steps: 3\n", HASHES)
+    return RunDirectory.create(path, "train:\n  steps: 3\n", IDENTITY)
 
 
 def test_a_new_run_says_what_it_is_and_from_what_it_was_made(tmp_path):
     run = start(tmp_path / "runs" / "one")
     about = json.loads((run.path / "run.json").read_text())
     assert about["id"] == run.id
-    assert about["hashes"] == HASHES
-    assert about["versions"]["python"] == sys.version.split()[0]
-    assert {"cagsr", "torch", "transformers"} <= about["versions"].keys()
+    assert about["identity"] == IDENTITY
     assert (run.path / "config.yaml").read_text() == "train:\n  steps: 3\n"
-    assert sorted(os.listdir(run.path)) == ["config.yaml", "run.json"]
+    assert sorted(os.listdir(run.path)) == ["config.yaml", "run.json", "run.lock"]
 
 
 def test_git_is_told_where_there_is_a_repository(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert records._git_commit() is None
+    assert git_commit() is None
     identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
     (tmp_path / "file").write_text("1")
     for command in (["init", "-q"], ["add", "file"], [*identity, "commit", "-qm", "first"]):
         subprocess.run(["git", *command], check=True)
-    commit = records._git_commit()
+    commit = git_commit()
     assert commit is not None
     assert len(commit) == 40
     (tmp_path / "file").write_text("2")
-    assert records._git_commit() == commit + "+"
+    assert git_commit() == commit + "+"
     monkeypatch.setenv("PATH", "")
-    assert records._git_commit() is None
+    assert git_commit() is None
 
 
 def test_a_directory_of_another_run_is_refused_by_its_name_and_step(tmp_path):
@@ -74,7 +73,8 @@ def test_of_many_starts_in_one_directory_one_wins(tmp_path):
 
     with ThreadPool(7) as pool:
         outcomes = pool.map(attempt, range(7))
-    assert all("belongs to" in str(outcome) for outcome in outcomes if not isinstance(outcome, str))
+    losers = [str(outcome) for outcome in outcomes if not isinstance(outcome, str)]
+    assert all("belongs to" in message or "is being written by" in message for message in losers)
     winners = [outcome for outcome in outcomes if isinstance(outcome, str)]
     assert winners == [json.loads((tmp_path / "x" / "run.json").read_text())["id"]]
 
@@ -96,7 +96,7 @@ def test_a_number_that_is_not_finite_is_named_and_nothing_is_written(tmp_path):
         run.add_metrics(7, {"kl": float("nan"), "signals": [0.0, float("-inf")]})
     with pytest.raises(NumericsError, match=r"summary\.json: systems\.base is inf"):
         run.write_summary({"systems": {"base": float("inf")}})
-    assert sorted(os.listdir(run.path)) == ["config.yaml", "run.json"]
+    assert sorted(os.listdir(run.path)) == ["config.yaml", "run.json", "run.lock"]
 
 
 def test_resuming_drops_rows_of_later_steps_and_a_torn_line(tmp_path):
@@ -107,8 +107,10 @@ def test_resuming_drops_rows_of_later_steps_and_a_torn_line(tmp_path):
     before = (run.path / "metrics.jsonl").read_bytes()
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "rew')
-    resumed = RunDirectory.resume(tmp_path / "x", step=3)
+    run.close()
+    resumed = RunDirectory.resume(tmp_path / "x")
     assert resumed == run
+    resumed.rewind(3)
     assert (run.path / "metrics.jsonl").read_bytes() == b"\n".join(before.split(b"\n")[:3]) + b"\n"
     assert [row["step"] for row in resumed.rows("candidates.jsonl")] == [1, 1, 2, 2, 3, 3]
     resumed.add_metrics(4, {"reward": 4 / 7})
@@ -116,23 +118,69 @@ def test_resuming_drops_rows_of_later_steps_and_a_torn_line(tmp_path):
     assert (run.path / "metrics.jsonl").read_bytes() == before
 
 
-def test_what_changed_since_the_start_is_named(tmp_path):
-    start(tmp_path / "x")
-    run = RunDirectory.resume(tmp_path / "x", step=0)
-    assert run.changed(HASHES) == []
-    assert run.changed({"config": "c0", "data": "d1", "model": "m"}) == ["data", "model"]
+def test_what_changed_since_the_start_is_named_and_goes_on_only_if_it_is_accepted(tmp_path):
+    run = start(tmp_path / "x")
+    run.check_identity(IDENTITY)
+    before = (run.path / "run.json").read_bytes()
+    with pytest.raises(InputError) as caught:
+        run.check_identity({"train.steps": 5, "data": "d" * 64, "model": "m"})
+    assert str(caught.value) == (
+        f"{run.path} was started with something else:\n  train.steps: 5, was 3\n  data: dddddddddddd..., was d0\n"
+        "Go on with what it was started with, or pass --accept-changes to go on with this."
+    )
+    assert (run.path / "run.json").read_bytes() == before
+    run.check_identity({"train.steps": 5}, accept=True)
+    about = json.loads((run.path / "run.json").read_text())
+    assert about["identity"] == {"train.steps": 5, "data": "d0"}
+    assert [(change["was"], change["is"]) for change in about["changes"]] == [
+        ({"train.steps": 3}, {"train.steps": 5})
+    ]
+    run.check_identity({"train.steps": 5})
+
+
+def test_what_was_not_known_at_the_start_is_kept_from_then_on(tmp_path):
+    run = start(tmp_path / "x")
+    run.check_identity({"model": "m0"})
+    run.check_identity({"model": "m0", **IDENTITY})
+    with pytest.raises(InputError, match="model: m1, was m0"):
+        run.check_identity({"model": "m1"})
+    assert json.loads((run.path / "run.json").read_text())["changes"] == []
+
+
+def test_the_code_and_what_it_runs_on_are_named():
+    assert versions()["python"] == sys.version.split()[0]
+    assert {"torch", "transformers", "accelerate"} <= versions().keys()
+    assert len(code()) == 64
+    assert code() == code()
+
+
+def test_a_start_that_was_killed_before_there_was_a_run_leaves_the_place_free(tmp_path):
+    for name in ("run.lock", ".run.json.staging"):
+        (tmp_path / name).write_text("{")
+    assert start(tmp_path).rows() == []
+
+
+def test_a_run_that_another_process_writes_is_refused_with_who_and_since_when(tmp_path):
+    run = start(tmp_path / "x")
+    with pytest.raises(InputError, match=rf"is being written by process {os.getpid()} on .* since 20\d\d-"):
+        RunDirectory.resume(run.path)
+    run.close()
+    RunDirectory.resume(run.path).close()
 
 
 def test_no_run_and_a_damaged_run_are_told_apart(tmp_path):
     with pytest.raises(InputError, match=r"holds no run to resume: it has no run\.json"):
-        RunDirectory.resume(tmp_path, step=0)
+        RunDirectory.resume(tmp_path)
     run = start(tmp_path / "x")
     (run.path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(StorageError, match=r"metrics\.jsonl:2 is damaged: not a row of JSON"):
-        RunDirectory.resume(run.path, step=3)
+        run.rewind(3)
+    (run.path / "summary.json").write_text("{")
+    with pytest.raises(StorageError, match=r"summary\.json is damaged; remove it"):
+        run.summary()
     (run.path / "run.json").write_text('{"id"')
     with pytest.raises(StorageError, match=r"run\.json is damaged"):
-        RunDirectory.resume(run.path, step=3)
+        RunDirectory.resume(run.path)
 
 
 def test_a_full_disk_is_a_storage_error_and_costs_no_earlier_file(tmp_path):
@@ -154,7 +202,8 @@ def test_a_full_disk_is_a_storage_error_and_costs_no_earlier_file(tmp_path):
     assert (run.path / "summary.json").read_bytes() == before
     assert ".summary.json.staging" not in os.listdir(run.path)
     # What was torn by the full disk is gone after a resume.
-    assert RunDirectory.resume(run.path, step=1).rows() == []
+    run.rewind(1)
+    assert run.rows() == []
     assert (run.path / "metrics.jsonl").read_bytes() == b""
 
 

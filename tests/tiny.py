@@ -131,7 +131,6 @@ def make_step(policy: Policy, **settings: Any) -> Step:
     optimizer = kind(trained, lr=learning_rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.98**step)
     network, prepared = accelerator.prepare(policy, optimizer)
-    accelerator.register_for_checkpointing(scheduler)
     defaults: dict[str, Any] = {
         "observer": reference,
         "reward": low_token_reward(),

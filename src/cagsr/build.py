@@ -421,7 +421,6 @@ def build_step(
     scheduler = get_scheduler(
         training.schedule, optimizer, num_warmup_steps=warmup, num_training_steps=updates
     )
-    accelerator.register_for_checkpointing(scheduler)
     placement = algorithm.kl_placement
     if placement == "auto":
         placement = "reward" if algorithm.name == "ppo" else "loss"

@@ -4,6 +4,8 @@
 """
 
 import json
+import re
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +15,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from cagsr.errors import CagsrError, InputError
+from cagsr.stops import start_clock, terminate
 
 __all__ = ["app", "main"]
 
@@ -35,7 +38,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Post-train language models without labels: the reward is the model's own attention to the prompt.",
-    epilog="Exit codes: 0 done, 2 bad input, 3 numbers went bad, 4 storage, 69 no server, 75 resumable, 130 Ctrl-C.",
+    epilog="Exit codes: 0 done, 2 bad input, 3 numbers went bad, 4 storage, 69 no server, 71 memory, 75 resumable, "
+    "130 Ctrl-C.",
 )
 
 ConfigFile = Annotated[
@@ -46,6 +50,12 @@ Overrides = Annotated[
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else.")
+]
+AcceptChanges = Annotated[
+    bool, typer.Option("--accept-changes", help="Resume although config, model, data or code changed.")
+]
+MaxTime = Annotated[
+    str | None, typer.Option(help="Save and stop after so long, resumable: 90s, 45m, 2h, 1h30m.")
 ]
 
 
@@ -77,11 +87,22 @@ def demo(
 
 
 @app.command(epilog="Example: cagsr sft --config examples/e2e.yaml sft.steps=2000")
-def sft(overrides: Overrides = None, config: ConfigFile = None, as_json: Json = False) -> None:
+def sft(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint of sft.directory.")
+    ] = False,
+    accept_changes: AcceptChanges = False,
+    max_time: MaxTime = None,
+    as_json: Json = False,
+) -> None:
     """Supervised fine-tuning on references: the base to start from."""
     from cagsr.commands.sft import run_sft
 
-    _print_json(run_sft(_load(config, overrides), _console(as_json)), as_json)
+    given = _load(config, [*(overrides or []), *_time_limit(max_time)])
+    outcome = run_sft(given, _console(as_json), resume=resume, accept_changes=accept_changes)
+    _print_json(outcome, as_json)
 
 
 @app.command(epilog="Example: cagsr train --config examples/e2e.yaml reward.preset=robust")
@@ -91,12 +112,15 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the newest checkpoint of run.directory.")
     ] = False,
+    accept_changes: AcceptChanges = False,
+    max_time: MaxTime = None,
     as_json: Json = False,
 ) -> None:
     """Reinforcement learning from prompts alone."""
     from cagsr.commands.train import run_training
 
-    trained = run_training(_load(config, overrides), _console(as_json), resume=resume)
+    given = _load(config, [*(overrides or []), *_time_limit(max_time)])
+    trained = run_training(given, _console(as_json), resume=resume, accept_changes=accept_changes)
     _print_json(trained.outcome, as_json)
 
 
@@ -153,6 +177,7 @@ def compare(
         bool,
         typer.Option("--resume", help="Go on where a comparison stopped; systems and seeds may be added."),
     ] = False,
+    max_time: MaxTime = None,
     list_systems: Annotated[bool, typer.Option("--list", help="Name every system, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -170,7 +195,7 @@ def compare(
     from cagsr.commands.compare import quick as smaller
     from cagsr.leaderboard import leaderboard
 
-    given = _load(config, overrides)
+    given = _load(config, [*(overrides or []), *_time_limit(max_time)])
     summary = run_comparison(smaller(given) if quick else given, console, resume=resume)
     seeds = len(summary["seeds"])
     title = f"{summary['task']}, held out, {summary['prompts']} prompts, {seeds} seed{'s'[: seeds > 1]}; 95 % intervals"
@@ -191,7 +216,7 @@ def score(
 ) -> None:
     """Signals and reward of responses that exist already, by any model."""
     from cagsr.commands.score import score as run_score
-    from cagsr.records import write_atomically
+    from cagsr.storage import write_atomically
 
     chosen = overrides or []
     if config is None and not any(one.startswith(("data.task=", "data.source=")) for one in chosen):
@@ -292,6 +317,21 @@ def _load(config: Path | None, overrides: list[str] | None) -> Any:
     return Config.load(config, overrides or [])
 
 
+def _time_limit(text: str | None) -> list[str]:
+    """``1h30m`` as an override of ``run.max_seconds``."""
+    if text is None:
+        return []
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    seconds = (
+        sum(int(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True))
+        if match
+        else 0
+    )
+    if not seconds:
+        raise InputError(f"--max-time: got {text!r}, expected hours, minutes, seconds: 2h, 45m, 1h30m, 90s")
+    return [f"run.max_seconds={seconds}"]
+
+
 def _console(as_json: bool) -> Console:
     """Progress and tables go to standard error when standard output belongs to a program."""
     return Console(stderr=as_json)
@@ -305,6 +345,8 @@ def _print_json(value: Any, wanted: bool) -> None:
 def main() -> None:
     # Signals and checkers of the user's own are named by dotted path; they lie where the command is run.
     sys.path.insert(0, "")
+    start_clock()
+    signal.signal(signal.SIGTERM, terminate)
     try:
         app()
     except CagsrError as error:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 
 import torch
@@ -10,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from cagsr.continuation import Continuation
 from cagsr.errors import InputError, NumericsError
 from cagsr.policy.policy import Policy, Reference
 from cagsr.preferences import Pair
@@ -59,12 +61,14 @@ def prefer(
     settings: DirectPreference,
     accelerator: Accelerator,
     report: Callable[..., None] = lambda step, loss, margin, accuracy: None,
+    continuation: Continuation | None = None,
 ) -> None:
     """Train ``policy`` to like the chosen response of each pair better than ``reference`` does.
 
     Uses the policy's own scoring pass; dropout is off. ``report(step, loss, margin=, accuracy=)`` is called after
     every step, with means over its pairs before the step: loss and margin as of `preference_loss`, accuracy the
-    share of pairs whose margin is above 0.
+    share of pairs whose margin is above 0. With a ``continuation`` it begins where that says, and may be left by its
+    StoppedError.
 
     Raises InputError for no pairs, or a batch that the processes cannot share evenly; NumericsError before the
     optimizer step for a loss or gradient that is not finite.
@@ -79,8 +83,9 @@ def prefer(
     network, optimizer, scheduler = prepared(policy, settings, accelerator)
     lengths = [len(pair.chosen) + len(pair.rejected) for pair in pairs]
     order = shuffled_batches(lengths, settings.batch_size, Random(settings.seed))
-    for step in range(1, settings.steps + 1):
-        mine = [pairs[row] for row in world.share(next(order))]
+    done = continuation.restore(scheduler) if continuation else 0
+    for step, rows in enumerate(islice(order, done, settings.steps), start=done + 1):
+        mine = [pairs[row] for row in world.share(rows)]
         rollout = policy.given(
             [pair.prompt for pair in mine],
             [text for pair in mine for text in (pair.chosen, pair.rejected)],
@@ -97,6 +102,8 @@ def prefer(
         scheduler.step()
         optimizer.zero_grad()
         report(step, mean_loss, margin=mean_margin, accuracy=accuracy)
+        if continuation:
+            continuation.after(step, settings.steps)
 
 
 def _check_finite(step: int, loss: float, norm: float) -> None:

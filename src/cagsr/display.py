@@ -38,7 +38,7 @@ class _Moving(Progress):
 class Display:
     """A trainer's observer. In a terminal the progress line is redrawn; in a log every tenth step is printed."""
 
-    def __init__(self, console: Console, steps: int, name: str, first: int = 0):
+    def __init__(self, console: Console, steps: int, name: str):
         self.console, self.steps = console, steps
         self.moving = console.is_interactive
         self.progress = _Moving(
@@ -51,7 +51,7 @@ class Display:
             console=console,
             transient=True,
         )
-        self.task = self.progress.add_task(name, total=steps, completed=first, numbers="")
+        self.task = self.progress.add_task(name, total=steps, numbers="")
 
     def __enter__(self) -> "Display":
         if self.moving:
@@ -60,6 +60,9 @@ class Display:
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
+
+    def on_start(self, step: int) -> None:
+        self.progress.update(self.task, completed=step)
 
     def on_step(self, step: int, row: dict[str, float], collected: Collected) -> None:
         line = step_line(row)

@@ -7,7 +7,9 @@ CagsrError            base; never raised itself
 │   └── SignalError   a signal that raised, or returned NaN, inf, a wrong type or a wrong length
 ├── EndpointError     exit 69: a server that we ask does not answer, or not as it should
 ├── StorageError      exit 4: a disk that is full, unwritable or holds a damaged run
-└── StoppedError      exit 75 (130 for Ctrl-C): stopped from outside, or by the collapse watch; resumable
+├── MemoryRanOutError exit 71: the memory of the machine or of its accelerator; resumable with a smaller pass
+└── StoppedError      exit 75: stopped by a signal, the time limit or the collapse watch; resumable
+    └── InterruptedRunError     exit 130: stopped by Ctrl-C; resumable
 
 A bug of ours is any other exception: exit 1, with its traceback.
 """
@@ -16,6 +18,8 @@ __all__ = [
     "CagsrError",
     "EndpointError",
     "InputError",
+    "InterruptedRunError",
+    "MemoryRanOutError",
     "NumericsError",
     "SignalError",
     "StoppedError",
@@ -58,8 +62,16 @@ class StorageError(CagsrError):
     exit_code = 4
 
 
+class MemoryRanOutError(CagsrError):
+    exit_code = 71
+
+
 class StoppedError(CagsrError):
     exit_code = 75
+
+
+class InterruptedRunError(StoppedError):
+    exit_code = 130
 
 
 def closest(word: str, choices: Iterable[str]) -> str:

@@ -1,9 +1,15 @@
-"""Which model it was: a name alone does not say what was loaded, a commit or a hash of the weights does."""
+"""Which model, which code: a name alone does not say what was loaded, a commit or a hash of the content does."""
 
 import hashlib
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib import metadata, resources
 from pathlib import Path
 
-__all__ = ["identity"]
+__all__ = ["code", "file_digest", "git_commit", "identity", "settings", "versions"]
+
+PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "peft", "numpy")
 
 
 def identity(name: str, revision: str | None = None, commit: str | None = None) -> dict[str, str | None]:
@@ -15,9 +21,55 @@ def identity(name: str, revision: str | None = None, commit: str | None = None) 
     directory = Path(name)
     if not directory.is_dir():
         return {"name": name, "revision": commit or revision}
+    return {"name": name, "sha256": _digest(sorted(directory.glob("*.safetensors")))}
+
+
+def settings(name: str) -> str | None:
+    """SHA-256 of what a model's directory holds beside its weights (config, tokenizer); None for a hub model."""
+    directory = Path(name)
+    return _digest(sorted(directory.glob("*.json"))) if directory.is_dir() else None
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of one file."""
+    return _digest([Path(path)])
+
+
+def code() -> str:
+    """SHA-256 of this package's own files."""
+    package = Path(str(resources.files("cagsr")))
+    return _digest(sorted(path for path in package.rglob("*") if path.suffix in (".py", ".yaml")))
+
+
+def versions() -> dict[str, str]:
+    """Python and the packages that a run's numbers come from."""
+    found = {"python": sys.version.split()[0]}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the working directory, with ``+`` when it has changes; None outside a repository."""
+    try:
+        commit, changes = (
+            subprocess.run(
+                ["git", *command], capture_output=True, text=True, check=True, timeout=10
+            ).stdout.strip()
+            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit + ("+" if changes else "")
+
+
+def _digest(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in sorted(directory.glob("*.safetensors")):
+    for path in paths:
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
-    return {"name": name, "sha256": digest.hexdigest()}
+    return digest.hexdigest()

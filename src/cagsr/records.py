@@ -1,7 +1,8 @@
 """The run directory: the only contract between training and whatever reads a run later.
 
     runs/NAME/  config.yaml      as resolved
-                run.json         id, start, versions, git commit, hashes of config and data
+                run.json         id, start, git commit, and the identity: what must be the same to go on
+                run.lock         who writes here, since when
                 metrics.jsonl    a row a step
                 candidates.jsonl prompt, response, signals and reward of a sample
                 summary.json     the outcome
@@ -13,22 +14,19 @@ included, and NaN never gets in. Nothing here imports torch, and nothing deletes
 import hashlib
 import json
 import math
-import os
 import secrets
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from errno import EDQUOT, ENOSPC
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from cagsr.errors import InputError, NumericsError, StorageError
+from cagsr.identity import git_commit
+from cagsr.lock import LOCK, Lock
+from cagsr.storage import storing, write_atomically
 
-__all__ = ["RunDirectory", "fingerprint", "write_atomically"]
+__all__ = ["RunDirectory", "fingerprint"]
 
 RUN, CONFIG, METRICS, CANDIDATES, SUMMARY = (
     "run.json",
@@ -37,69 +35,82 @@ RUN, CONFIG, METRICS, CANDIDATES, SUMMARY = (
     "candidates.jsonl",
     "summary.json",
 )
-PACKAGES = (
-    "cagsr",
-    "torch",
-    "transformers",
-    "accelerate",
-    "tokenizers",
-    "datasets",
-    "safetensors",
-    "peft",
-    "numpy",
-)
+# All that a start which was killed can have left before there was a run.
+BEFORE_A_RUN = {LOCK, f".{RUN}.staging"}
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """An open run. Get one from `create` or `resume`; under several processes only the main one writes."""
+    """An open run, locked for this process. Get one from `create` or `resume`, and `close` it.
+
+    Under several processes only the main one writes.
+    """
 
     path: Path
     id: str
+    lock: Lock | None = field(default=None, compare=False, repr=False)
 
     @classmethod
-    def create(cls, path: str | Path, config: str, hashes: Mapping[str, str]) -> "RunDirectory":
+    def create(cls, path: str | Path, config: str, identity: Mapping[str, Any]) -> "RunDirectory":
         """Start a run in a directory that is new or empty.
 
-        ``config`` is the text of config.yaml; ``hashes`` name what must be the same when the run is resumed.
-        Raises InputError when the directory is in use, by a run (named) or by other files, and StorageError.
+        ``config`` is the text of config.yaml; ``identity`` names what must be the same when the run is resumed.
+        Raises InputError when the directory is in use, by a run or a process (named) or by other files, and
+        StorageError.
         """
         path = Path(path)
-        run = cls(path, secrets.token_hex(4))
-        about = {
-            "id": run.id,
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": _versions(),
-            "git": _git_commit(),
-            "hashes": dict(hashes),
-        }
-        with _storing(path):
+        with storing(path):
             path.mkdir(parents=True, exist_ok=True)
-            cls.refuse_used(path)
-            try:
-                # Of two starts at once only one can create the file; the other learns who holds the place.
-                with (path / RUN).open("x", encoding="ascii") as file:
-                    file.write(_json(about, RUN, indent=2) + "\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-            except FileExistsError:
-                cls.refuse_used(path)
-        write_atomically(path / CONFIG, config)
+        cls.refuse_used(path)
+        run = cls(path, secrets.token_hex(4), Lock.take(path))
+        try:
+            cls.refuse_used(path)  # of two starts at once the other may have come first
+            about = {
+                "id": run.id,
+                "started": _now(),
+                "git": git_commit(),
+                "identity": dict(identity),
+                "changes": [],
+            }
+            write_atomically(path / RUN, _json(about, RUN, indent=2) + "\n")
+            write_atomically(path / CONFIG, config)
+        except BaseException:
+            run.close()
+            raise
         return run
 
     @classmethod
-    def resume(cls, path: str | Path, step: int) -> "RunDirectory":
-        """Open a run to continue after ``step``; rows of later steps, and a torn last line, are dropped.
+    def resume(cls, path: str | Path) -> "RunDirectory":
+        """Open a run to go on with it; `rewind` comes next.
 
-        Raises InputError when there is no run, and StorageError when its records are damaged.
+        Raises InputError when there is no run or another process has it, and StorageError when it is damaged.
         """
         path = Path(path)
-        run = cls(path, _about(path)["id"])
+        identity = _about(path)["id"]
+        return cls(path, identity, Lock.take(path))
+
+    def close(self) -> None:
+        """Let others write here."""
+        if self.lock is not None:
+            self.lock.release()
+
+    def rewind(self, step: int) -> None:
+        """Drop the rows of steps after ``step``, and a torn last line: the continuation writes them again."""
         for name in (METRICS, CANDIDATES):
-            kept = [row for row in run.rows(name) if row.get("step", 0) <= step]
-            if (path / name).exists():
-                write_atomically(path / name, "".join(_json(row, name) + "\n" for row in kept))
-        return run
+            if (self.path / name).exists():
+                kept = [row for row in self.rows(name) if row.get("step", 0) <= step]
+                write_atomically(self.path / name, "".join(_json(row, name) + "\n" for row in kept))
+
+    def summary(self) -> dict[str, Any] | None:
+        """What summary.json holds, None before the run ended."""
+        try:
+            return dict(json.loads((self.path / SUMMARY).read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError):
+            raise StorageError(
+                f"{self.path / SUMMARY} is damaged; remove it and go on with --resume."
+            ) from None
 
     @staticmethod
     def refuse_used(path: str | Path) -> None:
@@ -111,10 +122,11 @@ class RunDirectory:
                 step = max((row.get("step", 0) for row in _rows(path / METRICS)), default=0)
                 owner = f"run {_about(path)['id']} (step {step})"
             except StorageError:
-                owner = "a run that is starting just now or whose records are damaged"
+                owner = "a run whose records are damaged"
             raise InputError(f"{path} belongs to {owner}. Use --resume or another directory.")
-        if found:
-            shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
+        others = [name for name in found if name not in BEFORE_A_RUN]
+        if others:
+            shown = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
             raise InputError(f"{path} holds files of no run ({shown}). Choose another directory.")
 
     @classmethod
@@ -124,17 +136,38 @@ class RunDirectory:
         if not (path / RUN).is_file():
             return None
         aside = path.with_name(f"{path.name}-{_about(path)['id']}")
-        with _storing(aside):
+        with storing(aside):
             if aside.exists():
                 raise InputError(
                     f"{aside} exists already, so {path} cannot be moved there. Choose another directory."
                 )
             return path.rename(aside)
 
-    def changed(self, hashes: Mapping[str, str]) -> list[str]:
-        """The names among ``hashes`` whose value is not the one this run started with."""
-        started = _about(self.path)["hashes"]
-        return [name for name, value in hashes.items() if started.get(name) != value]
+    def check_identity(self, identity: Mapping[str, Any], accept: bool = False) -> None:
+        """Raises InputError with a line for every field of ``identity`` that is not what this run started with.
+
+        With ``accept`` the run goes on with what is new, and run.json keeps what changed and when. Fields that only
+        one of both has are not compared: what was not known at the start is kept from now on.
+        """
+        about = _about(self.path)
+        before = about["identity"]
+        new = json.loads(_json(dict(identity), RUN))
+        changed = {name: value for name, value in new.items() if before.get(name, value) != value}
+        if changed and not accept:
+            lines = [
+                f"  {name}: {_shown(value)}, was {_shown(before[name])}" for name, value in changed.items()
+            ]
+            raise InputError(
+                f"{self.path} was started with something else:\n" + "\n".join(lines) + "\n"
+                "Go on with what it was started with, or pass --accept-changes to go on with this."
+            )
+        if before == {**before, **new}:
+            return
+        about["identity"] = {**before, **new}
+        if changed:
+            was = {name: before[name] for name in changed}
+            about["changes"] = [*about["changes"], {"at": _now(), "was": was, "is": changed}]
+        write_atomically(self.path / RUN, _json(about, RUN, indent=2) + "\n")
 
     def add_metrics(self, step: int, row: Mapping[str, Any]) -> None:
         """Append one row to metrics.jsonl; raises NumericsError naming a number that is not finite."""
@@ -158,27 +191,8 @@ class RunDirectory:
     def _append(self, name: str, rows: list[dict[str, Any]]) -> None:
         # One write for all rows: a kill tears at most the last line.
         text = "".join(_json(row, f"{name} step {row['step']}") + "\n" for row in rows)
-        with _storing(self.path / name), (self.path / name).open("a", encoding="ascii") as file:
+        with storing(self.path / name), (self.path / name).open("a", encoding="ascii") as file:
             file.write(text)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text`` so that a reader, or a crash, meets the old file or the new one whole.
-
-    Raises StorageError; the old file is then untouched.
-    """
-    staging = path.with_name(f".{path.name}.staging")
-    with _storing(path):
-        try:
-            with staging.open("w", encoding="utf-8", newline="\n") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            staging.replace(path)
-        except OSError:
-            staging.unlink(missing_ok=True)
-            raise
-        _sync_directory(path.parent)
 
 
 def fingerprint(texts: Iterable[str]) -> str:
@@ -193,17 +207,27 @@ def fingerprint(texts: Iterable[str]) -> str:
 def _about(path: Path) -> dict[str, Any]:
     try:
         about = json.loads((path / RUN).read_text(encoding="ascii"))
-        return {"id": str(about["id"]), "hashes": dict(about["hashes"])}
+        return {**about, "id": str(about["id"]), "identity": dict(about["identity"])}
     except FileNotFoundError:
         raise InputError(f"{path} holds no run to resume: it has no {RUN}.") from None
     except (OSError, ValueError, KeyError, TypeError):
         raise StorageError(f"{path / RUN} is damaged; the run cannot be told from another.") from None
 
 
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _shown(value: Any) -> str:
+    """A value of an identity in a message: short, a hash by its beginning."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 60 else f"{text[:12]}..."
+
+
 def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    with _storing(path):
+    with storing(path):
         lines = path.read_bytes().split(b"\n")
     rows = []
     for number, line in enumerate(lines[:-1], start=1):
@@ -229,45 +253,3 @@ def _not_finite(value: Any, name: str) -> Iterator[tuple[str, float]]:
         parts = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, part in parts:
             yield from _not_finite(part, f"{name}.{key}" if name else str(key))
-
-
-@contextmanager
-def _storing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        mend = "; free some space and continue with --resume" if error.errno in (ENOSPC, EDQUOT) else ""
-        raise StorageError(f"{path} cannot be written: {error.strerror or error}{mend}") from error
-
-
-def _sync_directory(path: Path) -> None:
-    # Without it a rename can be lost in a power cut although the file's content is safe.
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": sys.version.split()[0]}
-    for name in PACKAGES:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _git_commit() -> str | None:
-    """The commit of the working directory, with ``+`` when it has changes; None outside a repository."""
-    try:
-        commit, changes = (
-            subprocess.run(
-                ["git", *command], capture_output=True, text=True, check=True, timeout=10
-            ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return commit + ("+" if changes else "")

@@ -11,7 +11,7 @@ rollout only.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -28,7 +28,7 @@ from cagsr.reward import Reward
 from cagsr.types import Evidence, Prompt, Rollout, Scores, TrainBatch
 from cagsr.world import World
 
-__all__ = ["Collected", "Step"]
+__all__ = ["Collected", "Progress", "Step"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,18 @@ class Collected:
     scores: Scores
     batches: list[TrainBatch]
     attended: list[Tensor]
+
+
+@dataclass
+class Progress:
+    """How far `Step.update` has come: optimizer steps taken, and their share of the means that it will return."""
+
+    updates: int = 0
+    means: dict[str, float] = field(default_factory=dict)
+
+
+def _go_on(progress: Progress) -> None:
+    pass
 
 
 @dataclass
@@ -95,17 +107,28 @@ class Step:
         values = None if scored.values is None else scored.values.detach()
         return Scored(scored.logprobs.detach(), scored.entropy.detach(), values)
 
-    def update(self, batches: Sequence[TrainBatch]) -> dict[str, float]:
-        """Train on collected parts; the means over tokens and updates of what the losses consist of."""
-        seen: dict[str, float] = {}
+    def update(
+        self,
+        batches: Sequence[TrainBatch],
+        progress: Progress | None = None,
+        after: Callable[[Progress], None] = _go_on,
+    ) -> dict[str, float]:
+        """Train on collected parts; the means over tokens and updates of what the losses consist of.
+
+        ``after`` is called between two optimizer steps, and may raise to leave there; a later call with the same
+        batches and that ``progress`` takes the rest.
+        """
+        progress = progress or Progress()
         size = math.ceil(len(batches) / self.algorithm.minibatches)
-        updates = self.algorithm.epochs * math.ceil(len(batches) / size)
+        starts = [*range(0, len(batches), size)] * self.algorithm.epochs
         with self._training():
-            for _ in range(self.algorithm.epochs):
-                for start in range(0, len(batches), size):
-                    for name, value in self._optimizer_step(batches[start : start + size]).items():
-                        seen[name] = seen.get(name, 0.0) + value / updates
-        return seen
+            for start in starts[progress.updates :]:
+                for name, value in self._optimizer_step(batches[start : start + size]).items():
+                    progress.means[name] = progress.means.get(name, 0.0) + value / len(starts)
+                progress.updates += 1
+                if progress.updates < len(starts):
+                    after(progress)
+        return progress.means
 
     @contextmanager
     def _training(self) -> Iterator[None]:
@@ -121,10 +144,11 @@ class Step:
         local = torch.tensor([sum(int(mask.sum()) for mask in masks), sum(len(mask) for mask in masks)])
         tokens, rows = self.world.total(local.double()).tolist()
         sums: dict[str, Tensor] = {}
+        bad: list[int] = []
         for position, batch in enumerate(minibatch):
             last = position == len(minibatch) - 1
             with self.accelerator.no_sync(self.network) if not last else nullcontext():
-                loss, parts = self._loss(batch, tokens, rows)
+                loss, parts = self._loss(batch, tokens, rows, bad)
                 # Data-parallel training averages gradients over processes; our weights already sum to 1 over all.
                 self.accelerator.backward(loss * self.world.size)
             for name, value in {"loss": loss.detach(), **parts}.items():
@@ -132,15 +156,20 @@ class Step:
         clipped = self.accelerator.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
         norm = float(torch.as_tensor(clipped))
         means = {name: float(self.world.total(value)) for name, value in sums.items()}
-        self._check_finite(means["loss"], norm)
+        self._check_finite(means["loss"], norm, bad)
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
         return {**means, "grad_norm": norm}
 
-    def _loss(self, batch: TrainBatch, tokens: float, rows: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def _loss(
+        self, batch: TrainBatch, tokens: float, rows: float, bad: list[int]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a part and what it consists of; prompts of rows that are not finite are added to ``bad``."""
         scored = cast(Scored, self.network(batch.rollout))
         per_token, parts = self.algorithm.token_losses(scored, batch, self.leash.coefficient)
+        for row in (~per_token.detach().isfinite().all(-1)).nonzero().flatten().tolist():
+            bad.append(batch.rollout.prompts[row // batch.rollout.group_size].index)
         weights = token_weights(
             batch.rollout.response_mask,
             self.algorithm.normalisation,
@@ -150,11 +179,12 @@ class Step:
         )
         return (per_token * weights).sum(), {name: (part * weights).sum() for name, part in parts.items()}
 
-    def _check_finite(self, loss: float, norm: float) -> None:
+    def _check_finite(self, loss: float, norm: float, bad: Sequence[int]) -> None:
         """Every process sees the same sums, so all of them stop here or none does."""
+        where = f" (first in a response to the prompt of index {bad[0]})" if bad else ""
         for name, value in (("loss", loss), ("gradient norm", norm)):
             if not math.isfinite(value):
                 raise NumericsError(
-                    f"the {name} is {value}; stopped before the optimizer step, the weights are those of the last "
-                    "good step. Lower train.learning_rate or algorithm.kl_coefficient, or train in float32."
+                    f"the {name} is {value}{where}; stopped before the optimizer step, the weights are those of the "
+                    "last good step. Lower train.learning_rate or algorithm.kl_coefficient, or train in float32."
                 )

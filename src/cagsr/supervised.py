@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from transformers import get_scheduler
 
+from cagsr.continuation import Continuation
 from cagsr.errors import InputError, NumericsError
 from cagsr.policy.policy import Policy
 from cagsr.types import Prompt
@@ -41,11 +43,13 @@ def fine_tune(
     settings: Supervised,
     accelerator: Accelerator,
     report: Callable[[int, float], None] = lambda step, loss: None,
+    continuation: Continuation | None = None,
 ) -> None:
     """Maximise the mean log-probability of reference tokens, the end-of-sequence token included.
 
     Uses the policy's own scoring pass, so prompts and responses are put together exactly as they are later in
     reinforcement learning. ``report(step, loss)`` is called after every step; the loss is in nats per token.
+    With a ``continuation`` it begins where that says, and may be left by its StoppedError.
 
     Raises InputError for a batch that the processes cannot share evenly, NumericsError before the optimizer step
     for a loss or gradient that is not finite.
@@ -57,8 +61,9 @@ def fine_tune(
         )
     network, optimizer, scheduler = prepared(policy, settings, accelerator)
     batches = shuffled_batches([len(text) for text in references], settings.batch_size, Random(settings.seed))
-    for step in range(settings.steps):
-        mine = world.share(next(batches))
+    done = continuation.restore(scheduler) if continuation else 0
+    for step, rows in enumerate(islice(batches, done, settings.steps), start=done):
+        mine = world.share(rows)
         batch = policy.given(
             [prompts[row] for row in mine],
             [references[row] for row in mine],
@@ -80,6 +85,8 @@ def fine_tune(
         scheduler.step()
         optimizer.zero_grad()
         report(step + 1, mean)
+        if continuation:
+            continuation.after(step + 1, settings.steps)
 
 
 class Rates(Protocol):

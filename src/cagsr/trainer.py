@@ -4,16 +4,20 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Protocol
 
 import torch
 
-from cagsr import checkpoint
+from cagsr.buffer import load_buffer, save_buffer
+from cagsr.checkpoint import Checkpoints
+from cagsr.errors import InputError, NumericsError
 from cagsr.measure import measure, shuffled_share
 from cagsr.policy.load import save_model
-from cagsr.step import Collected, Step
+from cagsr.step import Collected, Progress, Step
+from cagsr.stops import Stops
 from cagsr.types import Prompt
 from cagsr.watch import Collapsed, Watch
 
@@ -39,13 +43,24 @@ class Schedule:
     prompts_per_step: int = 8
     evaluate_every: int = 0
     save_every: int = 0
-    keep_checkpoints: int = 2
     shuffled_every: int = 10
     seed: int = 0
 
 
+@dataclass
+class Begun:
+    """A step on its way: what was collected, what is known of it so far, how much of the update is done."""
+
+    collected: Collected
+    row: dict[str, float]
+    progress: Progress
+
+
 class Observer(Protocol):
     """What is told about a run while it goes: the run directory, the progress display, the trackers."""
+
+    def on_start(self, step: int) -> None:
+        """The run goes on after ``step``; 0 is the beginning."""
 
     def on_step(self, step: int, row: dict[str, float], collected: Collected) -> None: ...
     def on_evaluation(self, step: int, row: dict[str, float]) -> None: ...
@@ -59,35 +74,71 @@ class Trainer:
     schedule: Schedule
     watch: Watch
     directory: Path
+    checkpoints: Checkpoints
+    stops: Stops = field(default_factory=Stops)
     evaluate: Evaluation | None = None
     observers: Sequence[Observer] = ()
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] | None = None
+    seconds: float = 0.0
 
     def run(self, resume: bool = False) -> dict[str, Any]:
-        """Train to the last step; returns ``{"steps", "best", "last"}``. The weights on disk: model/ and best/.
+        """Train to the last step; returns ``{"steps", "best", "last", "seconds"}``. The weights: model/ and best/.
 
-        Raises watch.Collapsed after saving a checkpoint, errors.NumericsError before a bad optimizer step.
+        Raises watch.Collapsed and, when asked to stop, errors.StoppedError, each after saving a checkpoint: at the
+        end of a step, or between two optimizer steps of one. Raises errors.NumericsError before a bad optimizer step
+        and InputError when there is nothing left to train.
         """
-        done = self._resume() if resume else 0
-        if done == 0:
-            self._evaluate(0)
-        for number in range(done, self.schedule.steps):
-            try:
-                self._one(number)
-            except Collapsed:  # raised after the update, so the step counts
-                self._save(number + 1)
-                raise
-            self._after(number + 1)
-        self._save_model("model")
-        if self.best is not None and self.best["reward"] <= 0:
-            message = "no evaluation was better than the base by the reward itself; look before you use best/"
+        self._since = time.perf_counter()
+        with self.stops:
+            done, begun = self._resume() if resume else (0, None)
             for observer in self.observers:
-                observer.on_warning(self.schedule.steps, message)
-        return {"steps": self.schedule.steps, "best": self.best, "last": self.history[-1:]}
+                observer.on_start(done)
+            if done == 0 and begun is None:
+                self._evaluate(0)
+            for number in range(done, self.schedule.steps):
+                self._one(number, begun)
+                begun = None
+            self._save_model("model")
+        if self.best is not None and self.best["reward"] <= 0:
+            self._warn(
+                self.schedule.steps,
+                "no evaluation was better than the base by the reward itself; look before you use best/",
+            )
+        seconds = round(self._elapsed(), 1)
+        return {
+            "steps": self.schedule.steps,
+            "best": self.best,
+            "last": self.history[-1:],
+            "seconds": seconds,
+        }
 
-    def _one(self, number: int) -> None:
+    def _one(self, number: int, begun: Begun | None) -> None:
+        """Step ``number + 1``, or the rest of it; then what is due after it."""
         started = time.perf_counter()
+        try:
+            begun = begun or self._begin(number)
+            row = begun.row | self.step.update(
+                begun.collected.batches, begun.progress, partial(self._between, number, begun)
+            )
+        except NumericsError as error:
+            raise type(error)(f"step {number + 1}: {error}") from error
+        candidates = self.step.sampling.candidates
+        self.step.leash.observe(row["kl_response"], self.schedule.prompts_per_step * candidates)
+        row["seconds"] = time.perf_counter() - started
+        row["tokens_per_second"] = row["tokens"] / row["seconds"]
+        for observer in self.observers:
+            observer.on_step(number + 1, row, begun.collected)
+        try:
+            messages = self.watch.check(number + 1, row)
+        except Collapsed:  # after the update, so the step counts
+            self._save(number + 1)
+            raise
+        for message in messages:
+            self._warn(number + 1, message)
+        self._after(number + 1)
+
+    def _begin(self, number: int) -> Begun:
         schedule, world = self.schedule, self.step.world
         prompts = prompts_for(self.prompts, number, schedule.prompts_per_step, schedule.seed)
         collected = self.step.collect(world.share(prompts), seed=step_seed(schedule.seed, number))
@@ -98,23 +149,34 @@ class Trainer:
                 row["shuffled"] = share
         row["learning_rate"] = float(self.step.scheduler.get_last_lr()[0])
         row["kl_coefficient"] = self.step.leash.coefficient
-        row |= self.step.update(collected.batches)
-        self.step.leash.observe(row["kl_response"], schedule.prompts_per_step * self.step.sampling.candidates)
-        row["seconds"] = time.perf_counter() - started
-        row["tokens_per_second"] = row["tokens"] / row["seconds"]
+        return Begun(collected, row, Progress())
+
+    def _between(self, number: int, begun: Begun, progress: Progress) -> None:
+        """Between two optimizer steps of one step: the place to stop at when a step is long."""
+        request = self._requested()
+        if request:
+            self._save(number, begun)
+            raise self.stops.error(
+                request, f"in step {number + 1}, after {progress.updates} optimizer steps of it"
+            )
+
+    def _requested(self) -> int:
+        return self.step.world.first_request(self.stops.requested())
+
+    def _warn(self, step: int, message: str) -> None:
         for observer in self.observers:
-            observer.on_step(number + 1, row, collected)
-        for message in self.watch.check(number + 1, row):
-            for observer in self.observers:
-                observer.on_warning(number + 1, message)
+            observer.on_warning(step, message)
 
     def _after(self, step: int) -> None:
         schedule = self.schedule
         last = step == schedule.steps
         if last or (schedule.evaluate_every and step % schedule.evaluate_every == 0):
             self._evaluate(step)
-        if last or (schedule.save_every and step % schedule.save_every == 0):
+        request = 0 if last else self._requested()
+        if last or request or (schedule.save_every and step % schedule.save_every == 0):
             self._save(step)
+        if request:
+            raise self.stops.error(request, f"after step {step} of {schedule.steps}")
 
     def _evaluate(self, step: int) -> None:
         if self.evaluate is None:
@@ -133,33 +195,56 @@ class Trainer:
             save_model(self.step.policy, self.directory / name)
         self.step.accelerator.wait_for_everyone()
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, begun: Begun | None = None) -> None:
+        """A checkpoint after ``step``, and with ``begun`` of the part of the next one that is done."""
         state = {
+            "scheduler": self.step.scheduler.state_dict(),
             "kl_coefficient": self.step.leash.coefficient,
             "watch": self.watch.state(),
             "history": self.history,
             "best": self.best,
             "evaluation": self.evaluate and self.evaluate.start,
+            "seconds": self._elapsed(),
         }
-        checkpoint.save(
-            self.step.accelerator,
-            self.directory / "checkpoints",
+        if begun is None:
+            self.checkpoints.save(step, state)
+            return
+        state |= {"row": begun.row, "means": begun.progress.means}
+        rank = self.step.world.rank
+        self.checkpoints.save(
             step,
             state,
-            self.schedule.keep_checkpoints,
+            begun.progress.updates,
+            lambda directory: save_buffer(begun.collected, directory, rank),
         )
 
-    def _resume(self) -> int:
-        newest = checkpoint.newest(self.directory / "checkpoints")
+    def _resume(self) -> tuple[int, Begun | None]:
+        """Steps that are done, and the one that was begun, if the run was stopped inside it."""
+        newest = self.checkpoints.newest()
         if newest is None:  # stopped before the first one: everything is still to do
-            return 0
-        state = checkpoint.load(self.step.accelerator, newest)
+            return 0, None
+        state = self.checkpoints.load(newest)
+        done, updates = state["step"], state["update"]
+        if done > self.schedule.steps:
+            raise InputError(
+                f"train.steps ({self.schedule.steps}): {self.directory} is at step {done} already. "
+                "Set more steps to go on."
+            )
+        self.step.scheduler.load_state_dict(state["scheduler"])
         self.step.leash.coefficient = state["kl_coefficient"]
         self.watch.restore(state["watch"])
-        self.history, self.best = state["history"], state["best"]
+        self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
         if self.evaluate is not None:
             self.evaluate.start = state["evaluation"]
-        return state["step"]
+        if not updates:
+            return done, None
+        prompts = prompts_for(self.prompts, done, self.schedule.prompts_per_step, self.schedule.seed)
+        collected = load_buffer(newest, self.step.world.rank, prompts, self.step.world.device)
+        return done, Begun(collected, state["row"], Progress(updates, state["means"]))
+
+    def _elapsed(self) -> float:
+        """Seconds of training, those before an interruption included."""
+        return self.seconds + time.perf_counter() - self._since
 
 
 def prompts_for(prompts: Sequence[Prompt], number: int, size: int, seed: int) -> list[Prompt]:

@@ -1,9 +1,15 @@
 """The processes of a run: what must be known of all of them to do the same as one would."""
 
+from typing import TypeVar
+
+import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 __all__ = ["World"]
+
+Value = TypeVar("Value")
 
 
 class World:
@@ -36,3 +42,14 @@ class World:
         """This process's consecutive part of a list whose length the number of processes divides."""
         each = len(items) // self.size
         return items[self.rank * each : (self.rank + 1) * each]
+
+    def from_main(self, value: Value) -> Value:
+        """The main process's value, in every process."""
+        return value if self.size == 1 else broadcast_object_list([value])[0]
+
+    def first_request(self, request: int) -> int:
+        """The first number of any process that is not 0, or 0: what one is asked, all are asked."""
+        if self.size == 1:
+            return request
+        requests = self.gather(torch.tensor([request], device=self.device)).tolist()
+        return next((number for number in requests if number), 0)

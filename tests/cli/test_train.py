@@ -24,6 +24,12 @@ STEP_KEYS = {
 }  # fmt: skip
 
 
+STARTED = (
+    "error: run was started with something else:\n  {}\n"
+    "Go on with what it was started with, or pass --accept-changes to go on with this.\n"
+)
+
+
 @pytest.fixture
 def finished(train):
     outcome = train("train.evaluate_every=1", "train.learning_rate=0.01")
@@ -33,15 +39,18 @@ def finished(train):
 
 def test_a_run_directory_holds_what_the_contract_says(finished):
     names = {path.name for path in Path("run").iterdir()}
-    files = {"config.yaml", "run.json", "metrics.jsonl", "candidates.jsonl", "summary.json"}
+    files = {"config.yaml", "run.json", "run.lock", "metrics.jsonl", "candidates.jsonl", "summary.json"}
     assert names == files | {"checkpoints", "model", "best"}
     assert [path.name for path in Path("run/checkpoints").iterdir()] == ["step-000002"]
     config = Config.load("run/config.yaml")
     assert (config.train.steps, config.run.directory, config.data.task) == (2, "run", "slots")
     assert Config.load("run/config.yaml").as_yaml() == Path("run/config.yaml").read_text()
     about = json.loads(Path("run/run.json").read_text())
-    assert {"id", "started", "versions", "git", "hashes"} <= set(about)
-    assert len(about["hashes"]["data"]) == 64
+    assert set(about) == {"id", "started", "git", "identity", "changes"}
+    assert {"model", "data", "reward", "code of cagsr", "torch", "train.learning_rate"} <= set(
+        about["identity"]
+    )
+    assert len(about["identity"]["data"]) == 64
 
 
 def test_metrics_have_a_row_a_step_and_a_row_an_evaluation(finished):
@@ -140,7 +149,7 @@ def test_a_collapse_that_stops_is_recorded_and_the_run_goes_on(train):
     assert stopped in outcome.err
     at = int(stopped.removeprefix("step ").split(":")[0])
     assert [row["step"] for row in lines("run/metrics.jsonl") if "loss" in row] == list(range(1, at + 1))
-    again = train(*collapse, "watch.entropy={limit: null}", "--resume")
+    again = train(*collapse, "watch.entropy={limit: null}", "--resume", "--accept-changes")
     assert again.code == 0, again.err
     assert [row["step"] for row in lines("run/metrics.jsonl") if "loss" in row] == [1, 2, 3, 4, 5]
     assert json.loads(Path("run/summary.json").read_text())["steps"] == 5
@@ -150,13 +159,18 @@ def test_a_finished_run_resumed_stays_as_it_is(finished, train):
     metrics, weights = Path("run/metrics.jsonl").read_text(), load_file("run/model/model.safetensors")
     again = train("--resume", "train.evaluate_every=1", "train.learning_rate=0.01")
     assert again.code == 0, again.err
+    assert "run is finished (step 2); nothing to do." in again.out
     assert Path("run/metrics.jsonl").read_text() == metrics
     assert all(torch.equal(load_file("run/model/model.safetensors")[name], weights[name]) for name in weights)
 
 
 def test_a_run_resumed_with_more_steps_goes_on_and_its_config_says_so(finished, train):
-    again = train("--resume", "train.steps=3", "train.learning_rate=0.01")
+    again = train("--resume", "--accept-changes", "train.steps=3", "train.learning_rate=0.01")
     assert again.code == 0, again.err
+    changes = json.loads(Path("run/run.json").read_text())["changes"]
+    assert [(change["was"], change["is"]) for change in changes] == [
+        ({"train.steps": 2, "train.evaluate_every": 1}, {"train.steps": 3, "train.evaluate_every": 0})
+    ]
     assert [row["step"] for row in lines("run/metrics.jsonl") if "loss" in row] == [1, 2, 3]
     assert Config.load("run/config.yaml").train.steps == 3
     assert "after 3 steps" in Path("run/model/README.md").read_text()
@@ -165,20 +179,15 @@ def test_a_run_resumed_with_more_steps_goes_on_and_its_config_says_so(finished, 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("data.seed=5", "error: run: data is not what this run started with; it cannot go on.\n"),
-        (
-            "train.steps=1",
-            "error: train.steps (1): run is at step 2 already. Set more steps to go on.\n",
-        ),
-        (
-            "run.directory=other",
-            "error: other holds no run to resume: it has no run.json.\n",
-        ),
+        ("data.seed=5", STARTED.format("data.seed: 5, was 0")),
+        ("train.learning_rate=0.1", STARTED.format("train.learning_rate: 0.1, was 0.01")),
+        ("train.steps=1", STARTED.format("train.steps: 1, was 2")),
+        ("run.directory=other", "error: other holds no run to resume: it has no run.json.\n"),
     ],
 )
 def test_what_cannot_go_on_is_named(finished, train, change, message):
     before = Path("run/metrics.jsonl").read_bytes()
-    outcome = train("--resume", change)
+    outcome = train("--resume", "train.evaluate_every=1", "train.learning_rate=0.01", change)
     assert (outcome.code, outcome.err) == (2, message)
     assert Path("run/metrics.jsonl").read_bytes() == before
 

@@ -70,6 +70,7 @@ def sft(tmp_path, monkeypatch):
         raise Trained
 
     monkeypatch.setattr("cagsr.commands.sft.fine_tune", fine_tune)
+    monkeypatch.setattr(build, "base_name", lambda config: "tiny")
     monkeypatch.setattr(build, "build_policy", lambda config: tiny.policy("bart"))
 
     def run(*overrides):

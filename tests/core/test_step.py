@@ -301,7 +301,10 @@ def test_a_loss_that_is_not_finite_stops_before_the_optimizer_step(name):
     collected = step.collect(prompts, seed=0)
     step.leash.coefficient = math.nan
     before = tiny.weights_of(policy)
-    with pytest.raises(NumericsError, match="the loss is nan; stopped before the optimizer step"):
+    with pytest.raises(
+        NumericsError,
+        match=r"the loss is nan \(first in .* of index 0\); stopped before",
+    ):
         step.update(collected.batches)
     assert all(torch.equal(value, before[key]) for key, value in policy.state_dict().items())
     assert not step.optimizer.state

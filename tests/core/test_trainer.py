@@ -7,9 +7,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import tiny
-from cagsr import checkpoint
 from cagsr.algorithm import Algorithm
+from cagsr.checkpoint import Checkpoints
+from cagsr.errors import InputError, InterruptedRunError, NumericsError, StoppedError
 from cagsr.kl import KLController
+from cagsr.stops import Stops
 from cagsr.trainer import Schedule, Trainer, prompts_for, step_seed
 from cagsr.watch import Collapsed, Limit, Watch
 
@@ -19,6 +21,10 @@ class Recorder:
 
     def __init__(self, **after):
         self.after, self.rows, self.rollouts, self.warnings, self.evaluations = after, [], [], [], []
+        self.starts = []
+
+    def on_start(self, step):
+        self.starts.append(step)
 
     def on_step(self, step, row, collected):
         self.rows.append(row)
@@ -44,7 +50,7 @@ class Scripted:
 
 def make_trainer(directory, name="llama", algorithm="grpo", schedule=None, observers=(), **settings):
     watch = settings.pop("watch", None) or Watch({})
-    evaluate = settings.pop("evaluate", None)
+    evaluate, stops = settings.pop("evaluate", None), settings.pop("stops", None)
     policy = tiny.policy(name, critic=algorithm == "ppo", extra_eos=20)
     step = tiny.make_step(
         policy,
@@ -61,6 +67,8 @@ def make_trainer(directory, name="llama", algorithm="grpo", schedule=None, obser
         schedule=schedule or Schedule(steps=3, prompts_per_step=2, shuffled_every=2, seed=11),
         watch=watch,
         directory=directory,
+        checkpoints=Checkpoints(step.accelerator, directory / "checkpoints", "run0"),
+        stops=stops or Stops(),
         evaluate=evaluate,
         observers=observers,
     )
@@ -142,6 +150,10 @@ def test_a_row_holds_what_a_run_is_judged_by(tmp_path):
     assert [row["kl_coefficient"] != 0.2 for row in recorder.rows] == [False, True, True]
 
 
+def names(directory):
+    return sorted(path.name for path in (directory / "checkpoints").iterdir())
+
+
 class Killed(BaseException):
     pass
 
@@ -170,7 +182,7 @@ def test_trap_27_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(name,
 
     with pytest.raises(Killed):
         killed_after(4, 0, 1, 2, 3).run()
-    assert checkpoint.newest(tmp_path / "broken" / "checkpoints").name == "step-000002"
+    assert names(tmp_path / "broken") == ["step-000002"]
     last = Recorder()
     resumed = make_trainer(tmp_path / "broken", observers=[last], evaluate=Scripted(3, 2, 1), **given)
     # Whatever happened to random numbers in between does not matter.
@@ -191,7 +203,8 @@ def test_trap_27_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(name,
 
 def test_resuming_before_the_first_checkpoint_is_starting(tmp_path):
     fresh, resumed = make_trainer(tmp_path / "fresh"), make_trainer(tmp_path / "resumed")
-    assert resumed.run(resume=True) == fresh.run()
+    untimed = [{**trainer.run(resume=trainer is resumed), "seconds": 0} for trainer in (fresh, resumed)]
+    assert untimed[0] == untimed[1]
     for one, other in zip(
         tiny.weights_of(fresh.step.policy).values(),
         tiny.weights_of(resumed.step.policy).values(),
@@ -225,6 +238,7 @@ def test_the_best_and_the_last_model_are_on_disk_and_say_the_same(name, tmp_path
         "steps": 4,
         "best": {"step": 2.0, "reward": 0.7},
         "last": [{"step": 4.0, "reward": 0.3}],
+        "seconds": result["seconds"],
     }
     loader = AutoModelForCausalLM if name == "llama" else AutoModelForSeq2SeqLM
     for path, expected in (("best", logits[1]), ("model", logits[2])):
@@ -243,9 +257,116 @@ def test_trap_25_a_collapsed_run_stops_with_a_checkpoint_and_can_be_continued(tm
         trainer.run()
     assert len(recorder.rows) == 2
     assert [step for step, _ in recorder.warnings] == [1]
-    assert checkpoint.newest(tmp_path / "checkpoints").name == "step-000002"
+    assert names(tmp_path) == ["step-000002"]
     assert not (tmp_path / "model").exists()
     relaxed = make_trainer(tmp_path, watch=Watch({"repetition": Limit(2.0, "stop", 2)}), observers=[recorder])
     relaxed.run(resume=True)
     assert len(recorder.rows) == 3
     assert relaxed.watch.beyond == {"repetition": 0, "kl": 2}
+
+
+class Asked(Stops):
+    """Asked to stop at the n-th time it is looked at, by a signal or the time limit."""
+
+    def __init__(self, at, request=15):
+        super().__init__()
+        self.at, self.request, self.looks = at, request, 0
+
+    def requested(self):
+        self.looks += 1
+        return self.request if self.looks == self.at else 0
+
+
+# A step has four optimizer steps (two epochs of two minibatches), and is looked at between them and at its end.
+@pytest.mark.parametrize("at", [1, 2, 3, 4, 6, 7])
+@pytest.mark.parametrize(("name", "algorithm"), [("llama", "grpo"), ("t5", "ppo")])
+def test_a_run_that_was_asked_to_stop_anywhere_goes_on_to_the_same_bits(name, algorithm, at, tmp_path):
+    given = {"name": name, "algorithm": algorithm}
+    whole = Recorder()
+    unbroken = make_trainer(tmp_path / "whole", observers=[whole], **given)
+    unbroken.run()
+    first, last = Recorder(), Recorder()
+    step, update = divmod(at, 4)
+    place = f"in step {step + 1}, after {update} optimizer" if update else f"after step {step} of 3"
+    with pytest.raises(
+        StoppedError, match=f"stopped by SIGTERM {place}.*everything is saved, --resume goes on"
+    ):
+        make_trainer(tmp_path / "broken", observers=[first], stops=Asked(at), **given).run()
+    assert names(tmp_path / "broken") == [f"step-{step:06d}" + (f"-update-{update:04d}" if update else "")]
+    torch.manual_seed(12345)
+    resumed = make_trainer(tmp_path / "broken", observers=[last], **given)
+    resumed.run(resume=True)
+    assert last.starts == [step]
+    assert resumed.step.scheduler.state_dict() == unbroken.step.scheduler.state_dict()
+    timed = {"seconds", "tokens_per_second"}
+    rows = [{key: value for key, value in row.items() if key not in timed} for row in whole.rows]
+    again = [{key: value for key, value in row.items() if key not in timed} for row in first.rows + last.rows]
+    assert again == rows
+    for one, other in zip(whole.rollouts, first.rollouts + last.rollouts, strict=True):
+        assert (one.responses, [p.index for p in one.prompts]) == (
+            other.responses,
+            [p.index for p in other.prompts],
+        )
+    for key, value in unbroken.step.policy.state_dict().items():
+        assert torch.equal(resumed.step.policy.state_dict()[key], value), key
+
+
+def test_a_run_stopped_at_every_place_there_is_ends_with_the_same_bits(tmp_path):
+    unbroken = make_trainer(tmp_path / "whole")
+    unbroken.run()
+    stops, trainer = 0, None
+    while True:
+        trainer = make_trainer(tmp_path / "broken", stops=Asked(1))
+        try:
+            trainer.run(resume=True)
+            break
+        except StoppedError:
+            stops += 1
+    # Three steps of four optimizer steps; at the very end there is nothing left to stop.
+    assert stops == 11
+    for key, value in unbroken.step.policy.state_dict().items():
+        assert torch.equal(trainer.step.policy.state_dict()[key], value), key
+
+
+def test_ctrl_c_and_the_time_limit_say_which_they_were(tmp_path):
+    with pytest.raises(InterruptedRunError, match=r"stopped by Ctrl-C after step 1 of 3") as ctrl_c:
+        make_trainer(tmp_path / "a", stops=Asked(4, request=2)).run()
+    with pytest.raises(StoppedError, match=r"stopped by the time limit after step 1 of 3") as limit:
+        make_trainer(tmp_path / "b", stops=Asked(4, request=-1)).run()
+    assert (ctrl_c.value.exit_code, limit.value.exit_code) == (130, 75)
+
+
+def test_a_run_that_is_further_than_its_steps_is_named(tmp_path):
+    make_trainer(tmp_path).run()
+    shorter = make_trainer(tmp_path, schedule=Schedule(steps=2, prompts_per_step=2, seed=11))
+    with pytest.raises(InputError, match=r"train\.steps \(2\): .* is at step 3 already"):
+        shorter.run(resume=True)
+
+
+def test_numbers_that_went_bad_name_the_step_and_leave_no_checkpoint(tmp_path):
+    def spoil():
+        trainer.step.leash.coefficient = float("nan")
+
+    trainer = make_trainer(
+        tmp_path, observers=[Recorder(step_2=spoil)], schedule=Schedule(5, 2, save_every=1, seed=11)
+    )
+    with pytest.raises(
+        NumericsError, match=r"step 3: the loss is nan \(first in a response to the prompt of index \d"
+    ):
+        trainer.run()
+    assert names(tmp_path) == ["step-000001", "step-000002"]
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path):
+    def spoil():
+        with torch.no_grad():
+            next(iter(trainer.step.policy.parameters()))[0, 0] = float("inf")
+
+    trainer = make_trainer(
+        tmp_path, observers=[Recorder(step_2=spoil)], schedule=Schedule(5, 2, save_every=1, seed=11)
+    )
+    with pytest.raises(
+        NumericsError, match=r"step 2: the weights .* are not finite any more; nothing was saved"
+    ):
+        trainer.run()
+    assert names(tmp_path) == ["step-000001"]

@@ -26,9 +26,10 @@ from cagsr.metrics.endpoint import Endpoint
 from cagsr.metrics.ratings import read_ratings
 from cagsr.policy.load import load_model, load_tokenizer
 from cagsr.policy.scratch import new_model
-from cagsr.records import RunDirectory, write_atomically
+from cagsr.records import RunDirectory
 from cagsr.reward import load_preset
 from cagsr.sources import read
+from cagsr.storage import write_atomically
 from cagsr.systems import resolve
 from cagsr.tasks import TASKS, tokenizer
 

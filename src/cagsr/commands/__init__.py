@@ -2,8 +2,15 @@
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["silence_libraries"]
+from rich.console import Console
+
+from cagsr.errors import MemoryRanOutError
+
+__all__ = ["memory_named", "silence_libraries", "warn"]
 
 
 def silence_libraries() -> None:
@@ -19,3 +26,25 @@ def silence_libraries() -> None:
     logging.getLogger("accelerate").setLevel(logging.ERROR)
     # PEFT reads the old name of a transformers property.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+
+
+def warn(console: Console, message: str) -> None:
+    """A line that stands out where there is colour, and says what it is where there is none."""
+    console.print(f"warning: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def memory_named(config: Any) -> Iterator[None]:
+    """Say it plainly when the memory of the machine or of its accelerator does not suffice, and what would help."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if not ({"MemoryError", "OutOfMemoryError"} & kinds or "DefaultCPUAllocator" in str(error)):
+            raise
+        why = (str(error).splitlines() or ["no more can be had"])[0]
+        raise MemoryRanOutError(
+            f"out of memory: {why}. Checkpoints are untouched. Lower train.micro_batch (now "
+            f"{config.train.micro_batch}) or sampling.max_new_tokens, or set train.gradient_checkpointing=true, "
+            "and go on with --resume --accept-changes."
+        ) from error

@@ -20,7 +20,8 @@ from cagsr.evaluation import Answers, answer, best_of, measure_signals, values_o
 from cagsr.kl import k1
 from cagsr.policy.policy import Policy
 from cagsr.preferences import Pair
-from cagsr.records import fingerprint, write_atomically
+from cagsr.records import fingerprint
+from cagsr.storage import write_atomically
 from cagsr.systems import System
 from cagsr.systems.bench import Bench
 from cagsr.systems.recipe import Choose, Recipe, Unchanged

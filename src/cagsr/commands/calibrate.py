@@ -22,8 +22,8 @@ from cagsr.document import write_document
 from cagsr.errors import InputError
 from cagsr.evaluation import measure_signals
 from cagsr.policy.policy import Policy
-from cagsr.records import write_atomically
 from cagsr.reward import SMALLEST_UNIT, Reward, Term
+from cagsr.storage import write_atomically
 from cagsr.types import Prompt, Rollout
 
 __all__ = ["calibrate"]

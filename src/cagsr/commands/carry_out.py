@@ -1,7 +1,6 @@
 """A recipe carried out: each is an ordinary run directory with ``model/`` and ``summary.json`` in it."""
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,14 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from cagsr import build
+from cagsr.commands.claim import Claim
 from cagsr.commands.train import run_training
 from cagsr.config import Config
 from cagsr.config.sections import RewardTerm
 from cagsr.direct_preference import DirectPreference, prefer
 from cagsr.policy.load import save_model
 from cagsr.policy.policy import Policy, Reference
-from cagsr.records import METRICS, RunDirectory, fingerprint
+from cagsr.records import METRICS, RUN, RunDirectory, fingerprint
 from cagsr.supervised import Supervised, fine_tune
 from cagsr.systems.recipe import Imitate, Prefer, Reinforce
 
@@ -42,7 +42,7 @@ def carry_out(recipe: Reinforce | Imitate | Prefer, config: Config, console: Con
     if isinstance(recipe, Reinforce):
         config = _with_terms(config, recipe)
         if not done:
-            resume = (directory / "run.json").exists()
+            resume = (directory / RUN).exists()
             run_training(config, console, resume=resume, evaluate=False)
         tokens = int(sum(row.get("tokens", 0) for row in RunDirectory(directory, "").rows(METRICS)))
         return Carried(_trained(config), tokens, _summary(directory)["seconds"])
@@ -94,9 +94,6 @@ def _teach(recipe: Imitate | Prefer, config: Config) -> None:
     """
     directory, training = Path(config.run.directory), config.train
     accelerator = Accelerator(mixed_precision=training.mixed_precision)
-    RunDirectory.move_aside(directory)
-    policy = build.build_policy(config)
-    policy.to(accelerator.device)
     schedule: dict[str, Any] = {
         "steps": training.steps * config.algorithm.epochs * config.algorithm.minibatches,
         "batch_size": recipe.batch_size,
@@ -109,19 +106,28 @@ def _teach(recipe: Imitate | Prefer, config: Config) -> None:
     texts = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
     if isinstance(recipe, Imitate):
         texts = recipe.responses
-    run = RunDirectory.create(directory, config.as_yaml(), {"data": fingerprint(texts)})
+    claim = Claim(directory, config, {}, accelerator, resume=(directory / RUN).exists())
+    with claim:
+        policy = build.build_policy(config)
+        policy.to(accelerator.device)
+        claim.start({"data": fingerprint(texts)})
+        continuation = claim.continuation(config, training.save_every, Console(quiet=True))
 
-    def report(step: int, loss: float, **numbers: float) -> None:
-        run.add_metrics(step, {"loss": loss, **numbers})
+        def report(step: int, loss: float, **numbers: float) -> None:
+            if claim.run is not None:
+                claim.run.add_metrics(step, {"loss": loss, **numbers})
 
-    started = time.perf_counter()
-    longest = config.sampling.max_new_tokens
-    if isinstance(recipe, Imitate):
-        settings = Supervised(learning_rate=training.learning_rate, max_reference_tokens=longest, **schedule)
-        fine_tune(policy, recipe.prompts, recipe.responses, settings, accelerator, report)
-    else:
-        learning_rate = PREFERENCE_RATE * training.learning_rate
-        settings = DirectPreference(learning_rate=learning_rate, max_response_tokens=longest, **schedule)
-        prefer(policy, Reference(policy), recipe.pairs, settings, accelerator, report)
-    save_model(policy, directory / "model")
-    run.write_summary({"steps": training.steps, "seconds": round(time.perf_counter() - started, 1)})
+        longest, given = config.sampling.max_new_tokens, (accelerator, report, continuation)
+        with continuation.stops:
+            if isinstance(recipe, Imitate):
+                settings = Supervised(
+                    learning_rate=training.learning_rate, max_reference_tokens=longest, **schedule
+                )
+                fine_tune(policy, recipe.prompts, recipe.responses, settings, *given)
+            else:
+                rate = PREFERENCE_RATE * training.learning_rate
+                settings = DirectPreference(learning_rate=rate, max_response_tokens=longest, **schedule)
+                prefer(policy, Reference(policy), recipe.pairs, settings, *given)
+        save_model(policy, directory / "model")
+        assert claim.run is not None, "a comparison is one process"
+        claim.run.write_summary({"steps": training.steps, "seconds": round(continuation.elapsed(), 1)})

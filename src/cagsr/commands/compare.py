@@ -1,6 +1,5 @@
 """`cagsr compare`: every system on the same base, prompts, sampling and budget, and a table to believe."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,23 @@ from rich.console import Console
 from cagsr import build
 from cagsr.commands import silence_libraries
 from cagsr.commands.arena import Arena
+from cagsr.commands.identity import of_start
 from cagsr.commands.sft import run_sft
+from cagsr.commands.train import READ
 from cagsr.comparison import compared
 from cagsr.config import Config, check_paths
 from cagsr.errors import CagsrError, InputError
 from cagsr.leaderboard import csv_text, markdown
-from cagsr.records import CONFIG, RUN, RunDirectory, write_atomically
+from cagsr.lock import LOCK
+from cagsr.records import CONFIG, RUN, SUMMARY, RunDirectory
 from cagsr.scoreboard import on_common_prompts
-from cagsr.systems import resolve
+from cagsr.storage import write_atomically
+from cagsr.systems import System, resolve
 from cagsr.systems.recipe import NotForThisDataError
 
 __all__ = ["compare", "quick"]
 
 BASE = "no-rl"
-INPUTS = "inputs.json"
 # What may change when a comparison is resumed: no run that is there already depends on it.
 FREE = ("systems", "seeds", "labels", "directory", "control", "level", "length_tolerance")
 
@@ -58,7 +60,6 @@ def compare(config: Config, console: Console, *, resume: bool = False) -> dict[s
     the system answered greedily, and every metric of it. ``resume`` goes on where an earlier comparison stopped.
     """
     silence_libraries()
-    started = time.perf_counter()
     systems = resolve(config.compare.systems, config.compare.labels)
     systems = {BASE: systems.pop(BASE, resolve([BASE], [])[BASE]), **systems}
     resolve([config.compare.control], config.compare.labels)  # a misspelt control would only not be there
@@ -69,13 +70,28 @@ def compare(config: Config, console: Console, *, resume: bool = False) -> dict[s
     build.check_evaluation_data(config)
     record = _open(config, directory, resume)
     try:
+        return _run_all(config, console, directory, systems, record, resume)
+    finally:
+        record.close()
+
+
+def _run_all(
+    config: Config,
+    console: Console,
+    directory: Path,
+    systems: dict[str, System],
+    record: RunDirectory,
+    resume: bool,
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    try:
         config = _with_base(config, directory, console)
         arena = Arena(config, directory, console)
-    except CagsrError:
+    except InputError:
         if not resume:
             _abandon(directory)
         raise
-    _check_inputs(directory, arena.inputs())
+    record.check_identity(arena.inputs())
     not_for: dict[str, str] = {}
     for number, seed in enumerate(config.compare.seeds):
         bench = arena.bench(seed)
@@ -111,50 +127,32 @@ def _open(config: Config, directory: Path, resume: bool) -> RunDirectory:
     check_paths(
         config.model_copy(update={"run": config.run.model_copy(update={"directory": str(directory)})})
     )
+    identity = _identity(config)
     if not resume:
         RunDirectory.refuse_used(directory)
-        return RunDirectory.create(directory, config.as_yaml(), {})
-    record = RunDirectory.resume(directory, 0)
-    before = Config.load(directory / "config.yaml")
-    if _identity(before) != _identity(config):
-        changed = [name for name, value in _identity(config).items() if value != _identity(before).get(name)]
-        raise InputError(
-            f"{directory} was started with another {', '.join(changed)}. "
-            "Systems, seeds and numbers of labels may be added; for another comparison choose another "
-            "compare.directory."
-        )
-    write_atomically(directory / "config.yaml", config.as_yaml())
+        return RunDirectory.create(directory, config.as_yaml(), identity)
+    record = RunDirectory.resume(directory)
+    try:
+        record.check_identity(identity)
+        write_atomically(directory / CONFIG, config.as_yaml())
+    except CagsrError:
+        record.close()
+        raise
     return record
 
 
 def _abandon(directory: Path) -> None:
-    """Take away the two files of a start that failed, where nothing else is there: the place is free again."""
-    written = {directory / RUN, directory / CONFIG}
+    """Take away the files of a start that failed, where nothing else is there: the place is free again."""
+    written = {directory / RUN, directory / CONFIG, directory / LOCK}
     if set(directory.iterdir()) == written:
         for path in written:
             path.unlink()
 
 
-def _check_inputs(directory: Path, inputs: dict[str, str]) -> None:
-    """Raises InputError where runs that are there already stood on something else."""
-    path = directory / INPUTS
-    if path.exists():
-        before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name, value in inputs.items() if before.get(name) != value]
-        if changed:
-            raise InputError(
-                f"{directory}: the {', '.join(changed)} of this comparison changed since it was started; its runs "
-                "cannot be compared with new ones. Choose another compare.directory."
-            )
-    write_atomically(path, json.dumps(inputs, indent=2) + "\n")
-
-
 def _identity(config: Config) -> dict[str, Any]:
-    """What all runs of a comparison share."""
-    content = config.model_dump(mode="json", exclude={"run": True})
-    for key in FREE:
-        del content["compare"][key]
-    return content
+    """What all runs of a comparison share, beside what `Arena.inputs` tells."""
+    keys = [f"compare.{key}" for key in type(config.compare).model_fields if key not in FREE]
+    return of_start(config, (*READ, "metrics", "sft", *keys), 1)
 
 
 def _with_base(config: Config, directory: Path, console: Console) -> Config:
@@ -162,11 +160,9 @@ def _with_base(config: Config, directory: Path, console: Console) -> Config:
     if config.model.name is not None or config.sft.scratch is None:
         return config
     base = directory / "base"
-    if not (base / "summary.json").exists():
-        RunDirectory.move_aside(base)
-        run_sft(
-            config.model_copy(update={"sft": config.sft.model_copy(update={"directory": str(base)})}), console
-        )
+    if not (base / SUMMARY).exists() or "stopped" in (RunDirectory(base, "").summary() or {}):
+        sft = config.sft.model_copy(update={"directory": str(base)})
+        run_sft(config.model_copy(update={"sft": sft}), console, resume=(base / RUN).exists())
     return config.model_copy(update={"model": config.model.model_copy(update={"name": str(base / "model")})})
 
 

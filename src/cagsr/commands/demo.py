@@ -24,7 +24,8 @@ from cagsr.metrics.bootstrap import summarise
 from cagsr.metrics.slots import METRICS
 from cagsr.policy.load import load_model, load_tokenizer
 from cagsr.policy.policy import Policy
-from cagsr.records import RunDirectory, write_atomically
+from cagsr.records import RunDirectory
+from cagsr.storage import write_atomically
 from cagsr.tables import comparison_table, difference_lines, shaded
 from cagsr.tasks.task import Checker
 from cagsr.types import Prompt
@@ -73,11 +74,11 @@ def demo(
     )
     systems = {"base": _greedy(base, prompts, config)}
     systems |= _best_of_base(base, prompts, config, checker)
-    policies: dict[str, Policy] = {}
     for name in ("cagsr", *(CONTROLS if full else ())):
         chosen = config if name == "cagsr" else _with_preset(config, name, directory / "controls" / name)
-        policies[name] = run_training(chosen, console, name=name).policy
-        systems[name] = _greedy(policies[name], prompts, config)
+        policy = run_training(chosen, console, name=name).policy
+        assert policy is not None, "a new run is not finished before"
+        systems[name] = _greedy(policy, prompts, config)
     values = {}
     for name, answers in systems.items():
         measured = values_of(answers, prompts, checker)

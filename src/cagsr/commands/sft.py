@@ -1,7 +1,6 @@
 """`cagsr sft`: the base that reinforcement learning starts from, trained on references."""
 
-import time
-from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -9,14 +8,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cagsr import build, data
-from cagsr.commands import silence_libraries
+from cagsr.commands import memory_named, silence_libraries, warn
+from cagsr.commands.claim import Claim
+from cagsr.commands.identity import of_data, of_start
 from cagsr.config import Config, check_paths
 from cagsr.errors import InputError
 from cagsr.evaluation import answer, values_of
 from cagsr.policy.load import make_policy, save_model
 from cagsr.policy.policy import Policy
 from cagsr.policy.scratch import new_model, new_tokenizer
-from cagsr.records import RunDirectory, fingerprint
+from cagsr.records import RunDirectory
 from cagsr.supervised import Supervised, fine_tune
 from cagsr.tasks import TASKS
 from cagsr.tasks import tokenizer as task_tokenizer
@@ -26,10 +27,17 @@ from cagsr.world import World
 __all__ = ["run_sft"]
 
 
-def run_sft(config: Config, console: Console) -> dict[str, float]:
+# What supervised training reads of a config, and so what must be the same to go on.
+READ = ("model", "data", "sft", "train.seed", "train.mixed_precision")
+
+
+def run_sft(
+    config: Config, console: Console, *, resume: bool = False, accept_changes: bool = False
+) -> dict[str, Any]:
     """Train on references and write ``model/`` in ``sft.directory``; returns the evaluation (development split).
 
     With ``sft.scratch`` the model is new, and so is its tokenizer: word-level for a task, BPE for a source.
+    ``resume`` goes on with the run of that directory, as `run_training` does.
     """
     silence_libraries()
     run = config.run.model_copy(update={"directory": config.sft.directory})
@@ -38,43 +46,64 @@ def run_sft(config: Config, console: Console) -> dict[str, float]:
     if not config.sft.scratch:
         build.check_training(config)
     accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
-    console.quiet = not accelerator.is_main_process
-    if accelerator.is_main_process:
-        RunDirectory.refuse_used(config.sft.directory)
+    console.quiet = console.quiet or not accelerator.is_main_process
+    claim = Claim(
+        config.sft.directory,
+        config,
+        of_start(config, READ, accelerator.num_processes),
+        accelerator,
+        resume=resume,
+        accept_changes=accept_changes,
+    )
+    with claim, memory_named(config):
+        outcome = claim.finished(config.sft.steps)
+        if outcome is not None:
+            console.print(f"{claim.directory} is finished; nothing to do.", highlight=False)
+            return outcome
+        return _fine_tune(config, console, claim)
+
+
+def _fine_tune(config: Config, console: Console, claim: Claim) -> dict[str, Any]:
     policy = _new_policy(config) if config.sft.scratch else build.build_policy(config)
-    policy.to(accelerator.device)
+    policy.to(claim.accelerator.device)
     prompts, report = build.build_prompts(config, policy, "train", need_reference=True)
     references = [prompt.row["reference"] for prompt in prompts]
     console.print(f"references: {report}", highlight=False, markup=False, soft_wrap=True)
     _say_cut(policy, references, config.sft.max_reference_tokens, console)
     held_out = _held_out_prompts(config, policy)
-    directory = Path(config.sft.directory)
-    record = None
-    if accelerator.is_main_process:
-        hashes = {"data": fingerprint([prompt.text for prompt in prompts] + references)}
-        record = RunDirectory.create(directory, config.as_yaml(), hashes)
-    started = time.perf_counter()
-    with _progress(console) as progress:
-        task = progress.add_task("sft", total=config.sft.steps, loss="")
-
-        def report_step(step: int, loss: float) -> None:
-            progress.update(task, completed=step, loss=f"loss {loss:.3f}")
-            if record is not None and (step % 50 == 0 or step == config.sft.steps):
-                record.add_metrics(step, {"loss": loss})
-                if not console.is_interactive:
-                    console.print(f"sft step {step}/{config.sft.steps}  loss {loss:.3f}", highlight=False)
-
-        fine_tune(policy, prompts, references, _settings(config), accelerator, report_step)
-    outcome = {
-        "seconds": round(time.perf_counter() - started, 1),
-        **_evaluate(config, policy, held_out, accelerator),
+    claim.start(of_data(prompts))
+    continuation = claim.continuation(config, config.sft.save_every, console)
+    with _progress(console) as progress, continuation.stops:
+        shown = Shown(progress, claim.run, config.sft.steps, console)
+        fine_tune(policy, prompts, references, _settings(config), claim.accelerator, shown, continuation)
+    outcome: dict[str, Any] = {
+        "steps": config.sft.steps,
+        "seconds": round(continuation.elapsed(), 1),
+        **_evaluate(config, policy, held_out, claim.accelerator),
     }
-    if record is not None:
-        save_model(policy, directory / "model")
-        record.write_summary(outcome)
-    numbers = "  ".join(f"{name} {value:.3f}" for name, value in outcome.items())
-    console.print(f"base in {directory}/model: {numbers}", highlight=False, soft_wrap=True)
+    if claim.run is not None:
+        save_model(policy, claim.directory / "model")
+        claim.run.write_summary(outcome)
+    numbers = "  ".join(f"{name} {value:.3f}" for name, value in outcome.items() if name != "steps")
+    console.print(f"base in {claim.directory}/model: {numbers}", highlight=False, soft_wrap=True)
     return outcome
+
+
+class Shown:
+    """A step's loss for the progress bar, and every fiftieth for the run directory and a log."""
+
+    def __init__(self, progress: Progress, run: RunDirectory | None, steps: int, console: Console):
+        self.progress, self.run, self.steps, self.console = progress, run, steps, console
+        self.task = progress.add_task("sft", total=steps, loss="")
+
+    def __call__(self, step: int, loss: float) -> None:
+        self.progress.update(self.task, completed=step, loss=f"loss {loss:.3f}")
+        if step % 50 and step != self.steps:
+            return
+        if self.run is not None:
+            self.run.add_metrics(step, {"loss": loss})
+        if not self.console.is_interactive:
+            self.console.print(f"sft step {step}/{self.steps}  loss {loss:.3f}", highlight=False)
 
 
 def _settings(config: Config) -> Supervised:
@@ -119,12 +148,10 @@ def _new_policy(config: Config) -> Policy:
 def _say_cut(policy: Policy, references: list[str], limit: int, console: Console) -> None:
     longer = sum(len(row) > limit for row in policy.encode(references))
     if longer:
-        console.print(
-            f"warning: {longer} of {len(references)} references are longer than sft.max_reference_tokens ({limit}); "
+        warn(
+            console,
+            f"{longer} of {len(references)} references are longer than sft.max_reference_tokens ({limit}); "
             "they are cut there, and the model is not taught to end at the cut",
-            style="yellow",
-            highlight=False,
-            soft_wrap=True,
         )
 
 

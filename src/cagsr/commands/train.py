@@ -1,45 +1,60 @@
 """`cagsr train`: from a config to a trained model in a run directory."""
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 from rich.console import Console
 
-from cagsr import build, checkpoint
+from cagsr import build
 from cagsr.card import model_card
-from cagsr.commands import silence_libraries
+from cagsr.commands import memory_named, silence_libraries, warn
+from cagsr.commands.claim import Claim
+from cagsr.commands.identity import of_data, of_start
 from cagsr.config import Config, check_paths
 from cagsr.display import Display
-from cagsr.errors import InputError, StoppedError
+from cagsr.errors import InputError
 from cagsr.evaluation import Evaluator, measure_signals
 from cagsr.policy.policy import Policy
-from cagsr.records import RunDirectory, fingerprint, write_atomically
+from cagsr.reward import Reward
 from cagsr.salience import Salience
 from cagsr.step import Collected, Step
+from cagsr.stops import Stops
+from cagsr.storage import write_atomically
+from cagsr.tasks.task import Checker
 from cagsr.trainer import Schedule, Trainer
 from cagsr.types import Prompt
 from cagsr.watch import Limit, Watch
 
 __all__ = ["Trained", "run_training"]
 
+READ = ("model", "data", "sampling", "reward", "algorithm", "train", "watch")
+
 
 @dataclass(frozen=True)
 class Trained:
-    policy: Policy
+    """``policy`` is None where the run had been finished before, so that nothing was loaded."""
+
+    policy: Policy | None
     outcome: dict[str, Any]
 
 
 def run_training(
-    config: Config, console: Console, *, name: str = "train", resume: bool = False, evaluate: bool = True
+    config: Config,
+    console: Console,
+    *,
+    name: str = "train",
+    resume: bool = False,
+    accept_changes: bool = False,
+    evaluate: bool = True,
 ) -> Trained:
     """Train as the config says; weights in ``model/`` and ``best/`` of the run directory, with a model card.
 
-    Without ``evaluate`` nothing is measured on development prompts, so there is no ``best/``.
+    Without ``evaluate`` nothing is measured on development prompts, so there is no ``best/``. ``resume`` goes on with
+    the run of that directory, to the bit on a CPU; what is not as it was is refused by name, unless
+    ``accept_changes`` says to go on with it.
 
     What can be wrong with the config, the disk and the data is found before the model is loaded where possible.
     """
@@ -49,88 +64,102 @@ def run_training(
     checker = build.build_checker(config)
     reward = build.build_reward(config, checker)
     build.check_training(config, reward)
-    directory = Path(config.run.directory)
     accelerator = Accelerator(
         mixed_precision=config.train.mixed_precision,
         log_with=list(config.run.trackers) or None,
-        project_dir=str(directory),
+        project_dir=config.run.directory,
     )
-    if not accelerator.is_main_process:
-        console.quiet = True
-    done = _steps_done(config, directory) if resume else 0
-    if accelerator.is_main_process and not resume:
-        RunDirectory.refuse_used(directory)
+    console.quiet = console.quiet or not accelerator.is_main_process
+    identity = of_start(config, READ, accelerator.num_processes, reward)
+    claim = Claim(
+        config.run.directory,
+        config,
+        identity,
+        accelerator,
+        resume=resume,
+        accept_changes=accept_changes,
+    )
+    with claim, memory_named(config):
+        finished = claim.finished(config.train.steps)
+        if finished is not None:
+            console.print(
+                f"{claim.directory} is finished (step {config.train.steps}); nothing to do.", highlight=False
+            )
+            return Trained(None, finished)
+        return _train(config, console, name, reward, checker, claim, evaluate)
+
+
+def _train(
+    config: Config,
+    console: Console,
+    name: str,
+    reward: Reward,
+    checker: Checker | None,
+    claim: Claim,
+    evaluate: bool,
+) -> Trained:
     policy = build.build_policy(config)
     prompts = _prompts(config, policy, "train", console)
     salience = build.build_salience(config, prompts)
     _say_without_content(salience, prompts, console)
-    step = build.build_step(config, policy, reward, salience, accelerator)
-    recorder = Recorder.open(config, directory, prompts, accelerator, resume, done)
+    step = build.build_step(config, policy, reward, salience, claim.accelerator)
+    evaluator = _evaluator(config, policy, step, checker, console) if evaluate else None
+    claim.start(of_data(prompts))
     trainer = Trainer(
         step=step,
         prompts=prompts,
         schedule=_schedule(config),
         watch=_watch(config),
-        directory=directory,
-        evaluate=_evaluator(config, policy, step, checker, console) if evaluate else None,
+        directory=claim.directory,
+        checkpoints=claim.checkpoints(config.train.keep_checkpoints, console),
+        stops=Stops(config.run.max_seconds),
+        evaluate=evaluator,
     )
+    recorder = Recorder(config, claim)
     console.print(
         f"{name}: {policy.readable}; reward {', '.join(reward.names)}",
         highlight=False,
         markup=False,
         soft_wrap=True,
     )
-    started = time.perf_counter()
-    with Display(console, config.train.steps, name, first=done) as display:
+    with Display(console, config.train.steps, name) as display:
         trainer.observers = (recorder, display)
         try:
-            outcome = trainer.run(resume=resume)
-        except StoppedError as error:
-            recorder.stop(str(error))
-            raise
-    outcome["seconds"] = round(time.perf_counter() - started, 1)
-    recorder.finish(config, outcome, len(prompts))
+            outcome = trainer.run(resume=claim.resume)
+            recorder.finish(outcome, len(prompts))
+        finally:
+            claim.accelerator.end_training()
     return Trained(policy, outcome)
 
 
 class Recorder:
     """A trainer's observer that writes the run directory and the trackers, on the main process only."""
 
-    def __init__(self, run: RunDirectory | None, accelerator: Accelerator, shown: int, processes: int):
-        self.run, self.accelerator, self.shown, self.processes = run, accelerator, shown, processes
+    def __init__(self, config: Config, claim: Claim):
+        self.config, self.run, self.directory = config, claim.run, claim.directory
+        self.accelerator = claim.accelerator
 
-    @classmethod
-    def open(
-        cls,
-        config: Config,
-        directory: Path,
-        prompts: Sequence[Prompt],
-        accelerator: Accelerator,
-        resume: bool,
-        done: int,
-    ) -> "Recorder":
-        run = None
-        if accelerator.is_main_process:
-            hashes = {"data": fingerprint(prompt.text for prompt in prompts)}
-            if resume:
-                run = RunDirectory.resume(directory, done)
-                for changed in run.changed(hashes):
-                    raise InputError(
-                        f"{directory}: {changed} is not what this run started with; it cannot go on."
-                    )
-                write_atomically(directory / "config.yaml", config.as_yaml())
-            else:
-                run = RunDirectory.create(directory, config.as_yaml(), hashes)
-        accelerator.wait_for_everyone()
-        if config.run.trackers:
-            accelerator.init_trackers("cagsr", config={"directory": str(directory)})
-        return cls(run, accelerator, config.run.log_candidates, accelerator.num_processes)
+    def on_start(self, step: int) -> None:
+        if self.run is not None:
+            self.run.rewind(step)
+        if self.config.run.trackers:
+            # A dashboard goes on where the run does: steps of the broken part are not shown twice.
+            run = "" if self.run is None else self.run.id
+            self.accelerator.init_trackers(
+                "cagsr",
+                config={"directory": str(self.directory)},
+                init_kwargs={
+                    "tensorboard": {"purge_step": step + 1},
+                    "wandb": {"id": run, "resume": "allow"},
+                    "trackio": {"name": run, "resume": "allow"},
+                },
+            )
 
     def on_step(self, step: int, row: dict[str, float], collected: Collected) -> None:
         self.accelerator.log(row, step=step)
         if self.run is not None:
             self.run.add_metrics(step, row)
-            self.run.add_candidates(step, _candidates(collected, self.shown))
+            self.run.add_candidates(step, _candidates(collected, self.config.run.log_candidates))
 
     def on_evaluation(self, step: int, row: dict[str, float]) -> None:
         numbers = {f"evaluation/{name}": value for name, value in row.items() if name != "step"}
@@ -142,21 +171,16 @@ class Recorder:
         if self.run is not None:
             self.run.add_metrics(step, {"warning": message})
 
-    def stop(self, reason: str) -> None:
-        """Keep why a run ended before its last step; going on with it replaces this."""
-        if self.run is not None:
-            self.run.write_summary({"stopped": reason})
-        self.accelerator.end_training()
-
-    def finish(self, config: Config, outcome: dict[str, Any], prompts: int) -> None:
-        if self.run is not None:
-            self.run.write_summary(outcome)
-            numbers = {"model": (outcome["last"] or [None])[-1], "best": outcome["best"]}
-            for name, evaluation in numbers.items():
-                if (self.run.path / name).is_dir():
-                    card = model_card(config.model_dump(mode="json"), outcome["steps"], evaluation, prompts)
-                    write_atomically(self.run.path / name / "README.md", card)
-        self.accelerator.end_training()
+    def finish(self, outcome: dict[str, Any], prompts: int) -> None:
+        if self.run is None:
+            return
+        numbers = {"model": (outcome["last"] or [None])[-1], "best": outcome["best"]}
+        for name, evaluation in numbers.items():
+            if (self.directory / name).is_dir():
+                card = model_card(self.config.model_dump(mode="json"), outcome["steps"], evaluation, prompts)
+                write_atomically(self.directory / name / "README.md", card)
+        # Last: it says that all the rest is there.
+        self.run.write_summary(outcome)
 
 
 def _candidates(collected: Collected, prompts: int) -> list[dict[str, Any]]:
@@ -197,11 +221,11 @@ def _prompts(config: Config, policy: Policy, split: str, console: Console) -> li
 def _say_without_content(salience: Salience, prompts: Sequence[Prompt], console: Console) -> None:
     empty = salience.without_content(prompts)
     if empty:
-        console.print(
-            f"warning: {len(empty)} of {len(prompts)} prompts ({len(empty) / len(prompts):.0%}) have no content "
-            "token, so no response can cover them",
-            style="yellow",
-            highlight=False,
+        share = len(empty) / len(prompts)
+        warn(
+            console,
+            f"{len(empty)} of {len(prompts)} prompts ({share:.0%}) have no content token, so no response can cover "
+            "them",
         )
 
 
@@ -229,7 +253,6 @@ def _schedule(config: Config) -> Schedule:
         prompts_per_step=training.prompts_per_step,
         evaluate_every=training.evaluate_every,
         save_every=training.save_every,
-        keep_checkpoints=training.keep_checkpoints,
         shuffled_every=config.watch.shuffled_every,
         seed=training.seed,
     )
@@ -239,17 +262,6 @@ def _watch(config: Config) -> Watch:
     names = ("length", "repetition", "kl", "entropy", "shuffled")
     limits = {name: getattr(config.watch, name) for name in names}
     return Watch({name: Limit(given.limit, given.action, given.patience) for name, given in limits.items()})
-
-
-def _steps_done(config: Config, directory: Path) -> int:
-    """Steps of the newest checkpoint, 0 without one. Raises InputError when that is beyond train.steps."""
-    newest = checkpoint.newest(directory / "checkpoints")
-    done = 0 if newest is None else int(newest.name.removeprefix("step-"))
-    if done > config.train.steps:
-        raise InputError(
-            f"train.steps ({config.train.steps}): {directory} is at step {done} already. Set more steps to go on."
-        )
-    return done
 
 
 def _check_trackers(names: Sequence[str]) -> None:

@@ -293,6 +293,10 @@ class Run(Section):
     log_candidates: Count = Field(
         default=2, description="Prompts per step whose candidates are written to candidates.jsonl."
     )
+    max_seconds: Positive | None = Field(
+        default=None,
+        description="Save and stop, to be resumed, when the program has run so long; null: no limit (--max-time).",
+    )
 
 
 class Scratch(Section):
@@ -321,6 +325,9 @@ class Sft(Section):
     weight_decay: NotNegative = Field(default=0.0, description="AdamW's decay.")
     max_reference_tokens: AtLeastOne = Field(
         default=128, description="Longer references are cut, and counted."
+    )
+    save_every: Count = Field(
+        default=500, description="Checkpoint after so many steps; 0: only when stopped."
     )
     scratch: Scratch | None = Field(
         default=None, description="Build a new small model and its tokenizer instead of loading model.name."

@@ -1,6 +1,7 @@
 """From a name to a policy: loading, checking, saving."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,7 @@ from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.policy.causal import CausalPolicy
 from cagsr.policy.encoder_decoder import EncoderDecoderPolicy
 from cagsr.policy.policy import Policy
+from cagsr.storage import place_atomically, storing
 
 __all__ = ["load_model", "load_tokenizer", "make_policy", "save_model", "with_lora"]
 
@@ -168,15 +170,22 @@ def with_lora(policy: Policy, *, r: int, alpha: int, target_modules: str | list[
 
 
 def save_model(policy: Policy, directory: Path) -> None:
-    """Weights (safetensors), config with the dropout it came with, tokenizer."""
+    """Weights (safetensors), config with the dropout it came with, tokenizer; each file whole or as it was before.
+
+    Other files of the directory stay. Raises StorageError.
+    """
     config = policy.model.config
     while_training = {key: getattr(config, key) for key in policy.dropout}
-    try:
-        config.update(policy.dropout)
-        policy.model.save_pretrained(directory)
-    finally:
-        config.update(while_training)
-    policy.tokenizer.save_pretrained(directory)
+    staging = directory.with_name(f".{directory.name}.staging")
+    with storing(directory):
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            config.update(policy.dropout)
+            policy.model.save_pretrained(staging)
+        finally:
+            config.update(while_training)
+        policy.tokenizer.save_pretrained(staging)
+    place_atomically(staging, directory)
 
 
 def _dropout_off(config: PretrainedConfig) -> dict[str, float]:

@@ -1,0 +1,102 @@
+"""A place on the disk for a run: a new one, or that of a run to go on with, locked, and the same as it was."""
+
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from accelerate import Accelerator
+from rich.console import Console
+
+from cagsr.checkpoint import Checkpoints
+from cagsr.commands import warn
+from cagsr.config import Config
+from cagsr.continuation import Continuation
+from cagsr.errors import CagsrError, StorageError
+from cagsr.records import CONFIG, RunDirectory
+from cagsr.stops import Stops
+from cagsr.storage import write_atomically
+from cagsr.world import World
+
+__all__ = ["Claim"]
+
+
+class Claim:
+    """``with Claim(...)``: locked while the block runs, and a run that ends before its last step says why.
+
+    Before a model is loaded, entering it finds whatever is wrong with the place or the identity. A new run is
+    created by `start` only, so that bad data leaves nothing behind. ``run`` is None in all but the main process.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        config: Config,
+        identity: dict[str, Any],
+        accelerator: Accelerator,
+        *,
+        resume: bool = False,
+        accept_changes: bool = False,
+    ):
+        self.directory, self.config, self.identity = Path(directory), config, identity
+        self.accelerator, self.resume, self.accept_changes = accelerator, resume, accept_changes
+        self.run: RunDirectory | None = None
+        self.id: str | None = None
+
+    def __enter__(self) -> Self:
+        """Raises InputError for a place that is used, locked, or holds a run that was something else."""
+        if self.accelerator.is_main_process and self.resume:
+            self.run = RunDirectory.resume(self.directory)
+            try:
+                self.run.check_identity(self.identity, self.accept_changes)
+            except CagsrError:
+                self.run.close()
+                raise
+        elif self.accelerator.is_main_process:
+            RunDirectory.refuse_used(self.directory)
+        return self
+
+    def finished(self, steps: int) -> dict[str, Any] | None:
+        """The summary of a run that has ended after so many steps; None where there is something to do."""
+        summary = RunDirectory(self.directory, "").summary() if self.resume else None
+        done = summary is not None and "stopped" not in summary and summary.get("steps") == steps
+        return summary if done else None
+
+    def start(self, data: dict[str, str]) -> None:
+        """With model and data at hand: from here on there is a run, with an ``id`` that every process knows."""
+        if self.run is not None:
+            self.run.check_identity(data, self.accept_changes)
+            write_atomically(self.directory / CONFIG, self.config.as_yaml())
+        elif self.accelerator.is_main_process:
+            self.run = RunDirectory.create(self.directory, self.config.as_yaml(), self.identity | data)
+        self.id = World(self.accelerator).from_main("" if self.run is None else self.run.id)
+
+    def checkpoints(self, keep: int, console: Console) -> Checkpoints:
+        """The checkpoints of the run that was started."""
+        assert self.id is not None, "start() comes before checkpoints"
+        return Checkpoints(
+            self.accelerator, self.directory / "checkpoints", self.id, keep, partial(warn, console)
+        )
+
+    def continuation(self, config: Config, save_every: int, console: Console) -> Continuation:
+        """How a supervised loop of the run that was started is left and taken up again."""
+        return Continuation(
+            self.checkpoints(config.train.keep_checkpoints, console),
+            Stops(config.run.max_seconds),
+            save_every,
+            self.resume,
+            tell=self._rewind,
+        )
+
+    def _rewind(self, step: int) -> None:
+        if self.run is not None:
+            self.run.rewind(step)
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if self.run is None:
+            return
+        if isinstance(error, CagsrError) and self.id is not None:
+            # A disk that is full cannot take this either, and its own message is what the user must see.
+            with suppress(StorageError):
+                self.run.write_summary({"stopped": str(error)})
+        self.run.close()

@@ -1,0 +1,60 @@
+"""How a supervised loop is left and taken up again: after any step, as if it had never been left."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch.optim.lr_scheduler import LRScheduler
+
+from cagsr.checkpoint import Checkpoints
+from cagsr.stops import Stops
+from cagsr.world import World
+
+__all__ = ["Continuation"]
+
+
+@dataclass
+class Continuation:
+    """Saves after every ``save_every`` steps (0: never by itself) and when ``stops`` asks.
+
+    ``tell`` is told the steps that are done when the loop begins. ``seconds`` of training are those of all its parts.
+    """
+
+    checkpoints: Checkpoints
+    stops: Stops
+    save_every: int
+    resume: bool
+    tell: Callable[[int], object]
+    seconds: float = 0.0
+    _since: float = field(default_factory=time.perf_counter)
+
+    def restore(self, scheduler: LRScheduler) -> int:
+        """Put back what the newest checkpoint holds; the steps that are done, 0 without one.
+
+        Call it when the loop is ready to begin, model and optimizer prepared.
+        """
+        self._scheduler = scheduler
+        self._since = time.perf_counter()
+        newest = self.checkpoints.newest() if self.resume else None
+        done = 0
+        if newest is not None:
+            state = self.checkpoints.load(newest)
+            done, self.seconds = state["step"], state["seconds"]
+            scheduler.load_state_dict(state["scheduler"])
+        self.tell(done)
+        return done
+
+    def after(self, step: int, steps: int) -> None:
+        """Step ``step`` of ``steps`` is done. Raises StoppedError, once all is saved, when asked to stop."""
+        if step == steps:
+            return
+        request = World(self.checkpoints.accelerator).first_request(self.stops.requested())
+        if request or (self.save_every and step % self.save_every == 0):
+            self.checkpoints.save(
+                step, {"scheduler": self._scheduler.state_dict(), "seconds": self.elapsed()}
+            )
+        if request:
+            raise self.stops.error(request, f"after step {step} of {steps}")
+
+    def elapsed(self) -> float:
+        return self.seconds + time.perf_counter() - self._since

@@ -1,0 +1,72 @@
+"""What asks a run to stop: SIGTERM, Ctrl-C, a time limit. A loop that can be left whole answers when it is whole."""
+
+import signal
+import threading
+import time
+from types import FrameType
+from typing import Any
+
+from cagsr.errors import InterruptedRunError, StoppedError
+
+__all__ = ["Stops", "start_clock", "terminate"]
+
+_clock = {"started": time.monotonic()}
+
+
+def start_clock() -> None:
+    """The time limit counts from here: the start of the program, as a scheduler counts it."""
+    _clock["started"] = time.monotonic()
+
+
+def terminate(number: int, frame: FrameType | None) -> None:
+    """SIGTERM where nothing is held together, so that it ends as a plain message like everything else."""
+    raise StoppedError("stopped by SIGTERM")
+
+
+class Stops:
+    """Within ``with stops:`` a signal is kept until `check` finds it; a second Ctrl-C interrupts at once.
+
+    ``max_seconds`` since `start_clock` is a request too, made one round (the longest between two checks) early.
+    """
+
+    def __init__(self, max_seconds: float | None = None):
+        self.max_seconds = max_seconds
+        self._signal: int | None = None
+        self._before: dict[int, Any] = {}
+        self._longest, self._last = 0.0, time.monotonic()
+
+    def __enter__(self) -> "Stops":
+        # Handlers can be set in the main thread only; a program that trains in another has its own way to stop.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._keep)
+        self._last = time.monotonic()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+    def _keep(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self._signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signal = number
+
+    def requested(self) -> int:
+        """0 for nothing, else what this process was asked: a signal's number, or -1 for the time limit."""
+        now = time.monotonic()
+        self._longest, self._last = max(self._longest, now - self._last), now
+        if self._signal is not None:
+            return int(self._signal)
+        if self.max_seconds is not None and now - _clock["started"] + self._longest >= self.max_seconds:
+            return -1
+        return 0
+
+    @staticmethod
+    def error(request: int, where: str) -> StoppedError:
+        """What to raise for a request, once all is saved."""
+        if request == signal.SIGINT:
+            return InterruptedRunError(f"stopped by Ctrl-C {where}; everything is saved, --resume goes on")
+        reason = "by the time limit" if request == -1 else f"by {signal.Signals(request).name}"
+        return StoppedError(f"stopped {reason} {where}; everything is saved, --resume goes on")

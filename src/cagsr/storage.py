@@ -1,0 +1,96 @@
+"""Writing so that a reader, a crash or a full disk meets the old content or the new one, whole.
+
+Nothing here imports torch.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from errno import EDQUOT, EFBIG, ENOSPC
+from pathlib import Path
+
+from cagsr.errors import StorageError
+
+__all__ = ["place_atomically", "storing", "sync_directory", "sync_file", "write_atomically"]
+
+NO_ROOM = (ENOSPC, EDQUOT, EFBIG)
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn every failure to read or write in the block into a StorageError that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        mend = "; free some space and continue with --resume" if error.errno in NO_ROOM else ""
+        raise StorageError(f"{path} cannot be written: {error.strerror or error}{mend}") from error
+    except Exception as error:
+        if not _is_of_storage(error):
+            raise
+        raise StorageError(
+            f"{path} cannot be written: {str(error).splitlines()[0]}; free some space and continue with --resume"
+        ) from error
+
+
+def _is_of_storage(error: Exception) -> bool:
+    """safetensors and torch have errors of their own for a write that failed; neither is imported here."""
+    return type(error).__name__ == "SafetensorError" or (
+        isinstance(error, RuntimeError)
+        and ("inline_container" in str(error) or "PytorchStream" in str(error))
+    )
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` so that a reader, or a crash, meets the old file or the new one whole.
+
+    Raises StorageError; the old file is then untouched.
+    """
+    staging = path.with_name(f".{path.name}.staging")
+    with storing(path):
+        try:
+            with staging.open("w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            staging.replace(path)
+        except OSError:
+            staging.unlink(missing_ok=True)
+            raise
+        sync_directory(path.parent)
+
+
+def place_atomically(staging: Path, final: Path) -> None:
+    """Move every file of ``staging`` to its place in ``final``, each whole; what else lies in ``final`` stays.
+
+    Raises StorageError, and OSError where a file of ``staging`` vanishes meanwhile.
+    """
+    with storing(final):
+        files = sorted(path for path in staging.rglob("*") if path.is_file())
+        for path in files:
+            sync_file(path)
+        for path in files:
+            target = final / path.relative_to(staging)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(target)
+        for directory in sorted((path for path in staging.rglob("*") if path.is_dir()), reverse=True):
+            directory.rmdir()
+        staging.rmdir()
+        sync_directory(final)
+        sync_directory(final.parent)
+
+
+def sync_file(path: Path) -> None:
+    _sync(path)
+
+
+def sync_directory(path: Path) -> None:
+    """Without it a rename can be lost in a power cut although the file's content is safe."""
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
