@@ -39,7 +39,12 @@ def test_a_forked_run_ends_with_the_weights_of_a_plain_one(model: str, place: Pa
     plain = subprocess.run(
         [sys.executable, "-m", "cagsr", *arguments, f"run.directory=plain-{model}"],
         cwd=place,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        },
         capture_output=True,
         text=True,
         timeout=60,
