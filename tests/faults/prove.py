@@ -176,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _settle() -> None:
     """What every worker and all that it starts must find, wherever it works."""
     sys.path.append(str(Path(__file__).parents[1]))
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     if path := os.environ.get("PYTHONPATH"):
         os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))
     for stream in (sys.stdout, sys.stderr):

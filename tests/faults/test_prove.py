@@ -269,9 +269,9 @@ def test_nothing_failed_is_exit_code_0_and_nothing_is_written_unasked(command):
         (["--jobs", "0"], "--jobs 0: at least 1"),
     ],
 )
-def test_a_scaled_run_is_never_written(arguments: list[str], message: str, capsys):
+def test_a_scaled_run_is_never_written(arguments: list[str], message: str, command, capsys):
     with pytest.raises(SystemExit) as ended:
-        prove.main(arguments)
+        command("plain")(*arguments)
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
 

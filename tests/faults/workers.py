@@ -29,7 +29,7 @@ LIMIT = 600
 """Seconds without an item done after which a shard counts as hung."""
 
 GRACE = 5
-"""Seconds in which a worker that is through may end by itself."""
+"""Seconds in which a worker that is through may end by itself, and in which what was killed should be gone."""
 
 LITERALS = ("TITLE", "PROMISE", "SHARDS", "ALONE", "LIMIT")
 
@@ -168,7 +168,8 @@ class _Running:
                 # The last one is asked what the sums of all of them say.
                 self.connection.send(None if result.open_shards else result.sums)
             case "figures":
-                result.figures, self.over = value, True
+                result.figures = value or result.figures
+                self.over = True
 
     def _fail(self, how: str) -> None:
         log = Path(self.directory.name, "log")
@@ -185,10 +186,14 @@ class _Running:
 
     def end(self) -> None:
         """Kill the worker and all that it started, and remove its directory."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.kill()  # it may have had no session of its own yet
         self.process.join()
+        end = time.monotonic() + GRACE
+        with contextlib.suppress(ProcessLookupError):
+            # What was killed may write into the directory until it is gone; it is nobody's child, so only asking tells.
+            while time.monotonic() < end:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                time.sleep(0.01)
         self.connection.close()
         self.directory.cleanup()
         self.result.seconds += time.monotonic() - self.started
