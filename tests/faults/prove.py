@@ -25,9 +25,11 @@ It is called in an empty temporary directory. Exit code 1 if anything failed.
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
+from io import TextIOWrapper
 from pathlib import Path
 
 import reliability
@@ -179,7 +181,10 @@ def _settle() -> None:
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     if path := os.environ.get("PYTHONPATH"):
         os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))
+    # As Ctrl-C does: the workers lead sessions of their own, and would outlive this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     for stream in (sys.stdout, sys.stderr):
+        assert isinstance(stream, TextIOWrapper)
         stream.reconfigure(errors="backslashreplace")  # a failure may quote lone surrogates
 
 

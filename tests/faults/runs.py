@@ -13,6 +13,8 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from io import TextIOWrapper
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import tiny
@@ -47,7 +49,7 @@ def models(directory: Path) -> Path:
 class Started:
     """A run that was started; its output can be read while it goes on, and after its end."""
 
-    def __init__(self, process: multiprocessing.context.ForkServerProcess, directory: Path) -> None:
+    def __init__(self, process: ForkServerProcess, directory: Path) -> None:
         self._process, self._directory = process, directory
         weakref.finalize(self, shutil.rmtree, directory, ignore_errors=True)
 
@@ -114,6 +116,7 @@ def _run(
         file = os.open(directory / name, os.O_WRONLY | os.O_APPEND)
         os.dup2(file, stream.fileno())
         os.close(file)
+        assert isinstance(stream, TextIOWrapper)
         stream.reconfigure(line_buffering=True)  # what was said before a kill is kept
     os.chdir(cwd)
     os.environ.clear()

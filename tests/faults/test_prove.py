@@ -6,12 +6,14 @@ import re
 import sys
 import tempfile
 from collections import Counter
+from io import StringIO
 from pathlib import Path
 
 import prove
 import pytest
 import reliability
 from reliability import Run
+from rich.console import Console
 from workers import Proof, Result, run
 
 PLAIN = """
@@ -84,6 +86,8 @@ COUNT = 3
 def prove(count, random, advance):
     advance()
     return []
+def figures(sums):
+    return 1 / sums["nothing"]
 """,
     "missing": """
 TITLE = "missing"
@@ -176,6 +180,9 @@ def test_a_proof_that_raises_dies_leaves_or_skips_has_failed_by_name(fakes):
             "shard 1 of 1: ModuleNotFoundError: No module named 'no_such_module' (fake_missing.py:6)"
         ],
     }
+    assert [result.figures for result in results if result.figures] == [
+        "no figures: ZeroDivisionError: division by zero (fake_skipping.py:10)"
+    ]
 
 
 def test_a_proof_that_hangs_is_ended_with_all_that_it_started(fakes):
@@ -304,6 +311,18 @@ def test_one_promise_is_renewed_and_the_others_rows_stay(command, monkeypatch):
     page = reliability.PAGE.read_text()
     assert "not run" not in page
     assert "1. 2026-01-02, code aaa, seed 4, 2 workers, 5 s. A processor.\n2. 2026-03-04, code bbb" in page
+
+
+def test_in_a_terminal_each_proof_has_a_bar(monkeypatch):
+    monkeypatch.delenv("CI", raising=False)
+    console = Console(file=StringIO(), force_terminal=True, width=100, color_system=None)
+    proofs = [Proof("kills", 1, "killed"), Proof("cuts", 2, "cut")]
+    show = prove.Show(console, proofs)
+    show(Result(proofs[0], 1, 200, 34, ["no"]))
+    console.print(show.bars)
+    drawn = console.file.getvalue()
+    assert re.search(r"^ 1 killed \S+ +34/200 1 failed 0:00:00", drawn, re.MULTILINE)
+    assert re.search(r"^ 2 cut +\S+ +0/\? +-:--:--", drawn, re.MULTILINE)
 
 
 # The page -----------------------------------------------------------------------------------------------------------

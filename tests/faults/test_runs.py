@@ -47,7 +47,7 @@ def test_a_forked_run_ends_with_the_weights_of_a_plain_one(model: str, place: Pa
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     assert forked.wait() == 0, forked.err

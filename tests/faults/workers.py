@@ -142,14 +142,14 @@ class _Running:
             while not self.over and self.connection.poll():
                 self._take(*self.connection.recv())
                 self.heard = time.monotonic()
-        if not self.over and code is None:
+        if self.over:
+            self.process.join(GRACE)  # libraries clean up at exit
+        elif code is None:
             if time.monotonic() - self.heard <= self.result.proof.limit:
                 return False
             self._fail(f"{self.result.proof.limit:g} s without an item done")
-        elif not self.over:
-            self._fail(f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}")
         else:
-            self.process.join(GRACE)  # libraries clean up at exit
+            self._fail(f"killed by signal {-code}" if code < 0 else f"ended with exit code {code}")
         self.end()
         return True
 
@@ -188,6 +188,7 @@ class _Running:
         """Kill the worker and all that it started, and remove its directory."""
         self.process.kill()  # it may have had no session of its own yet
         self.process.join()
+        assert self.process.pid is not None, "it was started"
         end = time.monotonic() + GRACE
         with contextlib.suppress(ProcessLookupError):
             # What was killed may write into the directory until it is gone; it is nobody's child, so only asking tells.
@@ -208,7 +209,7 @@ def _work(connection: Connection, shard: _Shard, directory: Path) -> None:
     place.mkdir()
     os.chdir(place)
     os.environ["TMPDIR"] = tempfile.tempdir = str(place)
-    figures = ""
+    proof = None
     try:
         proof = import_module(shard.proof)
         total = max(1, round(proof.COUNT * shard.scale))
@@ -219,11 +220,11 @@ def _work(connection: Connection, shard: _Shard, directory: Path) -> None:
         failures = [f"shard {shard.number + 1} of {shard.shards}: {_words(error)}"]
     connection.send(("failures", failures))
     sums = connection.recv()
-    if sums is not None:
-        try:
-            figures = proof.figures(sums) if hasattr(proof, "figures") else ""
-        except Exception as error:
-            figures = f"no figures: {_words(error)}"
+    said = getattr(proof, "figures", None)
+    try:
+        figures = said(sums) if said is not None and sums is not None else ""
+    except Exception as error:
+        figures = f"no figures: {_words(error)}"
     connection.send(("figures", figures))
 
 
