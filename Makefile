@@ -8,7 +8,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python; d
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { echo $$name; break; }; done)
 
-.PHONY: demo test check bench table golden
+.PHONY: demo test check bench table prove golden
 
 demo: $(READY)
 	$(BIN)/cagsr demo $(ARGS)
@@ -27,6 +27,10 @@ bench: $(READY)
 
 table: $(READY)
 	$(BIN)/python benchmarks/table.py $(ARGS)
+
+# About an hour: what the program promises, each promise at its full count. Writes docs/reliability.md.
+prove: $(READY)
+	$(BIN)/python tests/faults/prove.py --write $(ARGS)
 
 # Writes the losses that a refactor must reproduce; only after a change that is meant to change them.
 golden: $(READY)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -37,6 +38,20 @@ OF_KIND = {"t5": "encoder-decoder", "bart": "encoder-decoder", "bart-forced": "e
 @cache
 def _tokenizer(kind: str) -> PreTrainedTokenizerFast:
     return tokenizer(TASKS["slots"], kind)
+
+
+def save_models(directory: Path) -> None:
+    """``t5`` and ``llama`` as directories a user could name: random weights, two layers, the words of ``slots``."""
+    for name in ("t5", "llama"):
+        words = _tokenizer(OF_KIND.get(name, "causal"))
+        torch.manual_seed(0)
+        model = new_model(name, words, layers=2, hidden=16, heads=2, context=64)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    parameter.mul_(5.0)  # away from uniform, so that responses and attention differ
+        model.save_pretrained(directory / name)
+        words.save_pretrained(directory / name)
 
 
 def make_model(

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import torch
 from accelerate.state import AcceleratorState
 
+import tiny
 from cagsr import cli
-from cagsr.policy.scratch import new_model
-from cagsr.tasks import TASKS, tokenizer
 
 SMALL = [
     "data.count=11",
@@ -35,16 +33,7 @@ class Outcome(NamedTuple):
 def models(tmp_path_factory):
     """A directory with ``t5`` and ``llama``: random weights, two layers, the words of the task ``slots``."""
     root = tmp_path_factory.mktemp("models")
-    for name in ("t5", "llama"):
-        words = tokenizer(TASKS["slots"], "causal" if name == "llama" else "encoder-decoder")
-        torch.manual_seed(0)
-        model = new_model(name, words, layers=2, hidden=16, heads=2, context=64)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.dim() > 1:
-                    parameter.mul_(5.0)  # away from uniform, so that responses and attention differ
-        model.save_pretrained(root / name)
-        words.save_pretrained(root / name)
+    tiny.save_models(root)
     return root
 
 

@@ -33,6 +33,7 @@ from cagsr.policy.load import load_model
 
 TITLE = "attention is real or refused"
 PROMISE = 10
+SHARDS = False
 TOLERANCE = 1e-5
 
 VOCABULARY, LAYERS = 41, 3
@@ -187,7 +188,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 COUNT = len(ARCHITECTURES)
 
 
-def prove(count: int, random: Random, advance: Callable[[], None]) -> list[str]:
+def prove(count: int, random: Random, advance: Callable[..., None]) -> list[str]:
     """The architectures, out of ``count`` spread over the families, that are read wrongly or not as written."""
     names = list(ARCHITECTURES)
     logging.set_verbosity_error()

@@ -34,6 +34,7 @@ from cagsr.tasks import TASKS, tokenizer
 
 TITLE = "no code from artifacts"
 PROMISE = 11
+SHARDS = False
 
 WEIGHTS, CONFIG, INDEX = "model.safetensors", "config.json", "model.safetensors.index.json"
 AUTO = ("AutoConfig", "AutoModel", "AutoModelForCausalLM", "AutoModelForSequenceClassification")
@@ -350,7 +351,7 @@ ATTACKS = (
 COUNT = len(ATTACKS)
 
 
-def prove(count: int, random: Random, advance: Callable[[], None]) -> list[str]:
+def prove(count: int, random: Random, advance: Callable[..., None]) -> list[str]:
     """The attacks, out of ``count`` drawn over all kinds, whose code ran or that got no plain refusal."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()

@@ -35,6 +35,7 @@ from cagsr.tasks import TASKS, tokenizer
 
 TITLE = "paths stay inside the run directory, secrets outside it"
 PROMISE = 15
+SHARDS = False
 NAMES = 1000
 
 # In the environment of a run; each gets a canary of its own.
@@ -62,7 +63,7 @@ SECRETS = (*VARIABLES, *PLACES)
 COUNT = NAMES + len(SECRETS)
 
 
-def prove(count: int, random: Random, advance: Callable[[], None]) -> list[str]:
+def prove(count: int, random: Random, advance: Callable[..., None]) -> list[str]:
     """Names that got out of the run directory or without a plain answer, and secrets that got in."""
     number = min(count, COUNT)
     secrets = max(1, number * len(SECRETS) // COUNT) if number > 1 else 0
