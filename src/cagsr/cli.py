@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from cagsr.errors import CagsrError, InputError
-from cagsr.stops import start_clock, terminate
+from cagsr.errors import CagsrError, InputError, StoppedError
+from cagsr.stops import Terminated, start_clock, terminate
 
 __all__ = ["app", "main"]
 
@@ -216,8 +216,10 @@ def score(
 ) -> None:
     """Signals and reward of responses that exist already, by any model."""
     from cagsr.commands.score import score as run_score
-    from cagsr.storage import write_atomically
+    from cagsr.storage import refuse_existing, write_atomically
 
+    if output is not None:
+        refuse_existing(output, "--output")
     chosen = overrides or []
     if config is None and not any(one.startswith(("data.task=", "data.source=")) for one in chosen):
         chosen = [f"data.source={json.dumps(source)}", *chosen]
@@ -349,6 +351,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, terminate)
     try:
         app()
+    except Terminated:
+        print("error: stopped by SIGTERM; a run goes on with --resume", file=sys.stderr)
+        sys.exit(StoppedError.exit_code)
     except CagsrError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

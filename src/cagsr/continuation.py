@@ -17,14 +17,15 @@ __all__ = ["Continuation"]
 class Continuation:
     """Saves after every ``save_every`` steps (0: never by itself) and when ``stops`` asks.
 
-    ``tell`` is told the steps that are done when the loop begins. ``seconds`` of training are those of all its parts.
+    ``tell`` is told the steps that are done, or None, when the loop begins. ``seconds`` of training are those of all
+    its parts.
     """
 
     checkpoints: Checkpoints
     stops: Stops
     save_every: int
     resume: bool
-    tell: Callable[[int], object]
+    tell: Callable[[int | None], object]
     seconds: float = 0.0
     _since: float = field(default_factory=time.perf_counter)
 
@@ -36,13 +37,13 @@ class Continuation:
         self._scheduler = scheduler
         self._since = time.perf_counter()
         newest = self.checkpoints.newest() if self.resume else None
-        done = 0
+        done = None
         if newest is not None:
             state = self.checkpoints.load(newest)
             done, self.seconds = state["step"], state["seconds"]
             scheduler.load_state_dict(state["scheduler"])
         self.tell(done)
-        return done
+        return done or 0
 
     def after(self, step: int, steps: int) -> None:
         """Step ``step`` of ``steps`` is done. Raises StoppedError, once all is saved, when asked to stop."""

@@ -61,8 +61,8 @@ class Display:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def on_start(self, step: int) -> None:
-        self.progress.update(self.task, completed=step)
+    def on_start(self, step: int | None) -> None:
+        self.progress.update(self.task, completed=step or 0)
 
     def on_step(self, step: int, row: dict[str, float], collected: Collected) -> None:
         line = step_line(row)

@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import platform
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from cagsr.storage import storing
 __all__ = ["LOCK", "Lock"]
 
 LOCK = "run.lock"
+PATIENCE = 100
+"""Looks, a hundredth of a second apart, for the name of a holder who has only just come."""
 
 
 class Lock:
@@ -34,7 +37,7 @@ class Lock:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _holder(os.pread(descriptor, 4096, 0))
+            holder = _holder(descriptor)
             os.close(descriptor)
             raise InputError(
                 f"{directory} is being written by {holder}. Wait until that has ended, or choose another directory."
@@ -55,9 +58,11 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _holder(content: bytes) -> str:
-    try:
-        about = json.loads(content)
-        return f"process {about['process']} on {about['machine']} since {about['since']}"
-    except (ValueError, KeyError, TypeError):  # it has only just been taken
-        return "a run that is starting just now"
+def _holder(descriptor: int) -> str:
+    for _ in range(PATIENCE):
+        try:
+            about = json.loads(os.pread(descriptor, 4096, 0))
+            return f"process {about['process']} on {about['machine']} since {about['since']}"
+        except (ValueError, KeyError, TypeError):  # taken, but its holder has not yet written who it is
+            time.sleep(0.01)
+    return "a run that is starting just now"

@@ -94,11 +94,12 @@ class RunDirectory:
         if self.lock is not None:
             self.lock.release()
 
-    def rewind(self, step: int) -> None:
-        """Drop the rows of steps after ``step``, and a torn last line: the continuation writes them again."""
+    def rewind(self, step: int | None) -> None:
+        """Drop the rows of steps after ``step`` (None: all), and a torn last line: they will be written again."""
         for name in (METRICS, CANDIDATES):
             if (self.path / name).exists():
-                kept = [row for row in self.rows(name) if row.get("step", 0) <= step]
+                rows = self.rows(name) if step is not None else []
+                kept = [row for row in rows if row.get("step", 0) <= step]
                 write_atomically(self.path / name, "".join(_json(row, name) + "\n" for row in kept))
 
     def summary(self) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cagsr.errors import InterruptedRunError, StoppedError
 
-__all__ = ["Stops", "start_clock", "terminate"]
+__all__ = ["Stops", "Terminated", "start_clock", "terminate"]
 
 _clock = {"started": time.monotonic()}
 
@@ -18,9 +18,13 @@ def start_clock() -> None:
     _clock["started"] = time.monotonic()
 
 
+class Terminated(BaseException):
+    """SIGTERM where no loop is held together. Like KeyboardInterrupt it is no Exception: nobody may swallow it."""
+
+
 def terminate(number: int, frame: FrameType | None) -> None:
-    """SIGTERM where nothing is held together, so that it ends as a plain message like everything else."""
-    raise StoppedError("stopped by SIGTERM")
+    """The handler that raises Terminated."""
+    raise Terminated
 
 
 class Stops:

@@ -9,9 +9,16 @@ from contextlib import contextmanager
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 
-from cagsr.errors import StorageError
+from cagsr.errors import InputError, StorageError
 
-__all__ = ["place_atomically", "storing", "sync_directory", "sync_file", "write_atomically"]
+__all__ = [
+    "place_atomically",
+    "refuse_existing",
+    "storing",
+    "sync_directory",
+    "sync_file",
+    "write_atomically",
+]
 
 NO_ROOM = (ENOSPC, EDQUOT, EFBIG)
 
@@ -38,6 +45,12 @@ def _is_of_storage(error: Exception) -> bool:
         isinstance(error, RuntimeError)
         and ("inline_container" in str(error) or "PytorchStream" in str(error))
     )
+
+
+def refuse_existing(path: Path, option: str) -> None:
+    """Raises InputError for a file, named by ``option``, that would be overwritten. Before any work is done."""
+    if path.exists():
+        raise InputError(f"{option}: {path} exists already; remove it, or name another file")
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -59,8 +59,8 @@ class Begun:
 class Observer(Protocol):
     """What is told about a run while it goes: the run directory, the progress display, the trackers."""
 
-    def on_start(self, step: int) -> None:
-        """The run goes on after ``step``; 0 is the beginning."""
+    def on_start(self, step: int | None) -> None:
+        """The run goes on after ``step``; None: from its beginning, before the base is evaluated."""
 
     def on_step(self, step: int, row: dict[str, float], collected: Collected) -> None: ...
     def on_evaluation(self, step: int, row: dict[str, float]) -> None: ...
@@ -91,20 +91,15 @@ class Trainer:
         """
         self._since = time.perf_counter()
         with self.stops:
-            done, begun = self._resume() if resume else (0, None)
+            done, begun = self._resume() if resume else (None, None)
             for observer in self.observers:
                 observer.on_start(done)
-            if done == 0 and begun is None:
+            if done is None:
                 self._evaluate(0)
-            for number in range(done, self.schedule.steps):
+            for number in range(done or 0, self.schedule.steps):
                 self._one(number, begun)
                 begun = None
             self._save_model("model")
-        if self.best is not None and self.best["reward"] <= 0:
-            self._warn(
-                self.schedule.steps,
-                "no evaluation was better than the base by the reward itself; look before you use best/",
-            )
         seconds = round(self._elapsed(), 1)
         return {
             "steps": self.schedule.steps,
@@ -172,6 +167,10 @@ class Trainer:
         last = step == schedule.steps
         if last or (schedule.evaluate_every and step % schedule.evaluate_every == 0):
             self._evaluate(step)
+        if last and self.best is not None and self.best["reward"] <= 0:
+            self._warn(
+                step, "no evaluation was better than the base by the reward itself; look before you use best/"
+            )
         request = 0 if last else self._requested()
         if last or request or (schedule.save_every and step % schedule.save_every == 0):
             self._save(step)
@@ -218,11 +217,11 @@ class Trainer:
             lambda directory: save_buffer(begun.collected, directory, rank),
         )
 
-    def _resume(self) -> tuple[int, Begun | None]:
-        """Steps that are done, and the one that was begun, if the run was stopped inside it."""
+    def _resume(self) -> tuple[int | None, Begun | None]:
+        """Steps that are done (None: not even a beginning), and the one that the run was stopped inside, if any."""
         newest = self.checkpoints.newest()
         if newest is None:  # stopped before the first one: everything is still to do
-            return 0, None
+            return None, None
         state = self.checkpoints.load(newest)
         done, updates = state["step"], state["update"]
         if done > self.schedule.steps:

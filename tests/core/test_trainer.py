@@ -213,6 +213,20 @@ def test_resuming_before_the_first_checkpoint_is_starting(tmp_path):
         assert torch.equal(one, other)
 
 
+def test_a_run_without_a_checkpoint_evaluates_its_base_again_and_one_stopped_in_its_first_step_does_not(
+    tmp_path,
+):
+    whole, again, further = Recorder(), Recorder(), Recorder()
+    make_trainer(tmp_path / "a", evaluate=Scripted(0, 1), observers=[whole]).run()
+    make_trainer(tmp_path / "b", evaluate=Scripted(0, 1), observers=[again]).run(resume=True)
+    assert [step for step, _ in again.evaluations] == [step for step, _ in whole.evaluations] == [0, 3]
+    assert again.starts == whole.starts == [None]
+    with pytest.raises(StoppedError):
+        make_trainer(tmp_path / "c", evaluate=Scripted(0), stops=Asked(1)).run()
+    make_trainer(tmp_path / "c", evaluate=Scripted(1), observers=[further]).run(resume=True)
+    assert (further.starts, [step for step, _ in further.evaluations]) == ([0], [3])
+
+
 @pytest.mark.parametrize("name", ["t5", "bart", "llama"])
 def test_the_best_and_the_last_model_are_on_disk_and_say_the_same(name, tmp_path):
     logits = {}

@@ -23,7 +23,7 @@ from cagsr.errors import InputError
 from cagsr.evaluation import measure_signals
 from cagsr.policy.policy import Policy
 from cagsr.reward import SMALLEST_UNIT, Reward, Term
-from cagsr.storage import write_atomically
+from cagsr.storage import refuse_existing, write_atomically
 from cagsr.types import Prompt, Rollout
 
 __all__ = ["calibrate"]
@@ -68,6 +68,7 @@ def calibrate(
     started = time.perf_counter()
     if output.suffix not in (".yaml", ".yml"):
         raise InputError(f"--output: {output} must end in .yaml, so that reward.preset takes it for a file")
+    refuse_existing(output, "--output")
     if labels is not None and pairs is None:
         raise InputError("--labels: name the file of labelled pairs with --pairs")
     reward = build.build_reward(config, build.build_checker(config))

@@ -88,7 +88,7 @@ class Claim:
             tell=self._rewind,
         )
 
-    def _rewind(self, step: int) -> None:
+    def _rewind(self, step: int | None) -> None:
         if self.run is not None:
             self.run.rewind(step)
 

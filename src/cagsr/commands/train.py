@@ -139,7 +139,7 @@ class Recorder:
         self.config, self.run, self.directory = config, claim.run, claim.directory
         self.accelerator = claim.accelerator
 
-    def on_start(self, step: int) -> None:
+    def on_start(self, step: int | None) -> None:
         if self.run is not None:
             self.run.rewind(step)
         if self.config.run.trackers:
@@ -149,7 +149,7 @@ class Recorder:
                 "cagsr",
                 config={"directory": str(self.directory)},
                 init_kwargs={
-                    "tensorboard": {"purge_step": step + 1},
+                    "tensorboard": {"purge_step": (step or 0) + 1},
                     "wandb": {"id": run, "resume": "allow"},
                     "trackio": {"name": run, "resume": "allow"},
                 },
