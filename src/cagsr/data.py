@@ -12,18 +12,23 @@ from cagsr.errors import InputError
 from cagsr.sources import Row
 from cagsr.types import Prompt
 
-__all__ = ["DataReport", "Overlong", "encode", "map_columns"]
+__all__ = ["DataReport", "Overlong", "encode", "map_columns", "refuse_invalid"]
 
 Overlong = Literal["error", "drop", "truncate_left", "truncate_right"]
 
 # What data sets call a prompt, the likeliest first: only to suggest a column when none was found.
 PROMPT_NAMES = ("prompt", "instruction", "question", "query", "input", "text", "mr", "article", "document")
 SHOWN = 10
+MANY = 0.5
+MEND = " Remove it or pass --skip-invalid."
 
 
 @dataclass
 class DataReport:
-    """What became of the rows: every dropped, cut or repeated one is counted."""
+    """What became of the rows: each is used, invalid, overlong or repeated; truncated and duplicates are among them.
+
+    ``repeated`` are rows dropped because an earlier one has their prompt; ``duplicates`` equal an earlier one whole.
+    """
 
     rows: int = 0
     used: int = 0
@@ -41,11 +46,18 @@ class DataReport:
             parts.append(f"{self.overlong} too long dropped")
         if self.truncated:
             parts.append(f"{self.truncated} truncated")
-        if self.duplicates:
-            parts.append(f"{self.duplicates} of {self.used} rows are duplicates")
         if self.repeated:
             parts.append(f"{self.repeated} repeat the prompt of an earlier row, dropped")
+        if self.duplicates:
+            parts.append(f"{self.duplicates} of {self.rows} rows are duplicates")
         return "; ".join(parts) + "."
+
+    def warnings(self) -> list[str]:
+        """What somebody should look at, a line each: the rows that were dropped as invalid, and many duplicates."""
+        lines = _shortened([f"dropped {line}" for line in self.invalid])
+        if self.duplicates >= MANY * self.rows:
+            lines.append(f"{self.duplicates} of {self.rows} rows are duplicates")
+        return lines
 
 
 def map_columns(
@@ -77,6 +89,17 @@ def map_columns(
     demanded = need_reference or reference_column is not None
     columns = (reference_column,) if reference_column else ("reference", "completion")
     return [row if row.problem else _mapped(row, prompt_column, columns, demanded) for row in rows]
+
+
+def refuse_invalid(rows: Sequence[Row], skip_invalid: bool = False) -> None:
+    """Find before any tokenizer is loaded what `encode` would refuse for: rows with a problem, or nothing but such.
+
+    Raises InputError, as `encode` does.
+    """
+    invalid = [f"{row.place}: {row.problem}." for row in rows if row.problem]
+    if invalid and not skip_invalid:
+        raise InputError("\n".join(_shortened([line + MEND for line in invalid])))
+    _demand_some(len(rows) - len(invalid), DataReport(rows=len(rows), invalid=invalid))
 
 
 def _demand(names: list[str], kind: str, column: str, rows: Sequence[Row]) -> None:
@@ -148,14 +171,16 @@ def encode(
     limit = _limit(max_prompt_tokens, context, new_tokens, new_tokens_key)
     report, prompts, refused = DataReport(rows=len(rows)), [], []
     special = frozenset(tokenizer.all_special_ids)
-    seen: set[str] = set()
+    contents, asked = set[int](), set[str]()
     for index, row in enumerate(rows):
-        if distinct and not row.problem:
-            key = str(row.values["prompt"])
-            if key in seen:
+        if not row.problem:
+            content, key = hash(repr(row.values)), str(row.values["prompt"])
+            report.duplicates += content in contents
+            contents.add(content)
+            if distinct and key in asked:
                 report.repeated += 1
                 continue
-            seen.add(key)
+            asked.add(key)
         try:
             prompt = _prompt(row, index, tokenizer, special)
         except ValueError as error:
@@ -172,13 +197,16 @@ def encode(
             report.truncated += 1
             prompts.append(cut)
     if refused or (report.invalid and not skip_invalid):
-        mend = "" if skip_invalid else " Remove it or pass data.skip_invalid=true."
-        raise InputError(_listed([line + mend for line in report.invalid if not skip_invalid] + refused))
+        invalid = [] if skip_invalid else [line + MEND for line in report.invalid]
+        raise InputError("\n".join(_shortened(invalid + refused)))
     report.used = len(prompts)
-    if not prompts:
-        raise InputError(f"none of {report.rows} rows can be used: {report}")
-    report.duplicates = len(prompts) - len({prompt.text for prompt in prompts})
+    _demand_some(report.used, report)
     return prompts, report
+
+
+def _demand_some(usable: int, report: DataReport) -> None:
+    if not usable:
+        raise InputError(f"none of {report.rows} rows can be used: {report}")
 
 
 def _limit(
@@ -233,12 +261,15 @@ def _content_tokens(prompt: Prompt) -> Iterator[int]:
 
 
 def _truncated(prompt: Prompt, limit: int, left: bool) -> Prompt | None:
-    """``prompt`` in ``limit`` tokens: the user's words are cut, never the template or special tokens.
+    """``prompt`` in ``limit`` tokens: the user's words are cut, never the template, special tokens or a character.
 
     None when nothing that the user wrote would be left.
     """
     content = list(_content_tokens(prompt))
     excess = len(prompt.ids) - limit
+    # A character may be several tokens, bytes say, each of which spans all of it: they go or stay together.
+    while excess < len(content) and _is_within_character(prompt, content, excess if left else -excess):
+        excess += 1
     if excess >= len(content):
         return None
     gone = set(content[:excess] if left else content[-excess:])
@@ -270,9 +301,13 @@ def _truncated(prompt: Prompt, limit: int, left: bool) -> Prompt | None:
     )
 
 
-def _listed(lines: list[str]) -> str:
-    more = f"\n... and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-    return "\n".join(lines[:SHOWN]) + more
+def _is_within_character(prompt: Prompt, content: list[int], cut: int) -> bool:
+    """Whether the content tokens before and from position ``cut`` on share a character."""
+    return prompt.offsets[content[cut]][0] < prompt.offsets[content[cut - 1]][1]
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    return lines[:SHOWN] + ([f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])
 
 
 def _shown(value: Any) -> str:

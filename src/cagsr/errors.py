@@ -22,6 +22,7 @@ __all__ = [
     "StorageError",
     "UnsupportedModelError",
     "closest",
+    "printable",
 ]
 
 import difflib
@@ -29,9 +30,15 @@ from collections.abc import Iterable
 
 
 class CagsrError(Exception):
-    """Base of all errors that carry a message for the user instead of a traceback."""
+    """Base of all errors that carry a message for the user instead of a traceback.
+
+    The message may quote files and names, and is `printable` all the same.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InputError(CagsrError):
@@ -67,3 +74,11 @@ def closest(word: str, choices: Iterable[str]) -> str:
     choices = sorted(choices)
     near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     return f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(choices)}"
+
+
+def printable(text: str) -> str:
+    """``text`` with an escape for each character that a terminal would obey, or that could not be written at all."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
+        for character in text
+    )

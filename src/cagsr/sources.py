@@ -83,13 +83,27 @@ def _json_lines(content: bytes, name: str) -> list[Row]:
     return rows
 
 
+class _TwiceError(Exception):
+    """A key that stands twice in one JSON object, of which the first value would be lost."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return values
+
+
 def _json_row(line: bytes, place: str) -> Row:
     try:
-        values = json.loads(line.decode("utf-8"))
+        values = json.loads(line.decode("utf-8"), object_pairs_hook=_each_once)
     except UnicodeDecodeError as error:
         return Row(place=place, problem=f"byte {error.start + 1} is not UTF-8; save the file as UTF-8")
     except json.JSONDecodeError as error:
         return Row(place=place, problem=f"invalid JSON at column {error.colno}: {error.msg}")
+    except _TwiceError as error:
+        return Row(place=place, problem=f"invalid JSON: the key {error.args[0]!r} twice")
     except (ValueError, RecursionError):
         return Row(place=place, problem="invalid JSON: a number too long, or brackets too deep")
     if not isinstance(values, dict):

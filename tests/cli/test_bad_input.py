@@ -136,7 +136,7 @@ def test_a_directory_with_files_of_no_run_is_said_early(train, early):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "  "}, "p.jsonl row 2: prompt is empty. Remove it or pass data.skip_invalid=true."),
+        ({"prompt": "  "}, "p.jsonl row 2: prompt is empty. Remove it or pass --skip-invalid."),
         ({"prompt": None}, "p.jsonl row 2: prompt must be text, got null."),
         ({"prompt": 7}, "p.jsonl row 2: prompt must be text, got 7."),
         ({"prompt": "@ @"}, "p.jsonl row 2: no content tokens"),
@@ -179,7 +179,10 @@ def test_duplicates_and_prompts_without_content_words_are_counted(train, rows):
     source = rows("p.jsonl", *[{"prompt": "city lyon"}] * 3, {"prompt": "the"}, {"prompt": "is"})
     outcome = train(f"data.source={source}", task=None)
     assert outcome.code == 0, outcome.err
-    assert "3 of 5 rows used; 2 repeat the prompt of an earlier row, dropped." in outcome.out
+    assert (
+        "3 of 5 rows used; 2 repeat the prompt of an earlier row, dropped; 2 of 5 rows are dupl"
+        in outcome.out
+    )
     assert "2 of 3 prompts (67%) have no content token, so no response can cover them" in " ".join(
         outcome.out.split()
     )

@@ -160,8 +160,8 @@ def test_a_model_among_others_has_the_numbers_of_the_prompts_it_shares(compare):
 def test_models_without_a_common_prompt_are_refused(compare, monkeypatch):
     built = build.build_prompts
 
-    def apart(config, policy, split):
-        prompts, report = built(config, policy, split)
+    def apart(config, policy, split, **options):
+        prompts, report = built(config, policy, split, **options)
         return (prompts[:1] if policy.readable.kind == "causal" else prompts[1:]), report
 
     monkeypatch.setattr(build, "build_prompts", apart)

@@ -13,6 +13,7 @@ from rich.console import Console
 from cagsr import build, checkpoint
 from cagsr.card import model_card
 from cagsr.commands import silence_libraries
+from cagsr.commands.rows import say_rows
 from cagsr.config import Config, check_paths
 from cagsr.display import Display
 from cagsr.errors import InputError, StoppedError
@@ -190,7 +191,7 @@ def _candidates(collected: Collected, prompts: int) -> list[dict[str, Any]]:
 
 def _prompts(config: Config, policy: Policy, split: str, console: Console) -> list[Prompt]:
     prompts, report = build.build_prompts(config, policy, split)
-    console.print(f"{split} prompts: {report}", highlight=False, markup=False, soft_wrap=True)
+    say_rows(console, f"{split} prompts", report)
     return prompts
 
 
