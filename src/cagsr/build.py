@@ -300,11 +300,18 @@ def build_checker(config: Config) -> Checker | None:
     known = {**TASKS, **CHECKERS}
     if name in known:
         return known[name]
+    if "." not in name:
+        raise InputError(
+            f"data.checker: no checker {name!r}{closest(name, known)}; "
+            "one of your own is named by its path, package.module.name"
+        )
     module, _, attribute = name.rpartition(".")
     try:
         checker = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # a module of the user's own may raise anything
-        raise InputError(f"data.checker: no checker {name!r}{closest(name, known)} ({error})") from error
+        raise InputError(
+            f"data.checker: no checker {name!r} ({type(error).__name__}: {error}); correct its path"
+        ) from error
     if not all(callable(getattr(checker, method, None)) for method in ("check", "quality")):
         raise InputError(
             f"data.checker: {name} is of type {type(checker).__name__}, which has no methods check and quality; "

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerBase
 
 from cagsr.conversation import last_exchange, render
-from cagsr.errors import InputError
+from cagsr.errors import InputError, near
 from cagsr.sources import Row
 from cagsr.types import Prompt
 
@@ -77,7 +77,7 @@ def map_columns(
     Raises InputError when there are no rows, and when no row has a named column, with a suggestion.
     """
     if not rows:
-        raise InputError("the data set is empty: no rows to use")
+        raise InputError("the data set is empty: no rows to use. Name another data.source or data.split.")
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     if names:
         if prompt_column == "prompt" and "prompt" not in names and "messages" in names:
@@ -107,10 +107,10 @@ def _demand(names: list[str], kind: str, column: str, rows: Sequence[Row]) -> No
         return
     texts = {name for row in rows[:SHOWN] for name, value in row.values.items() if isinstance(value, str)}
     likely = [name for name in PROMPT_NAMES if name in texts] if kind == "prompt" else []
-    near = next(iter([*likely, *(name for name in names if name in texts)]), None)
+    meant = near(column, names) or next(iter([*likely, *(name for name in names if name in texts)]), None)
     raise InputError(
         f"no {column!r} column; found {', '.join(map(repr, names))}."
-        + (f" Did you mean data.{kind}_column: {near}?" if near else "")
+        + (f" Did you mean data.{kind}_column: {meant}?" if meant else "")
     )
 
 

@@ -103,7 +103,7 @@ class Document:
             if target.get(key) is None:
                 target[key] = {}
             if not isinstance(target[key], dict):
-                raise InputError(f"{place} {'.'.join(keys[:depth])} is not a mapping")
+                raise InputError(f"{place} {'.'.join(keys[:depth])} is not a mapping; set it whole")
             target = target[key]
         target[keys[-1]] = parsed.data
         self.places = {path: line for path, line in self.places.items() if path[: len(keys)] != keys}
@@ -139,7 +139,7 @@ def _read_text(path: str | Path) -> str:
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file; correct the path") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise InputError(f"{path}:{line} is not UTF-8; save the file as UTF-8") from None
@@ -160,7 +160,9 @@ def _parse(text: str, name: str) -> Document:
         line = text[: error.position].count("\n") + 1
         raise InputError(f"{name}:{line} broken YAML: character {error.character!r} is not allowed") from None
     except (ValueError, OverflowError):  # chr() of an escape such as "\\Uffffffff"
-        raise InputError(f"{name}:1 broken YAML: an escape stands for no character") from None
+        raise InputError(
+            f"{name}:1 broken YAML: an escape stands for no character; write the character itself"
+        ) from None
     document = Document(name=name)
     problems: list[str] = []
     document.data = _construct(root, (), document.places, name, problems)

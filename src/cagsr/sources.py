@@ -63,7 +63,7 @@ def _file(path: Path, name: str) -> list[Row]:
         if path.suffix == ".gz":
             content = gzip.decompress(content)
     except FileNotFoundError:
-        raise InputError(f"{name}: no such file") from None
+        raise InputError(f"{name}: no such file; correct the path") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{name}: damaged gzip file: {error}") from None
     except (OSError, ValueError) as error:  # ValueError: NUL or half a surrogate pair in the name

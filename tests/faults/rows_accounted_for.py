@@ -135,6 +135,8 @@ def _changed(
     """A prompt that is not what its row says, to the byte; or tokens that stand elsewhere than they say."""
     asked, text = mapped.values["prompt"], prompt.text
     wrong = []
+    if isinstance(asked, str) and asked not in row.values.values():
+        wrong.append(f"{row.place}: {dict(row.values)} became {asked!r}")
     if not isinstance(asked, str):
         said = "\n".join(turn["content"] for turn in asked if turn["role"] == "user")
         if not all(text[start:end] in said for start, end in prompt.content):

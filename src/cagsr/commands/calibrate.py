@@ -102,7 +102,9 @@ def calibrate(
 def _some(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
     distinct = list({prompt.text: prompt for prompt in prompts}.values())
     if len(distinct) < 2:
-        raise InputError("calibration contrasts prompts with one another, and the data has only one")
+        raise InputError(
+            "calibration contrasts prompts with one another, and there is only one; give more data"
+        )
     return Random(f"calibration {seed}").sample(distinct, min(count, len(distinct)))
 
 
@@ -192,9 +194,9 @@ def _labelled(source: str, labels: int | None, seed: int) -> list[sources.Row]:
         if wrong:
             columns = ", ".join(map(repr, row.values)) or "none"
             problem = row.problem or f"{wrong[0]!r} must be text; this row's columns: {columns}"
-            raise InputError(f"{row.place}: {problem}.")
+            raise InputError(f"{row.place}: {problem}. Correct the row or remove it.")
     if labels is not None and labels > len(rows):
-        raise InputError(f"--labels: {source} has {len(rows)} pairs, fewer than {labels}")
+        raise InputError(f"--labels: {source} has {len(rows)} pairs, fewer than {labels}; lower --labels")
     return Random(f"labels {seed}").sample(rows, len(rows) if labels is None else labels)
 
 

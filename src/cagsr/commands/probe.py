@@ -70,7 +70,9 @@ def probe(config: Config, console: Console, prompts: int = 100) -> dict[str, Any
     asked, report = build.build_prompts(config, policy, split, rows=rows)
     say_rows(console, f"{split} prompts", report)
     if len(asked) < 2:
-        raise InputError("cagsr probe hands responses to other prompts, and there is only one")
+        raise InputError(
+            "cagsr probe hands responses to other prompts, and there is only one; give more data"
+        )
     asked = asked[:prompts]
     salience = build.build_salience(config, asked)
     per_pass = max(1, config.train.micro_batch // sampling.candidates)

@@ -212,10 +212,10 @@ def check_paths(config: Config) -> None:
     # Not Path.is_file: it raises where a name is too long for a file.
     for key, name in (("source", config.data.source), ("evaluation_source", config.data.evaluation_source)):
         if name and name.endswith(FILES) and not os.path.isfile(name):
-            raise InputError(f"data.{key}: no such file {name!r}")
+            raise InputError(f"data.{key}: no such file {name!r}; correct the path")
     preset = config.reward.preset
     if preset.endswith((".yaml", ".yml")) and not os.path.isfile(preset):
-        raise InputError(f"reward.preset: no such file {preset!r}")
+        raise InputError(f"reward.preset: no such file {preset!r}; correct the path")
     directory = Path(config.run.directory)
     existing = _existing(directory)
     if not existing.is_dir():

@@ -50,7 +50,7 @@ def read_ratings(path: str | Path) -> Ratings:
             row = _row(line, f"{path}:{number}")
             latest[tuple(row[key] for key in KEYS)] = {aspect: row[aspect] for aspect in ASPECTS}  # type: ignore[index]
     if not latest:
-        raise InputError(f"metrics.ratings: {path} has no rating")
+        raise InputError(f"metrics.ratings: {path} has no rating; name a file with one a line")
     given: dict[tuple[str, str], dict[str, dict[str, list[int]]]] = defaultdict(dict)
     for (system, prompt, response, _), values in latest.items():
         aspects = given[system, prompt].setdefault(response, {aspect: [] for aspect in ASPECTS})
