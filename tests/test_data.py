@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from cagsr.data import encode, map_columns
+from cagsr.data import encode, map_columns, refuse_invalid
 from cagsr.errors import InputError
 from cagsr.sources import read, rows_of
 
@@ -103,6 +103,8 @@ def test_rows_are_numbered_as_an_editor_shows_them(tmp_path):
         ('{"prompt": "x"', "row 2: invalid JSON at column 15: Expecting ',' delimiter."),
         ('["x"]', "row 2: expected a JSON object, got list."),
         ("[" * 100_000, "row 2: invalid JSON: a number too long, or brackets too deep."),
+        ('{"prompt": "a", "prompt": "b"}', "row 2: invalid JSON: the key 'prompt' twice."),
+        ('{"prompt": [{"role": "user", "role": "x"}]}', "row 2: invalid JSON: the key 'role' twice."),
         (b'{"prompt": "\xff"}', "row 2: byte 13 is not UTF-8; save the file as UTF-8."),
         ('{"prompt": "\\ud83d"}', "row 2: prompt holds half of a surrogate pair, which is no character."),
         ('{"prompt": "</s><pad>"}', "row 2: no content tokens: special or unknown tokens only."),
@@ -175,7 +177,8 @@ def test_a_hub_name_is_loaded_by_datasets_and_its_failure_is_one_message(monkeyp
     with pytest.raises(InputError) as caught:
         read("some/where")
     assert str(caught.value) == (
-        "some/where: no such file or directory here, and not loaded from the hub (split 'train'): offline"
+        "some/where: no such file or directory here, and not loaded from the hub (split 'train'); "
+        "correct data.source: offline"
     )
 
 
@@ -351,6 +354,24 @@ def test_truncation_cuts_what_the_user_wrote_and_never_the_template(overlong, te
         encode(rows, tokenizer, max_prompt_tokens=len(whole.ids) - 12, overlong=overlong)
 
 
+@pytest.mark.parametrize(
+    ("overlong", "limit", "text"),
+    [
+        ("truncate_left", 4, "éb"),
+        ("truncate_left", 3, "b"),
+        ("truncate_left", 2, "b"),
+        ("truncate_right", 4, "aé"),
+        ("truncate_right", 3, "a"),
+        ("truncate_right", 2, "a"),
+    ],
+)
+def test_a_character_of_several_tokens_is_cut_whole(overlong, limit, text):
+    # a, é and b are 1, 2 and 1 tokens, and </s> is one more.
+    (prompt,), _ = prompts("aéb", max_prompt_tokens=limit, overlong=overlong)
+    assert prompt.text == text
+    assert TOKENIZER.decode(prompt.ids) == text + "</s>"
+
+
 def test_duplicates_are_counted_and_kept():
     kept, report = prompts(*["same"] * 31, "other", "same")
     assert len(kept) == 33
@@ -364,6 +385,38 @@ def test_distinct_prompts_keep_the_first_row_of_each_and_count_the_rest():
     assert str(report) == (
         "3 of 6 rows used; 3 repeat the prompt of an earlier row, dropped; 2 of 6 rows are duplicates."
     )
+
+
+def test_dropped_rows_are_listed_and_many_duplicates_warned_of():
+    _, report = prompts("a", *[""] * 11, skip_invalid=True)
+    assert report.warnings() == [
+        *(f"dropped d row {row}: prompt is empty." for row in range(2, 12)),
+        "... and 1 more",
+    ]
+    assert prompts("a", "a", "b", "c")[1].warnings() == []
+    assert prompts("a", "a", "a", "c")[1].warnings() == ["2 of 4 rows are duplicates"]
+
+
+def test_what_needs_no_tokenizer_is_refused_without_one():
+    rows = map_columns(rows_of([{"prompt": "a"}, {"prompt": ""}], "d"))
+    refuse_invalid(rows, skip_invalid=True)
+    with pytest.raises(InputError) as caught:
+        refuse_invalid(rows)
+    assert str(caught.value) == "d row 2: prompt is empty. Remove it or pass --skip-invalid."
+    with pytest.raises(InputError, match=r"none of 1 rows can be used: 0 of 1 rows used; 1 invalid"):
+        refuse_invalid(rows[1:], skip_invalid=True)
+
+
+def test_the_columns_found_are_searched_for_the_one_that_was_meant():
+    rows = rows_of([{"text": "t", "summary": "s", "answers": "a"}], "d")
+    with pytest.raises(
+        InputError, match=r"no 'Sumary' column; .* Did you mean data\.prompt_column: summary\?"
+    ):
+        map_columns(rows, "Sumary")
+    with pytest.raises(
+        InputError, match=r"no 'answer' column; .* Did you mean data\.reference_column: answers\?"
+    ):
+        map_columns(rows, "text", reference_column="answer")
 
 
 def test_a_data_set_without_a_usable_row_is_never_done():

@@ -144,7 +144,8 @@ def _read_text(path: str | Path) -> str:
         line = error.object[: error.start].count(b"\n") + 1
         raise InputError(f"{path}:{line} is not UTF-8; save the file as UTF-8") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read: {reason}; name a file that can") from None
 
 
 def _parse(text: str, name: str) -> Document:
@@ -158,7 +159,9 @@ def _parse(text: str, name: str) -> Document:
         raise InputError(f"{name}:{line} broken YAML: {what}") from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
-        raise InputError(f"{name}:{line} broken YAML: character {error.character!r} is not allowed") from None
+        raise InputError(
+            f"{name}:{line} broken YAML: character U+{error.character:04X} is not allowed; remove it"
+        ) from None
     except (ValueError, OverflowError):  # chr() of an escape such as "\\Uffffffff"
         raise InputError(
             f"{name}:1 broken YAML: an escape stands for no character; write the character itself"

@@ -65,9 +65,10 @@ def _file(path: Path, name: str) -> list[Row]:
     except FileNotFoundError:
         raise InputError(f"{name}: no such file; correct the path") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{name}: damaged gzip file: {error}") from None
+        raise InputError(f"{name}: damaged gzip file, save it again: {error}") from None
     except (OSError, ValueError) as error:  # ValueError: NUL or half a surrogate pair in the name
-        raise InputError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name}: cannot be read: {reason}; name a file that can") from None
     if ".jsonl" in path.suffixes:
         return _json_lines(content, name)
     if ".csv" in path.suffixes:
@@ -125,7 +126,9 @@ def _csv(content: bytes, name: str) -> list[Row]:
     try:
         header = next(reader, [])
         if len(set(header)) < len(header):
-            raise InputError(f"{name} row 1: the header names a column twice: {', '.join(header)}")
+            raise InputError(
+                f"{name} row 1: the header names a column twice: {', '.join(header)}. Rename one."
+            )
         for number, cells in enumerate(reader, start=2):
             place = f"{name} row {number}"
             if len(cells) == len(header):
@@ -144,7 +147,7 @@ def _parquet(content: bytes, name: str) -> list[dict[str, Any]]:
     try:
         return pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{name}: damaged Parquet file: {_first_line(error)}") from None
+        raise InputError(f"{name}: damaged Parquet file, save it again: {_first_line(error)}") from None
 
 
 def _directory(source: str, split: str) -> Iterable[Mapping[str, Any]]:
@@ -154,7 +157,7 @@ def _directory(source: str, split: str) -> Iterable[Mapping[str, Any]]:
         found = datasets.load_from_disk(source)
     except Exception as error:  # datasets raises errors of Arrow, fsspec and json as they come
         raise InputError(
-            f"{source}: not a directory that datasets' save_to_disk wrote: {_first_line(error)}"
+            f"{source}: not a directory that datasets' save_to_disk wrote; name one, or a file: {_first_line(error)}"
         ) from None
     if isinstance(found, datasets.DatasetDict):
         if split not in found:
@@ -173,7 +176,7 @@ def _hub(
     except Exception as error:  # the hub client raises errors of many libraries
         raise InputError(
             f"{source}: no such file or directory here, and not loaded from the hub "
-            f"(split {split!r}): {_first_line(error)}"
+            f"(split {split!r}); correct data.source: {_first_line(error)}"
         ) from None
     assert isinstance(found, datasets.Dataset)
     return found.to_list()

@@ -96,7 +96,7 @@ def test_labels_come_on_top_and_their_held_out_agreement_is_told(calibrate, rows
         ),
         (["--pairs", "good.jsonl", "--labels", "5"], "--labels: good.jsonl has 2 pairs, fewer than 5"),
         (["--pairs", "missing.jsonl"], "missing.jsonl"),
-        (["data.count=1"], "calibration contrasts prompts with one another"),
+        (["data.count=1"], "cagsr calibrate contrasts prompts with one another"),
     ],
 )
 def test_what_cannot_be_calibrated_is_said(calibrate, rows, arguments, message):

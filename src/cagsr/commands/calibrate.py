@@ -103,7 +103,7 @@ def _some(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
     distinct = list({prompt.text: prompt for prompt in prompts}.values())
     if len(distinct) < 2:
         raise InputError(
-            "calibration contrasts prompts with one another, and there is only one; give more data"
+            "cagsr calibrate contrasts prompts with one another, and there is only one; give more data"
         )
     return Random(f"calibration {seed}").sample(distinct, min(count, len(distinct)))
 
