@@ -167,6 +167,7 @@ def test_overrides_win_over_the_file_and_the_last_one_over_the_others(tmp_path):
         ("data.task.name=x", "override data.task.name: data.task is not a mapping"),
         ("train.steps=many", 'override train.steps: got "many", expected an integer of at least 1'),
         ("data=3", "override data: got 3, expected a mapping with the keys task"),
+        ("dta.task=qa", "override dta.task: unknown key 'dta'; did you mean 'data'?"),
     ],
 )
 def test_a_broken_override_is_refused_by_name(tmp_path, override, message):

@@ -102,6 +102,11 @@ def test_rows_are_numbered_as_an_editor_shows_them(tmp_path):
         ('{"text": "x"}', "row 2: no 'prompt'."),
         ('{"prompt": "x"', "row 2: invalid JSON at column 15: Expecting ',' delimiter."),
         ('["x"]', "row 2: expected a JSON object, got list."),
+        ('{"prompt": "x", "y": ' + "[" * 64 + "]" * 64 + "}", "row 2: brackets nested more than 64 deep."),
+        (
+            '{"prompt": "x", "y": ' + '{"z": ' * 900 + "1" + "}" * 901,
+            "row 2: brackets nested more than 64 deep.",
+        ),
         ("[" * 100_000, "row 2: invalid JSON: a number too long, or brackets too deep."),
         ('{"prompt": "a", "prompt": "b"}', "row 2: invalid JSON: the key 'prompt' twice."),
         ('{"prompt": [{"role": "user", "role": "x"}]}', "row 2: invalid JSON: the key 'role' twice."),
@@ -121,6 +126,13 @@ def test_a_bad_row_is_named_with_the_mend_or_dropped_and_counted(tmp_path, line,
     kept, report = encode(map_columns(read(str(path))), TOKENIZER, skip_invalid=True)
     assert [prompt.text for prompt in kept] == ["good"]
     assert str(report).startswith("1 of 2 rows used; 1 invalid dropped (first: ")
+
+
+def test_rows_with_many_brackets_that_are_not_nested_are_read(tmp_path):
+    slots = [[["a"]] * 3] * 20
+    deep = '{"prompt": "x", "y": ' + "[" * 63 + "]" * 63 + "}"
+    path = file(tmp_path, "d.jsonl", json.dumps({"prompt": "x", "slots": slots}) + "\n" + deep)
+    assert [row.problem for row in read(str(path))] == [None, None]
 
 
 def test_many_bad_rows_are_told_together_and_the_rest_counted(tmp_path):

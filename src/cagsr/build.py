@@ -242,6 +242,9 @@ def read_rows(config: Config, split: str, need_reference: bool = False) -> list[
         need_reference=need_reference,
     )
     data.refuse_invalid(rows, given.skip_invalid)
+    followup, names = config.metrics.followup_column, {name for row in rows for name in row.values}
+    if split != "train" and followup is not None and followup not in names:
+        raise InputError(f"metrics.followup_column: no {followup!r} column{closest(followup, names)}")
     return rows
 
 

@@ -75,7 +75,10 @@ class Document:
     name: str = "config"
 
     def place(self, path: KeyPath) -> str:
-        """Where the key at ``path``, or else the nearest key around it, was written."""
+        """Where the key at ``path`` was written, or else a key below it, or the nearest around it."""
+        below = [place for other, place in self.places.items() if path and other[: len(path)] == path]
+        if below and path not in self.places:
+            return below[0]
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path, self.name)

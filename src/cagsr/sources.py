@@ -20,6 +20,7 @@ from cagsr.errors import InputError, closest
 __all__ = ["FILES", "Row", "read", "rows_of"]
 
 FILES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+DEEPEST = 64
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,18 @@ def _json_row(line: bytes, place: str) -> Row:
         return Row(place=place, problem="invalid JSON: a number too long, or brackets too deep")
     if not isinstance(values, dict):
         return Row(place=place, problem=f"expected a JSON object, got {type(values).__name__}")
+    if line.count(b"[") + line.count(b"{") > DEEPEST and _is_deep(values):
+        return Row(place=place, problem=f"brackets nested more than {DEEPEST} deep")
     return Row(values, place)
+
+
+def _is_deep(values: Any) -> bool:
+    """Whether what is done with every row, printing it say, could go deeper than Python does."""
+    level = [values]
+    for _ in range(DEEPEST):
+        nested = [item for item in level if isinstance(item, dict | list)]
+        level = [inner for item in nested for inner in (item.values() if isinstance(item, dict) else item)]
+    return any(isinstance(item, dict | list) for item in level)
 
 
 def _csv(content: bytes, name: str) -> list[Row]:

@@ -68,6 +68,23 @@ def test_a_holdout_column_parts_the_rows(source):
     assert sum(map(len, parts)) == 40
 
 
+def test_a_row_that_cannot_be_parted_is_told_of_where_the_others_are_trained_on(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{bad\n{"prompt": "x", "part": "\\ud800"}\n')
+    given = config(f"data.source={path}", "data.holdout_column=part")
+    parts = [build.build_rows(given, split) for split in ("train", "development", "heldout")]
+    assert [row.place for row in parts[0] if row.problem] == [f"{path} row 1"]
+    assert sum(map(len, parts)) == 2
+
+
+def test_a_follow_up_column_that_no_row_has_is_said_before_a_model_is_loaded(source):
+    given = config(source, "data.holdout_column=part", "metrics.followup_column=prat")
+    with pytest.raises(
+        InputError, match=r"metrics\.followup_column: no 'prat' column; did you mean 'part'\?"
+    ):
+        build.read_rows(given, "heldout")
+
+
 # The command
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from importlib import resources
 from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
@@ -126,6 +127,11 @@ def keys() -> tuple[str, ...]:
     return tuple(_dotted(yaml.safe_load(reference())))
 
 
+@cache
+def presets() -> tuple[dict[str, Any], ...]:
+    return tuple(yaml.safe_load((resources.files("cagsr") / "presets.yaml").read_text("utf-8")).values())
+
+
 def _dotted(mapping: Mapping[str, Any], head: str = "") -> Iterator[str]:
     for key, value in mapping.items():
         yield head + key
@@ -145,6 +151,15 @@ def broken_config(random: Random) -> Given:
     if random.random() < 0.15:
         content = random.choice(BYTE_MUTATIONS)(content, random)
     return Given(content, overrides)
+
+
+def broken_preset(random: Random) -> bytes:
+    """A file of reward terms in which something is wrong in most cases."""
+    lines = yaml.safe_dump(random.choice(presets()), sort_keys=False).split("\n")
+    for _ in range(random.choice((1, 1, 2, 4))):
+        random.choice(LINE_MUTATIONS)(lines, random)
+    content = "\n".join(lines).encode("utf-8", "surrogatepass")
+    return content if random.random() < 0.85 else random.choice(BYTE_MUTATIONS)(content, random)
 
 
 def _override(random: Random) -> str:

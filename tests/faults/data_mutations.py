@@ -182,6 +182,7 @@ RAW_LINES = (
         b'{"prompt": "a\x01b"}',
         b"\xef\xbb\xbf{}",
     ),
+    *(b'{"prompt": "city", "x": ' + b"[" * deep + b"]" * deep + b"}" for deep in (64, 900)),
     *(b"\xe2\x80\xa8", b"\x0b\x0c", b"\x85", b"\x1c"),
 )
 

@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 import torch
 from accelerate.state import AcceleratorState
-from config_mutations import Given, broken_config
+from config_mutations import Given, broken_config, broken_preset
 from data_mutations import broken_data
 from rows_accounted_for import lost_rows
 from transformers.utils import logging
@@ -62,23 +62,22 @@ def prove(count: int, random: Random, advance: Callable[[], None]) -> list[str]:
 def problems(seed: int) -> list[str]:
     """What is wrong with the answer to the item of this seed."""
     random = Random(seed)
-    kind, by_command_line = random.choice(("config", "data")), random.random() < BY_COMMAND_LINE
-    item = {"config": (_config, _config_by_command_line), "data": (_data, _data_by_command_line)}
-    with _elsewhere() as place:
+    (kind,), by_command_line = random.choices(tuple(KINDS), (5, 5, 1)), random.random() < BY_COMMAND_LINE
+    with _elsewhere():
         try:
             with _in_time(SECONDS):
-                return [f"{kind}: {problem}" for problem in item[kind][by_command_line](place, random)]
+                return [f"{kind}: {problem}" for problem in KINDS[kind][by_command_line](random)]
         except Hang:
             return [f"{kind}: no answer in {SECONDS} s"]
 
 
 @contextlib.contextmanager
-def _elsewhere() -> Iterator[Path]:
+def _elsewhere() -> Iterator[None]:
     started = Path.cwd()
     with tempfile.TemporaryDirectory() as place:
         os.chdir(place)
         try:
-            yield Path(place)
+            yield
         finally:
             os.chdir(started)
 
@@ -100,7 +99,7 @@ def _in_time(seconds: float) -> Iterator[None]:
 # Configs ----------------------------------------------------------------------------------------------------------
 
 
-def _config(place: Path, random: Random) -> list[str]:
+def _config(random: Random) -> list[str]:
     answer = _answer(_write(broken_config(random)))
     return [] if answer is None else answer[1]
 
@@ -143,10 +142,20 @@ def _bug(error: Exception) -> str:
     return f"no plain message but {type(error).__name__}{line}: {str(error)[:80]!r}"
 
 
+def _preset(random: Random) -> list[str]:
+    answer = _answer((None, _with_preset(random)))
+    return [] if answer is None else answer[1]
+
+
+def _with_preset(random: Random) -> list[str]:
+    Path("p.yaml").write_bytes(broken_preset(random))
+    return ["data.task=slots", "reward.preset=p.yaml"]
+
+
 # Data -------------------------------------------------------------------------------------------------------------
 
 
-def _data(place: Path, random: Random) -> list[str]:
+def _data(random: Random) -> list[str]:
     given = broken_data(random)
     given.write()
     try:
@@ -160,7 +169,7 @@ def _data(place: Path, random: Random) -> list[str]:
 # The whole command ------------------------------------------------------------------------------------------------
 
 
-def _config_by_command_line(place: Path, random: Random) -> list[str]:
+def _config_by_command_line(random: Random) -> list[str]:
     while (answer := _answer(arguments := _write(broken_config(random)))) is None:
         pass
     path, overrides = arguments
@@ -168,11 +177,15 @@ def _config_by_command_line(place: Path, random: Random) -> list[str]:
     return wrong or _refused([*([] if path is None else ["--config", path]), "--", *overrides], message)
 
 
-def _data_by_command_line(place: Path, random: Random) -> list[str]:
+def _data_by_command_line(random: Random) -> list[str]:
     given = broken_data(random)
     given.write()
     settings = [f"data.{key}={json.dumps(value)}" for key, value in given.settings()]
     return _refused([*settings, f"model.name={_models() / random.choice(('t5', 'llama'))}", *SMALL])
+
+
+def _preset_by_command_line(random: Random) -> list[str]:
+    return _refused([*_with_preset(random), f"model.name={_models() / 't5'}", *SMALL])
 
 
 def _refused(arguments: list[str], message: str | None = None) -> list[str]:
@@ -217,6 +230,13 @@ def _run(arguments: list[str]) -> tuple[object, str]:
             AcceleratorState._reset_state(reset_partial_state=True)
     streams[1].seek(0)
     return code, streams[1].read()
+
+
+KINDS: dict[str, tuple[Callable[[Random], list[str]], Callable[[Random], list[str]]]] = {
+    "config": (_config, _config_by_command_line),
+    "data": (_data, _data_by_command_line),
+    "preset": (_preset, _preset_by_command_line),
+}
 
 
 @cache

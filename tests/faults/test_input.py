@@ -93,7 +93,7 @@ def test_text_that_is_tidied_up_is_found(monkeypatch: pytest.MonkeyPatch):
     def tidy(row: Row, *given) -> Row:
         found = mapped(row, *given)
         if isinstance(prompt := found.values.get("prompt"), str):
-            found = replace(found, values={**found.values, "prompt": prompt.strip()})
+            found = replace(found, values={**found.values, "prompt": prompt.capitalize()})
         return found
 
     monkeypatch.setattr(data, "_mapped", tidy)

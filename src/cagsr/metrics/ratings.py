@@ -41,7 +41,7 @@ def read_ratings(path: str | Path) -> Ratings:
     that is no rating, and where the file is missing or has none.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         raise InputError(f"metrics.ratings: {path} cannot be read: {error}") from error
     latest: dict[tuple[str, str, str, str], dict[str, int]] = {}
@@ -62,7 +62,7 @@ def read_ratings(path: str | Path) -> Ratings:
 def _row(line: str, place: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: not JSON ({error})") from error
     if not isinstance(row, dict):
         raise InputError(f"{place}: expected an object with {', '.join((*KEYS, *ASPECTS))}")
