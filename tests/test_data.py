@@ -238,6 +238,10 @@ def test_references_are_found_where_trl_puts_them(row, reference):
         ({"prompt": "p"}, "reference must be text, got null"),
         ({"prompt": "p", "reference": 3}, "reference must be text, got 3"),
         ({"prompt": "p", "completion": " "}, "reference is empty"),
+        (
+            {"prompt": "p", "reference": "\ud800"},
+            "reference holds half of a surrogate pair, which is no character",
+        ),
     ],
 )
 def test_a_demanded_reference_must_be_text(row, problem):
@@ -295,6 +299,12 @@ def test_trap_26_a_template_that_rewrites_the_users_words_is_refused():
     rows = map_columns(rows_of([{"messages": CONVERSATION}], "d"))
     with pytest.raises(InputError, match=r"d row 1: the chat template changes what the user wrote\."):
         encode(rows, shouting)
+
+
+def test_half_a_character_that_a_template_writes_is_refused():
+    messages = [{"role": "\ud800", "content": "x"}, {"role": "user", "content": "y"}]
+    with pytest.raises(InputError, match=r"d row 1: prompt holds half of a surrogate pair"):
+        encode(map_columns(rows_of([{"messages": messages}], "d")), byte_tokenizer(CHAT))
 
 
 def test_a_template_that_refuses_a_conversation_names_the_row():

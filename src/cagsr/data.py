@@ -12,7 +12,7 @@ from cagsr.errors import InputError, near
 from cagsr.sources import Row
 from cagsr.types import Prompt
 
-__all__ = ["DataReport", "Overlong", "encode", "map_columns", "refuse_invalid"]
+__all__ = ["DataReport", "Overlong", "demand_whole", "encode", "map_columns", "refuse_invalid"]
 
 Overlong = Literal["error", "drop", "truncate_left", "truncate_right"]
 
@@ -129,6 +129,11 @@ def _mapped(row: Row, prompt_column: str, reference_columns: tuple[str, ...], de
         given = next((values[name] for name in reference_columns if values.get(name) is not None), reply)
         if isinstance(given, list) and given and all(isinstance(turn, dict) for turn in given):
             given = given[-1].get("content")
+        demand_whole(
+            "prompt", prompt if isinstance(prompt, str) else "".join(turn["content"] for turn in prompt)
+        )
+        if isinstance(given, str):
+            demand_whole("reference", given)
         if demanded and not isinstance(given, str):
             raise ValueError(f"reference must be text, got {_shown(given)}")
         if demanded and not str(given).strip():
@@ -139,6 +144,12 @@ def _mapped(row: Row, prompt_column: str, reference_columns: tuple[str, ...], de
     if isinstance(given, str):
         values["reference"] = given
     return replace(row, values=values)
+
+
+def demand_whole(name: str, text: str) -> None:
+    """Raises ValueError in words for a text that no tokenizer reads: JSON may hold half a surrogate pair."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"{name} holds half of a surrogate pair, which is no character")
 
 
 def encode(
@@ -235,8 +246,7 @@ def _prompt(row: Row, index: int, tokenizer: PreTrainedTokenizerBase, special: f
     prompt = row.values["prompt"]
     conversational = not isinstance(prompt, str)
     text, content = render(prompt, tokenizer) if conversational else (prompt, ((0, len(prompt)),))
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("prompt holds half of a surrogate pair, which is no character")
+    demand_whole("prompt", text)  # a template writes more of a conversation than its contents
     # A chat template writes the special tokens itself; the tokenizer must not add them a second time.
     encoded = tokenizer(
         text, add_special_tokens=not conversational, return_offsets_mapping=True, verbose=False

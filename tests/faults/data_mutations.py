@@ -96,7 +96,7 @@ def _no_text(random: Random) -> Any:
 
 
 def _messages(random: Random) -> Any:
-    roles = ("user", "assistant", "system", "user", "tool", "", "USER")
+    roles = ("user", "assistant", "system", "user", "tool", "", "USER", "\ud800")
     turns: list[Any] = [
         {"role": random.choice(roles), "content": _text(random)}
         for _ in range(random.choice((0, 1, 1, 2, 3)))
@@ -271,30 +271,28 @@ def _parquet(kind: str, rows: list[dict[str, Any]], random: Random) -> Written:
 
 def _directory(kind: str, rows: list[dict[str, Any]], random: Random) -> Written:
     table, asked = _columns(rows), random.choice(("train", "train", "trian"))
-    splits = random.random() < 0.5
+    splits, damaged = random.random() < 0.5, random.random() < 0.3
 
     def write() -> None:
         datasets.disable_progress_bars()
         made = datasets.Dataset.from_list(table)
         (datasets.DatasetDict({"train": made}) if splits else made).save_to_disk("directory")
-        if random.random() < 0.3:
+        if damaged:
             broken = random.choice([path for path in sorted(Path("directory").rglob("*")) if path.is_file()])
             broken.write_bytes(
                 random.choice((b"", b"{}", b"null", random.randbytes(40), broken.read_bytes()[:-7]))
             )
 
-    return "directory", write, None if random.random() < 0.3 else list(table), asked
+    return "directory", write, None if damaged else list(table), asked
 
 
-def _file(kind: str, content: bytes, truth: list[Mapping[str, Any] | None], random: Random) -> Written:
+def _file(kind: str, content: bytes, truth: list[Mapping[str, Any] | None] | None, random: Random) -> Written:
     name = random.choice(("d",) * 8 + ("a b", "é🎈", "d\u202e", "d\x1b[2J", "\udcff")) + kind
     if kind.endswith(".gz"):
         content = gzip.compress(content, 1, mtime=0)
-    sound: list[Mapping[str, Any] | None] | None = truth
     if random.random() < 0.15:
-        content, sound = random.choice(DAMAGES)(content, random), None
-
-    return name, lambda: Path(name).write_bytes(content), sound, "train"
+        content, truth = random.choice(DAMAGES)(content, random), None
+    return name, lambda: Path(name).write_bytes(content), truth, "train"
 
 
 def _flipped(content: bytes, random: Random) -> bytes:

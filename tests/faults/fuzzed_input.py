@@ -41,6 +41,7 @@ SECONDS = 10  # an item may take
 BY_COMMAND_LINE = 0.02
 SMALL = ("train.steps=1", "train.prompts_per_step=2", "train.micro_batch=6")
 SMALL += ("sampling.candidates=3", "sampling.max_new_tokens=7", "run.directory=run")
+SMALL += ("data.count=11", "data.evaluation_count=5")
 
 
 class Hang(BaseException):

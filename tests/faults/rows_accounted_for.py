@@ -149,7 +149,7 @@ def _changed(
     if len(prompt.offsets) != len(prompt.ids) or not all(0 <= s <= e <= len(text) for s, e in prompt.offsets):
         wrong.append(f"{row.place}: offsets outside the text")
     if isinstance(asked, str) and "▁" not in text and reader in _byte_level() and not SPECIAL.search(text):
-        decoded = reader.decode(prompt.ids, skip_special_tokens=True)
+        decoded = reader.decode(list(prompt.ids), skip_special_tokens=True)
         wrong += [] if decoded in (text, f" {text}") else [f"{row.place}: {text!r} is decoded as {decoded!r}"]
     return [problem[:300] for problem in wrong]
 

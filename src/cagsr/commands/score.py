@@ -137,10 +137,15 @@ def _rows(config: Config, source: str) -> list[sources.Row]:
 
 
 def _no_response(row: sources.Row) -> str | None:
-    if isinstance(row.values.get("response"), str):
-        return None
-    found = ", ".join(map(repr, row.values)) or "none"
-    return f"'response' must be text; this row's columns: {found}"
+    response = row.values.get("response")
+    if not isinstance(response, str):
+        found = ", ".join(map(repr, row.values)) or "none"
+        return f"'response' must be text; this row's columns: {found}"
+    try:
+        data.demand_whole("response", response)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _make_directory(path: Path) -> None:
