@@ -42,6 +42,14 @@ BY_COMMAND_LINE = 0.02
 SMALL = ("train.steps=1", "train.prompts_per_step=2", "train.micro_batch=6")
 SMALL += ("sampling.candidates=3", "sampling.max_new_tokens=7", "run.directory=run")
 SMALL += ("data.count=11", "data.evaluation_count=5")
+SCRATCH = (
+    "sft.steps=1",
+    "sft.directory=run",
+    "sft.batch_size=2",
+    "sft.scratch.layers=1",
+    "sft.scratch.hidden=8",
+)
+SCRATCH += ("sft.scratch.heads=2", "sft.scratch.vocabulary=300")
 
 
 class Hang(BaseException):
@@ -182,6 +190,8 @@ def _data_by_command_line(random: Random) -> list[str]:
     given = broken_data(random)
     given.write()
     settings = [f"data.{key}={json.dumps(value)}" for key, value in given.settings()]
+    if random.random() < 0.3:
+        return _refused([*settings, *SMALL, *SCRATCH], command="sft")
     return _refused([*settings, f"model.name={_models() / random.choice(('t5', 'llama'))}", *SMALL])
 
 
@@ -189,10 +199,10 @@ def _preset_by_command_line(random: Random) -> list[str]:
     return _refused([*_with_preset(random), f"model.name={_models() / 't5'}", *SMALL])
 
 
-def _refused(arguments: list[str], message: str | None = None) -> list[str]:
-    """What is wrong with how `cagsr train` answers: it refuses in the words of ``message``, or, without, may train."""
+def _refused(arguments: list[str], message: str | None = None, command: str = "train") -> list[str]:
+    """What is wrong with how a command answers: it refuses in the words of ``message``, or, without, may train."""
     before = set(os.listdir())
-    code, said = _run(arguments)
+    code, said = _run([command, *arguments])
     if code == 0 and message is None:
         return [] if Path("run/summary.json").is_file() else ["exit 0 without a summary"]
     if code not in (2, 4):
@@ -211,12 +221,12 @@ def _refused(arguments: list[str], message: str | None = None) -> list[str]:
 
 
 def _run(arguments: list[str]) -> tuple[object, str]:
-    """Exit code and standard error of `cagsr train`, in this process; its streams are as strict as a terminal's."""
+    """Exit code and standard error of the command line, in this process; its streams are as strict as a terminal's."""
     AcceleratorState._reset_state(reset_partial_state=True)
     streams = [io.TextIOWrapper(io.BytesIO(), "utf-8", errors) for errors in ("strict", "backslashreplace")]
     code: object = None
     with (
-        patch.object(sys, "argv", ["cagsr", "train", *arguments]),
+        patch.object(sys, "argv", ["cagsr", *arguments]),
         patch.object(sys, "path", [*sys.path]),
         contextlib.redirect_stdout(streams[0]),
         contextlib.redirect_stderr(streams[1]),
