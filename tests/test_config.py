@@ -88,6 +88,11 @@ def test_a_misspelt_override_is_named_as_an_override(tmp_path):
             "trains: {}",
             "unknown key 'trains'; did you mean 'train'?",
         ),
+        ("model: {learning_rate: 1}", "unknown key 'learning_rate' in model; it belongs to train or sft"),
+        ("Learning-Rate: 1", "unknown key 'Learning-Rate'; it belongs to train or sft"),
+        ("reward: {kind: idf}", "unknown key 'kind' in reward; it belongs to reward.salience"),
+        ("compare: {seed: 1}", "unknown key 'seed'; did you mean 'seeds'?"),
+        ("sampling: {TopK: 1}", "unknown key 'TopK'; did you mean 'top_k'?"),
     ],
 )
 def test_a_wrong_value_is_answered_by_what_was_expected(tmp_path, line, message):
@@ -162,6 +167,7 @@ def test_overrides_win_over_the_file_and_the_last_one_over_the_others(tmp_path):
         ("data.task.name=x", "override data.task.name: data.task is not a mapping"),
         ("train.steps=many", 'override train.steps: got "many", expected an integer of at least 1'),
         ("data=3", "override data: got 3, expected a mapping with the keys task"),
+        ("dta.task=qa", "override dta.task: unknown key 'dta'; did you mean 'data'?"),
     ],
 )
 def test_a_broken_override_is_refused_by_name(tmp_path, override, message):
@@ -273,6 +279,24 @@ def sections(model):
 
 def test_every_key_says_what_it_means():
     assert [field for field in sections(Config) if not field.description] == []
+
+
+@pytest.mark.parametrize("pattern", ["[", "x{9999999999}", "(?z)", "(" * 500 + ")" * 500])
+def test_a_pattern_that_is_none_is_said_where_it_stands(tmp_path, pattern):
+    text = f"{TASK}reward:\n  salience:\n    kind: span\n    pattern: '{pattern}'\n"
+    assert complaint(tmp_path, text).startswith(
+        f"cfg.yaml:5 reward.salience.pattern: {pattern!r} is no regular"
+    )
+
+
+@pytest.mark.parametrize("key", ["run.directory", "reward.preset", "data.source"])
+def test_a_name_that_is_too_long_for_a_file_is_refused(key):
+    long = "x" * 300 + {"run.directory": "", "reward.preset": ".yaml", "data.source": ".csv"}[key]
+    config = Config.load(
+        None, ["model.name=m", *["data.task=slots"] * (key != "data.source"), f"{key}={long}"]
+    )
+    with pytest.raises(InputError, match=rf"^{key}: "):
+        check_paths(config)
 
 
 def test_paths_are_checked_before_a_model_loads(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from cagsr.data import encode, map_columns
+from cagsr.data import encode, map_columns, refuse_invalid
 from cagsr.errors import InputError
 from cagsr.sources import read, rows_of
 
@@ -102,7 +102,14 @@ def test_rows_are_numbered_as_an_editor_shows_them(tmp_path):
         ('{"text": "x"}', "row 2: no 'prompt'."),
         ('{"prompt": "x"', "row 2: invalid JSON at column 15: Expecting ',' delimiter."),
         ('["x"]', "row 2: expected a JSON object, got list."),
+        ('{"prompt": "x", "y": ' + "[" * 64 + "]" * 64 + "}", "row 2: brackets nested more than 64 deep."),
+        (
+            '{"prompt": "x", "y": ' + '{"z": ' * 900 + "1" + "}" * 901,
+            "row 2: brackets nested more than 64 deep.",
+        ),
         ("[" * 100_000, "row 2: invalid JSON: a number too long, or brackets too deep."),
+        ('{"prompt": "a", "prompt": "b"}', "row 2: invalid JSON: the key 'prompt' twice."),
+        ('{"prompt": [{"role": "user", "role": "x"}]}', "row 2: invalid JSON: the key 'role' twice."),
         (b'{"prompt": "\xff"}', "row 2: byte 13 is not UTF-8; save the file as UTF-8."),
         ('{"prompt": "\\ud83d"}', "row 2: prompt holds half of a surrogate pair, which is no character."),
         ('{"prompt": "</s><pad>"}', "row 2: no content tokens: special or unknown tokens only."),
@@ -115,10 +122,17 @@ def test_rows_are_numbered_as_an_editor_shows_them(tmp_path):
 def test_a_bad_row_is_named_with_the_mend_or_dropped_and_counted(tmp_path, line, message):
     raw = line if isinstance(line, bytes) else line.encode()
     path = file(tmp_path, "d.jsonl", b'{"prompt": "good"}\n' + raw + b"\n")
-    assert refusal(path) == f"d.jsonl {message} Remove it or pass data.skip_invalid=true."
+    assert refusal(path) == f"d.jsonl {message} Remove it or pass --skip-invalid."
     kept, report = encode(map_columns(read(str(path))), TOKENIZER, skip_invalid=True)
     assert [prompt.text for prompt in kept] == ["good"]
     assert str(report).startswith("1 of 2 rows used; 1 invalid dropped (first: ")
+
+
+def test_rows_with_many_brackets_that_are_not_nested_are_read(tmp_path):
+    slots = [[["a"]] * 3] * 20
+    deep = '{"prompt": "x", "y": ' + "[" * 63 + "]" * 63 + "}"
+    path = file(tmp_path, "d.jsonl", json.dumps({"prompt": "x", "slots": slots}) + "\n" + deep)
+    assert [row.problem for row in read(str(path))] == [None, None]
 
 
 def test_many_bad_rows_are_told_together_and_the_rest_counted(tmp_path):
@@ -175,7 +189,8 @@ def test_a_hub_name_is_loaded_by_datasets_and_its_failure_is_one_message(monkeyp
     with pytest.raises(InputError) as caught:
         read("some/where")
     assert str(caught.value) == (
-        "some/where: no such file or directory here, and not loaded from the hub (split 'train'): offline"
+        "some/where: no such file or directory here, and not loaded from the hub (split 'train'); "
+        "correct data.source: offline"
     )
 
 
@@ -223,6 +238,10 @@ def test_references_are_found_where_trl_puts_them(row, reference):
         ({"prompt": "p"}, "reference must be text, got null"),
         ({"prompt": "p", "reference": 3}, "reference must be text, got 3"),
         ({"prompt": "p", "completion": " "}, "reference is empty"),
+        (
+            {"prompt": "p", "reference": "\ud800"},
+            "reference holds half of a surrogate pair, which is no character",
+        ),
     ],
 )
 def test_a_demanded_reference_must_be_text(row, problem):
@@ -280,6 +299,12 @@ def test_trap_26_a_template_that_rewrites_the_users_words_is_refused():
     rows = map_columns(rows_of([{"messages": CONVERSATION}], "d"))
     with pytest.raises(InputError, match=r"d row 1: the chat template changes what the user wrote\."):
         encode(rows, shouting)
+
+
+def test_half_a_character_that_a_template_writes_is_refused():
+    messages = [{"role": "\ud800", "content": "x"}, {"role": "user", "content": "y"}]
+    with pytest.raises(InputError, match=r"d row 1: prompt holds half of a surrogate pair"):
+        encode(map_columns(rows_of([{"messages": messages}], "d")), byte_tokenizer(CHAT))
 
 
 def test_a_template_that_refuses_a_conversation_names_the_row():
@@ -351,6 +376,24 @@ def test_truncation_cuts_what_the_user_wrote_and_never_the_template(overlong, te
         encode(rows, tokenizer, max_prompt_tokens=len(whole.ids) - 12, overlong=overlong)
 
 
+@pytest.mark.parametrize(
+    ("overlong", "limit", "text"),
+    [
+        ("truncate_left", 4, "éb"),
+        ("truncate_left", 3, "b"),
+        ("truncate_left", 2, "b"),
+        ("truncate_right", 4, "aé"),
+        ("truncate_right", 3, "a"),
+        ("truncate_right", 2, "a"),
+    ],
+)
+def test_a_character_of_several_tokens_is_cut_whole(overlong, limit, text):
+    # a, é and b are 1, 2 and 1 tokens, and </s> is one more.
+    (prompt,), _ = prompts("aéb", max_prompt_tokens=limit, overlong=overlong)
+    assert prompt.text == text
+    assert TOKENIZER.decode(prompt.ids) == text + "</s>"
+
+
 def test_duplicates_are_counted_and_kept():
     kept, report = prompts(*["same"] * 31, "other", "same")
     assert len(kept) == 33
@@ -358,12 +401,44 @@ def test_duplicates_are_counted_and_kept():
 
 
 def test_distinct_prompts_keep_the_first_row_of_each_and_count_the_rest():
-    rows = rows_of(
-        [{"prompt": text, "reference": text + "!"} for text in ("b", "a", "b", "c", "a", "b")], "d"
-    )
+    rows = rows_of([{"prompt": text[0], "reference": text} for text in ("b", "a", "b!", "c", "a", "b!")], "d")
     kept, report = encode(map_columns(rows), byte_tokenizer(), distinct=True)
     assert [(prompt.text, prompt.index) for prompt in kept] == [("b", 0), ("a", 1), ("c", 3)]
-    assert str(report) == "3 of 6 rows used; 3 repeat the prompt of an earlier row, dropped."
+    assert str(report) == (
+        "3 of 6 rows used; 3 repeat the prompt of an earlier row, dropped; 2 of 6 rows are duplicates."
+    )
+
+
+def test_dropped_rows_are_listed_and_many_duplicates_warned_of():
+    _, report = prompts("a", *[""] * 11, skip_invalid=True)
+    assert report.warnings() == [
+        *(f"dropped d row {row}: prompt is empty." for row in range(2, 12)),
+        "... and 1 more",
+    ]
+    assert prompts("a", "a", "b", "c")[1].warnings() == []
+    assert prompts("a", "a", "a", "c")[1].warnings() == ["2 of 4 rows are duplicates"]
+
+
+def test_what_needs_no_tokenizer_is_refused_without_one():
+    rows = map_columns(rows_of([{"prompt": "a"}, {"prompt": ""}], "d"))
+    refuse_invalid(rows, skip_invalid=True)
+    with pytest.raises(InputError) as caught:
+        refuse_invalid(rows)
+    assert str(caught.value) == "d row 2: prompt is empty. Remove it or pass --skip-invalid."
+    with pytest.raises(InputError, match=r"none of 1 rows can be used: 0 of 1 rows used; 1 invalid"):
+        refuse_invalid(rows[1:], skip_invalid=True)
+
+
+def test_the_columns_found_are_searched_for_the_one_that_was_meant():
+    rows = rows_of([{"text": "t", "summary": "s", "answers": "a"}], "d")
+    with pytest.raises(
+        InputError, match=r"no 'Sumary' column; .* Did you mean data\.prompt_column: summary\?"
+    ):
+        map_columns(rows, "Sumary")
+    with pytest.raises(
+        InputError, match=r"no 'answer' column; .* Did you mean data\.reference_column: answers\?"
+    ):
+        map_columns(rows, "text", reference_column="answer")
 
 
 def test_a_data_set_without_a_usable_row_is_never_done():

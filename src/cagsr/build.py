@@ -56,6 +56,7 @@ __all__ = [
     "chose_best",
     "has_evaluation_data",
     "packaged",
+    "read_rows",
 ]
 
 PACKAGE = Path(str(resources.files("cagsr")))
@@ -216,7 +217,10 @@ def _held_out(rows: list[sources.Row], column: str, split: str) -> list[sources.
     names = {name for row in rows for name in row.values}
     if column not in names:
         raise InputError(f"data.holdout_column: no {column!r} column{closest(column, names)}")
-    return [row for row in rows if split_of(str(row.values.get(column))) == split]
+    # What a row that cannot be read would have in its column nobody knows: training tells of it.
+    return [
+        row for row in rows if ("train" if row.problem else split_of(str(row.values.get(column)))) == split
+    ]
 
 
 def _one_per(rows: list[sources.Row], column: str) -> list[sources.Row]:
@@ -224,20 +228,12 @@ def _one_per(rows: list[sources.Row], column: str) -> list[sources.Row]:
     return list({str(row.values.get(column)): row for row in reversed(rows)}.values())[::-1]
 
 
-def build_prompts(
-    config: Config, policy: Policy, split: str, need_reference: bool = False
-) -> tuple[list[Prompt], data.DataReport]:
-    """Encoded prompts of a split, and what became of its rows.
+def read_rows(config: Config, split: str, need_reference: bool = False) -> list[sources.Row]:
+    """Rows of a split with their columns mapped: call it before a model is loaded, and hand them to `build_prompts`.
 
-    A causal model's prompt shares its context with the response; an encoder-decoder's has the encoder's to itself,
-    and the response has the decoder's. ``need_reference``: the response is the reference.
+    Raises InputError for all that can be wrong with a data set and needs no tokenizer to be seen.
     """
     given = config.data
-    longest, key = config.sampling.max_new_tokens, "sampling.max_new_tokens"
-    if need_reference:
-        longest, key = config.sft.max_reference_tokens, "sft.max_reference_tokens"
-    policy.check_length(longest, key)
-    causal = policy.readable.kind == "causal"
     rows = data.map_columns(
         build_rows(config, split),
         given.prompt_column,
@@ -245,8 +241,34 @@ def build_prompts(
         given.salience_column,
         need_reference=need_reference,
     )
+    data.refuse_invalid(rows, given.skip_invalid)
+    followup, names = config.metrics.followup_column, {name for row in rows for name in row.values}
+    if split != "train" and followup is not None and followup not in names:
+        raise InputError(f"metrics.followup_column: no {followup!r} column{closest(followup, names)}")
+    return rows
+
+
+def build_prompts(
+    config: Config,
+    policy: Policy,
+    split: str,
+    need_reference: bool = False,
+    rows: Sequence[sources.Row] | None = None,
+) -> tuple[list[Prompt], data.DataReport]:
+    """Encoded prompts of a split, and what became of its rows.
+
+    A causal model's prompt shares its context with the response; an encoder-decoder's has the encoder's to itself,
+    and the response has the decoder's. ``need_reference``: the response is the reference. ``rows`` are what
+    `read_rows` gave for the same split; None: they are read now.
+    """
+    given = config.data
+    longest, key = config.sampling.max_new_tokens, "sampling.max_new_tokens"
+    if need_reference:
+        longest, key = config.sft.max_reference_tokens, "sft.max_reference_tokens"
+    policy.check_length(longest, key)
+    causal = policy.readable.kind == "causal"
     return data.encode(
-        rows,
+        read_rows(config, split, need_reference) if rows is None else rows,
         policy.tokenizer,
         max_prompt_tokens=given.max_prompt_tokens,
         overlong=given.overlong,
@@ -259,19 +281,18 @@ def build_prompts(
     )
 
 
-def build_pairs(config: Config, policy: Policy) -> list[Pair]:
-    """Human preference pairs of ``compare.preferences``; none where it names no file."""
+def build_pairs(config: Config, policy: Policy) -> tuple[list[Pair], data.DataReport]:
+    """Human preference pairs of ``compare.preferences``, and what became of its rows; none where it names no file."""
     given = config.compare.preferences
     if given is None or given == "simulated":
-        return []
-    pairs, _ = read_pairs(
+        return [], data.DataReport()
+    return read_pairs(
         given,
         policy.tokenizer,
         max_prompt_tokens=config.data.max_prompt_tokens,
         overlong=config.data.overlong,
         skip_invalid=config.data.skip_invalid,
     )
-    return pairs
 
 
 def build_checker(config: Config) -> Checker | None:
@@ -282,11 +303,24 @@ def build_checker(config: Config) -> Checker | None:
     known = {**TASKS, **CHECKERS}
     if name in known:
         return known[name]
+    if "." not in name:
+        raise InputError(
+            f"data.checker: no checker {name!r}{closest(name, known)}; "
+            "one of your own is named by its path, package.module.name"
+        )
     module, _, attribute = name.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"data.checker: no checker {name!r}{closest(name, known)} ({error})") from error
+        checker = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # a module of the user's own may raise anything
+        raise InputError(
+            f"data.checker: no checker {name!r} ({type(error).__name__}: {error}); correct its path"
+        ) from error
+    if not all(callable(getattr(checker, method, None)) for method in ("check", "quality")):
+        raise InputError(
+            f"data.checker: {name} is of type {type(checker).__name__}, which has no methods check and quality; "
+            "name an object that has both"
+        )
+    return checker
 
 
 def build_reward(config: Config, checker: Checker | None) -> Reward:

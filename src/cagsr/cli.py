@@ -48,6 +48,12 @@ ConfigFile = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted keys that win over the file.")
 ]
+SkipInvalid = Annotated[
+    bool,
+    typer.Option(
+        "--skip-invalid", help="Drop rows that cannot be used, count and list them, instead of refusing."
+    ),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else.")
 ]
@@ -95,12 +101,13 @@ def sft(
     ] = False,
     accept_changes: AcceptChanges = False,
     max_time: MaxTime = None,
+    skip_invalid: SkipInvalid = False,
     as_json: Json = False,
 ) -> None:
     """Supervised fine-tuning on references: the base to start from."""
     from cagsr.commands.sft import run_sft
 
-    given = _load(config, [*(overrides or []), *_time_limit(max_time)])
+    given = _load(config, overrides, skip_invalid, max_time)
     outcome = run_sft(given, _console(as_json), resume=resume, accept_changes=accept_changes)
     _print_json(outcome, as_json)
 
@@ -114,12 +121,13 @@ def train(
     ] = False,
     accept_changes: AcceptChanges = False,
     max_time: MaxTime = None,
+    skip_invalid: SkipInvalid = False,
     as_json: Json = False,
 ) -> None:
     """Reinforcement learning from prompts alone."""
     from cagsr.commands.train import run_training
 
-    given = _load(config, [*(overrides or []), *_time_limit(max_time)])
+    given = _load(config, overrides, skip_invalid, max_time)
     trained = run_training(given, _console(as_json), resume=resume, accept_changes=accept_changes)
     _print_json(trained.outcome, as_json)
 
@@ -139,6 +147,7 @@ def evaluate(
     sampled: Annotated[
         bool, typer.Option("--sampled", help="Mean over K samples instead of greedy.")
     ] = False,
+    skip_invalid: SkipInvalid = False,
     as_json: Json = False,
 ) -> None:
     """Models side by side on held-out prompts, each compared with the first."""
@@ -153,7 +162,8 @@ def evaluate(
     # Only so that a config with data.source is complete: every model is loaded by its own name.
     overrides.append(f"model.name={json.dumps(next(iter(models.values())))}")
     console = _console(as_json)
-    summary = run_evaluation(_load(config, overrides), models, split, not sampled, console)
+    loaded = _load(config, overrides, skip_invalid)
+    summary = run_evaluation(loaded, models, split, not sampled, console)
     if not as_json:
         which = {"heldout": "held out", "train": "prompts trained on"}.get(split, split)
         title = f"{summary['task']}, {which}, {summary['decoding']}; mean and 95 % interval"
@@ -178,6 +188,7 @@ def compare(
         typer.Option("--resume", help="Go on where a comparison stopped; systems and seeds may be added."),
     ] = False,
     max_time: MaxTime = None,
+    skip_invalid: SkipInvalid = False,
     list_systems: Annotated[bool, typer.Option("--list", help="Name every system, and stop.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -195,7 +206,7 @@ def compare(
     from cagsr.commands.compare import quick as smaller
     from cagsr.leaderboard import leaderboard
 
-    given = _load(config, [*(overrides or []), *_time_limit(max_time)])
+    given = _load(config, overrides, skip_invalid, max_time)
     summary = run_comparison(smaller(given) if quick else given, console, resume=resume)
     seeds = len(summary["seeds"])
     title = f"{summary['task']}, held out, {summary['prompts']} prompts, {seeds} seed{'s'[: seeds > 1]}; 95 % intervals"
@@ -213,6 +224,7 @@ def score(
         Path | None,
         typer.Option(help="Directory for one .npz a row: A [T S], prompt_ids, response_ids, layers."),
     ] = None,
+    skip_invalid: SkipInvalid = False,
 ) -> None:
     """Signals and reward of responses that exist already, by any model."""
     from cagsr.commands.score import score as run_score
@@ -223,7 +235,8 @@ def score(
     chosen = overrides or []
     if config is None and not any(one.startswith(("data.task=", "data.source=")) for one in chosen):
         chosen = [f"data.source={json.dumps(source)}", *chosen]
-    rows = run_score(_load(config, chosen), source, Console(stderr=True), save_attention)
+    loaded = _load(config, chosen, skip_invalid)
+    rows = run_score(loaded, source, Console(stderr=True), save_attention)
     lines = [json.dumps(row) for row in rows]
     if output is None:
         print("\n".join(lines))
@@ -244,6 +257,7 @@ def calibrate(
         str | None, typer.Option(help="JSONL with columns prompt, chosen, rejected: labels on top.")
     ] = None,
     labels: Annotated[int | None, typer.Option(min=2, help="Use only so many of the pairs.")] = None,
+    skip_invalid: SkipInvalid = False,
     as_json: Json = False,
 ) -> None:
     """Fit the weights of a reward's terms to a model, without labels or with a few."""
@@ -252,9 +266,8 @@ def calibrate(
     chosen = overrides or []
     if not any(one.startswith(("reward.preset=", "reward.terms=")) for one in chosen):
         chosen = ["reward.preset=candidates", *chosen]
-    summary = run_calibration(
-        _load(config, chosen), output, _console(as_json), prompts=prompts, pairs=pairs, labels=labels
-    )
+    loaded = _load(config, chosen, skip_invalid)
+    summary = run_calibration(loaded, output, _console(as_json), prompts=prompts, pairs=pairs, labels=labels)
     _print_json(summary, as_json)
 
 
@@ -266,6 +279,7 @@ def probe(
     pairs: Annotated[
         str | None, typer.Option(help="JSONL with columns prompt, chosen, rejected (compare.preferences).")
     ] = None,
+    skip_invalid: SkipInvalid = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as one line of JSON on standard output.")
     ] = False,
@@ -276,7 +290,7 @@ def probe(
 
     chosen = [*(overrides or []), *([] if pairs is None else [f"compare.preferences={json.dumps(pairs)}"])]
     console = _console(as_json)
-    summary = run_probe(_load(config, chosen), console, prompts)
+    summary = run_probe(_load(config, chosen, skip_invalid), console, prompts)
     if as_json:
         print(json.dumps(summary))
     else:
@@ -313,10 +327,13 @@ def reference() -> None:
     print(keys(), end="")
 
 
-def _load(config: Path | None, overrides: list[str] | None) -> Any:
+def _load(
+    config: Path | None, overrides: list[str] | None, skip_invalid: bool, max_time: str | None = None
+) -> Any:
     from cagsr.config import Config
 
-    return Config.load(config, overrides or [])
+    options = [*["data.skip_invalid=true"] * skip_invalid, *_time_limit(max_time)]
+    return Config.load(config, [*(overrides or []), *options])
 
 
 def _time_limit(text: str | None) -> list[str]:

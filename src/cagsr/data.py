@@ -1,29 +1,35 @@
 """From rows to prompts: which column is what, what the model reads of it, and what became of every row."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerBase
 
 from cagsr.conversation import last_exchange, render
-from cagsr.errors import InputError
+from cagsr.errors import InputError, near
 from cagsr.sources import Row
+from cagsr.truncation import content_tokens, truncated
 from cagsr.types import Prompt
 
-__all__ = ["DataReport", "Overlong", "encode", "map_columns"]
+__all__ = ["DataReport", "Overlong", "demand_whole", "encode", "map_columns", "refuse_invalid"]
 
 Overlong = Literal["error", "drop", "truncate_left", "truncate_right"]
 
 # What data sets call a prompt, the likeliest first: only to suggest a column when none was found.
 PROMPT_NAMES = ("prompt", "instruction", "question", "query", "input", "text", "mr", "article", "document")
 SHOWN = 10
+MANY = 0.5
+MEND = " Remove it or pass --skip-invalid."
 
 
 @dataclass
 class DataReport:
-    """What became of the rows: every dropped, cut or repeated one is counted."""
+    """What became of the rows: each is used, invalid, overlong or repeated; truncated and duplicates are among them.
+
+    ``repeated`` are rows dropped because an earlier one has their prompt; ``duplicates`` equal an earlier one whole.
+    """
 
     rows: int = 0
     used: int = 0
@@ -41,11 +47,18 @@ class DataReport:
             parts.append(f"{self.overlong} too long dropped")
         if self.truncated:
             parts.append(f"{self.truncated} truncated")
-        if self.duplicates:
-            parts.append(f"{self.duplicates} of {self.used} rows are duplicates")
         if self.repeated:
             parts.append(f"{self.repeated} repeat the prompt of an earlier row, dropped")
+        if self.duplicates:
+            parts.append(f"{self.duplicates} of {self.rows} rows are duplicates")
         return "; ".join(parts) + "."
+
+    def warnings(self) -> list[str]:
+        """What somebody should look at, a line each: the rows that were dropped as invalid, and many duplicates."""
+        lines = _shortened([f"dropped {line}" for line in self.invalid])
+        if self.duplicates >= MANY * self.rows:
+            lines.append(f"{self.duplicates} of {self.rows} rows are duplicates")
+        return lines
 
 
 def map_columns(
@@ -65,7 +78,7 @@ def map_columns(
     Raises InputError when there are no rows, and when no row has a named column, with a suggestion.
     """
     if not rows:
-        raise InputError("the data set is empty: no rows to use")
+        raise InputError("the data set is empty: no rows to use. Name another data.source or data.split.")
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     if names:
         if prompt_column == "prompt" and "prompt" not in names and "messages" in names:
@@ -79,15 +92,26 @@ def map_columns(
     return [row if row.problem else _mapped(row, prompt_column, columns, demanded) for row in rows]
 
 
+def refuse_invalid(rows: Sequence[Row], skip_invalid: bool = False) -> None:
+    """Find before any tokenizer is loaded what `encode` would refuse for: rows with a problem, or nothing but such.
+
+    Raises InputError, as `encode` does.
+    """
+    invalid = [f"{row.place}: {row.problem}." for row in rows if row.problem]
+    if invalid and not skip_invalid:
+        raise InputError("\n".join(_shortened([line + MEND for line in invalid])))
+    _demand_some(len(rows) - len(invalid), DataReport(rows=len(rows), invalid=invalid))
+
+
 def _demand(names: list[str], kind: str, column: str, rows: Sequence[Row]) -> None:
     if column in names:
         return
     texts = {name for row in rows[:SHOWN] for name, value in row.values.items() if isinstance(value, str)}
     likely = [name for name in PROMPT_NAMES if name in texts] if kind == "prompt" else []
-    near = next(iter([*likely, *(name for name in names if name in texts)]), None)
+    meant = near(column, names) or next(iter([*likely, *(name for name in names if name in texts)]), None)
     raise InputError(
         f"no {column!r} column; found {', '.join(map(repr, names))}."
-        + (f" Did you mean data.{kind}_column: {near}?" if near else "")
+        + (f" Did you mean data.{kind}_column: {meant}?" if meant else "")
     )
 
 
@@ -106,6 +130,11 @@ def _mapped(row: Row, prompt_column: str, reference_columns: tuple[str, ...], de
         given = next((values[name] for name in reference_columns if values.get(name) is not None), reply)
         if isinstance(given, list) and given and all(isinstance(turn, dict) for turn in given):
             given = given[-1].get("content")
+        demand_whole(
+            "prompt", prompt if isinstance(prompt, str) else "".join(turn["content"] for turn in prompt)
+        )
+        if isinstance(given, str):
+            demand_whole("reference", given)
         if demanded and not isinstance(given, str):
             raise ValueError(f"reference must be text, got {_shown(given)}")
         if demanded and not str(given).strip():
@@ -116,6 +145,12 @@ def _mapped(row: Row, prompt_column: str, reference_columns: tuple[str, ...], de
     if isinstance(given, str):
         values["reference"] = given
     return replace(row, values=values)
+
+
+def demand_whole(name: str, text: str) -> None:
+    """Raises ValueError in words for a text that no tokenizer reads: JSON may hold half a surrogate pair."""
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"{name} holds half of a surrogate pair, which is no character")
 
 
 def encode(
@@ -148,14 +183,16 @@ def encode(
     limit = _limit(max_prompt_tokens, context, new_tokens, new_tokens_key)
     report, prompts, refused = DataReport(rows=len(rows)), [], []
     special = frozenset(tokenizer.all_special_ids)
-    seen: set[str] = set()
+    contents, asked = set[int](), set[str]()
     for index, row in enumerate(rows):
-        if distinct and not row.problem:
-            key = str(row.values["prompt"])
-            if key in seen:
+        if not row.problem:
+            content, key = hash(repr(row.values)), str(row.values["prompt"])
+            report.duplicates += content in contents
+            contents.add(content)
+            if distinct and key in asked:
                 report.repeated += 1
                 continue
-            seen.add(key)
+            asked.add(key)
         try:
             prompt = _prompt(row, index, tokenizer, special)
         except ValueError as error:
@@ -166,19 +203,22 @@ def encode(
             prompts.append(prompt)
         elif overlong == "error":
             refused.append(f"{row.place}: {_too_long(tokens, max_prompt_tokens, context, new_tokens)}")
-        elif overlong == "drop" or (cut := _truncated(prompt, limit, overlong == "truncate_left")) is None:
+        elif overlong == "drop" or (cut := truncated(prompt, limit, overlong == "truncate_left")) is None:
             report.overlong += 1
         else:
             report.truncated += 1
             prompts.append(cut)
     if refused or (report.invalid and not skip_invalid):
-        mend = "" if skip_invalid else " Remove it or pass data.skip_invalid=true."
-        raise InputError(_listed([line + mend for line in report.invalid if not skip_invalid] + refused))
+        invalid = [] if skip_invalid else [line + MEND for line in report.invalid]
+        raise InputError("\n".join(_shortened(invalid + refused)))
     report.used = len(prompts)
-    if not prompts:
-        raise InputError(f"none of {report.rows} rows can be used: {report}")
-    report.duplicates = len(prompts) - len({prompt.text for prompt in prompts})
+    _demand_some(report.used, report)
     return prompts, report
+
+
+def _demand_some(usable: int, report: DataReport) -> None:
+    if not usable:
+        raise InputError(f"none of {report.rows} rows can be used: {report}")
 
 
 def _limit(
@@ -207,8 +247,7 @@ def _prompt(row: Row, index: int, tokenizer: PreTrainedTokenizerBase, special: f
     prompt = row.values["prompt"]
     conversational = not isinstance(prompt, str)
     text, content = render(prompt, tokenizer) if conversational else (prompt, ((0, len(prompt)),))
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError("prompt holds half of a surrogate pair, which is no character")
+    demand_whole("prompt", text)  # a template writes more of a conversation than its contents
     # A chat template writes the special tokens itself; the tokenizer must not add them a second time.
     encoded = tokenizer(
         text, add_special_tokens=not conversational, return_offsets_mapping=True, verbose=False
@@ -221,58 +260,13 @@ def _prompt(row: Row, index: int, tokenizer: PreTrainedTokenizerBase, special: f
         index=index,
         row=row.values,
     )
-    if all(made.ids[token] in special for token in _content_tokens(made)):
+    if all(made.ids[token] in special for token in content_tokens(made)):
         raise ValueError("no content tokens: special or unknown tokens only")
     return made
 
 
-def _content_tokens(prompt: Prompt) -> Iterator[int]:
-    for token, (start, end) in enumerate(prompt.offsets):
-        if start < end and any(start < last and first < end for first, last in prompt.content):
-            yield token
-
-
-def _truncated(prompt: Prompt, limit: int, left: bool) -> Prompt | None:
-    """``prompt`` in ``limit`` tokens: the user's words are cut, never the template or special tokens.
-
-    None when nothing that the user wrote would be left.
-    """
-    content = list(_content_tokens(prompt))
-    excess = len(prompt.ids) - limit
-    if excess >= len(content):
-        return None
-    gone = set(content[:excess] if left else content[-excess:])
-    if left:
-        first, last = 0, prompt.offsets[content[excess]][0]
-    else:
-        first, last = prompt.offsets[content[-excess - 1]][1], len(prompt.text)
-    cuts = [(max(start, first), min(end, last)) for start, end in prompt.content]
-    cuts = [(start, end) for start, end in cuts if start < end]
-
-    def moved(span: tuple[int, int]) -> tuple[int, int]:
-        start, end = (
-            position - sum(min(max(position, begin), stop) - begin for begin, stop in cuts)
-            for position in span
-        )
-        return start, end
-
-    kept = [token for token in range(len(prompt.ids)) if token not in gone]
-    text, position = "", 0
-    for begin, stop in cuts:
-        text, position = text + prompt.text[position:begin], stop
-    content_spans = [moved(span) for span in prompt.content]
-    return replace(
-        prompt,
-        text=text + prompt.text[position:],
-        ids=tuple(prompt.ids[token] for token in kept),
-        offsets=tuple(moved(prompt.offsets[token]) for token in kept),
-        content=tuple(span for span in content_spans if span[0] < span[1]),
-    )
-
-
-def _listed(lines: list[str]) -> str:
-    more = f"\n... and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-    return "\n".join(lines[:SHOWN]) + more
+def _shortened(lines: list[str]) -> list[str]:
+    return lines[:SHOWN] + ([f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])
 
 
 def _shown(value: Any) -> str:

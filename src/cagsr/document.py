@@ -75,7 +75,10 @@ class Document:
     name: str = "config"
 
     def place(self, path: KeyPath) -> str:
-        """Where the key at ``path``, or else the nearest key around it, was written."""
+        """Where the key at ``path`` was written, or else a key below it, or the nearest around it."""
+        below = [place for other, place in self.places.items() if path and other[: len(path)] == path]
+        if below and path not in self.places:
+            return below[0]
         while path and path not in self.places:
             path = path[:-1]
         return self.places.get(path, self.name)
@@ -103,7 +106,7 @@ class Document:
             if target.get(key) is None:
                 target[key] = {}
             if not isinstance(target[key], dict):
-                raise InputError(f"{place} {'.'.join(keys[:depth])} is not a mapping")
+                raise InputError(f"{place} {'.'.join(keys[:depth])} is not a mapping; set it whole")
             target = target[key]
         target[keys[-1]] = parsed.data
         self.places = {path: line for path, line in self.places.items() if path[: len(keys)] != keys}
@@ -139,12 +142,13 @@ def _read_text(path: str | Path) -> str:
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+        raise InputError(f"{path}: no such file; correct the path") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise InputError(f"{path}:{line} is not UTF-8; save the file as UTF-8") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read: {reason}; name a file that can") from None
 
 
 def _parse(text: str, name: str) -> Document:
@@ -158,9 +162,13 @@ def _parse(text: str, name: str) -> Document:
         raise InputError(f"{name}:{line} broken YAML: {what}") from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
-        raise InputError(f"{name}:{line} broken YAML: character {error.character!r} is not allowed") from None
+        raise InputError(
+            f"{name}:{line} broken YAML: character U+{error.character:04X} is not allowed; remove it"
+        ) from None
     except (ValueError, OverflowError):  # chr() of an escape such as "\\Uffffffff"
-        raise InputError(f"{name}:1 broken YAML: an escape stands for no character") from None
+        raise InputError(
+            f"{name}:1 broken YAML: an escape stands for no character; write the character itself"
+        ) from None
     document = Document(name=name)
     problems: list[str] = []
     document.data = _construct(root, (), document.places, name, problems)

@@ -26,6 +26,8 @@ __all__ = [
     "StorageError",
     "UnsupportedModelError",
     "closest",
+    "near",
+    "printable",
 ]
 
 import difflib
@@ -33,9 +35,15 @@ from collections.abc import Iterable
 
 
 class CagsrError(Exception):
-    """Base of all errors that carry a message for the user instead of a traceback."""
+    """Base of all errors that carry a message for the user instead of a traceback.
+
+    The message may quote files and names, and is `printable` all the same.
+    """
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class InputError(CagsrError):
@@ -77,5 +85,33 @@ class InterruptedRunError(StoppedError):
 def closest(word: str, choices: Iterable[str]) -> str:
     """The tail of an error message: ``"; did you mean 'learning_rate'?"``, or the choices if none is near."""
     choices = sorted(choices)
-    near = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else f"; choose from {', '.join(choices)}"
+    found = near(word, choices)
+    return f"; choose from {', '.join(choices)}" if found is None else f"; did you mean {found!r}?"
+
+
+def near(word: str, choices: Iterable[str], least: float | None = None) -> str | None:
+    """The choice that ``word`` is most probably a misspelling of, in whatever case and with whatever separators.
+
+    ``least`` in [0, 1] is how alike the two must be; None if no choice is. By default six tenths, and a half for
+    words of up to three letters, in which one wrong letter is much.
+    """
+    given = _plain(word)
+    least = least or (0.6 if len(given) > 3 else 0.5)
+    alike = [
+        (difflib.SequenceMatcher(None, given, _plain(choice)).ratio(), -abs(len(choice) - len(word)), choice)
+        for choice in choices
+    ]
+    best = max(alike, default=(0.0, 0, ""))
+    return best[2] if best[0] >= least else None
+
+
+def _plain(word: str) -> str:
+    return "".join(character for character in word.casefold() if character not in "_-. ")
+
+
+def printable(text: str) -> str:
+    """``text`` with an escape for each character that a terminal would obey, or that could not be written at all."""
+    return "".join(
+        character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
+        for character in text
+    )

@@ -73,7 +73,7 @@ class FollowUp:
         else:
             context, written = self._ids(f"{prompt.text}\n{response}", special=True), self._ids(target)
         if not written:
-            raise InputError(f"follow-up perplexity: {target!r} has no token to predict")
+            raise InputError(f"follow-up perplexity: {target!r} has no token to predict. Remove the row.")
         return self._cut(context, written)
 
     def _conversation(self, messages: list[Any], response: str, target: str) -> tuple[list[int], list[int]]:

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from cagsr import sources
-from cagsr.data import DataReport, encode, map_columns
+from cagsr.data import DataReport, demand_whole, encode, map_columns
 from cagsr.errors import InputError, closest
 from cagsr.sources import Row
 from cagsr.types import Prompt
@@ -89,6 +89,7 @@ def _text(name: str, given: Any) -> str:
         raise ValueError(f"{name} must be text, got {type(given).__name__}")
     if not given.strip():
         raise ValueError(f"{name} is empty")
+    demand_whole(name, given)
     return given
 
 

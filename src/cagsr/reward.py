@@ -124,7 +124,7 @@ class Reward:
         if not signals_NC.isfinite().all():
             row, column = (~signals_NC.isfinite()).nonzero()[0].tolist()
             raise SignalError(
-                f"signal {self.names[column]!r} is {float(signals_NC[row, column])} in row {row}"
+                f"signal {self.names[column]!r} is {float(signals_NC[row, column])} in row {row}; it must be finite"
             )
         return (
             self._sum(
@@ -244,7 +244,8 @@ def _checked_values(name: str, values: Any, evidence: Evidence) -> Tensor:
         prompt = evidence.rollout.prompts[row // size]
         raise SignalError(
             f"signal {name!r} is {float(values[row])} in row {row} "
-            f"(prompt index {prompt.index}, candidate {row % size})"
+            f"(prompt index {prompt.index}, candidate {row % size}); it must be finite: correct the signal, or take it "
+            "out of reward.terms"
         )
     return values
 

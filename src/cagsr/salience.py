@@ -135,8 +135,8 @@ class Span(Uniform):
             pattern = rf"(?s){begins}(.*?){ends}"
         try:
             self.pattern = re.compile(pattern)
-        except re.error as error:
-            raise InputError(f"salience span: pattern {pattern!r} is broken: {error}") from error
+        except (re.error, OverflowError, RecursionError) as error:
+            raise InputError(f"salience span: pattern {pattern!r} is broken, correct it: {error}") from error
 
     def weigh(self, prompt: Prompt) -> list[float]:
         group = 1 if self.pattern.groups else 0
@@ -167,7 +167,8 @@ class Column(Salience):
         if self.name not in prompt.row:
             columns = ", ".join(map(repr, prompt.row)) or "none"
             raise InputError(
-                f"row {prompt.index + 1}: no salience column {self.name!r}; this row's columns: {columns}"
+                f"row {prompt.index + 1}: no salience column {self.name!r}; this row's columns: {columns}. "
+                "Correct data.salience_column."
             )
         phrases = prompt.row[self.name]
         if not isinstance(phrases, Sequence) or isinstance(phrases, str):

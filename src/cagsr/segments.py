@@ -72,7 +72,7 @@ def knockout(evidence: Evidence) -> Tensor:
 
 def _knockout(evidence: Evidence) -> Tensor:
     if evidence.observer is None:
-        raise InputError("a knockout asks the observer again, and this evidence has none")
+        raise InputError("a knockout asks the observer again, and this evidence has none; give Evidence one")
     columns = []
     for piece_PS in segments(evidence).unbind(1):
         without_piece = evidence.observer.logprobs(without(evidence.rollout, piece_PS))

@@ -20,6 +20,7 @@ from cagsr.errors import InputError, closest
 __all__ = ["FILES", "Row", "read", "rows_of"]
 
 FILES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+DEEPEST = 64
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,12 @@ def _file(path: Path, name: str) -> list[Row]:
         if path.suffix == ".gz":
             content = gzip.decompress(content)
     except FileNotFoundError:
-        raise InputError(f"{name}: no such file") from None
+        raise InputError(f"{name}: no such file; correct the path") from None
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{name}: damaged gzip file: {error}") from None
+        raise InputError(f"{name}: damaged gzip file, save it again: {error}") from None
     except (OSError, ValueError) as error:  # ValueError: NUL or half a surrogate pair in the name
-        raise InputError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{name}: cannot be read: {reason}; name a file that can") from None
     if ".jsonl" in path.suffixes:
         return _json_lines(content, name)
     if ".csv" in path.suffixes:
@@ -83,18 +85,43 @@ def _json_lines(content: bytes, name: str) -> list[Row]:
     return rows
 
 
+class _TwiceError(Exception):
+    """A key that stands twice in one JSON object, of which the first value would be lost."""
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(next(name for name in names if names.count(name) > 1))
+    return values
+
+
 def _json_row(line: bytes, place: str) -> Row:
     try:
-        values = json.loads(line.decode("utf-8"))
+        values = json.loads(line.decode("utf-8"), object_pairs_hook=_each_once)
     except UnicodeDecodeError as error:
         return Row(place=place, problem=f"byte {error.start + 1} is not UTF-8; save the file as UTF-8")
     except json.JSONDecodeError as error:
         return Row(place=place, problem=f"invalid JSON at column {error.colno}: {error.msg}")
+    except _TwiceError as error:
+        return Row(place=place, problem=f"invalid JSON: the key {error.args[0]!r} twice")
     except (ValueError, RecursionError):
         return Row(place=place, problem="invalid JSON: a number too long, or brackets too deep")
     if not isinstance(values, dict):
         return Row(place=place, problem=f"expected a JSON object, got {type(values).__name__}")
+    if line.count(b"[") + line.count(b"{") > DEEPEST and _is_deep(values):
+        return Row(place=place, problem=f"brackets nested more than {DEEPEST} deep")
     return Row(values, place)
+
+
+def _is_deep(values: Any) -> bool:
+    """Whether what is done with every row, printing it say, could go deeper than Python does."""
+    level = [values]
+    for _ in range(DEEPEST):
+        nested = [item for item in level if isinstance(item, dict | list)]
+        level = [inner for item in nested for inner in (item.values() if isinstance(item, dict) else item)]
+    return any(isinstance(item, dict | list) for item in level)
 
 
 def _csv(content: bytes, name: str) -> list[Row]:
@@ -111,7 +138,9 @@ def _csv(content: bytes, name: str) -> list[Row]:
     try:
         header = next(reader, [])
         if len(set(header)) < len(header):
-            raise InputError(f"{name} row 1: the header names a column twice: {', '.join(header)}")
+            raise InputError(
+                f"{name} row 1: the header names a column twice: {', '.join(header)}. Rename one."
+            )
         for number, cells in enumerate(reader, start=2):
             place = f"{name} row {number}"
             if len(cells) == len(header):
@@ -130,7 +159,7 @@ def _parquet(content: bytes, name: str) -> list[dict[str, Any]]:
     try:
         return pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
-        raise InputError(f"{name}: damaged Parquet file: {_first_line(error)}") from None
+        raise InputError(f"{name}: damaged Parquet file, save it again: {_first_line(error)}") from None
 
 
 def _directory(source: str, split: str) -> Iterable[Mapping[str, Any]]:
@@ -140,7 +169,7 @@ def _directory(source: str, split: str) -> Iterable[Mapping[str, Any]]:
         found = datasets.load_from_disk(source)
     except Exception as error:  # datasets raises errors of Arrow, fsspec and json as they come
         raise InputError(
-            f"{source}: not a directory that datasets' save_to_disk wrote: {_first_line(error)}"
+            f"{source}: not a directory that datasets' save_to_disk wrote; name one, or a file: {_first_line(error)}"
         ) from None
     if isinstance(found, datasets.DatasetDict):
         if split not in found:
@@ -159,7 +188,7 @@ def _hub(
     except Exception as error:  # the hub client raises errors of many libraries
         raise InputError(
             f"{source}: no such file or directory here, and not loaded from the hub "
-            f"(split {split!r}): {_first_line(error)}"
+            f"(split {split!r}); correct data.source: {_first_line(error)}"
         ) from None
     assert isinstance(found, datasets.Dataset)
     return found.to_list()

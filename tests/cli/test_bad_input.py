@@ -60,6 +60,13 @@ def refused(outcome, *parts):
         (["reward.preset=robst"], "unknown preset 'robst'; did you mean 'robust'?"),
         (["data.checker=slotz"], "data.checker: no checker 'slotz'; did you mean 'slots'?"),
         (["reward.terms=[{signal: nosuchmodule.f}]"], "cannot import 'nosuchmodule'"),
+        (["model.learning_rate=0.1"], "unknown key 'learning_rate' in model; it belongs to train or sft"),
+        (["data.checker=.a.b"], "data.checker: no checker '.a.b' (TypeError: "),
+        (["data.checker=os.path"], "data.checker: os.path is of type module, which has no methods check and quality"),
+        (["reward.salience={kind: span, pattern: '['}"], "reward.salience.pattern: '[' is no regular expression"),
+        (["run.directory=" + "x" * 300], "File name too long; choose another directory"),
+        (["train.schedule=a\u202eb"], r'override train.schedule: got "a\u202eb", expected one of constant'),
+        (["train.schedule=\x1b[2J"], "override train.schedule value:1 broken YAML: character U+001B is not allowed"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_config_is_said_early(train, early, arguments, message):
@@ -136,7 +143,7 @@ def test_a_directory_with_files_of_no_run_is_said_early(train, early):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"prompt": "  "}, "p.jsonl row 2: prompt is empty. Remove it or pass data.skip_invalid=true."),
+        ({"prompt": "  "}, "p.jsonl row 2: prompt is empty. Remove it or pass --skip-invalid."),
         ({"prompt": None}, "p.jsonl row 2: prompt must be text, got null."),
         ({"prompt": 7}, "p.jsonl row 2: prompt must be text, got 7."),
         ({"prompt": "@ @"}, "p.jsonl row 2: no content tokens"),
@@ -153,11 +160,74 @@ def test_a_row_that_cannot_be_used_is_named(train, rows, row, message):
     assert not Path("run").exists()
 
 
-def test_skipped_rows_are_counted(train, rows):
-    source = rows("p.jsonl", {"prompt": "city lyon"}, {"prompt": ""}, {"prompt": "day monday"})
-    outcome = train(f"data.source={source}", "data.skip_invalid=true", task=None)
+@pytest.mark.parametrize("asked", ["--skip-invalid", "data.skip_invalid=true"])
+def test_skipped_rows_are_counted_and_listed(train, rows, asked):
+    source = rows("p.jsonl", {"prompt": "city lyon"}, *[{"prompt": ""}] * 12, {"prompt": "day monday"})
+    outcome = train(f"data.source={source}", asked, task=None)
     assert outcome.code == 0, outcome.err
-    assert "2 of 3 rows used; 1 invalid dropped (first: p.jsonl row 2: prompt is empty)" in outcome.out
+    lines = outcome.out.splitlines()
+    start = lines.index(
+        "train prompts: 2 of 14 rows used; 12 invalid dropped (first: p.jsonl row 2: prompt is empty)."
+    )
+    assert lines[start + 1 : start + 12] == [
+        *(f"warning: dropped p.jsonl row {row}: prompt is empty." for row in range(2, 12)),
+        "warning: ... and 2 more",
+    ]
+
+
+@pytest.mark.parametrize("command", ["train", "sft", "eval", "compare", "calibrate", "probe", "score"])
+def test_every_command_that_reads_data_can_skip_what_is_invalid(cagsr, command):
+    assert "--skip-invalid" in " ".join(cagsr(command, "--help").out.split())
+
+
+def test_thirty_one_of_thirty_two_rows_are_duplicates_and_said_to_be(train, rows):
+    source = rows("p.jsonl", *[{"prompt": "city lyon", "reference": "lyon"}] * 32)
+    outcome = train(f"data.source={source}", task=None)
+    assert outcome.code == 0, outcome.err
+    assert "warning: 31 of 32 rows are duplicates\n" in outcome.out
+
+
+def test_references_of_one_prompt_are_no_duplicates(train, rows):
+    source = rows("p.jsonl", *[{"prompt": "city lyon", "reference": str(row)} for row in range(32)])
+    outcome = train(f"data.source={source}", task=None)
+    assert outcome.code == 0, outcome.err
+    assert "1 of 32 rows used; 31 repeat the prompt of an earlier row, dropped.\n" in outcome.out
+    assert "duplicates" not in outcome.out
+
+
+BAD = {"prompt": None, "response": "x", "chosen": "x", "rejected": "y"}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["eval", "t5", "--split", "train"],
+        ["calibrate", "model.name=t5"],
+        ["probe", "model.name=t5", "sampling.candidates=2"],
+        ["score", "p.jsonl", "model.name=t5"],
+        ["compare", "model.name=t5", "data.evaluation_source=p.jsonl"],
+    ],
+)
+def test_commands_find_a_bad_row_before_any_model_is_loaded(cagsr, early, rows, command):
+    source = rows("p.jsonl", {**BAD, "prompt": "city lyon"}, BAD)
+    refused(
+        cagsr(*command, f"data.source={source}"),
+        "p.jsonl row 2: prompt must be text, got null. Remove it or pass --skip-invalid.",
+    )
+
+
+def test_responses_that_end_at_once_are_counted_and_warned_of(train, variant):
+    everything = list(range(3, 127))
+    model = variant(
+        "llama", generation_config={"eos_token_id": everything}, config={"eos_token_id": everything}
+    )
+    outcome = train("train.steps=1", model=model)
+    assert outcome.code == 0, outcome.err
+    step, *_ = [
+        row for row in map(json.loads, Path("run/metrics.jsonl").read_text().splitlines()) if "empty" in row
+    ]
+    assert step["empty"] > 0.5
+    assert f"step 1: {step['empty']:.0%} of the responses are empty" in " ".join(outcome.out.split())
 
 
 @pytest.mark.parametrize("lines", [[], [{"prompt": ""}]])
@@ -179,7 +249,10 @@ def test_duplicates_and_prompts_without_content_words_are_counted(train, rows):
     source = rows("p.jsonl", *[{"prompt": "city lyon"}] * 3, {"prompt": "the"}, {"prompt": "is"})
     outcome = train(f"data.source={source}", task=None)
     assert outcome.code == 0, outcome.err
-    assert "3 of 5 rows used; 2 repeat the prompt of an earlier row, dropped." in outcome.out
+    assert (
+        "3 of 5 rows used; 2 repeat the prompt of an earlier row, dropped; 2 of 5 rows are dupl"
+        in outcome.out
+    )
     assert "2 of 3 prompts (67%) have no content token, so no response can cover them" in " ".join(
         outcome.out.split()
     )

@@ -55,8 +55,9 @@ def test_what_is_said_names_every_kind_and_every_weight(calibrate):
     outcome = calibrate()
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
-    assert lines[0].startswith("contrasts: ")
-    assert "held-out agreement" in lines[0]
+    assert lines[0] == "train prompts: 7 of 7 rows used."
+    assert lines[1].startswith("contrasts: ")
+    assert "held-out agreement" in lines[1]
     assert any(line.split()[:1] == ["dropped"] for line in lines)
     assert sum("in spreads of the group" in line for line in lines) >= 1
     assert "reward.preset=preset.yaml" in outcome.out
@@ -95,7 +96,7 @@ def test_labels_come_on_top_and_their_held_out_agreement_is_told(calibrate, rows
         ),
         (["--pairs", "good.jsonl", "--labels", "5"], "--labels: good.jsonl has 2 pairs, fewer than 5"),
         (["--pairs", "missing.jsonl"], "missing.jsonl"),
-        (["data.count=1"], "calibration contrasts prompts with one another"),
+        (["data.count=1"], "cagsr calibrate contrasts prompts with one another"),
     ],
 )
 def test_what_cannot_be_calibrated_is_said(calibrate, rows, arguments, message):

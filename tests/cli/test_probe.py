@@ -95,5 +95,5 @@ def test_a_single_prompt_is_refused(probe, rows):
     outcome = probe(f"data.source={rows('p.jsonl', {'prompt': 'city lyon'})}")
     assert (outcome.code, outcome.err) == (
         2,
-        "error: cagsr probe hands responses to other prompts, and there is only one\n",
+        "error: cagsr probe hands responses to other prompts, and there is only one; give more data\n",
     )

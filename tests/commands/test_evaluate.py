@@ -68,6 +68,23 @@ def test_a_holdout_column_parts_the_rows(source):
     assert sum(map(len, parts)) == 40
 
 
+def test_a_row_that_cannot_be_parted_is_told_of_where_the_others_are_trained_on(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text('{bad\n{"prompt": "x", "part": "\\ud800"}\n')
+    given = config(f"data.source={path}", "data.holdout_column=part")
+    parts = [build.build_rows(given, split) for split in ("train", "development", "heldout")]
+    assert [row.place for row in parts[0] if row.problem] == [f"{path} row 1"]
+    assert sum(map(len, parts)) == 2
+
+
+def test_a_follow_up_column_that_no_row_has_is_said_before_a_model_is_loaded(source):
+    given = config(source, "data.holdout_column=part", "metrics.followup_column=prat")
+    with pytest.raises(
+        InputError, match=r"metrics\.followup_column: no 'prat' column; did you mean 'part'\?"
+    ):
+        build.read_rows(given, "heldout")
+
+
 # The command
 
 
@@ -160,8 +177,8 @@ def test_a_model_among_others_has_the_numbers_of_the_prompts_it_shares(compare):
 def test_models_without_a_common_prompt_are_refused(compare, monkeypatch):
     built = build.build_prompts
 
-    def apart(config, policy, split):
-        prompts, report = built(config, policy, split)
+    def apart(config, policy, split, **options):
+        prompts, report = built(config, policy, split, **options)
         return (prompts[:1] if policy.readable.kind == "causal" else prompts[1:]), report
 
     monkeypatch.setattr(build, "build_prompts", apart)

@@ -59,7 +59,7 @@ def test_columns_are_those_of_the_config_and_a_reference_may_be_absent(run):
 
 
 def test_a_row_without_a_response_is_refused_or_dropped_and_the_others_keep_theirs(run, tmp_path):
-    with pytest.raises(InputError, match=r"row 4: 'response' must be text.*data\.skip_invalid=true"):
+    with pytest.raises(InputError, match=r"row 4: 'response' must be text.*--skip-invalid"):
         run()
     found, said = run("data.skip_invalid=true", save_attention=tmp_path / "att")
     assert [row["response"] for row in found] == [row["response"] for row in VALID]

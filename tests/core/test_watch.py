@@ -145,6 +145,11 @@ def test_no_limit_watches_nothing():
     assert watch("kl", None, "stop").check(0, {"kl": 1e9}) == []
 
 
+@pytest.mark.parametrize(("empty", "said"), [(0.49, []), (0.5, ["step 3: 50% of the responses are empty"])])
+def test_empty_responses_are_warned_of_from_half_of_them_on(empty, said):
+    assert Watch({}).check(3, {"empty": empty}) == said
+
+
 def test_a_watch_continues_where_its_state_was_saved():
     first = Watch({"length": Limit(2.0, "stop", 3)})
     for step, length in enumerate([10.0, 30.0, 30.0]):

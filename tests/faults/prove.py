@@ -38,7 +38,21 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from workers import Proof, Result, run
 
-PROOFS = ("architectures", "safety", "secrets_and_paths")
+PROOFS = (
+    "kills",
+    "corruptions",
+    "disk_full",
+    "stopped",
+    "non_finite",
+    "dirty_directories",
+    "resumed_identity",
+    "fuzzed_input",
+    "suggestions",
+    "architectures",
+    "safety",
+    "secrets_and_paths",
+    "sealing",
+)
 """In the order of their promises."""
 
 SHOWN = 20

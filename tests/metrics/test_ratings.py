@@ -60,6 +60,14 @@ def test_a_row_that_is_no_rating_is_refused_by_its_line(ratings, bad, message):
         ratings(row(), bad)
 
 
+def test_a_line_ends_where_a_text_editor_ends_it(ratings, tmp_path):
+    text = json.dumps(row(response="a\u2028b\x85c"), ensure_ascii=False)
+    (tmp_path / "r.jsonl").write_text(f"\ufeff{text}\r\n", encoding="utf-8", newline="")
+    assert read_ratings(tmp_path / "r.jsonl").mean("base", "p", "a\u2028b\x85c") == (5.0, 1)
+    with pytest.raises(InputError, match=r"ratings\.jsonl:2: not JSON"):
+        ratings(row(), "[" * 100_000)
+
+
 def test_a_file_without_ratings_is_refused(ratings, tmp_path):
     with pytest.raises(InputError, match="has no rating"):
         ratings("")

@@ -99,11 +99,11 @@ def _find(model: PreTrainedModel, kind: str, name: str) -> dict[int, nn.Module]:
     if not right:
         raise UnsupportedModelError(
             f"{name}: no attention from {queries} response to {keys} prompt positions was found; its "
-            "attention modules shorten or merge their inputs, so they cannot be read."
+            "attention modules shorten or merge their inputs, so they cannot be read. Choose another model."
         )
     if len(set(right)) < len(right):
         raise UnsupportedModelError(
-            f"{name} runs the same attention module several times, which cannot be read."
+            f"{name} runs the same attention module several times, which cannot be read. Choose another model."
         )
     numbers = [int(match[0]) if (match := re.search(r"\d+", names[module])) else 0 for module in right]
     if len(set(numbers)) < len(numbers):
@@ -159,7 +159,7 @@ def _verify(model: PreTrainedModel, readable: Readable, found: dict[int, nn.Modu
     if len(weights) != len(found):
         raise UnsupportedModelError(
             f"{name} runs attention in {len(found)} layers and returns weights for {len(weights)}, so its "
-            "attention cannot be checked."
+            "attention cannot be checked. Choose another model."
         )
     with ExitStack() as stack:
         readings = {
@@ -191,5 +191,5 @@ def _verify(model: PreTrainedModel, readable: Readable, found: dict[int, nn.Modu
             or read.sum(-1).max() > 1 + tolerance
         ):
             raise UnsupportedModelError(
-                f"{name}: attention of layer {number} is not a distribution over tokens."
+                f"{name}: attention of layer {number} is not a distribution over tokens. Choose another model."
             )

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from cagsr import build
 from cagsr.commands.carry_out import carry_out
+from cagsr.commands.rows import say_rows
 from cagsr.config import Config
 from cagsr.errors import StorageError
 from cagsr.evaluation import Answers, answer, best_of, measure_signals, values_of
@@ -21,12 +22,13 @@ from cagsr.kl import k1
 from cagsr.policy.policy import Policy
 from cagsr.preferences import Pair
 from cagsr.records import fingerprint
+from cagsr.sources import Row
 from cagsr.storage import write_atomically
 from cagsr.systems import System
 from cagsr.systems.bench import Bench
 from cagsr.systems.recipe import Choose, Recipe, Unchanged
 from cagsr.trainer import prompts_for
-from cagsr.types import Rollout
+from cagsr.types import Prompt, Rollout
 from cagsr.world import World
 
 __all__ = ["Arena"]
@@ -55,15 +57,24 @@ class Arena:
         self.world = World(Accelerator(mixed_precision=config.train.mixed_precision))
         self.checker = build.build_checker(config)
         self.reward = build.build_reward(config, self.checker)
+        rows = {split: build.read_rows(config, split) for split in ("heldout", "train")}
         algorithm = config.algorithm.model_copy(update={"name": "grpo"})  # the base needs no critic
         self.base = build.build_policy(config.model_copy(update={"algorithm": algorithm}))
         self.base.to(self.world.device)
-        self.prompts = build.build_prompts(config, self.base, "heldout")[0][: config.data.evaluation_count]
-        self.training = build.build_prompts(config, self.base, "train")[0]
+        self.prompts = self._prompts("heldout", rows["heldout"])[: config.data.evaluation_count]
+        self.training = self._prompts("train", rows["train"])
         self.salience = build.build_salience(config, self.training)
-        self.human, self.held_out_pairs = self._usable(build.build_pairs(config, self.base))
+        pairs, report = build.build_pairs(config, self.base)
+        if pairs:
+            say_rows(console, "pairs", report)
+        self.human, self.held_out_pairs = self._usable(pairs)
         self.scoreboard = build.build_scoreboard(config, self.base, self.checker)
         self.found: dict[str, list[Result]] = {}
+
+    def _prompts(self, split: str, rows: list[Row]) -> list[Prompt]:
+        prompts, report = build.build_prompts(self.config, self.base, split, rows=rows)
+        say_rows(self.console, f"{split} prompts", report)
+        return prompts
 
     def _usable(self, pairs: list[Pair]) -> tuple[list[Pair], int]:
         """Pairs without those on prompts that are evaluated on, and how many these were."""

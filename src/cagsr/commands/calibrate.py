@@ -16,6 +16,7 @@ from torch import Tensor
 from cagsr import build, data, sources
 from cagsr.calibration import Fit, Pairs, calibrated_terms, cross_validated
 from cagsr.commands import silence_libraries
+from cagsr.commands.rows import say_rows
 from cagsr.config import Config
 from cagsr.contrasts import CONTRASTS
 from cagsr.document import write_document
@@ -74,9 +75,11 @@ def calibrate(
     reward = build.build_reward(config, build.build_checker(config))
     seed = config.train.seed
     rows = None if pairs is None else _labelled(pairs, labels, seed)
+    unlabelled = build.read_rows(config, "train")
     policy = build.build_policy(config)
     policy.to(Accelerator().device)
-    found, _ = build.build_prompts(config, policy, "train")
+    found, report = build.build_prompts(config, policy, "train", rows=unlabelled)
+    say_rows(console, "train prompts", report)
     salience = build.build_salience(config, found)
     chosen = _some(found, prompts, seed)
     measure = measure_signals(reward, policy, salience)
@@ -100,7 +103,9 @@ def calibrate(
 def _some(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
     distinct = list({prompt.text: prompt for prompt in prompts}.values())
     if len(distinct) < 2:
-        raise InputError("calibration contrasts prompts with one another, and the data has only one")
+        raise InputError(
+            "cagsr calibrate contrasts prompts with one another, and there is only one; give more data"
+        )
     return Random(f"calibration {seed}").sample(distinct, min(count, len(distinct)))
 
 
@@ -185,15 +190,14 @@ def _fitted(pairs: Pairs, what: str, seed: int, prior: np.ndarray | None = None)
 def _labelled(source: str, labels: int | None, seed: int) -> list[sources.Row]:
     """Rows with a prompt, a chosen and a rejected response: ``labels`` of them, drawn by the seed."""
     rows = sources.read(source)
-    for number, row in enumerate(rows, 1):
+    for row in rows:
         wrong = [name for name in LABELLED if not isinstance(row.values.get(name), str)]
         if wrong:
             columns = ", ".join(map(repr, row.values)) or "none"
-            raise InputError(
-                f"{source} row {number}: {wrong[0]!r} must be text; this row's columns: {columns}."
-            )
+            problem = row.problem or f"{wrong[0]!r} must be text; this row's columns: {columns}"
+            raise InputError(f"{row.place}: {problem}. Correct the row or remove it.")
     if labels is not None and labels > len(rows):
-        raise InputError(f"--labels: {source} has {len(rows)} pairs, fewer than {labels}")
+        raise InputError(f"--labels: {source} has {len(rows)} pairs, fewer than {labels}; lower --labels")
     return Random(f"labels {seed}").sample(rows, len(rows) if labels is None else labels)
 
 

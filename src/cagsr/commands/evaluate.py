@@ -12,6 +12,7 @@ from rich.console import Console
 
 from cagsr import build
 from cagsr.commands import silence_libraries
+from cagsr.commands.rows import say_rows
 from cagsr.config import Config
 from cagsr.errors import InputError
 from cagsr.evaluation import Answers, answer, measure_signals, read_by, spread_of
@@ -80,13 +81,14 @@ def evaluate(
     asked: dict[str, list[Prompt]] = {}
     answers: dict[str, Answers] = {}
     observer = scoreboard = None
+    rows = build.read_rows(config, split)
     for name, path in models.items():
         chosen = config.model.model_copy(update={"name": path})
         alone = config.model_copy(update={"model": chosen})
         policy = build.build_policy(alone)
         policy.to(world.device)
-        prompts, report = build.build_prompts(config, policy, split)
-        _say(console, f"{name}, {split} prompts: {report}")
+        prompts, report = build.build_prompts(config, policy, split, rows=rows)
+        say_rows(console, f"{name}, {split} prompts", report)
         prompts = prompts[: config.data.evaluation_count]
         if observer is None:
             observer = Observer(config, policy, prompts, reward, world)

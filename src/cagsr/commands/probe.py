@@ -14,6 +14,7 @@ from rich.console import Console
 
 from cagsr import build
 from cagsr.commands import silence_libraries
+from cagsr.commands.rows import say_rows
 from cagsr.config import Config
 from cagsr.errors import InputError
 from cagsr.evaluation import Answers, measure_signals
@@ -60,17 +61,25 @@ def probe(config: Config, console: Console, prompts: int = 100) -> dict[str, Any
     extra = {ENTROPY: _entropy, **build.checker_signals(checker)}
     panel = Panel(rewards | _signals(rewards), extra)
     adversarial = Panel(rewards | {LOG_PROBABILITY: [Term(LOG_PROBABILITY, 1.0, "none")]}, extra)
+    split = "development" if build.has_evaluation_data(config) else "train"
+    config = _of_prompts(config, split, prompts)
+    rows = build.read_rows(config, split)
     policy, world = build.build_policy(config), World(Accelerator())
     console.quiet = console.quiet or world.rank > 0
     policy.to(world.device)
-    split = "development" if build.has_evaluation_data(config) else "train"
-    asked = _prompts(config, policy, split, prompts, console)
+    asked, report = build.build_prompts(config, policy, split, rows=rows)
+    say_rows(console, f"{split} prompts", report)
+    if len(asked) < 2:
+        raise InputError(
+            "cagsr probe hands responses to other prompts, and there is only one; give more data"
+        )
+    asked = asked[:prompts]
     salience = build.build_salience(config, asked)
     per_pass = max(1, config.train.micro_batch // sampling.candidates)
     how: dict[str, Any] = {"prompts_per_pass": per_pass, "world": world, "seed": config.train.seed}
     probed = observe(policy, asked, sampling, panel, adversarial, salience, **how)
     truths, missing = _truths(config, split, asked, probed.sampled, checker)
-    agreed = _agreement(config, policy, panel, salience, probed)
+    agreed = _agreement(config, policy, panel, salience, probed, console)
     if not agreed:
         missing["pairs"] = "none given (--pairs FILE)"
     found = {
@@ -143,15 +152,12 @@ def _entropy(evidence: Evidence) -> torch.Tensor:
     return evidence.observation.entropy.sum(-1) / lengths
 
 
-def _prompts(config: Config, policy: Policy, split: str, count: int, console: Console) -> list[Prompt]:
+def _of_prompts(config: Config, split: str, count: int) -> Config:
+    """The config with so many prompts to evaluate on, or to generate."""
     data = config.data.model_copy(update={"evaluation_count": count})
     if split == "train" and config.data.task:
         data = data.model_copy(update={"count": count})
-    prompts, report = build.build_prompts(config.model_copy(update={"data": data}), policy, split)
-    console.print(f"{split} prompts: {report}", highlight=False, markup=False, soft_wrap=True)
-    if len(prompts) < 2:
-        raise InputError("cagsr probe hands responses to other prompts, and there is only one")
-    return prompts[:count]
+    return config.model_copy(update={"data": data})
 
 
 def _truths(
@@ -196,12 +202,14 @@ def _scores(name: str, panel: Panel, probed: Probed) -> np.ndarray:
 
 
 def _agreement(
-    config: Config, policy: Policy, panel: Panel, salience: Salience, probed: Probed
+    config: Config, policy: Policy, panel: Panel, salience: Salience, probed: Probed, console: Console
 ) -> dict[str, np.ndarray]:
     """Reward -> [pairs] as of `pair_accuracy`; empty where no pairs are given."""
-    pairs = build.build_pairs(config, policy)[:MOST_PAIRS]
+    pairs, report = build.build_pairs(config, policy)
     if not pairs:
         return {}
+    say_rows(console, "pairs", report)
+    pairs = pairs[:MOST_PAIRS]
     limit, size = config.sampling.max_new_tokens, max(1, config.train.micro_batch // 2)
     return pair_accuracy(policy, pairs, panel, salience, probed.sampled, limit=limit, pairs_per_pass=size)
 

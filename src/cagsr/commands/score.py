@@ -14,6 +14,7 @@ from torch import Tensor
 
 from cagsr import build, data, sources
 from cagsr.commands import silence_libraries
+from cagsr.commands.rows import say_rows
 from cagsr.config import Config
 from cagsr.errors import InputError, StorageError
 from cagsr.reward import Reward
@@ -42,6 +43,7 @@ def score(
     rows = _rows(config, source)
     if save_attention is not None:
         _make_directory(save_attention)
+    data.refuse_invalid(rows, config.data.skip_invalid)
     policy = build.build_policy(config)
     policy.to(Accelerator().device)
     prompts, report = data.encode(
@@ -54,8 +56,7 @@ def score(
         new_tokens=limit if policy.readable.kind == "causal" else 0,
     )
     if report.used < report.rows or report.truncated:
-        # Several responses to one prompt are what is expected here.
-        console.print(str(replace(report, duplicates=0)), highlight=False, markup=False, soft_wrap=True)
+        say_rows(console, source, report)
     responses = [str(prompt.row["response"]) for prompt in prompts]
     salience = build.build_salience(config, prompts)
     groups: dict[str, list[int]] = {}
@@ -136,10 +137,15 @@ def _rows(config: Config, source: str) -> list[sources.Row]:
 
 
 def _no_response(row: sources.Row) -> str | None:
-    if isinstance(row.values.get("response"), str):
-        return None
-    found = ", ".join(map(repr, row.values)) or "none"
-    return f"'response' must be text; this row's columns: {found}"
+    response = row.values.get("response")
+    if not isinstance(response, str):
+        found = ", ".join(map(repr, row.values)) or "none"
+        return f"'response' must be text; this row's columns: {found}"
+    try:
+        data.demand_whole("response", response)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _make_directory(path: Path) -> None:

@@ -1,5 +1,6 @@
 """`cagsr sft`: the base that reinforcement learning starts from, trained on references."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,10 +8,11 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cagsr import build, data
+from cagsr import build
 from cagsr.commands import memory_named, silence_libraries, warn
 from cagsr.commands.claim import Claim
 from cagsr.commands.identity import of_data, of_start
+from cagsr.commands.rows import say_rows
 from cagsr.config import Config, check_paths
 from cagsr.errors import InputError
 from cagsr.evaluation import answer, values_of
@@ -18,6 +20,7 @@ from cagsr.policy.load import make_policy, save_model
 from cagsr.policy.policy import Policy
 from cagsr.policy.scratch import new_model, new_tokenizer
 from cagsr.records import RunDirectory
+from cagsr.sources import Row
 from cagsr.supervised import Supervised, fine_tune
 from cagsr.tasks import TASKS
 from cagsr.tasks import tokenizer as task_tokenizer
@@ -64,11 +67,12 @@ def run_sft(
 
 
 def _fine_tune(config: Config, console: Console, claim: Claim) -> dict[str, Any]:
-    policy = _new_policy(config) if config.sft.scratch else build.build_policy(config)
+    rows = build.read_rows(config, "train", need_reference=True)
+    policy = _new_policy(config, rows) if config.sft.scratch else build.build_policy(config)
     policy.to(claim.accelerator.device)
-    prompts, report = build.build_prompts(config, policy, "train", need_reference=True)
+    prompts, report = build.build_prompts(config, policy, "train", need_reference=True, rows=rows)
     references = [prompt.row["reference"] for prompt in prompts]
-    console.print(f"references: {report}", highlight=False, markup=False, soft_wrap=True)
+    say_rows(console, "references", report)
     _say_cut(policy, references, config.sft.max_reference_tokens, console)
     held_out = _held_out_prompts(config, policy)
     claim.start(of_data(prompts))
@@ -120,23 +124,19 @@ def _settings(config: Config) -> Supervised:
     )
 
 
-def _new_policy(config: Config) -> Policy:
+def _new_policy(config: Config, rows: Sequence[Row]) -> Policy:
     scratch = config.sft.scratch
     assert scratch is not None
     if config.data.task:
         kind = "causal" if scratch.architecture == "llama" else "encoder-decoder"
         tokenizer = task_tokenizer(TASKS[config.data.task], kind)
     else:
-        given = config.data
-        rows = data.map_columns(
-            build.build_rows(config, "train"), given.prompt_column, given.reference_column
-        )
         usable = [row.values for row in rows if not row.problem]
         texts = [
             text for row in usable for text in (row["prompt"], row.get("reference")) if isinstance(text, str)
         ]
         if not texts:
-            raise InputError(f"{given.source}: no text to learn a tokenizer from")
+            raise InputError(f"{config.data.source}: no text to learn a tokenizer from")
         tokenizer = new_tokenizer(texts, scratch.architecture, scratch.vocabulary)
     torch.manual_seed(config.train.seed)
     model = new_model(

@@ -13,6 +13,7 @@ from cagsr.card import model_card
 from cagsr.commands import memory_named, silence_libraries, warn
 from cagsr.commands.claim import Claim
 from cagsr.commands.identity import of_data, of_start
+from cagsr.commands.rows import say_rows
 from cagsr.config import Config, check_paths
 from cagsr.display import Display
 from cagsr.errors import InputError
@@ -20,6 +21,7 @@ from cagsr.evaluation import Evaluator, measure_signals
 from cagsr.policy.policy import Policy
 from cagsr.reward import Reward
 from cagsr.salience import Salience
+from cagsr.sources import Row
 from cagsr.step import Collected, Step
 from cagsr.stops import Stops
 from cagsr.storage import write_atomically
@@ -98,8 +100,9 @@ def _train(
     claim: Claim,
     evaluate: bool,
 ) -> Trained:
+    rows = build.read_rows(config, "train")
     policy = build.build_policy(config)
-    prompts = _prompts(config, policy, "train", console)
+    prompts = _prompts(config, policy, "train", console, rows)
     salience = build.build_salience(config, prompts)
     _say_without_content(salience, prompts, console)
     step = build.build_step(config, policy, reward, salience, claim.accelerator)
@@ -212,9 +215,11 @@ def _candidates(collected: Collected, prompts: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _prompts(config: Config, policy: Policy, split: str, console: Console) -> list[Prompt]:
-    prompts, report = build.build_prompts(config, policy, split)
-    console.print(f"{split} prompts: {report}", highlight=False, markup=False, soft_wrap=True)
+def _prompts(
+    config: Config, policy: Policy, split: str, console: Console, rows: Sequence[Row] | None = None
+) -> list[Prompt]:
+    prompts, report = build.build_prompts(config, policy, split, rows=rows)
+    say_rows(console, f"{split} prompts", report)
     return prompts
 
 

@@ -5,6 +5,8 @@
 """
 
 import json
+import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from errno import EDQUOT, ENOSPC
@@ -155,12 +157,23 @@ def _conflicts(config: Config) -> Iterator[Conflict]:
             ("reward.salience.kind",),
             "reward.salience.kind: span needs start or end, or a pattern, and not both",
         )
+    if problem := _broken_pattern(salience.pattern):
+        yield Conflict(("reward.salience.pattern",), f"reward.salience.pattern: {problem}")
     scratch = config.sft.scratch
     if scratch and scratch.hidden % scratch.heads:
         yield Conflict(
             ("sft.scratch.hidden", "sft.scratch.heads"),
             f"sft.scratch.hidden ({scratch.hidden}) must be a multiple of heads ({scratch.heads})",
         )
+
+
+def _broken_pattern(pattern: str | None) -> str:
+    """What is wrong with a regular expression, in words; empty where it is sound or there is none."""
+    try:
+        re.compile(pattern or "")
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"{pattern!r} is no regular expression: {error}"
+    return ""
 
 
 def _group_conflicts(config: Config) -> Iterator[Conflict]:
@@ -196,14 +209,15 @@ def check_paths(config: Config) -> None:
     Raises InputError for a data or preset file that is missing and for an output directory that is a file or
     cannot be written, and StorageError when the disk is full.
     """
+    # Not Path.is_file: it raises where a name is too long for a file.
     for key, name in (("source", config.data.source), ("evaluation_source", config.data.evaluation_source)):
-        if name and name.endswith(FILES) and not Path(name).is_file():
-            raise InputError(f"data.{key}: no such file {name!r}")
+        if name and name.endswith(FILES) and not os.path.isfile(name):
+            raise InputError(f"data.{key}: no such file {name!r}; correct the path")
     preset = config.reward.preset
-    if preset.endswith((".yaml", ".yml")) and not Path(preset).is_file():
-        raise InputError(f"reward.preset: no such file {preset!r}")
+    if preset.endswith((".yaml", ".yml")) and not os.path.isfile(preset):
+        raise InputError(f"reward.preset: no such file {preset!r}; correct the path")
     directory = Path(config.run.directory)
-    existing = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    existing = _existing(directory)
     if not existing.is_dir():
         raise InputError(f"run.directory: {existing} is a file; choose another directory")
     try:
@@ -213,6 +227,21 @@ def check_paths(config: Config) -> None:
         if error.errno in (ENOSPC, EDQUOT):
             raise StorageError(f"run.directory: no space left for {directory}; free some and retry") from None
         raise InputError(f"run.directory: cannot write in {existing}: {error.strerror}") from None
+
+
+def _existing(directory: Path) -> Path:
+    """The directory, or the nearest around it that exists."""
+    for path in (directory, *directory.absolute().parents):
+        try:
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except OSError as error:
+            raise InputError(
+                f"run.directory: {directory}: {error.strerror}; choose another directory"
+            ) from None
+        return path
+    raise AssertionError("the root exists")
 
 
 def reference() -> str:

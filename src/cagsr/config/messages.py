@@ -9,9 +9,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
 from cagsr.document import Document, KeyPath
-from cagsr.errors import closest
+from cagsr.errors import closest, near
 
 __all__ = ["expected", "messages", "section_of"]
+
+# So alike a word of the own section is meant, although another section has this very one: compare.seed is seeds.
+SURE = 0.8
 
 
 def messages(error: ValidationError, document: Document, root: type[BaseModel]) -> list[str]:
@@ -37,8 +40,8 @@ def _explain(detail: Any, document: Document, root: type[BaseModel]) -> Iterator
     if detail["type"] == "extra_forbidden":
         path, field = _locate(detail["loc"][:-1], root)
         key = str(detail["loc"][-1])
-        keys = ((section_of(field) if field else None) or root).model_fields
-        yield (*path, key), document.place((*path, key)), f"unknown key {key!r}{closest(key, keys)}"
+        section = (section_of(field) if field else None) or root
+        yield (*path, key), document.place((*path, key)), _unknown(key, path, section, root)
         return
     path, field = _locate(detail["loc"], root)
     place = document.place(path)
@@ -51,9 +54,27 @@ def _explain(detail: Any, document: Document, root: type[BaseModel]) -> Iterator
         value = document.value(path)
         inner = section_of(field)
         wanted = _describe(inner) if inner and isinstance(path[-1], int) else expected(field)
-        near = closest(value, _words(field.annotation)) if isinstance(value, str) else ""
-        message = f"got {_shown(value)}, expected {wanted}" + (near if "did you mean" in near else "")
+        meant = near(value, _words(field.annotation)) if isinstance(value, str) else None
+        message = f"got {_shown(value)}, expected {wanted}" + (f"; did you mean {meant!r}?" if meant else "")
         yield path, place, message if place == f"override {dotted}:" else f"{dotted}: {message}"
+
+
+def _unknown(key: str, path: KeyPath, section: type[BaseModel], root: type[BaseModel]) -> str:
+    """What is said of a key that its section does not have: which was meant, or where the key belongs."""
+    homes = [name for name, other in _sections(root) if near(key, other.model_fields, least=1)]
+    if not homes or near(key, section.model_fields, least=SURE):
+        return f"unknown key {key!r}{closest(key, section.model_fields)}"
+    here = f" in {'.'.join(map(str, path))}" if path else ""
+    return f"unknown key {key!r}{here}; it belongs to {' or '.join(homes)}"
+
+
+def _sections(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
+    """All sections below ``model`` with their dotted names."""
+    for name, field in model.model_fields.items():
+        inner = section_of(field)
+        if inner:
+            yield path + name, inner
+            yield from _sections(inner, f"{path}{name}.")
 
 
 def _locate(loc: tuple[str | int, ...], root: type[BaseModel]) -> tuple[KeyPath, FieldInfo | None]:

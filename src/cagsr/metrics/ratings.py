@@ -41,7 +41,7 @@ def read_ratings(path: str | Path) -> Ratings:
     that is no rating, and where the file is missing or has none.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+        lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         raise InputError(f"metrics.ratings: {path} cannot be read: {error}") from error
     latest: dict[tuple[str, str, str, str], dict[str, int]] = {}
@@ -50,7 +50,7 @@ def read_ratings(path: str | Path) -> Ratings:
             row = _row(line, f"{path}:{number}")
             latest[tuple(row[key] for key in KEYS)] = {aspect: row[aspect] for aspect in ASPECTS}  # type: ignore[index]
     if not latest:
-        raise InputError(f"metrics.ratings: {path} has no rating")
+        raise InputError(f"metrics.ratings: {path} has no rating; name a file with one a line")
     given: dict[tuple[str, str], dict[str, dict[str, list[int]]]] = defaultdict(dict)
     for (system, prompt, response, _), values in latest.items():
         aspects = given[system, prompt].setdefault(response, {aspect: [] for aspect in ASPECTS})
@@ -62,7 +62,7 @@ def read_ratings(path: str | Path) -> Ratings:
 def _row(line: str, place: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{place}: not JSON ({error})") from error
     if not isinstance(row, dict):
         raise InputError(f"{place}: expected an object with {', '.join((*KEYS, *ASPECTS))}")

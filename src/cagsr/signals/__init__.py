@@ -100,6 +100,6 @@ def _imported(path: str) -> Signal:
     signal: Signal = getattr(module, attribute)
     if not callable(signal):
         raise InputError(
-            f"signal {path!r} is of type {type(signal).__name__}, not a function of (evidence, **options)"
+            f"signal {path!r} is of type {type(signal).__name__}, not a function of (evidence, **options); name one"
         )
     return signal

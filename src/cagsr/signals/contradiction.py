@@ -20,7 +20,9 @@ def contradiction(evidence: Evidence, *, threshold: NonNegativeFloat = 0.0) -> T
     Raises InputError where nobody can be asked (``evidence.observer`` is None).
     """
     if evidence.observer is None:
-        raise InputError("a contradiction asks the observer again, and this evidence has none")
+        raise InputError(
+            "a contradiction asks the observer again, and this evidence has none; give Evidence one"
+        )
     nothing = evidence.observer.logprobs(segments.without(evidence.rollout, evidence.salience > 0))
     count_P = segments.segments(evidence).any(-1).sum(-1)
     charged = (nothing - evidence.observation.logprobs - threshold).clamp(min=0)

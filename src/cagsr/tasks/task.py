@@ -62,7 +62,7 @@ def split_of(key: str) -> str:
 
     What a text's content decides no seed can change, so the three parts are disjoint whatever is drawn.
     """
-    tenth = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) % 10
+    tenth = int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8]) % 10
     return SPLITS[max(0, tenth - 7)]
 
 

@@ -1,0 +1,23 @@
+"""What became of the rows of a data set, said once by every command that reads one."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from cagsr.errors import printable
+
+if TYPE_CHECKING:
+    from cagsr.data import DataReport
+
+__all__ = ["say_rows"]
+
+
+def say_rows(console: Console, what: str, report: "DataReport") -> None:
+    """A line of counts, and a warning for each row that was dropped as invalid (the first ten) and for duplicates."""
+    _say(console, f"{what}: {report}")
+    for line in report.warnings():
+        _say(console, f"warning: {line}", style="yellow")
+
+
+def _say(console: Console, line: str, style: str | None = None) -> None:
+    console.print(printable(line), style=style, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,61 @@
+"""A prompt that is too long, cut: the user's words go, the template and the special tokens stay."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from cagsr.types import Prompt
+
+__all__ = ["content_tokens", "truncated"]
+
+
+def content_tokens(prompt: Prompt) -> Iterator[int]:
+    """The tokens that write something of what the user wrote, in order."""
+    for token, (start, end) in enumerate(prompt.offsets):
+        if start < end and any(start < last and first < end for first, last in prompt.content):
+            yield token
+
+
+def truncated(prompt: Prompt, limit: int, left: bool) -> Prompt | None:
+    """``prompt`` in ``limit`` tokens: the user's words are cut, never the template, special tokens or a character.
+
+    None when nothing that the user wrote would be left.
+    """
+    content = list(content_tokens(prompt))
+    excess = len(prompt.ids) - limit
+    # A character may be several tokens, bytes say, each of which spans all of it: they go or stay together.
+    while excess < len(content) and _is_within_character(prompt, content, excess if left else -excess):
+        excess += 1
+    if excess >= len(content):
+        return None
+    gone = set(content[:excess] if left else content[-excess:])
+    if left:
+        first, last = 0, prompt.offsets[content[excess]][0]
+    else:
+        first, last = prompt.offsets[content[-excess - 1]][1], len(prompt.text)
+    cuts = [(max(start, first), min(end, last)) for start, end in prompt.content]
+    cuts = [(start, end) for start, end in cuts if start < end]
+
+    def moved(span: tuple[int, int]) -> tuple[int, int]:
+        start, end = (
+            position - sum(min(max(position, begin), stop) - begin for begin, stop in cuts)
+            for position in span
+        )
+        return start, end
+
+    kept = [token for token in range(len(prompt.ids)) if token not in gone]
+    text, position = "", 0
+    for begin, stop in cuts:
+        text, position = text + prompt.text[position:begin], stop
+    content_spans = [moved(span) for span in prompt.content]
+    return replace(
+        prompt,
+        text=text + prompt.text[position:],
+        ids=tuple(prompt.ids[token] for token in kept),
+        offsets=tuple(moved(prompt.offsets[token]) for token in kept),
+        content=tuple(span for span in content_spans if span[0] < span[1]),
+    )
+
+
+def _is_within_character(prompt: Prompt, content: list[int], cut: int) -> bool:
+    """Whether the content tokens before and from position ``cut`` on share a character."""
+    return prompt.offsets[content[cut]][0] < prompt.offsets[content[cut - 1]][1]
