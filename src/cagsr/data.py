@@ -73,8 +73,7 @@ def map_columns(
     Without a column ``prompt``, ``messages`` is used: all turns up to the last user turn are the prompt, the
     last assistant turn after it is the reference. Without ``reference_column``, ``reference`` or
     ``completion`` is used where a row has it as text. Other columns stay as they are. A row whose prompt, or
-    whose demanded reference, is missing or not text, or half of whose characters no tokenizer reads, keeps that as its
-    problem.
+    whose demanded reference, is missing or not text keeps that as its problem; so does one with half a character.
 
     Raises InputError when there are no rows, and when no row has a named column, with a suggestion.
     """
