@@ -73,7 +73,7 @@ def map_columns(
     Without a column ``prompt``, ``messages`` is used: all turns up to the last user turn are the prompt, the
     last assistant turn after it is the reference. Without ``reference_column``, ``reference`` or
     ``completion`` is used where a row has it as text. Other columns stay as they are. A row whose prompt, or
-    whose demanded reference, is missing or not text keeps that as its problem.
+    whose demanded reference, is missing or not text keeps that as its problem; so does one with half a character.
 
     Raises InputError when there are no rows, and when no row has a named column, with a suggestion.
     """
@@ -149,8 +149,10 @@ def _mapped(row: Row, prompt_column: str, reference_columns: tuple[str, ...], de
 
 def demand_whole(name: str, text: str) -> None:
     """Raises ValueError in words for a text that no tokenizer reads: JSON may hold half a surrogate pair."""
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise ValueError(f"{name} holds half of a surrogate pair, which is no character")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} holds half of a surrogate pair, which is no character") from None
 
 
 def encode(
