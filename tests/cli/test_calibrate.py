@@ -74,8 +74,12 @@ def test_labels_come_on_top_and_their_held_out_agreement_is_told(calibrate, rows
     ]
     pairs = rows("pairs.jsonl", *made)
     free, *labelled = [
-        json.loads(calibrate(*labels, "--json", terms="reward.terms=[{signal: length}, {signal: mass}]").out)
-        for labels in ([], ["--pairs", pairs, "--labels", "2"], ["--pairs", pairs])
+        json.loads(calibrate(*options, "--json", terms="reward.terms=[{signal: length}, {signal: mass}]").out)
+        for options in (
+            ["--output", "free.yaml"],
+            ["--output", "two.yaml", "--pairs", pairs, "--labels", "2"],
+            ["--pairs", pairs],
+        )
     ]
     assert "labels" not in free
     assert [summary["labels"]["pairs"] for summary in labelled] == [2, 6]
@@ -83,6 +87,16 @@ def test_labels_come_on_top_and_their_held_out_agreement_is_told(calibrate, rows
     assert labelled[1]["labels"]["held_out"]["mean"] == 1.0
     assert labelled[1]["contrasts"] == free["contrasts"]
     assert "6 labelled pairs" in " ".join(Path("preset.yaml").read_text().split())
+
+
+def test_a_preset_that_is_there_is_never_overwritten(calibrate):
+    Path("mine.yaml").write_text("terms: []")
+    outcome = calibrate("--output", "mine.yaml")
+    assert (outcome.code, outcome.err) == (
+        2,
+        "error: --output: mine.yaml exists already; remove it, or name another file\n",
+    )
+    assert Path("mine.yaml").read_text() == "terms: []"
 
 
 @pytest.mark.parametrize(

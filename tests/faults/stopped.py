@@ -31,6 +31,8 @@ PHASES = {
     "save": ("cagsr.checkpoint.Checkpoints", "save"),
     "model": ("cagsr.trainer.Trainer", "_save_model"),
 }
+STRUCK = "struck"
+"""A file with the number of the step in which the signal came."""
 OF = [name for name, case in CASES.items() if case.command == "train"]
 
 
@@ -61,8 +63,11 @@ def stopped(
     case, code_of = CASES[name], {signal.SIGTERM: 75, signal.SIGINT: 130}
     run = runs.start(case.arguments(False), cwd, before=plan)
     code = run.wait(300)
-    if code == 0:  # too late: the last step was done
-        return differences(ending(cwd / "run"), workshop.expected(name)), False
+    if code == 0:
+        begun = int((cwd / STRUCK).read_text()) if (cwd / STRUCK).exists() else case.steps
+        if begun < case.steps:
+            return f"not stopped: the signal came in step {begun} of {case.steps}", True
+        return differences(ending(cwd / "run"), workshop.expected(name)), False  # too late to stop
     if code != code_of[signal.Signals(number)] or "Traceback" in run.err or "stopped by" not in run.err:
         return f"ended with {code}: {run.err.strip()[-300:]}", True
     resume = (cwd / "run" / "run.json").exists()
@@ -89,16 +94,22 @@ def signal_in(phase: str, time_of: int, delay: float, number: int) -> None:
     """Plant it: the process gets a signal ``delay`` seconds after it enters the phase for the n-th time."""
     import importlib
 
+    from cagsr.trainer import Trainer
+
     path, attribute = PHASES[phase]
     module, _, owner = path.rpartition(".")
     place = (
         importlib.import_module(path) if phase == "load" else getattr(importlib.import_module(module), owner)
     )
-    original, entered = getattr(place, attribute), [0]
+    original, entered, begun = getattr(place, attribute), [0], [0]
+
+    def strike() -> None:
+        Path(STRUCK).write_text(str(begun[0]))
+        os.kill(os.getpid(), number)
 
     def late() -> None:
         time.sleep(delay)
-        os.kill(os.getpid(), number)
+        strike()
 
     def entering(*given: object, **named: object) -> object:
         entered[0] += 1
@@ -106,7 +117,14 @@ def signal_in(phase: str, time_of: int, delay: float, number: int) -> None:
             if delay:
                 threading.Thread(target=late, daemon=True).start()
             else:
-                os.kill(os.getpid(), number)
+                strike()
         return original(*given, **named)
 
     setattr(place, attribute, entering)
+    begin = Trainer._begin
+
+    def beginning(trainer: Trainer, step: int) -> object:
+        begun[0] = step + 1
+        return begin(trainer, step)
+
+    Trainer._begin = beginning  # type: ignore[method-assign, assignment]
