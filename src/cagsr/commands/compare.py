@@ -154,6 +154,7 @@ def _identity(config: Config) -> dict[str, Any]:
     content = config.model_dump(mode="json", exclude={"run": True})
     for key in FREE:
         del content["compare"][key]
+    del content["metrics"]["ratings"]  # people rate what the systems answered, so they come last
     return content
 
 

@@ -60,7 +60,7 @@ class Rating:
 
     def serve(self, notice: Callable[[str], None]) -> None:
         """Answer raters until Ctrl-C (KeyboardInterrupt); ``notice`` is told, once each, what should be known."""
-        from cagsr.rating.server import Session, application, serve
+        from cagsr.rating.server import Session, application, make_server
 
         told: set[str] = set()
 
@@ -72,7 +72,7 @@ class Rating:
         port = self.listener.getsockname()[1]
         # Cookies are shared by all ports of a host; a name of its own keeps two ratings apart.
         app = application(Session(self.store, self.study, once), self.hosts, f"cagsr-{port}")
-        serve(app, [self.listener])
+        make_server(app).run(sockets=[self.listener])
 
     def kept(self) -> str:
         """How much is kept of all raters of this mode, in words."""
@@ -210,7 +210,12 @@ def _listen(host: str, port: int, open_to_network: bool) -> socket.socket:
     try:
         # Not SO_REUSEPORT: of two servers on one port the second must fail.
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        return socket.create_server(("127.0.0.1" if host == "localhost" else host, port), family=family)
+        listener = socket.create_server(
+            ("127.0.0.1" if host == "localhost" else host, port), family=family, backlog=512
+        )
+        # asyncio does it for sockets of its own; without it every answer waits 40 ms for an acknowledgement.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         raise InputError(
             f"{host} port {port} cannot be used: {error.strerror or error}. Choose another --port."

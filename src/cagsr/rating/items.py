@@ -123,7 +123,7 @@ def _alone(groups: Sequence[Group], count: int) -> list[Item]:
 
 
 def _in_pairs(groups: Sequence[Group], count: int, random: Random) -> list[Item]:
-    left = [list(combinations(random.sample(g.responses, len(g.responses)), 2)) for g in groups]
+    left = [_pairs(random.sample(group.responses, len(group.responses))) for group in groups]
     met: Counter[tuple[tuple[str, ...], ...]] = Counter()
     items: list[Item] = []
     while any(left) and len(items) < count:
@@ -134,6 +134,12 @@ def _in_pairs(groups: Sequence[Group], count: int, random: Random) -> list[Item]
                 met[_systems(pair)] += 1
                 items.append(Item(group.prompt, pair))
     return items
+
+
+def _pairs(responses: Sequence[Response]) -> list[tuple[Response, Response]]:
+    """All pairs of different systems; of one and the same where there is no other."""
+    pairs = list(combinations(responses, 2))
+    return [(one, other) for one, other in pairs if not set(one.systems) & set(other.systems)] or pairs
 
 
 def _systems(pair: Sequence[Response]) -> tuple[tuple[str, ...], ...]:

@@ -1,7 +1,6 @@
 """The rating page and what it asks for: where a rater stands, an answer, an undo."""
 
-import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -18,7 +17,7 @@ from cagsr.rating.items import QUESTIONS, flipped, order
 from cagsr.rating.shown import shown
 from cagsr.rating.store import Store, Study
 
-__all__ = ["ROUTES", "Session", "application", "serve"]
+__all__ = ["ROUTES", "Session", "application", "make_server"]
 
 PAGE = Path(__file__).parent / "page"
 MONTH = 30 * 24 * 3600
@@ -56,7 +55,7 @@ class Session:
         return self._orders[rater]
 
     def value(self, rater: str, item: int, value: int) -> int:
-        """A value as it is kept, from the value as the rater gave it, and back: left and right may be exchanged."""
+        """A value as it is kept, from the value as the rater gave it, and back: A and B may be exchanged."""
         return -value if self._flipped(rater, item) else value
 
     def _complete(self, item: int, answers: dict[tuple[int, str], int]) -> bool:
@@ -81,7 +80,7 @@ class Session:
 
 
 class Answer(BaseModel):
-    """A score from 1 to 5; or 1 for the left response, -1 for the right one, 0 for neither."""
+    """A score from 1 to 5; or 1 for response A, the left one, -1 for B, 0 for neither."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -183,8 +182,8 @@ def application(session: Session, hosts: Collection[str], cookie: str) -> ASGIAp
     return Guards(app, hosts, cookie, session.store.rater_of)
 
 
-def serve(app: ASGIApp, sockets: Sequence[socket.socket]) -> None:
-    """Answer until Ctrl-C, which is raised again as KeyboardInterrupt."""
+def make_server(app: ASGIApp) -> uvicorn.Server:
+    """What answers on the sockets that its ``run`` is given, until Ctrl-C, which is raised as KeyboardInterrupt."""
     config = uvicorn.Config(
         app,
         http="h11",
@@ -196,4 +195,4 @@ def serve(app: ASGIApp, sockets: Sequence[socket.socket]) -> None:
         server_header=False,
         timeout_graceful_shutdown=SECONDS_TO_STOP,
     )
-    uvicorn.Server(config).run(sockets=list(sockets))
+    return uvicorn.Server(config)

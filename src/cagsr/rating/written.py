@@ -38,14 +38,14 @@ class Group:
 def read_groups(directory: Path, systems: Sequence[str] | None, random: Random) -> list[Group]:
     """One group a prompt of the comparison, or of each step of the run, in ``directory``.
 
-    A comparison gives each system's greedy response with one seed, which ``random`` draws for each prompt; a run
-    gives two candidates of each prompt, whose "systems" are the thirds of its steps. ``systems`` keeps those only.
+    A comparison gives the greedy responses of its systems, with every seed. A run gives two candidates of each
+    prompt, drawn by ``random``, whose "systems" are the thirds of its steps. ``systems`` keeps those only.
 
     Raises InputError where there is neither, or no such system, and StorageError for a line that is damaged.
     """
     found = sorted(directory.glob(f"*/{RESPONSES}"))
     if found:
-        groups = _of_comparison(found, random)
+        groups = _of_comparison(found)
     elif (directory / CANDIDATES).is_file():
         groups = _of_run(directory / CANDIDATES, random)
     else:
@@ -65,21 +65,13 @@ def _only(group: Group, systems: set[str]) -> tuple[Response, ...]:
     return tuple(Response(text, names) for text, names in kept if names)
 
 
-def _of_comparison(paths: Sequence[Path], random: Random) -> list[Group]:
-    """prompt -> system -> seed -> text, of which one seed of every system is taken."""
-    texts: dict[str, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
+def _of_comparison(paths: Sequence[Path]) -> list[Group]:
+    """Every seed of every system: a comparison compares on the prompts for which all of them have ratings."""
+    written: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for path in paths:
-        seed, system = path.parent.name, path.parent.parent.name
         for row in _rows(path):
-            texts[row["prompt"]][system][seed] = row["response"]
-    groups = []
-    for prompt, of_systems in texts.items():
-        seeds = sorted({seed for of_seeds in of_systems.values() for seed in of_seeds})
-        drawn = random.choice(seeds)
-        # A base that is only measured with the first seed has no other response.
-        written = [(name, of.get(drawn, next(iter(of.values())))) for name, of in sorted(of_systems.items())]
-        groups.append(_group(prompt, written))
-    return groups
+            written[row["prompt"]].append((path.parent.parent.name, row["response"]))
+    return [_group(prompt, texts) for prompt, texts in written.items()]
 
 
 def _of_run(path: Path, random: Random) -> list[Group]:
@@ -103,10 +95,10 @@ def _part(step: int, last: int) -> str:
 
 
 def _group(prompt: str, written: Sequence[tuple[str, str]]) -> Group:
-    systems: dict[str, list[str]] = defaultdict(list)
+    systems: dict[str, set[str]] = defaultdict(set)
     for system, text in written:
-        systems[text].append(system)
-    return Group(prompt, tuple(Response(text, tuple(names)) for text, names in systems.items()))
+        systems[text].add(system)
+    return Group(prompt, tuple(Response(text, tuple(sorted(names))) for text, names in systems.items()))
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ const groups = [...document.querySelectorAll("[data-question]")];
 const PAUSE = window.matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 280;
 const VALUES = {
   scores: { 1: 1, 2: 2, 3: 3, 4: 4, 5: 5 },
-  pairs: { ArrowLeft: 1, ArrowRight: -1, n: 0 },
+  pairs: { a: 1, ArrowLeft: 1, b: -1, ArrowRight: -1, n: 0 },
 }[mode];
 
 let state = null;
