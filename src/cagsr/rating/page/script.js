@@ -110,7 +110,7 @@ function show(received, moved) {
   const open = groups.findIndex((group) => !(group.dataset.question in item.answers));
   activate(open < 0 ? groups.length - 1 : open);
   if (!moved) {
-    if (typed.length) press(typed.shift());
+    while (typed.length && !busy) press(typed.shift());
     return;
   }
   typed = [];
