@@ -74,7 +74,6 @@ def visit(browser):
 
 
 def await_item(page, number: int, count: int) -> None:
-    # Not `expect`, which looks again after half a second only.
     page.locator("#heading", has_text=f"Item {number} of {count}").wait_for(state="attached")
 
 
@@ -90,7 +89,7 @@ def rate_all(page, count: int, keys) -> None:
 def test_twenty_items_are_rated_by_keyboard_alone(visit, directory):
     with raters.rated(directory, "anna") as rating:
         assert len(rating.study.items) == 20
-        page = visit(rating.links["anna"], reduced_motion="no-preference")
+        page = visit(rating.links["anna"])
         rate_all(page, 20, lambda n: f"{1 + n % 5}{1 + n // 5 % 5}{1 + n % 3}")
         expect(page.locator("#thanks")).to_have_text("All rated. Thank you, anna.")
         answers = rating.store.answers("anna", "scores")
@@ -139,7 +138,7 @@ def test_buttons_are_reached_by_tab_and_do_what_their_names_say(visit, directory
 
 def test_a_question_is_chosen_by_its_letter_and_changed_before_the_item_is_done(visit, directory):
     with raters.rated(directory, "anna") as rating:
-        page = visit(rating.links["anna"])
+        page = visit(rating.links["anna"], reduced_motion="no-preference")
         expect(page.locator("#count")).to_have_text("1 of 20")
         for key in ("o", "5", "r", "4", "r", "2"):
             page.keyboard.press(key)
