@@ -8,10 +8,12 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
 import raters
+from cagsr.commands.rate import _hosts
 
 
 @pytest.fixture
@@ -101,7 +103,7 @@ def test_mistakes_get_one_line_and_leave_nothing_behind(cagsr, directory, argume
 def test_a_directory_without_responses_is_refused(cagsr, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "has nothing to rate" in cagsr("rate", "empty", "--raters", "anna").err
-    assert "is no directory of a run" in cagsr("rate", "none", "--raters", "anna").err
+    assert "RUN: none is no directory" in cagsr("rate", "none", "--raters", "anna").err
 
 
 def test_a_port_in_use_is_named(cagsr, directory):
@@ -111,6 +113,31 @@ def test_a_port_in_use_is_named(cagsr, directory):
     assert outcome.code == 2
     assert f"127.0.0.1 port {port} cannot be used" in outcome.err
     assert "--port" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "hosts"),
+    [
+        ("127.0.0.1", 8765, ("127.0.0.1:8765", "localhost:8765")),
+        ("localhost", 8765, ("localhost:8765", "127.0.0.1:8765")),
+        ("::1", 8765, ("[::1]:8765",)),
+        ("127.0.0.2", 80, ("127.0.0.2:80", "127.0.0.2")),
+        ("Box.lan", 8765, ("box.lan:8765",)),
+    ],
+)
+def test_only_its_own_addresses_are_answered_at(host, port, hosts):
+    assert _hosts(host, port) == hosts
+
+
+def test_who_opens_it_to_a_network_is_told_what_that_means(directory):
+    with raters.rated(directory, "anna") as rating:
+        assert not any("encrypted" in line for line in rating.announcement())
+        assert "nothing is encrypted" in replace(rating, open_to_network=True).announcement()[-1]
+
+
+def test_no_answer_waits_for_the_network_to_say_that_it_got_the_last_one(directory):
+    with raters.rated(directory, "anna") as rating:
+        assert rating.listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_what_was_chosen_the_first_time_stays(cagsr, directory):

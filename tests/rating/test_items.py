@@ -48,8 +48,12 @@ def test_what_cannot_be_rated_is_refused_by_name(tmp_path):
     raters.comparison(tmp_path, 3)
     with pytest.raises(InputError, match="no 'tunde'; did you mean 'tuned'"):
         groups(tmp_path, ["tunde"])
-    path = tmp_path / "base/seed-0/responses.jsonl"
-    path.write_text(path.read_text() + '{"prompt": "p"}\n')
+
+
+@pytest.mark.parametrize("row", ['{"prompt": "p"}', '{"prompt": "p", "response": 3}', "[]", "3", "{"])
+def test_a_row_that_is_damaged_is_named_by_its_line(tmp_path, row):
+    path = raters.comparison(tmp_path, 3) / "base/seed-0/responses.jsonl"
+    path.write_text(path.read_text() + row + "\n")
     with pytest.raises(StorageError, match=r"responses.jsonl:4 is damaged"):
         groups(tmp_path)
 

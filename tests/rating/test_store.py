@@ -147,6 +147,13 @@ def test_a_damaged_database_is_said(store, path):
         Store(path)
 
 
+def test_items_that_cannot_be_read_are_said(store, path):
+    store.add_study(STUDY)
+    store._connection.execute("UPDATE study SET items = '[{}]'")
+    with pytest.raises(StorageError, match="is damaged: what it asks cannot be read"):
+        store.study("scores")
+
+
 def test_another_file_is_refused_and_stays_as_it_was(tmp_path, path):
     path.write_text("no database at all, but long enough to be read as the header of one" * 9)
     with pytest.raises(InputError, match="is no ratings database; move it away"):

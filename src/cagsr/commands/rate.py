@@ -1,6 +1,7 @@
 """`cagsr rate`: people rate, blind, on a page that this computer serves to itself; and what came of it."""
 
 import ipaddress
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,8 +107,7 @@ def open_rating(
         raise InputError(f"{error.name}: {PACKAGES}") from None
     names = _names(raters)
     path = directory / DATABASE
-    if not directory.is_dir():
-        raise InputError(f"{directory} is no directory of a run or a comparison")
+    _check_directory("RUN", directory)
     listener = _listen(host, port, open_to_network)
     try:
         store, study = _study(path, mode, items, systems, seed)
@@ -133,13 +133,19 @@ def export_ratings(directory: Path, output: Path | None, raters: str | None) -> 
         from cagsr.rating.export import export
     except ModuleNotFoundError as error:
         raise InputError(f"{error.name}: {PACKAGES}") from None
-    if output is not None and not output.is_dir():
-        raise InputError(f"--output {output} is no directory")
+    _check_directory("RUN", directory)
+    _check_directory("--output", output or directory)
     store = Store(directory / DATABASE)
     try:
         return export(store, output or directory, None if raters is None else _names(raters))
     finally:
         store.close()
+
+
+def _check_directory(what: str, path: Path) -> None:
+    # Unlike Path.is_dir it takes any name, one that is too long for the disk included.
+    if not os.path.isdir(path):
+        raise InputError(f"{what}: {path} is no directory")
 
 
 def _names(given: str) -> list[str]:

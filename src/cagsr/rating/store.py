@@ -117,7 +117,10 @@ class Store:
         if not found:
             return None
         options, items = found[0]
-        return Study(mode, json.loads(options), [from_json(content) for content in json.loads(items)])
+        try:
+            return Study(mode, json.loads(options), [from_json(content) for content in json.loads(items)])
+        except (ValueError, KeyError, TypeError):
+            raise StorageError(f"{self.path} is damaged: what it asks cannot be read.") from None
 
     def add_study(self, study: Study) -> None:
         content = json.dumps(dict(study.options)), json.dumps([to_json(item) for item in study.items])
@@ -208,6 +211,8 @@ class Store:
     # SQLite ------------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
+        # A file that came from elsewhere may hold triggers of its own: they get no function with an effect.
+        self._connection.execute("PRAGMA trusted_schema = OFF")
         (application,) = self._connection.execute("PRAGMA application_id").fetchone()
         (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         if application != APPLICATION and (application or tables):

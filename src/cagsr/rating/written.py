@@ -77,7 +77,7 @@ def _of_comparison(paths: Sequence[Path]) -> list[Group]:
 def _of_run(path: Path, random: Random) -> list[Group]:
     candidates: dict[tuple[int, str], list[str]] = defaultdict(list)
     for row in _rows(path):
-        candidates[int(row.get("step", 0)), row["prompt"]].append(row["response"])
+        candidates[row.get("step", 0), row["prompt"]].append(row["response"])
     last = max((step for step, _ in candidates), default=0)
     groups = []
     for (step, prompt), texts in candidates.items():
@@ -113,7 +113,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
             row = dict(json.loads(line))
         except (ValueError, TypeError):
             row = {}
-        if not (isinstance(row.get("prompt"), str) and isinstance(row.get("response"), str)):
+        texts = isinstance(row.get("prompt"), str) and isinstance(row.get("response"), str)
+        if not (texts and isinstance(row.get("step", 0), int)):
             raise StorageError(f"{path}:{number} is damaged: no row with a prompt and a response.")
         rows.append(row)
     return rows
