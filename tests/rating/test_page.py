@@ -92,6 +92,7 @@ def test_twenty_items_are_rated_by_keyboard_alone(visit, directory):
         page = visit(rating.links["anna"])
         rate_all(page, 20, lambda n: f"{1 + n % 5}{1 + n // 5 % 5}{1 + n % 3}")
         expect(page.locator("#thanks")).to_have_text("All rated. Thank you, anna.")
+        expect(page.get_by_role("progressbar", name="Rated so far")).to_have_attribute("value", "20")
         answers = rating.store.answers("anna", "scores")
         assert len(answers) == 60
         order = rater_order(rating, "anna")

@@ -89,6 +89,57 @@ def test_an_undo_brings_the_item_back(anna):
     assert anna.post("/undo", {"answer": state["last"]}).json == back
 
 
+@pytest.mark.parametrize("others", ['a={"b": "c, d"}', "a=b c; =; ;;x", 'a="', "é=ü"])
+def test_cookies_of_other_programs_at_this_address_are_not_in_the_way(anna, others):
+    for cookie in (f"{others}; {anna.cookie}", f"{anna.cookie}; {others}"):
+        assert anna.send("GET", "/state", {**anna.headers, "Cookie": cookie}).status == 200
+
+
+def plain(client: raters.Client, *lines: str) -> int:
+    """The status of a request made of just these lines."""
+    with socket.create_connection(("127.0.0.1", int(client.address.split(":")[1]))) as connection:
+        connection.sendall("\r\n".join([*lines, "Connection: close", "", ""]).encode())
+        return int(connection.recv(64).split()[1])
+
+
+def test_a_request_that_says_two_things_is_refused(anna):
+    host, cookie = f"Host: {anna.address}", f"Cookie: {anna.cookie}"
+    get = "GET /state HTTP/1.1"
+    assert plain(anna, get, host, cookie) == 200
+    assert plain(anna, get, host, "Host: evil.example", cookie) == 400
+    assert plain(anna, get, host, cookie, cookie) == 403
+    own, other = f"Origin: http://{anna.address}", "Origin: https://evil.example"
+    for origins in ((own, other), (other, own)):
+        assert plain(anna, get, host, cookie, *origins) == 403
+    sites = ("Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site")
+    assert plain(anna, get, host, cookie, *sites) == 403
+
+
+def test_a_token_opens_nothing_but_the_entrance_and_a_cookie_does_not_open_that(anna):
+    host, token = f"Host: {anna.address}", anna.cookie.partition("=")[2]
+    assert plain(anna, f"GET /enter?token={token} HTTP/1.1", host) == 303
+    assert plain(anna, f"GET /enter?token={token}&token={token} HTTP/1.1", host) == 403
+    assert plain(anna, f"GET /state?token={token} HTTP/1.1", host) == 403
+    assert plain(anna, "GET /enter HTTP/1.1", host, f"Cookie: {anna.cookie}") == 403
+    assert plain(anna, f"GET http://{anna.address}/state HTTP/1.1", "Host: evil.example") == 403
+
+
+def test_what_changes_something_must_say_where_it_comes_from(anna):
+    headers = {**anna.headers, "Content-Type": "application/json"}
+    body = json.dumps({"item": 0, "question": "overall", "value": 5}).encode()
+    for changed in ({"Origin": ""}, {"Sec-Fetch-Site": "none"}):
+        assert anna.send("POST", "/answer", headers | changed, body).status == 403
+    del headers["Origin"]
+    assert anna.send("POST", "/answer", headers, body).status == 403
+
+
+def test_no_socket_is_opened(anna):
+    lines = [f"Host: {anna.address}", "Upgrade: websocket", "Sec-WebSocket-Version: 13"]
+    lines += ["Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="]
+    assert plain(anna, "GET /socket HTTP/1.1", *lines) == 403
+    assert plain(anna, "GET /socket HTTP/1.1", *lines, f"Cookie: {anna.cookie}") == 404
+
+
 @pytest.mark.parametrize(
     ("path", "content"),
     [

@@ -6,10 +6,10 @@ route is looked up and whatever its method is.
 """
 
 from collections.abc import Callable, Collection
-from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -83,16 +83,9 @@ class Guards:
         if scope["path"] == ENTER:
             tokens = parse_qs(scope["query_string"].decode("latin-1")).get("token", [])
         else:
-            tokens = [_cookie(line, self.cookie) for line in headers.getlist("cookie")]
+            # Lenient as browsers are: other programs on this computer have cookies here too, of any form.
+            tokens = [cookie_parser(line).get(self.cookie) for line in headers.getlist("cookie")]
         return self.rater_of(tokens[0]) if len(tokens) == 1 and tokens[0] else None
-
-
-def _cookie(line: str, name: str) -> str:
-    try:
-        found = SimpleCookie(line).get(name)
-    except CookieError:
-        return ""
-    return found.value if found else ""
 
 
 async def _body(receive: Receive) -> bytes | None:

@@ -20,6 +20,7 @@ from cagsr.rating.store import Store, Study
 __all__ = ["ROUTES", "Session", "application", "make_server"]
 
 PAGE = Path(__file__).parent / "page"
+TEMPLATES = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
 MONTH = 30 * 24 * 3600
 # A request that is being answered when the server is asked to stop may end.
 SECONDS_TO_STOP = 3
@@ -121,8 +122,7 @@ def enter(request: Request, token: str) -> RedirectResponse:
 
 @router.get("/")
 def page(rater: Rater, session: Given) -> HTMLResponse:
-    environment = Environment(loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined)
-    template = environment.get_template("page.html")
+    template = TEMPLATES.get_template("page.html")
     return HTMLResponse(template.render(rater=rater, mode=session.study.mode, questions=session.questions))
 
 
