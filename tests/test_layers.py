@@ -18,6 +18,9 @@ import cagsr
         "cagsr.sources",
         "cagsr.errors",
         "cagsr.tasks",
+        "cagsr.commands.rate",
+        "cagsr.rating.server",
+        "cagsr.rating.export",
     ],
 )
 def test_what_answers_before_a_model_loads_imports_no_torch(module):

@@ -297,6 +297,57 @@ def probe(
         show(summary, console)
 
 
+@app.command(epilog="Example: cagsr rate runs/paper --raters anna,ben; then: cagsr rate runs/paper --export")
+def rate(
+    directory: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run or a comparison.")],
+    raters: Annotated[
+        str | None, typer.Option(help="Names, commas between them; with --export: of these only.")
+    ] = None,
+    export: Annotated[
+        bool, typer.Option("--export", help="Write ratings.jsonl and pairs.jsonl, and show what they say.")
+    ] = False,
+    mode: Annotated[
+        Literal["scores", "pairs"], typer.Option(help="Rate one response from 1 to 5, or choose of two.")
+    ] = "scores",
+    items: Annotated[int | None, typer.Option(min=1, help="About how many to rate; 60 if left out.")] = None,
+    systems: Annotated[str | None, typer.Option(help="Only these systems; commas between them.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Draws the items; 0 if left out.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Directory for --export; default: RUN.")] = None,
+    host: Annotated[str, typer.Option(help="Address to answer at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8765,
+    open_to_network: Annotated[
+        bool, typer.Option("--open-to-network", help="Allow a --host that others can reach.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Let people rate responses, blind, on a page of this computer; every answer is kept in RUN/ratings.sqlite."""
+    from cagsr.commands.rate import export_ratings, open_rating
+
+    console = _console(as_json)
+    if export:
+        summary = export_ratings(directory, output, raters)
+        if not as_json:
+            from cagsr.rating.table import rating_table
+
+            console.print(rating_table(summary), soft_wrap=True)
+        return _print_json(summary, as_json)
+    if raters is None:
+        raise InputError("cagsr rate needs --raters NAME,NAME: a link is made for each. Or --export.")
+    chosen = {"mode": mode, "items": items, "systems": systems, "seed": seed}
+    with open_rating(
+        directory, raters, host=host, port=port, open_to_network=open_to_network, **chosen
+    ) as rating:
+        if as_json:
+            print(json.dumps(rating.links), flush=True)
+        for line in rating.announcement():
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        try:
+            rating.serve(lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
+        except KeyboardInterrupt:
+            print(f"\nstopped by Ctrl-C; {rating.kept()}; the same command goes on", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
 @app.command(epilog="Example: cagsr doctor google/flan-t5-small")
 def doctor(
     model: Annotated[str | None, typer.Argument(help="Directory or hub name of a model to examine.")] = None,

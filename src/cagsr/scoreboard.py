@@ -101,26 +101,30 @@ class Scoreboard:
 
         One response a prompt. A metric that nobody gave an opinion on is left out.
         """
-        values: dict[str, np.ndarray] = {}
-        counts: dict[str, int] = {}
-        if self.judge is not None:
-            asked = min(self.judged, len(prompts))
-            rated = self.judge.rate([written(prompt) for prompt in prompts[:asked]], responses[:asked])
-            values["judge"] = _padded(rated.ratings, len(prompts))
-            counts |= {"judge_asked": asked, "judge_failures": rated.failures}
-        if self.ratings is not None:
-            rows = [
-                (system, self._rated(prompt), text) for prompt, text in zip(prompts, responses, strict=True)
-            ]
-            found = {aspect: [self.ratings.mean(*row, aspect) for row in rows] for aspect in ASPECTS}
-            values |= {
-                RATINGS[aspect]: np.array([mean for mean, _ in given]) for aspect, given in found.items()
-            }
-            counts["human_ratings"] = sum(count for _, count in found["overall"])
-            counts["human_ratings_of_other_responses"] = sum(
-                self.ratings.of_other_responses(*row) for row in rows
-            )
-        return Opinions({name: value for name, value in values.items() if np.isfinite(value).any()}, counts)
+        judged, people = self.judged_by_model(prompts, responses), self.people(system, prompts, responses)
+        return Opinions(judged.values | people.values, judged.counts | people.counts)
+
+    def judged_by_model(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Opinions:
+        """What the judge alone says, as `opinions`."""
+        if self.judge is None:
+            return Opinions({}, {})
+        asked = min(self.judged, len(prompts))
+        rated = self.judge.rate([written(prompt) for prompt in prompts[:asked]], responses[:asked])
+        counts = {"judge_asked": asked, "judge_failures": rated.failures}
+        return Opinions(_found({"judge": _padded(rated.ratings, len(prompts))}), counts)
+
+    def people(self, system: str, prompts: Sequence[Prompt], responses: Sequence[str]) -> Opinions:
+        """What people alone say, as `opinions`."""
+        if self.ratings is None:
+            return Opinions({}, {})
+        rows = [(system, self._rated(prompt), text) for prompt, text in zip(prompts, responses, strict=True)]
+        found = {aspect: [self.ratings.mean(*row, aspect) for row in rows] for aspect in ASPECTS}
+        counts = {
+            "human_ratings": sum(count for _, count in found["overall"]),
+            "human_ratings_of_other_responses": sum(self.ratings.of_other_responses(*row) for row in rows),
+        }
+        values = {RATINGS[aspect]: np.array([mean for mean, _ in given]) for aspect, given in found.items()}
+        return Opinions(_found(values), counts)
 
     def preferences(
         self, prompts: Sequence[Prompt], responses: Sequence[str], others: Sequence[str]
@@ -221,6 +225,10 @@ def preference_summary(found: Preferences) -> dict[str, Any]:
         "failures": found.failures,
     }
     return counts | (interval(values).as_dict() if len(values) else {})
+
+
+def _found(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: value for name, value in values.items() if np.isfinite(value).any()}
 
 
 def _padded(values: np.ndarray, length: int) -> np.ndarray:

@@ -50,6 +50,8 @@ PROOFS = (
     "suggestions",
     "architectures",
     "safety",
+    "closed_page",
+    "ratings_kept",
     "secrets_and_paths",
     "sealing",
 )

@@ -19,6 +19,7 @@ from typing import Any
 from unittest.mock import patch
 
 from cagsr.card import model_card
+from cagsr.commands.rate import export_ratings, open_rating
 from cagsr.config import Config
 from cagsr.errors import CagsrError
 from cagsr.leaderboard import csv_text, markdown
@@ -199,11 +200,27 @@ def _card(name: str, run: Path) -> None:
     write_atomically(run / "README.md", text.encode("utf-8", "backslashreplace").decode())
 
 
+def _rate(name: str, run: Path) -> None:
+    """People of that name rate what it asked and answered, and it all comes back."""
+    place = run / "base" / "seed-0"
+    place.mkdir(parents=True, exist_ok=True)
+    write_atomically(place / "responses.jsonl", json.dumps({"prompt": name, "response": name}) + "\n")
+    with open_rating(run, name, port=0) as rating:
+        for rater in rating.links:
+            for question in ("relevance", "coherence", "overall"):
+                rating.store.answer(rater, "scores", 0, question, 3)
+    export_ratings(run, None, None)
+    assert read_ratings(run / "ratings.jsonl").mean("base", name, name)[0] == 3, "did not come back"
+
+
 SINKS: dict[str, Callable[[str, Path], object]] = {
     "records": _record,
     "compare.systems": _compare,
     "table": _table,
     "card": _card,
+    "rate": _rate,
+    "rate RUN": lambda name, _: open_rating(Path(name), "anna", port=0).__exit__(),
+    "rate RUN --export": lambda name, _: export_ratings(Path(name), Path(name), None),
     "config": lambda name, _: Config.load(name),
     "override": lambda name, _: Config.load(None, [name]),
     "data.source": lambda name, _: read(name + ".jsonl"),

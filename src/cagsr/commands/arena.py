@@ -35,7 +35,7 @@ __all__ = ["Arena"]
 
 # Sampled figures stand beside the greedy ones: K samples to every fourth prompt.
 SAMPLED_EVERY = 4
-RESULT = "result.json"
+RESULT, RESPONSES = "result.json", "responses.jsonl"
 
 
 @dataclass(frozen=True)
@@ -130,11 +130,20 @@ class Arena:
         if not (directory / RESULT).exists():
             with self.console.status(f"{name}, seed {bench.seed}"):
                 self._run(name, system, bench, directory)
-        result = _read(directory / RESULT)
+        result = self._with_people(name, _read(directory / RESULT), directory)
         self.found.setdefault(name, []).append(result)
         shown = "  ".join(f"{metric} {value.mean():.3f}" for metric, value in list(result.greedy.items())[:3])
         line = f"{name}, seed {bench.seed}: {shown}  {result.cost['seconds']:.0f} s"
         self.console.print(line, highlight=False, soft_wrap=True)
+
+    def _with_people(self, name: str, result: Result, directory: Path) -> Result:
+        """With what people say of the responses; never kept, because people rate what is measured already."""
+        if self.scoreboard.ratings is None:
+            return result
+        said = self.scoreboard.people(
+            name, self.prompts, _responses(directory / RESPONSES, len(self.prompts))
+        )
+        return replace(result, opinions=result.opinions | said.values, cost=result.cost | said.counts)
 
     def _run(self, name: str, system: System, bench: Bench, directory: Path) -> None:
         bench.asked_for_samples, sampled_before = False, bench.sampling_seconds
@@ -150,7 +159,7 @@ class Arena:
             "generated_tokens": tokens,
             "labels": recipe.labels,
         }
-        self._write(directory, name, greedy, sampled, cost)
+        self._write(directory, greedy, sampled, cost)
 
     def greedy(self, name: str) -> dict[str, np.ndarray]:
         """metric -> [seeds, P]"""
@@ -215,11 +224,11 @@ class Arena:
         return replace(best_of(answers, bench.reward), signals=None), int(answers.tokens.sum())
 
     def _write(
-        self, directory: Path, name: str, greedy: Answers, sampled: Answers | None, cost: dict[str, float]
+        self, directory: Path, greedy: Answers, sampled: Answers | None, cost: dict[str, float]
     ) -> None:
         """responses.jsonl for a reader, result.json for the summary; the second one says that the run is done."""
         values = self.scoreboard.values(self.prompts, greedy)
-        opinions = self.scoreboard.opinions(name, self.prompts, [texts[0] for texts in greedy.responses])
+        opinions = self.scoreboard.judged_by_model(self.prompts, [texts[0] for texts in greedy.responses])
         found: dict[str, np.ndarray] = {}
         if sampled is not None and sampled.signals is not None:
             found = values_of(sampled, self.prompts[::SAMPLED_EVERY], self.checker)
@@ -233,7 +242,7 @@ class Arena:
             }
             for position, (prompt, texts) in enumerate(zip(self.prompts, greedy.responses, strict=True))
         ]
-        write_atomically(directory / "responses.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        write_atomically(directory / RESPONSES, "".join(json.dumps(row) + "\n" for row in rows))
         content = {
             "greedy": {metric: value.tolist() for metric, value in values.items()},
             "sampled": {metric: value.tolist() for metric, value in found.items()},
@@ -263,6 +272,18 @@ def _read(path: Path) -> Result:
         return Result(**parts, cost=content["cost"])
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{path} is damaged ({error}); remove it and run with --resume") from error
+
+
+def _responses(path: Path, count: int) -> list[str]:
+    try:
+        found = [json.loads(line)["response"] for line in path.read_text(encoding="utf-8").splitlines()]
+        if len(found) != count:
+            raise ValueError(f"{len(found)} responses to {count} prompts")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{path} is damaged ({error}); remove {RESULT} beside it and run with --resume"
+        ) from error
+    return found
 
 
 def _stacked(values: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

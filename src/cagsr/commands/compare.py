@@ -151,8 +151,10 @@ def _abandon(directory: Path) -> None:
 
 def _identity(config: Config) -> dict[str, Any]:
     """What all runs of a comparison share, beside what `Arena.inputs` tells."""
-    keys = [f"compare.{key}" for key in type(config.compare).model_fields if key not in FREE]
-    return of_start(config, (*READ, "metrics", "sft", *keys), 1)
+    compare = [f"compare.{key}" for key in type(config.compare).model_fields if key not in FREE]
+    # People rate what the systems answered, so their ratings come last.
+    metrics = [f"metrics.{key}" for key in type(config.metrics).model_fields if key != "ratings"]
+    return of_start(config, (*READ, "sft", *metrics, *compare), 1)
 
 
 def _with_base(config: Config, directory: Path, console: Console) -> Config:
