@@ -52,6 +52,17 @@ def test_the_time_limit_counts_from_the_start_and_leaves_room_for_the_longest_ro
         assert endless.requested() == 0
 
 
+def test_what_a_shell_had_ignored_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with Stops() as asked:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert asked.requested() == 0
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_in_another_thread_no_handler_is_set():
     found = []
 

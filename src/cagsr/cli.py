@@ -416,7 +416,8 @@ def main() -> None:
     # Signals and checkers of the user's own are named by dotted path; they lie where the command is run.
     sys.path.insert(0, "")
     start_clock()
-    signal.signal(signal.SIGTERM, terminate)
+    if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, terminate)
     try:
         app()
     except Terminated:

@@ -43,7 +43,9 @@ class Stops:
         # Handlers can be set in the main thread only; a program that trains in another has its own way to stop.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._keep)
+                # What the shell had ignored for us (nohup, a job in the background) stays ignored.
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._keep)
         self._last = time.monotonic()
         return self
 

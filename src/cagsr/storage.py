@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from errno import EDQUOT, EFBIG, ENOSPC
 from pathlib import Path
 
-from cagsr.errors import InputError, StorageError
+from cagsr.errors import CagsrError, InputError, StorageError
 
 __all__ = [
     "place_atomically",
@@ -21,6 +21,8 @@ __all__ = [
 ]
 
 NO_ROOM = (ENOSPC, EDQUOT, EFBIG)
+OF_WRITING = ("(os error ", "iostream error", "inline_container", "PytorchStreamWriter")
+"""What other libraries say of a write that failed: the two of Rust name the system's error, torch its streams."""
 
 
 @contextmanager
@@ -40,11 +42,8 @@ def storing(path: Path) -> Iterator[None]:
 
 
 def _is_of_storage(error: Exception) -> bool:
-    """safetensors and torch have errors of their own for a write that failed; neither is imported here."""
-    return type(error).__name__ == "SafetensorError" or (
-        isinstance(error, RuntimeError)
-        and ("inline_container" in str(error) or "PytorchStream" in str(error))
-    )
+    """torch, safetensors and tokenizers have errors of their own for a write that failed; none is imported here."""
+    return not isinstance(error, CagsrError) and any(mark in str(error) for mark in OF_WRITING)
 
 
 def refuse_existing(path: Path, option: str) -> None:

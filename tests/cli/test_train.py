@@ -10,6 +10,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from cagsr.config import Config
 from cagsr.policy.load import load_model
+from cagsr.policy.policy import Policy
 
 
 def lines(path):
@@ -244,3 +245,40 @@ def test_messages_are_trained_on_through_the_chat_template(train, rows, variant)
     assert outcome.code == 0, outcome.err
     prompts = {row["prompt"] for row in lines("run/candidates.jsonl")}
     assert prompts <= {f"user : {text} ; assistant :" for text in ("city lyon", "drink tea", "city porto")}
+
+
+@pytest.mark.parametrize("error", ["cpu", "accelerator"])
+def test_memory_that_runs_out_is_said_with_what_would_help_and_the_run_goes_on(train, error, monkeypatch):
+    forward, calls = Policy.forward, []
+
+    def hungry(policy, rollout):
+        calls.append(1)
+        if len(calls) == 4:
+            if error == "cpu":
+                torch.empty(2**46)  # the allocator itself refuses
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(policy, rollout)
+
+    monkeypatch.setattr(Policy, "forward", hungry)
+    outcome = train("train.save_every=1")
+    assert outcome.code == 71
+    assert outcome.err.startswith("error: out of memory: ")
+    assert "Lower train.micro_batch (now 6) or sampling.max_new_tokens" in outcome.err
+    assert "go on with --resume --accept-changes" in outcome.err
+    monkeypatch.setattr(Policy, "forward", forward)
+    again = train("train.save_every=1", "--resume", "--accept-changes", "train.micro_batch=3")
+    assert again.code == 0, again.err
+    assert [row["step"] for row in lines("run/metrics.jsonl") if "loss" in row] == [1, 2]
+
+
+def test_a_time_limit_saves_and_stops_and_a_wrong_one_is_named(train):
+    outcome = train("--max-time", "1s", "train.steps=5000", "train.save_every=0")
+    assert outcome.code == 75
+    assert "stopped by the time limit" in outcome.err
+    assert "everything is saved, --resume goes on" in outcome.err
+    assert json.loads(Path("run/summary.json").read_text())["stopped"] in outcome.err
+    assert len(list(Path("run/checkpoints").iterdir())) == 1
+    for wrong in ("", "h", "1d", "5", "0s", "1h 2m", "-3m"):
+        outcome = train(f"--max-time={wrong}")
+        assert outcome.code == 2
+        assert f"error: --max-time: got {wrong!r}, expected hours, minutes, seconds" in outcome.err

@@ -1,10 +1,12 @@
 """Two processes do what one does: the same groups, the same numbers, the same weights."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import broken_processes
 import processes
 import pytest
 import torch
@@ -19,20 +21,24 @@ LAUNCH = (
 )
 
 
-@pytest.fixture(scope="module")
-def by_two(tmp_path_factory):
-    path = tmp_path_factory.mktemp("processes") / "found.pt"
-    command = [sys.executable, "-m", *LAUNCH.split(), processes.__file__, str(path)]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(processes.__file__).parents[1]),
-    }
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+def launched(script, path, *arguments):
+    """What the script's first process wrote to ``path``."""
+    command = [sys.executable, "-m", *LAUNCH.split(), script, str(path), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     found = torch.load(path, weights_only=True)
     assert found["processes"] == 2
     return found
+
+
+def environment(**more):
+    tests = str(Path(processes.__file__).parents[1])
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([tests, *sys.path]), **more}
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory):
+    return launched(processes.__file__, tmp_path_factory.mktemp("processes") / "found.pt")
 
 
 @pytest.mark.parametrize("name", sorted(processes.RUNS))
@@ -46,3 +52,74 @@ def test_trap_19_two_processes_write_the_same_groups_and_end_with_the_same_weigh
         torch.testing.assert_close(together["weights"][key], value, rtol=1e-5, atol=1e-5, msg=key)
         moved = max(moved, float((start[key] - value).abs().max()))
     assert moved > 1e-3
+
+
+def test_when_one_process_is_in_trouble_all_stop_save_or_fail_together_and_go_on_to_the_same_bits(tmp_path):
+    found = launched(broken_processes.__file__, tmp_path / "found.pt", tmp_path)
+    mine, theirs = sorted(found["full"], key=lambda message: "another process" in message)
+    assert mine.startswith("StorageError: ")
+    assert "No space left on device" in mine
+    assert theirs.startswith("StorageError: ")
+    assert "could not be written by another process. The earlier checkpoints are untouched." in theirs
+    assert found["untouched"]
+    assert len(set(found["stopped"])) == 1
+    assert found["stopped"][0].startswith(
+        "StoppedError: stopped by SIGTERM in step 1, after 3 optimizer steps"
+    )
+    assert found["kept"] == ["step-000000-update-0003"]
+    both = {
+        f"{name}-{rank}.{kind}"
+        for rank in (0, 1)
+        for name, kind in (("buffer", "json"), ("buffer", "safetensors"))
+    }
+    assert both | {"random_states_0.pkl", "random_states_1.pkl"} <= set(found["held"])
+    for key, value in found["weights"].items():
+        assert torch.equal(found["again"][key], value), key
+
+
+KILLER = """
+import os, signal
+from pathlib import Path
+
+def mine(evidence):
+    struck = Path("struck")
+    if os.environ["RANK"] == "1" and not struck.exists() and Path("run/checkpoints/step-000002").exists():
+        struck.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return evidence.rollout.lengths.float()
+"""
+
+
+def test_a_process_that_is_killed_ends_all_of_them_and_the_run_goes_on(tmp_path):
+    tiny.save_models(tmp_path)
+    (tmp_path / "killer.py").write_text(KILLER)
+    settings = "data.task=slots data.count=11 data.evaluation_count=3 train.steps=4 train.prompts_per_step=4 "
+    settings += "train.micro_batch=6 train.save_every=1 sampling.candidates=3 sampling.max_new_tokens=7 "
+    settings += "model.name=llama run.directory=run"
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node=2",
+        "--master_port=0",
+        "-m",
+        "cagsr",
+    ]
+    command += ["train", *settings.split(), "reward.terms=[{signal: killer.mine}]"]
+    ends = []
+    for resume in ([], ["--resume"]):
+        ended = subprocess.run(
+            [*command, *resume],
+            cwd=tmp_path,
+            env=environment(ACCELERATE_USE_CPU="1", HF_HUB_OFFLINE="1"),
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        ends.append(ended.returncode)
+    assert ends[0] != 0
+    assert (tmp_path / "struck").exists()
+    assert ends[1] == 0, ended.stderr[-3000:]
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
+    assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 4

@@ -42,6 +42,7 @@ EXIT_CODES = """\
 | 3 | the numbers went bad: a loss, gradient or reward that is not finite |
 | 4 | storage: a disk that is full or unwritable, a run that is damaged |
 | 69 | a server that was asked does not answer as it should |
+| 71 | out of memory, and resumable with smaller passes |
 | 75 | stopped by a signal, and resumable |
 | 130 | stopped by Ctrl-C, and resumable |
 """

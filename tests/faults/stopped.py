@@ -96,6 +96,7 @@ def signal_in(phase: str, time_of: int, delay: float, number: int) -> None:
 
     from cagsr.trainer import Trainer
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the proof runs in the background
     path, attribute = PHASES[phase]
     module, _, owner = path.rpartition(".")
     place = (
