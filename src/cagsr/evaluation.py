@@ -1,7 +1,8 @@
 """Evaluation: responses to held-out prompts, and numbers per response."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ __all__ = [
     "best_of",
     "measure_signals",
     "read_by",
+    "response_rows",
     "spread_of",
     "values_of",
 ]
@@ -175,6 +177,20 @@ def values_of(answers: Answers, prompts: Sequence[Prompt], checker: Checker | No
     return {name: value.reshape(-1, k).mean(1) for name, value in metrics.items()} | {
         name: values[name] for name in ("finished", "repeated_trigrams")
     }
+
+
+def response_rows(
+    prompts: Sequence[Prompt], answers: Answers, values: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """The rows of responses.jsonl: each prompt, its first response, and every metric [P] of it."""
+    return [
+        {
+            "prompt": prompt.text,
+            "response": texts[0],
+            **{metric: float(value[position]) for metric, value in values.items()},
+        }
+        for position, (prompt, texts) in enumerate(zip(prompts, answers.responses, strict=True))
+    ]
 
 
 class Evaluator:

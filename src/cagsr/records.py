@@ -3,7 +3,8 @@
     runs/NAME/  config.yaml      as resolved
                 run.json         id, start, versions, git commit, hashes of config and data
                 metrics.jsonl    a row a step
-                candidates.jsonl prompt, response, signals and reward of a sample
+                candidates.jsonl prompt, response, signals, reward and attention of a sample
+                responses.jsonl  held-out prompts, what was answered, every metric of it (comparisons and demos)
                 summary.json     the outcome
 
 JSON is pure ASCII (other characters as escapes) so that any text goes through to the byte, half surrogates
@@ -30,11 +31,12 @@ from cagsr.errors import InputError, NumericsError, StorageError
 
 __all__ = ["RunDirectory", "fingerprint", "write_atomically"]
 
-RUN, CONFIG, METRICS, CANDIDATES, SUMMARY = (
+RUN, CONFIG, METRICS, CANDIDATES, RESPONSES, SUMMARY = (
     "run.json",
     "config.yaml",
     "metrics.jsonl",
     "candidates.jsonl",
+    "responses.jsonl",
     "summary.json",
 )
 PACKAGES = (

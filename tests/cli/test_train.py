@@ -70,7 +70,9 @@ def test_candidates_hold_every_response_of_a_prompt_with_its_signals(finished):
         }
         assert row["prompt"].startswith("announce") or row["prompt"]
         # The prompt's own tokens, end of sequence included, one number each.
-        assert len(row["attended"]) >= len(row["prompt"].split())
+        assert len(row["attended"]) == len(row["tokens"]) >= len(row["prompt"].split())
+        assert sum(row["weighted"].values()) == pytest.approx(row["reward"], abs=1e-5)
+        assert len(row["attention"]["response"]) == len(row["attention"]["weights"])
     group = rows[:3]
     assert len({row["prompt_index"] for row in group}) == 1
     assert sum(row["advantage"] for row in group) == pytest.approx(0, abs=1e-5)

@@ -16,11 +16,11 @@ from cagsr import build
 from cagsr.commands.carry_out import carry_out
 from cagsr.config import Config
 from cagsr.errors import StorageError
-from cagsr.evaluation import Answers, answer, best_of, measure_signals, values_of
+from cagsr.evaluation import Answers, answer, best_of, measure_signals, response_rows, values_of
 from cagsr.kl import k1
 from cagsr.policy.policy import Policy
 from cagsr.preferences import Pair
-from cagsr.records import fingerprint, write_atomically
+from cagsr.records import RESPONSES, fingerprint, write_atomically
 from cagsr.systems import System
 from cagsr.systems.bench import Bench
 from cagsr.systems.recipe import Choose, Recipe, Unchanged
@@ -213,15 +213,8 @@ class Arena:
             found = values_of(sampled, self.prompts[::SAMPLED_EVERY], self.checker)
             found["kl"] = sampled.signals[..., 0].mean(1).astype(float)
         directory.mkdir(parents=True, exist_ok=True)
-        rows = [
-            {
-                "prompt": prompt.text,
-                "response": texts[0],
-                **{metric: float(value[position]) for metric, value in values.items()},
-            }
-            for position, (prompt, texts) in enumerate(zip(self.prompts, greedy.responses, strict=True))
-        ]
-        write_atomically(directory / "responses.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+        rows = response_rows(self.prompts, greedy, values)
+        write_atomically(directory / RESPONSES, "".join(json.dumps(row) + "\n" for row in rows))
         content = {
             "greedy": {metric: value.tolist() for metric, value in values.items()},
             "sampled": {metric: value.tolist() for metric, value in found.items()},

@@ -9,8 +9,10 @@ from typing import Any
 
 from accelerate import Accelerator
 from rich.console import Console
+from transformers import PreTrainedTokenizerBase
 
 from cagsr import build, checkpoint
+from cagsr.candidates import Shown
 from cagsr.card import model_card
 from cagsr.commands import silence_libraries
 from cagsr.config import Config, check_paths
@@ -65,7 +67,7 @@ def run_training(
     salience = build.build_salience(config, prompts)
     _say_without_content(salience, prompts, console)
     step = build.build_step(config, policy, reward, salience, accelerator)
-    recorder = Recorder.open(config, directory, prompts, accelerator, resume, done)
+    recorder = Recorder.open(config, directory, prompts, policy.tokenizer, accelerator, resume, done)
     trainer = Trainer(
         step=step,
         prompts=prompts,
@@ -96,7 +98,7 @@ def run_training(
 class Recorder:
     """A trainer's observer that writes the run directory and the trackers, on the main process only."""
 
-    def __init__(self, run: RunDirectory | None, accelerator: Accelerator, shown: int, processes: int):
+    def __init__(self, run: RunDirectory | None, accelerator: Accelerator, shown: Shown, processes: int):
         self.run, self.accelerator, self.shown, self.processes = run, accelerator, shown, processes
 
     @classmethod
@@ -105,6 +107,7 @@ class Recorder:
         config: Config,
         directory: Path,
         prompts: Sequence[Prompt],
+        tokenizer: PreTrainedTokenizerBase,
         accelerator: Accelerator,
         resume: bool,
         done: int,
@@ -124,13 +127,14 @@ class Recorder:
         accelerator.wait_for_everyone()
         if config.run.trackers:
             accelerator.init_trackers("cagsr", config={"directory": str(directory)})
-        return cls(run, accelerator, config.run.log_candidates, accelerator.num_processes)
+        shown = Shown.of_run(config.run.log_candidates, tokenizer, config.train.steps)
+        return cls(run, accelerator, shown, accelerator.num_processes)
 
     def on_step(self, step: int, row: dict[str, float], collected: Collected) -> None:
         self.accelerator.log(row, step=step)
         if self.run is not None:
             self.run.add_metrics(step, row)
-            self.run.add_candidates(step, _candidates(collected, self.shown))
+            self.run.add_candidates(step, self.shown.rows(step, collected))
 
     def on_evaluation(self, step: int, row: dict[str, float]) -> None:
         numbers = {f"evaluation/{name}": value for name, value in row.items() if name != "step"}
@@ -157,35 +161,6 @@ class Recorder:
                     card = model_card(config.model_dump(mode="json"), outcome["steps"], evaluation, prompts)
                     write_atomically(self.run.path / name / "README.md", card)
         self.accelerator.end_training()
-
-
-def _candidates(collected: Collected, prompts: int) -> list[dict[str, Any]]:
-    """The first prompts of a step with all their candidates, as candidates.jsonl keeps them.
-
-    ``advantage`` is the mean over the response's tokens; ``attended`` the strongest attention each prompt token got.
-    """
-    scores, k, rows = collected.scores, collected.rollout.group_size, []
-    for batch, attended in zip(collected.batches, collected.attended, strict=True):
-        part, advantages = batch.rollout, batch.advantages
-        assert advantages is not None, "a collected step has its advantages"
-        for n, response in enumerate(part.responses):
-            row = len(rows)
-            if row == prompts * k:
-                return rows
-            prompt, mask = part.prompts[n // k], part.prompt_mask[n // k]
-            rows.append(
-                {
-                    "prompt_index": prompt.index,
-                    "prompt": prompt.text,
-                    "response": response,
-                    "finished": bool(part.finished[n]),
-                    "signals": dict(zip(scores.names, scores.signals[row].tolist(), strict=True)),
-                    "reward": float(scores.reward[row]),
-                    "advantage": float(advantages[n].sum() / part.lengths[n].clamp(min=1)),
-                    "attended": [round(value, 4) for value in attended[n][mask].tolist()],
-                }
-            )
-    return rows
 
 
 def _prompts(config: Config, policy: Policy, split: str, console: Console) -> list[Prompt]:

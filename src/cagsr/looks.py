@@ -1,0 +1,31 @@
+"""What is left of an attention once it is gone: where each response token looked most, and what was looked at.
+
+Attention is [N T S] and lives for one part of a rollout only; this is small enough to be kept for a whole step.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+__all__ = ["Look", "look"]
+
+ENTRIES = 8
+
+
+@dataclass(frozen=True)
+class Look:
+    """Where the responses of one part of a rollout looked.
+
+    attended         [n S]    the strongest attention that each prompt token got from any response token
+    weights, columns [n T J]  the J largest entries of each response token's row, and their prompt columns
+    """
+
+    attended: Tensor
+    weights: Tensor
+    columns: Tensor
+
+
+def look(attention_nTS: Tensor) -> Look:
+    """The summary of an attention; J is at most ENTRIES. Rows sum to at most 1, so all above 1/9 is there."""
+    weights, columns = attention_nTS.topk(min(ENTRIES, attention_nTS.shape[-1]), dim=-1)
+    return Look(attention_nTS.amax(1), weights, columns)
