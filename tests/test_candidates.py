@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerFast
 import tiny
 from cagsr.candidates import Shown, token_spans
 from cagsr.looks import look
+from cagsr.salience import Uniform
 
 
 def byte_level() -> PreTrainedTokenizerFast:
@@ -61,7 +62,7 @@ def test_kept_attention_is_that_of_the_observer_whatever_the_padding(kind: str):
     step = tiny.make_step(policy)
     prompts = tiny.prompts(policy)
     collected = step.collect(prompts, seed=3)
-    rows = Shown(3, policy.tokenizer, every=5).rows(1, collected)
+    rows = Shown(3, policy.tokenizer, Uniform(), every=5).rows(1, collected)
     assert len(rows) == 9
     for n, row in enumerate(rows):
         prompt = prompts[n // 3]
@@ -69,6 +70,7 @@ def test_kept_attention_is_that_of_the_observer_whatever_the_padding(kind: str):
         attention = step.observer.observe(alone).attention[n % 3]
         kept = attention[: len(row["attention"]["weights"]), alone.prompt_mask[0]]
         assert row["tokens"] == [list(span) for span in prompt.offsets]
+        assert row["salience"] == Uniform().weigh(prompt)
         assert row["attended"] == pytest.approx(attention[:, alone.prompt_mask[0]].amax(0).tolist(), abs=1e-3)
         for t, flat in enumerate(row["attention"]["weights"]):
             entries = dict(zip(flat[::2], flat[1::2], strict=True))
@@ -84,6 +86,6 @@ def test_kept_attention_is_that_of_the_observer_whatever_the_padding(kind: str):
 def test_attention_is_kept_at_the_first_step_and_every_few():
     policy = tiny.policy("t5")
     collected = tiny.make_step(policy).collect(tiny.prompts(policy), seed=3)
-    shown = Shown.of_run(1, policy.tokenizer, steps=101)
+    shown = Shown.of_run(1, policy.tokenizer, Uniform(), steps=101)
     assert [step for step in range(1, 8) if "attention" in shown.rows(step, collected)[0]] == [1, 2, 4, 6]
     assert replace(shown, prompts=0).rows(1, collected) == []

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cagsr.looks import Look
+from cagsr.salience import Salience
 from cagsr.step import Collected
 
 __all__ = ["Shown", "token_spans"]
@@ -27,18 +28,22 @@ class Shown:
 
     prompts: int
     tokenizer: PreTrainedTokenizerBase
+    salience: Salience
     every: int
 
     @classmethod
-    def of_run(cls, prompts: int, tokenizer: PreTrainedTokenizerBase, steps: int) -> "Shown":
-        return cls(prompts, tokenizer, max(1, steps // STEPS_WITH_ATTENTION))
+    def of_run(
+        cls, prompts: int, tokenizer: PreTrainedTokenizerBase, salience: Salience, steps: int
+    ) -> "Shown":
+        return cls(prompts, tokenizer, salience, max(1, steps // STEPS_WITH_ATTENTION))
 
     def rows(self, step: int, collected: Collected) -> list[dict[str, Any]]:
         """The rows of candidates.jsonl for one step.
 
         signals, weighted   raw, and what each added to the reward; ``weighted`` sums to ``reward``
         advantage           the mean over the response's tokens
-        tokens, attended    of each prompt token: its characters in ``prompt``, the strongest attention it got
+        tokens              of each prompt token: its characters in ``prompt``
+        salience, attended  of each prompt token: its weight, not normalised; the strongest attention it got
         attention           ``response``: the characters of each response token in ``response``; ``weights``: for
                             each of them ``[prompt token, weight, prompt token, weight, ...]``, the largest first
         """
@@ -62,6 +67,7 @@ class Shown:
                         "reward": float(scores.reward[row]),
                         "advantage": float(advantages[n].sum() / part.lengths[n].clamp(min=1)),
                         "tokens": [list(span) for span in prompt.offsets],
+                        "salience": [round(weight, 3) for weight in self.salience.weigh(prompt)],
                         "attended": [round(value, 4) for value in looked.attended[n][mask].tolist()],
                     }
                 )

@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import gather_object
 
 from cagsr.measure import repeated_trigrams
+from cagsr.metrics.bootstrap import interval
 from cagsr.metrics.slots import slot_metrics
 from cagsr.policy.policy import Policy, Reference
 from cagsr.policy.sampling import Sampling
@@ -199,6 +200,8 @@ class Evaluator:
     Responses are greedy. ``reward`` is comparable between calls: what each signal moved from its mean at the first
     call, a standardised one in the spread of the base's sampled responses. So the base is 0. ``prompts_per_pass``
     is also how many responses are sampled at once.
+
+    ``ends`` holds the 95 % intervals of the last call, over prompts: ``NAME/low`` and ``NAME/high``.
     """
 
     def __init__(
@@ -220,6 +223,7 @@ class Evaluator:
             prompts_per_pass,
         )
         self.start: dict[str, list[float]] | None = None
+        self.ends: dict[str, float] = {}
 
     def __call__(self) -> dict[str, float]:
         how = {"world": self.world, "prompts_per_pass": self.prompts_per_pass}
@@ -231,6 +235,12 @@ class Evaluator:
             self.start = {"mean": mean.tolist(), "spread": spread.tolist()}
         start = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.start.items()}
         values = values_of(answers, self.prompts, self.checker)
+        # The relative reward is linear in the signals: that of the mean is the mean of each prompt's.
+        rewards = self.reward.relative(torch.from_numpy(answers.signals).double().mean(1), **start).numpy()
+        self.ends = {}
+        for name, value in {"reward": rewards, **values}.items():
+            found = interval(value)
+            self.ends |= {f"{name}/low": found.low, f"{name}/high": found.high}
         return {
             "reward": float(self.reward.relative(mean, **start)),
             **{name: float(value.mean()) for name, value in values.items()},

@@ -33,7 +33,7 @@ def finished(train):
 
 def test_a_run_directory_holds_what_the_contract_says(finished):
     names = {path.name for path in Path("run").iterdir()}
-    files = {"config.yaml", "run.json", "metrics.jsonl", "candidates.jsonl", "summary.json"}
+    files = {"config.yaml", "run.json", "metrics.jsonl", "candidates.jsonl", "summary.json", "report.html"}
     assert names == files | {"checkpoints", "model", "best"}
     assert [path.name for path in Path("run/checkpoints").iterdir()] == ["step-000002"]
     config = Config.load("run/config.yaml")
@@ -53,6 +53,10 @@ def test_metrics_have_a_row_a_step_and_a_row_an_evaluation(finished):
     assert set(steps[1]) == STEP_KEYS
     assert [row["step"] for row in evaluations] == [0, 1, 2]
     assert {"evaluation/slot_error_rate", "evaluation/length", "evaluation/finished"} <= set(evaluations[0])
+    for row in evaluations:
+        means = [name for name in row if f"{name}/low" in row]
+        assert "evaluation/reward" in means
+        assert all(row[f"{name}/low"] <= row[name] <= row[f"{name}/high"] for name in means)
     assert steps[0]["tokens"] == pytest.approx(steps[0]["length"] * 6)
 
 

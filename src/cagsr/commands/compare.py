@@ -11,6 +11,7 @@ from rich.console import Console
 from cagsr import build
 from cagsr.commands import silence_libraries
 from cagsr.commands.arena import Arena
+from cagsr.commands.report import report_at_end
 from cagsr.commands.sft import run_sft
 from cagsr.comparison import compared
 from cagsr.config import Config, check_paths
@@ -104,6 +105,7 @@ def compare(config: Config, console: Console, *, resume: bool = False) -> dict[s
     record.write_summary(summary)
     write_atomically(directory / "table.csv", csv_text(summary))
     write_atomically(directory / "table.md", markdown(summary))
+    report_at_end(directory, console)
     return summary
 
 

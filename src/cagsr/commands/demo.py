@@ -15,6 +15,7 @@ from rich.text import Text
 
 from cagsr import build
 from cagsr.commands import silence_libraries
+from cagsr.commands.report import report_at_end
 from cagsr.commands.sft import run_sft
 from cagsr.commands.train import run_training
 from cagsr.config import Config, check_paths
@@ -100,6 +101,7 @@ def demo(
         highlight=False,
         soft_wrap=True,
     )
+    report_at_end(directory, console)
     return summary
 
 

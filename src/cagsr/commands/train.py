@@ -67,7 +67,9 @@ def run_training(
     salience = build.build_salience(config, prompts)
     _say_without_content(salience, prompts, console)
     step = build.build_step(config, policy, reward, salience, accelerator)
-    recorder = Recorder.open(config, directory, prompts, policy.tokenizer, accelerator, resume, done)
+    recorder = Recorder.open(
+        config, directory, prompts, policy.tokenizer, salience, accelerator, resume, done
+    )
     trainer = Trainer(
         step=step,
         prompts=prompts,
@@ -76,6 +78,7 @@ def run_training(
         directory=directory,
         evaluate=_evaluator(config, policy, step, checker, console) if evaluate else None,
     )
+    recorder.evaluator = trainer.evaluate
     console.print(
         f"{name}: {policy.readable}; reward {', '.join(reward.names)}",
         highlight=False,
@@ -98,6 +101,8 @@ def run_training(
 class Recorder:
     """A trainer's observer that writes the run directory and the trackers, on the main process only."""
 
+    evaluator: Any = None  # whose intervals are kept beside its means
+
     def __init__(self, run: RunDirectory | None, accelerator: Accelerator, shown: Shown, processes: int):
         self.run, self.accelerator, self.shown, self.processes = run, accelerator, shown, processes
 
@@ -108,6 +113,7 @@ class Recorder:
         directory: Path,
         prompts: Sequence[Prompt],
         tokenizer: PreTrainedTokenizerBase,
+        salience: Salience,
         accelerator: Accelerator,
         resume: bool,
         done: int,
@@ -127,7 +133,7 @@ class Recorder:
         accelerator.wait_for_everyone()
         if config.run.trackers:
             accelerator.init_trackers("cagsr", config={"directory": str(directory)})
-        shown = Shown.of_run(config.run.log_candidates, tokenizer, config.train.steps)
+        shown = Shown.of_run(config.run.log_candidates, tokenizer, salience, config.train.steps)
         return cls(run, accelerator, shown, accelerator.num_processes)
 
     def on_step(self, step: int, row: dict[str, float], collected: Collected) -> None:
@@ -140,7 +146,10 @@ class Recorder:
         numbers = {f"evaluation/{name}": value for name, value in row.items() if name != "step"}
         self.accelerator.log(numbers, step=step)
         if self.run is not None:
-            self.run.add_metrics(step, numbers)
+            ends = self.evaluator.ends if self.evaluator else {}
+            self.run.add_metrics(
+                step, numbers | {f"evaluation/{name}": value for name, value in ends.items()}
+            )
 
     def on_warning(self, step: int, message: str) -> None:
         if self.run is not None:
