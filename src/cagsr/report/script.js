@@ -305,7 +305,7 @@
       make("div", { class: "prompt" }, prompt.line, says),
       list,
       make("p", { class: "legend-line" },
-        known ? make("span", {}, "Point at a word, tap it, or use Tab and ← →: what it looked at, or who covered it.") : null,
+        known ? make("span", {}, "Point at a word, tap it, or use Tab and ← →: where the model looked when it wrote it, or who covered it.") : null,
         any ? make("span", {}, "Shade and underline: attention. Wavy: a word that counts and that no candidate covered.") : null,
         make("span", {}, "Bars: what a signal added, against the mean of these candidates.")));
     idle();
