@@ -128,12 +128,13 @@ def test_a_report_that_is_not_inert_is_found(careless: str, monkeypatch: pytest.
     if careless == "a template without escapes":
         monkeypatch.setattr(report_page, "visible", Markup)
     elif careless == "a script that makes markup":
-        script = report_page._asset("script.js").replace(
-            "append(...children", "insertAdjacentHTML('beforeend', children.join('')) || ("
-        )
-        monkeypatch.setattr(
-            report_page, "_asset", lambda name: script if name == "script.js" else "p { margin: 0 }"
-        )
+        joined = report_page._joined
+        text_nodes, markup = "element.append(...", "((...all) => (element.innerHTML += all.join('')))(..."
+
+        def altered(folder: str, *parts) -> str:
+            return joined(folder, *parts).replace(text_nodes, markup)
+
+        monkeypatch.setattr(report_page, "_joined", altered)
     else:
         monkeypatch.setattr(report_page, "_json", inert_report.json.dumps)
     fields = ("candidate's response", "version", "warning", "pair's prompt")

@@ -103,6 +103,21 @@ def test_a_comparison_that_is_not_as_expected_is_left_out(tmp_path):
     ]
 
 
+def test_a_comparison_that_is_going_on_has_its_runs_already(tmp_path):
+    comparison = made_runs.make_comparison(tmp_path)
+    (comparison / "summary.json").unlink()
+    run = read_run(comparison)
+    assert set(run.responses) == {("base", "0"), ("cagsr", "0")}
+    assert [child.name for child in run.children] == ["cagsr"]
+
+
+def test_the_controls_of_a_demo_are_drawn_beside_it(tmp_path):
+    demo = made_runs.make_demo(tmp_path)
+    for name in ("base", "elsewhere"):
+        made_runs.make_run(demo / "controls" / name)
+    assert [child.name for child in read_run(demo).children] == ["base"]
+
+
 def test_a_report_depends_on_its_files_and_those_of_its_systems(tmp_path):
     run = made_runs.make_comparison(tmp_path)
     names = {str(path.relative_to(run)) for path in files_of(run)}

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from playwright.sync_api import expect
 
 import made_runs
+from browser import browser, installed
 from cagsr.errors import InputError
 from cagsr.report.serve import Live, server
 
@@ -107,3 +109,37 @@ def test_a_wrong_run_and_a_taken_port_are_said_before_anything_is_served(tmp_pat
     run = made_runs.make_run(tmp_path / "run")
     with served(run) as port, pytest.raises(InputError, match=f"--port {port} cannot be used"):
         server(Live([run]), port)
+
+
+@pytest.mark.skipif(installed() is None, reason="no Chromium here to open the page in")
+def test_an_open_page_follows_its_run_and_keeps_what_was_chosen(tmp_path):
+    run = made_runs.make_run(tmp_path / "run")
+    (run / "summary.json").unlink()
+    with served(run) as port, browser() as started:
+        page = started.new_page()
+        said: list[str] = []
+        page.on("console", lambda message: said.append(message.text))
+        page.goto(f"http://127.0.0.1:{port}/")
+        expect(page.locator("#live")).to_have_text("live")
+        expect(page.locator(".facts").first).to_contain_text("at step 3 of 3")
+        page.locator("#browse-order").select_option("early")
+        page.evaluate("document.activeElement.blur()")
+        expect(page.locator("#browse-list .where").first).to_contain_text("step 1")
+        made_runs.write(run / "metrics.jsonl", made_runs.metrics(steps=9))
+        expect(page.locator(".facts").first).to_contain_text("at step 9 of 3", timeout=15_000)
+        expect(page.locator("#browse-order")).to_have_value("early")
+        expect(page.locator("#browse-list .where").first).to_contain_text("step 1")
+        assert said == []
+
+
+@pytest.mark.skipif(installed() is None, reason="no Chromium here to open the page in")
+def test_a_page_under_a_reader_s_hand_stays(tmp_path):
+    run = made_runs.make_run(tmp_path / "run")
+    with served(run) as port, browser() as started:
+        page = started.new_page()
+        page.goto(f"http://127.0.0.1:{port}/")
+        expect(page.locator("#live")).to_have_text("live")
+        page.locator("#browse-search").focus()
+        made_runs.write(run / "metrics.jsonl", made_runs.metrics(steps=9))
+        expect(page.locator("#live")).to_have_text("new rows", timeout=15_000)
+        expect(page.locator(".facts").first).to_contain_text("finished, 3 steps")

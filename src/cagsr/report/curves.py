@@ -1,7 +1,7 @@
 """Which curves a report draws, of which numbers, with which limits. How they are drawn is `cagsr.report.plot`'s."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cagsr.report.names import MEANINGS, title
 from cagsr.report.read import Run
@@ -24,7 +24,7 @@ TRAINING = (
 EVALUATED = ("reward", "slot_error_rate", "coverage", "clean", "hallucination", "rouge_l", "length")
 # Worth a picture only once it happens.
 SILENT = ("empty",)
-FOLDED = ("step", "tokens", "kl_response")
+UNDRAWN = ("step", "tokens", "kl_response")
 PARTS = "signal/"
 EVALUATION = "evaluation/"
 # What the collapse watch compares with the first step of a run.
@@ -73,14 +73,15 @@ def curves(runs: Sequence[Run]) -> list[Section]:
     ends = {name for name in names if name.endswith(("/low", "/high"))}
     evaluated = [name for name in names if name.startswith(EVALUATION) and name not in ends]
     evaluated.sort(key=_interest)
-    shown = {*TRAINING, *parts, *evaluated, *ends, *FOLDED}
+    shown = {*TRAINING, *parts, *evaluated, *ends, *UNDRAWN}
     sections = [
         Section("Training", _charts(runs, [name for name in TRAINING if name in names])),
         Section("What the reward is made of", _charts(runs, parts)),
         Section("Evaluation on development prompts", _charts(runs, evaluated)),
         Section("Optimizer and speed", _charts(runs, [n for n in names if n not in shown]), folded=True),
     ]
-    return [section for section in sections if section.charts]
+    drawn = [section for section in sections if section.charts]
+    return [replace(section, folded=section.folded and len(drawn) > 1) for section in drawn]
 
 
 def _interest(name: str) -> int:

@@ -31,6 +31,8 @@ __all__ = ["read_runs", "render", "write_report"]
 
 NAME = "report.html"
 MARK = '<meta name="generator" content="cagsr report">'
+STYLES = ("page", "comparison", "curves", "candidates", "media")
+SCRIPTS = ("page", "curves", "pairs", "candidates", "live")
 # The names of the style sheet's colours and dashes for runs that are drawn over one another.
 MOST_RUNS = 8
 
@@ -71,7 +73,7 @@ def render(runs: Sequence[Run], live: bool = False) -> str:
         "browse": browsable(browsed),
         "pairs": [{"run": visible(run.name), **found} for run, found in pairs],
     }
-    style, script = _asset("style.css"), _asset("script.js")
+    style, script = _joined("style", "css", STYLES), _joined("script", "js", SCRIPTS)
     environment = Environment(
         loader=PackageLoader("cagsr.report"),
         autoescape=True,
@@ -143,8 +145,10 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-def _asset(name: str) -> str:
-    return resources.files("cagsr.report").joinpath(name).read_text(encoding="utf-8")
+def _joined(folder: str, ending: str, names: Sequence[str]) -> str:
+    """The parts of the style sheet or of the script as the one that stands in the page."""
+    place = resources.files("cagsr.report").joinpath(folder)
+    return "\n".join(place.joinpath(f"{name}.{ending}").read_text(encoding="utf-8") for name in names)
 
 
 def _json(value: Any) -> str:

@@ -21,6 +21,8 @@ __all__ = ["OURS", "Candidate", "Interval", "Response", "Run", "Summary", "Syste
 # Of a comparison so many trained systems are drawn as runs.
 DRAWN = 6
 OURS = "cagsr"
+# Runs inside a run: those of a comparison, and the controls of a demo.
+INSIDE = ("*/seed-*", "controls/*")
 FILES = (RUN, CONFIG, METRICS, CANDIDATES, RESPONSES, SUMMARY)
 
 
@@ -154,9 +156,8 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
 
 def files_of(path: Path) -> list[Path]:
     """The files that a report of ``path`` reads: when one of them changes, so does the report."""
-    return [
-        file for name in FILES for file in (path / name, *path.glob(f"*/seed-*/{name}")) if file.is_file()
-    ]
+    places = [path, *(place for pattern in INSIDE for place in path.glob(pattern))]
+    return [file for place in places for name in FILES if (file := place / name).is_file()]
 
 
 def _add_metrics(run: Run, row: Mapping[str, Any]) -> None:
@@ -172,14 +173,20 @@ def _add_metrics(run: Run, row: Mapping[str, Any]) -> None:
 
 
 def _add_children(run: Run) -> None:
-    """Of a comparison: every system's responses, and the first trained systems with their curves."""
-    if run.summary is None:
-        return
+    """Of a comparison or a demo: every system's responses, and the first trained systems with their curves.
+
+    A comparison that is going on has no summary yet, only directories.
+    """
     # A name from a file is no path: only what is a directory right here is looked into.
-    found_here = sorted(run.path.glob("*/seed-*"))
+    here: dict[str, list[Path]] = {}
+    for pattern in INSIDE:
+        for place in sorted(run.path.glob(pattern)):
+            here.setdefault(place.parent.name if place.name.startswith("seed-") else place.name, []).append(
+                place
+            )
     trained = {}
-    for system in run.summary.systems:
-        places = [path for path in found_here if path.parent.name == system]
+    for system in run.summary.systems if run.summary else here:
+        places = here.get(system, [])
         for place in places:
             child = Run(place, system)
             seed = place.name.removeprefix("seed-")
