@@ -53,7 +53,7 @@ def test_a_look_keeps_the_strongest_entries():
     assert torch.equal(found.attended, torch.tensor([[0.3, 0.7, 0.4]]))
     assert torch.equal(found.columns[0, 0], torch.tensor([1, 2, 0]))
     assert torch.equal(found.weights[0, 0], torch.tensor([0.7, 0.2, 0.1]))
-    assert look(torch.rand(2, 3, 11)).weights.shape == (2, 3, 8)
+    assert look(torch.rand(2, 3, 11)).weights.shape == (2, 3, 5)
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
@@ -74,13 +74,13 @@ def test_kept_attention_is_that_of_the_observer_whatever_the_padding(kind: str):
         assert row["attended"] == pytest.approx(attention[:, alone.prompt_mask[0]].amax(0).tolist(), abs=1e-3)
         for t, flat in enumerate(row["attention"]["weights"]):
             entries = dict(zip(flat[::2], flat[1::2], strict=True))
-            strongest = kept[t].topk(min(8, kept.shape[1]))
+            strongest = kept[t].topk(min(5, kept.shape[1]))
             expected = {
                 j: w
                 for j, w in zip(strongest.indices.tolist(), strongest.values.tolist(), strict=True)
-                if w >= 0.02
+                if w >= 0.03
             }
-            assert entries == pytest.approx(expected, abs=1e-3)
+            assert entries == pytest.approx(expected, abs=0.006)
 
 
 def test_attention_is_kept_at_the_first_step_and_every_few():

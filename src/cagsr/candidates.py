@@ -14,7 +14,7 @@ from cagsr.step import Collected
 
 __all__ = ["Shown", "token_spans"]
 
-SMALLEST = 0.02
+SMALLEST = 0.03
 # Attention is by far the longest part of a row, so that only about so many steps of a run keep it.
 STEPS_WITH_ATTENTION = 50
 
@@ -36,6 +36,10 @@ class Shown:
         cls, prompts: int, tokenizer: PreTrainedTokenizerBase, salience: Salience, steps: int
     ) -> "Shown":
         return cls(prompts, tokenizer, salience, max(1, steps // STEPS_WITH_ATTENTION))
+
+    def in_full(self, step: int) -> bool:
+        """Whether the candidates of a step are kept with their attention, and shown on dashboards."""
+        return step == 1 or step % self.every == 0
 
     def rows(self, step: int, collected: Collected) -> list[dict[str, Any]]:
         """The rows of candidates.jsonl for one step.
@@ -68,10 +72,10 @@ class Shown:
                         "advantage": float(advantages[n].sum() / part.lengths[n].clamp(min=1)),
                         "tokens": [list(span) for span in prompt.offsets],
                         "salience": [round(weight, 3) for weight in self.salience.weigh(prompt)],
-                        "attended": [round(value, 4) for value in looked.attended[n][mask].tolist()],
+                        "attended": [round(value, 3) for value in looked.attended[n][mask].tolist()],
                     }
                 )
-                if step == 1 or step % self.every == 0:
+                if self.in_full(step):
                     ids = part.response_ids[n][part.response_mask[n]].tolist()
                     spans = token_spans(self.tokenizer, ids, response)
                     if spans is not None:
@@ -120,7 +124,7 @@ def _attention(looked: Look, n: int, prompt_mask: Tensor, spans: list[tuple[int,
                 number
                 for weight, column in zip(weights, columns, strict=True)
                 if weight >= SMALLEST
-                for number in (positions[column], round(weight, 3))
+                for number in (positions[column], round(weight, 2))
             ]
             for weights, columns in rows
         ],

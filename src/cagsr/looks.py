@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["Look", "look"]
 
-ENTRIES = 8
+ENTRIES = 5
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,6 @@ class Look:
 
 
 def look(attention_nTS: Tensor) -> Look:
-    """The summary of an attention; J is at most ENTRIES. Rows sum to at most 1, so all above 1/9 is there."""
+    """The summary of an attention; J is at most ENTRIES. Rows sum to at most 1, so that all above 1/6 is there."""
     weights, columns = attention_nTS.topk(min(ENTRIES, attention_nTS.shape[-1]), dim=-1)
     return Look(attention_nTS.amax(1), weights, columns)

@@ -16,6 +16,7 @@ from cagsr.candidates import Shown
 from cagsr.card import model_card
 from cagsr.commands import silence_libraries
 from cagsr.config import Config, check_paths
+from cagsr.dashboards import show_candidates
 from cagsr.display import Display
 from cagsr.errors import InputError, StoppedError
 from cagsr.evaluation import Evaluator, measure_signals
@@ -140,7 +141,10 @@ class Recorder:
         self.accelerator.log(row, step=step)
         if self.run is not None:
             self.run.add_metrics(step, row)
-            self.run.add_candidates(step, self.shown.rows(step, collected))
+            candidates = self.shown.rows(step, collected)
+            self.run.add_candidates(step, candidates)
+            if self.shown.in_full(step):
+                show_candidates(self.accelerator.trackers, step, candidates)
 
     def on_evaluation(self, step: int, row: dict[str, float]) -> None:
         numbers = {f"evaluation/{name}": value for name, value in row.items() if name != "step"}
