@@ -11,6 +11,7 @@ import tiny
 from cagsr.candidates import Shown, token_spans
 from cagsr.looks import look
 from cagsr.salience import Uniform
+from evidence import make_evidence
 
 
 def byte_level() -> PreTrainedTokenizerFast:
@@ -47,13 +48,15 @@ def test_text_that_the_tokens_do_not_write_has_no_spans():
     assert token_spans(tokenizer, half, tokenizer.decode(half)) is None
 
 
-def test_a_look_keeps_the_strongest_entries():
-    attention = torch.tensor([[[0.1, 0.7, 0.2], [0.3, 0.3, 0.4]]])
-    found = look(attention)
+def test_a_look_keeps_the_strongest_entries_of_what_was_said():
+    attention = torch.tensor([[[0.1, 0.7, 0.2], [0.3, 0.3, 0.4], [0.0, 0.0, 1.0]]])
+    rollout = make_evidence(attention, finished=[True]).rollout
+    found = look(rollout, attention)
     assert torch.equal(found.attended, torch.tensor([[0.3, 0.7, 0.4]]))
     assert torch.equal(found.columns[0, 0], torch.tensor([1, 2, 0]))
     assert torch.equal(found.weights[0, 0], torch.tensor([0.7, 0.2, 0.1]))
-    assert look(torch.rand(2, 3, 11)).weights.shape == (2, 3, 5)
+    assert torch.equal(found.weights[0, 2], torch.zeros(3))
+    assert look(rollout, torch.rand(1, 3, 11)).weights.shape == (1, 3, 5)
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])
@@ -67,7 +70,8 @@ def test_kept_attention_is_that_of_the_observer_whatever_the_padding(kind: str):
     for n, row in enumerate(rows):
         prompt = prompts[n // 3]
         alone = collected.rollout.groups(n // 3, n // 3 + 1)
-        attention = step.observer.observe(alone).attention[n % 3]
+        said = torch.arange(alone.response_mask.shape[1]) < alone.lengths[n % 3] - alone.finished[n % 3].int()
+        attention = step.observer.observe(alone).attention[n % 3] * said[:, None]
         kept = attention[: len(row["attention"]["weights"]), alone.prompt_mask[0]]
         assert row["tokens"] == [list(span) for span in prompt.offsets]
         assert row["salience"] == Uniform().weigh(prompt)

@@ -78,7 +78,7 @@ class Step:
                     by_reference = self.reference.observe(part)
                 evidence = Evidence(part, observation, self.salience(part), self.observer)
                 measured.append(self.reward.measure(evidence))
-                attended.append(look(observation.attention))
+                attended.append(look(part, observation.attention))
                 parts.append(TrainBatch(part, old.logprobs, by_reference.logprobs, old.entropy, old.values))
         signals = torch.cat(measured)
         everywhere = self.world.gather(signals)

@@ -49,6 +49,19 @@ def test_a_word_of_several_tokens_looks_as_its_strongest_and_gets_what_all_its_t
     assert one["k"] == [50]
 
 
+def test_the_end_of_a_response_is_no_word_that_looks():
+    row = made_runs.candidate("a", 1.0)
+    row["attention"] = {"response": [[0, 1], [1, 1]], "weights": [[2, 0.4], [4, 0.9]]}
+    (one,) = shown(row)["groups"][0]["w"]
+    assert one["l"] == [[2, 40]]
+
+
+def test_a_prompt_word_has_the_strongest_attention_also_where_no_word_kept_it():
+    row = made_runs.candidate("a b", 1.0, [{2: 0.5}, {4: 0.3}], attended=[0.12, 0, 0.5, 0, 0.3, 0, 0.15, 0.9])
+    (one,) = shown(row)["groups"][0]["w"]
+    assert one["k"] == [12, 0, 50, 0, 30, 0, 15]
+
+
 def test_words_that_count_are_those_with_salience():
     (group,) = shown(*made_runs.group())["groups"]
     assert [group["u"][at].strip() for at in group["c"]] == ["name", "Vaults", "food", "English"]

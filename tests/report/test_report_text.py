@@ -11,7 +11,7 @@ from cagsr.report.text import Words, is_word, visible
     [
         ("a\u202eb", "a⟨U+202E⟩b"),
         ("\x00\x1b[31m\x7f", "⟨U+0000⟩⟨U+001B⟩[31m⟨U+007F⟩"),
-        ("\ud800", "⟨U+D800⟩"),
+        ("\ud800\udfff", "⟨U+D800⟩⟨U+DFFF⟩"),
         ("\u2066\u200f\ufeff\u2028", "⟨U+2066⟩⟨U+200F⟩⟨U+FEFF⟩⟨U+2028⟩"),
         ("\U000e0041", "⟨U+E0041⟩"),
         ("a\r\nb", "a⟨U+000D⟩\nb"),

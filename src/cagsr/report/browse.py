@@ -93,7 +93,7 @@ def _candidate(row: Candidate, group: list[Candidate], prompt: Words, signals: l
     spans = row.attention.response if row.attention else []
     response = Words.cut(row.response, spans)
     looks = _looks(row, response, prompt)
-    attended = _attended(row, prompt) if looks is None else _strongest(looks, len(prompt.pieces))
+    attended = _attended(row, looks or [], prompt)
     entry: dict[str, Any] = {
         "r": _short(row.reward),
         "a": _short(row.advantage),
@@ -137,16 +137,20 @@ def _largest(look: dict[int, float]) -> Iterable[tuple[int, float]]:
     return sorted(((j, w) for j, w in look.items() if w >= SMALLEST), key=lambda entry: -entry[1])
 
 
-def _strongest(looks: list[dict[int, float]], pieces: int) -> list[float]:
-    return [max((look.get(piece, 0.0) for look in looks), default=0.0) for piece in range(pieces)]
+def _attended(row: Candidate, looks: list[dict[int, float]], prompt: Words) -> list[float]:
+    """The strongest attention to each word of the prompt; empty where none was kept.
 
-
-def _attended(row: Candidate, prompt: Words) -> list[float]:
-    found = [0.0] * len(prompt.pieces)
+    Looks have the largest entries only; ``attended`` has every token of the prompt, but each by itself.
+    """
+    if not (prompt.of and row.attended):
+        return []
+    found = [
+        max((look.get(piece, 0.0) for look in looks), default=0.0) for piece in range(len(prompt.pieces))
+    ]
     for piece, weight in zip(prompt.of, row.attended, strict=False):
         if piece is not None:
             found[piece] = max(found[piece], weight)
-    return found if prompt.of and row.attended else []
+    return found
 
 
 def _short(value: float | None) -> float | None:

@@ -217,7 +217,8 @@ function detail(run, group) {
         ? make(
             "span",
             {},
-            "Shade and underline: attention. Wavy: a word that counts and that no candidate covered.",
+            "Shade and underline: attention. Covered: at least a third of the strongest attention that a word of " +
+              "this prompt got. Wavy: a word that counts and that no candidate covered.",
           )
         : null,
       make("span", {}, "Bars: what a signal added, against the mean of these candidates."),
