@@ -122,3 +122,10 @@ def test_a_report_depends_on_its_files_and_those_of_its_systems(tmp_path):
     run = made_runs.make_comparison(tmp_path)
     names = {str(path.relative_to(run)) for path in files_of(run)}
     assert {"summary.json", "cagsr/seed-0/metrics.jsonl", "base/seed-0/responses.jsonl"} <= names
+
+
+def test_a_row_of_metrics_with_a_number_that_is_not_finite_is_said(tmp_path):
+    run = made_runs.make_run(tmp_path)
+    (run / "metrics.jsonl").write_text('{"step": 1, "kl": 0.5}\n{"step": 2, "kl": NaN}\n')
+    read = read_run(run)
+    assert (read.metrics, len(read.problems)) == ([{"step": 1, "kl": 0.5}], 1)
