@@ -53,10 +53,10 @@ def candidate(
 
 
 def group(step: int = 1, index: int = 5) -> list[dict]:
-    """Two candidates: the first says both values, the second one of them; neither looks at the word ``food``."""
+    """Two candidates: one says one of the values, the other both; ``food`` is hardly looked at by either."""
     where = {"step": step, "prompt_index": index}
     return [
-        candidate("Vaults is small", 1.0, [{2: 0.5}, {0: 0.2}, {0: 0.05}], **where),
+        candidate("Vaults is small", 1.0, [{2: 0.5}, {0: 0.2}, {0: 0.05, 4: 0.1}], **where),
         candidate("Vaults serves English", 3.0, [{2: 0.6}, {0: 0.3}, {6: 0.48, 7: 0.3}], **where),
     ]
 

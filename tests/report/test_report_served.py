@@ -103,6 +103,11 @@ def test_a_run_that_is_moved_away_is_said(tmp_path):
     assert "holds no run" in answer.text
 
 
+def test_it_listens_on_the_loopback_address_only(tmp_path):
+    with server(Live([made_runs.make_run(tmp_path)]), 0) as serving:
+        assert serving.server_address[0] == "127.0.0.1"
+
+
 def test_a_wrong_run_and_a_taken_port_are_said_before_anything_is_served(tmp_path):
     with pytest.raises(InputError, match="holds no run"):
         Live([tmp_path])
