@@ -143,7 +143,7 @@ def make_run(path: Path, **changes: Any) -> Path:
 def make_demo(path: Path) -> Path:
     """A run that was compared with its base on three held-out prompts."""
     make_run(path, summary=SUMMARY)
-    before, after = ("a b c", "a a a a a", "d"), ("a b c d", "a", "d e")
+    before, after = ("a b c", "a a a a a", "c d"), ("a b c d", "a", "d e")
     rows = [*responses("base", before, (0.5, 0.2, 0.4)), *responses("cagsr", after, (0.0, 0.6, 0.3))]
     write(path / "responses.jsonl", rows)
     return path

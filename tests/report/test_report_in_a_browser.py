@@ -128,6 +128,9 @@ def test_pairs_are_ordered_by_gain_with_their_differences_marked(page):
     first = page.locator("#pairs-list > li").first
     expect(first.locator("ins")).to_have_text(["d"])
     expect(first.locator("del")).to_have_count(0)
+    second = page.locator("#pairs-list > li").nth(1)
+    expect(second.locator("del")).to_have_text(["c"])
+    expect(second.locator("ins")).to_have_text(["e"])
     expect(first.locator(".chips li")).to_have_text(["slot errors .500 → 0 ▲", "length 3.00 → 4.00"])
     page.locator("#pairs-order").select_option("worst")
     expect(pairs(page)).to_have_text(["prompt 1", "prompt 2", "prompt 0"])
