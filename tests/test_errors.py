@@ -15,7 +15,7 @@ REFUSALS = ("InputError", "UnsupportedModelError")
 # How a message tells what to do: an order, or what was expected instead.
 MEND = re.compile(
     r"\b(?:set|use|choose|name|give|remove|rename|lower|raise|load|install|save|add|pass|correct|start|write|train|check"
-    r"|need|needs|must|expected|takes|only|resize|download|end in|of the form|unlike|did you mean)\b",
+    r"|move|leave|wait|need|needs|must|expected|takes|only|resize|download|end in|of the form|unlike|did you mean)\b",
     re.IGNORECASE,
 )
 # Where a message is about: a key, an option or a command.
@@ -29,8 +29,6 @@ PLAIN = (
     "direct preference optimisation needs pairs, and there are none",
     "a reward model needs preference pairs, and there are none",
     "holds no run to resume",
-    "no text to learn a tokenizer from",
-    "is not what this run started with; it cannot go on",
 )
 
 

@@ -46,6 +46,15 @@ def test_the_base_is_0_and_its_unit_is_the_spread_of_its_samples_of_a_prompt(eva
     assert evaluate()["reward"] == pytest.approx(moved)
 
 
+def test_an_evaluation_keeps_the_ends_of_its_intervals(evaluate):
+    evaluate()
+    # Of two prompts every fourth resample is the better one twice, so that the ends are the two themselves.
+    apart = 2 / 2.5**0.5 - 3 * 0.5
+    assert evaluate.ends["reward/low"] == pytest.approx(apart)
+    assert evaluate.ends["reward/high"] == pytest.approx(-apart)
+    assert (evaluate.ends["length/low"], evaluate.ends["length/high"]) == (1, 1)
+
+
 def test_only_the_first_call_samples_and_on_few_prompts(evaluate):
     evaluate()
     evaluate()

@@ -15,6 +15,7 @@ import cagsr
         "cagsr.cli",
         "cagsr.config",
         "cagsr.records",
+        "cagsr.report",
         "cagsr.sources",
         "cagsr.errors",
         "cagsr.tasks",

@@ -11,12 +11,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from cagsr.looks import Look
 from cagsr.step import Collected
 from cagsr.types import Prompt, Rollout, Scores, TrainBatch
 
 __all__ = ["load_buffer", "save_buffer"]
 
 OF_ROLLOUT = ("prompt_ids", "prompt_mask", "response_ids", "response_mask", "finished")
+OF_SCORES = ("signals", "reward", "weighted")
+OF_LOOK = ("attended", "weights", "columns")
 OF_BATCH = ("old_logprobs", "ref_logprobs", "entropy", "values", "advantages", "returns")
 
 
@@ -24,10 +27,11 @@ def save_buffer(collected: Collected, directory: Path, rank: int) -> None:
     """Write one process's part as ``buffer-RANK.safetensors`` and ``.json``."""
     rollout, scores = collected.rollout, collected.scores
     tensors = {name: getattr(rollout, name) for name in OF_ROLLOUT}
-    tensors |= {"signals": scores.signals, "reward": scores.reward}
-    for number, (batch, attended) in enumerate(zip(collected.batches, collected.attended, strict=True)):
+    tensors |= {name: getattr(scores, name) for name in OF_SCORES}
+    for number, (batch, looked) in enumerate(zip(collected.batches, collected.attended, strict=True)):
         present = {name: getattr(batch, name) for name in OF_BATCH if getattr(batch, name) is not None}
-        tensors |= {f"{number}.{name}": value for name, value in {**present, "attended": attended}.items()}
+        present |= {name: getattr(looked, name) for name in OF_LOOK}
+        tensors |= {f"{number}.{name}": value for name, value in present.items()}
     # A copy each: safetensors refuses tensors that share memory, as parts of one rollout may.
     save_file(
         {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()},
@@ -57,9 +61,9 @@ def load_buffer(directory: Path, rank: int, prompts: Sequence[Prompt], device: t
         part = rollout.groups(first, first + groups)
         fields = {name: tensors.get(f"{number}.{name}") for name in OF_BATCH}
         batches.append(TrainBatch(part, **fields))  # type: ignore[arg-type]
-        attended.append(tensors[f"{number}.attended"])
+        attended.append(Look(**{name: tensors[f"{number}.{name}"] for name in OF_LOOK}))
         first += groups
-    scores = Scores(tuple(about["names"]), tensors["signals"], tensors["reward"])
+    scores = Scores(tuple(about["names"]), **{name: tensors[name] for name in OF_SCORES})
     return Collected(rollout, scores, batches, attended)
 
 

@@ -125,10 +125,12 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Reinforcement learning from prompts alone."""
+    from cagsr.commands.report import reported
     from cagsr.commands.train import run_training
 
-    given = _load(config, overrides, skip_invalid, max_time)
-    trained = run_training(given, _console(as_json), resume=resume, accept_changes=accept_changes)
+    given, console = _load(config, overrides, skip_invalid, max_time), _console(as_json)
+    with reported(Path(given.run.directory), console):
+        trained = run_training(given, console, resume=resume, accept_changes=accept_changes)
     _print_json(trained.outcome, as_json)
 
 
@@ -346,6 +348,31 @@ def rate(
         except KeyboardInterrupt:
             print(f"\nstopped by Ctrl-C; {rating.kept()}; the same command goes on", file=sys.stderr)
             raise typer.Exit(130) from None
+
+
+@app.command(epilog="Example: cagsr report runs/a runs/b --output both.html; while it trains: --watch")
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Directories of runs, comparisons or demos.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option(help="The file to write; default: report.html in the run's directory.")
+    ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Serve the page to this machine, anew whenever the run moves on.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of --watch; 0: any that is free.")] = 0,
+) -> None:
+    """A run, or several over one another, as one HTML file: curves, comparison, candidates, attention."""
+    from cagsr.commands.report import serve
+    from cagsr.report import write_report
+
+    if watch and output is not None:
+        raise InputError("--watch serves the page and writes no file; leave out --output.")
+    if watch:
+        serve(runs, port, Console())
+    else:
+        print(write_report(runs, output))
 
 
 @app.command(epilog="Example: cagsr doctor google/flan-t5-small")

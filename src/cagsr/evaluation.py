@@ -1,13 +1,15 @@
 """Evaluation: responses to held-out prompts, and numbers per response."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object
 
 from cagsr.measure import repeated_trigrams
+from cagsr.metrics.bootstrap import interval
 from cagsr.metrics.slots import slot_metrics
 from cagsr.policy.policy import Policy, Reference
 from cagsr.policy.sampling import Sampling
@@ -23,6 +25,7 @@ __all__ = [
     "best_of",
     "measure_signals",
     "read_by",
+    "response_rows",
     "spread_of",
     "values_of",
 ]
@@ -177,12 +180,28 @@ def values_of(answers: Answers, prompts: Sequence[Prompt], checker: Checker | No
     }
 
 
+def response_rows(
+    prompts: Sequence[Prompt], answers: Answers, values: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """The rows of responses.jsonl: each prompt, its first response, and every metric [P] of it."""
+    return [
+        {
+            "prompt": prompt.text,
+            "response": texts[0],
+            **{metric: float(value[position]) for metric, value in values.items()},
+        }
+        for position, (prompt, texts) in enumerate(zip(prompts, answers.responses, strict=True))
+    ]
+
+
 class Evaluator:
     """Evaluates the policy as it stands on the same prompts each time: what the trainer calls.
 
     Responses are greedy. ``reward`` is comparable between calls: what each signal moved from its mean at the first
     call, a standardised one in the spread of the base's sampled responses. So the base is 0. ``prompts_per_pass``
     is also how many responses are sampled at once.
+
+    ``ends`` holds the 95 % intervals of the last call, over prompts: ``NAME/low`` and ``NAME/high``.
     """
 
     def __init__(
@@ -204,6 +223,7 @@ class Evaluator:
             prompts_per_pass,
         )
         self.start: dict[str, list[float]] | None = None
+        self.ends: dict[str, float] = {}
 
     def __call__(self) -> dict[str, float]:
         how = {"world": self.world, "prompts_per_pass": self.prompts_per_pass}
@@ -215,6 +235,12 @@ class Evaluator:
             self.start = {"mean": mean.tolist(), "spread": spread.tolist()}
         start = {name: torch.tensor(value, dtype=torch.float64) for name, value in self.start.items()}
         values = values_of(answers, self.prompts, self.checker)
+        # The relative reward is linear in the signals: that of the mean is the mean of each prompt's.
+        rewards = self.reward.relative(torch.from_numpy(answers.signals).double().mean(1), **start).numpy()
+        self.ends = {}
+        for name, value in {"reward": rewards, **values}.items():
+            found = interval(value)
+            self.ends |= {f"{name}/low": found.low, f"{name}/high": found.high}
         return {
             "reward": float(self.reward.relative(mean, **start)),
             **{name: float(value.mean()) for name, value in values.items()},

@@ -4,7 +4,8 @@
                 run.json         id, start, git commit, and the identity: what must be the same to go on
                 run.lock         who writes here, since when
                 metrics.jsonl    a row a step
-                candidates.jsonl prompt, response, signals and reward of a sample
+                candidates.jsonl prompt, response, signals, reward and attention of a sample
+                responses.jsonl  held-out prompts, what was answered, every metric of it (comparisons and demos)
                 summary.json     the outcome
 
 JSON is pure ASCII (other characters as escapes) so that any text goes through to the byte, half surrogates
@@ -28,11 +29,12 @@ from cagsr.storage import storing, write_atomically
 
 __all__ = ["RunDirectory", "fingerprint"]
 
-RUN, CONFIG, METRICS, CANDIDATES, SUMMARY = (
+RUN, CONFIG, METRICS, CANDIDATES, RESPONSES, SUMMARY = (
     "run.json",
     "config.yaml",
     "metrics.jsonl",
     "candidates.jsonl",
+    "responses.jsonl",
     "summary.json",
 )
 # All that a start which was killed can have left before there was a run.

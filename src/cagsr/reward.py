@@ -118,6 +118,13 @@ class Reward:
 
         Source: each component standardised in its group, then added.
         """
+        return self._weighted_CN(signals_NC, group_size).sum(0).float().to(signals_NC.device)
+
+    def weighted(self, signals_NC: Tensor, group_size: int) -> Tensor:
+        """[N C] -> [N C] float32: what each signal adds to the reward of ``combine``, whose errors it raises."""
+        return self._weighted_CN(signals_NC, group_size).T.float().to(signals_NC.device)
+
+    def _weighted_CN(self, signals_NC: Tensor, group_size: int) -> Tensor:
         rows, columns = signals_NC.shape
         if columns != len(self.terms) or rows % group_size:
             raise ValueError(f"expected [groups * {group_size}, {len(self.terms)}], got {[rows, columns]}")
@@ -126,13 +133,9 @@ class Reward:
             raise SignalError(
                 f"signal {self.names[column]!r} is {float(signals_NC[row, column])} in row {row}; it must be finite"
             )
-        return (
-            self._sum(
-                column if size is None else _standardised(column, size)
-                for size, column in zip(self._sizes(rows, group_size), _columns(signals_NC), strict=True)
-            )
-            .float()
-            .to(signals_NC.device)
+        return self._weigh(
+            column if size is None else _standardised(column, size)
+            for size, column in zip(self._sizes(rows, group_size), _columns(signals_NC), strict=True)
         )
 
     def spread(self, signals_NC: Tensor, group_size: int) -> Tensor:
@@ -155,15 +158,14 @@ class Reward:
         """
         raw = torch.tensor([term.standardise == "none" for term in self.terms], device=signals.device)
         moved = (signals.double() - mean) / spread.double().where(~raw, 1.0)
-        return self._sum(moved.unbind(-1))
+        return self._weigh(moved.unbind(-1)).sum(0)
 
     def _sizes(self, rows: int, group_size: int) -> list[int | None]:
         """How many rows each term is standardised over; None: raw."""
         return [{"group": group_size, "batch": rows, "none": None}[term.standardise] for term in self.terms]
 
-    def _sum(self, columns: Iterable[Tensor]) -> Tensor:
-        weighted = [term.weight * column for term, column in zip(self.terms, columns, strict=True)]
-        return torch.stack(weighted).sum(0)
+    def _weigh(self, columns: Iterable[Tensor]) -> Tensor:
+        return torch.stack([term.weight * column for term, column in zip(self.terms, columns, strict=True)])
 
 
 def _columns(signals_NC: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from cagsr import kl
 from cagsr.algorithm import Algorithm
 from cagsr.errors import NumericsError
+from cagsr.looks import Look, look
 from cagsr.losses import token_weights
 from cagsr.policy.policy import Policy, Reference, Scored
 from cagsr.policy.sampling import Sampling
@@ -35,14 +36,13 @@ __all__ = ["Collected", "Progress", "Step"]
 class Collected:
     """One step's experience: the whole rollout with its scores, and the same in parts, ready to train on.
 
-    ``attended`` goes with ``batches``: [n S], the strongest attention that each prompt token got from any
-    response token. It is kept to be looked at; the attention itself is gone.
+    ``attended`` goes with ``batches``. It is kept to be looked at; the attention itself is gone.
     """
 
     rollout: Rollout
     scores: Scores
     batches: list[TrainBatch]
-    attended: list[Tensor]
+    attended: list[Look]
 
 
 @dataclass
@@ -90,12 +90,14 @@ class Step:
                     by_reference = self.reference.observe(part)
                 evidence = Evidence(part, observation, self.salience(part), self.observer)
                 measured.append(self.reward.measure(evidence))
-                attended.append(observation.attention.amax(1))
+                attended.append(look(part, observation.attention))
                 parts.append(TrainBatch(part, old.logprobs, by_reference.logprobs, old.entropy, old.values))
         signals = torch.cat(measured)
-        reward = self.world.mine(self.reward.combine(self.world.gather(signals), rollout.group_size))
+        everywhere = self.world.gather(signals)
+        reward = self.world.mine(self.reward.combine(everywhere, rollout.group_size))
+        weighted = self.world.mine(self.reward.weighted(everywhere, rollout.group_size))
         batches = self.algorithm.estimate(reward, parts, self.leash.coefficient, self.world)
-        return Collected(rollout, Scores(self.reward.names, signals, reward), batches, attended)
+        return Collected(rollout, Scores(self.reward.names, signals, reward, weighted), batches, attended)
 
     def _as_in_training(self, part: Rollout) -> Scored:
         """What `update` will compute before its first step, to the bit; nothing here is differentiated.

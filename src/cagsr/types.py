@@ -153,11 +153,15 @@ Signal = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Scores:
-    """signals [N C] as measured, names of the C columns, and the reward [N] combined from them."""
+    """signals [N C] as measured, names of the C columns, and the reward [N] combined from them.
+
+    ``weighted`` [N C] is what each signal added to the reward: standardised, times its weight.
+    """
 
     names: tuple[str, ...]
     signals: Tensor
     reward: Tensor
+    weighted: Tensor
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ def finished(train):
 def test_a_run_directory_holds_what_the_contract_says(finished):
     names = {path.name for path in Path("run").iterdir()}
     files = {"config.yaml", "run.json", "run.lock", "metrics.jsonl", "candidates.jsonl", "summary.json"}
+    files |= {"report.html"}
     assert names == files | {"checkpoints", "model", "best"}
     assert [path.name for path in Path("run/checkpoints").iterdir()] == ["step-000002"]
     config = Config.load("run/config.yaml")
@@ -63,6 +64,10 @@ def test_metrics_have_a_row_a_step_and_a_row_an_evaluation(finished):
     assert set(steps[1]) == STEP_KEYS
     assert [row["step"] for row in evaluations] == [0, 1, 2]
     assert {"evaluation/slot_error_rate", "evaluation/length", "evaluation/finished"} <= set(evaluations[0])
+    for row in evaluations:
+        means = [name for name in row if f"{name}/low" in row]
+        assert "evaluation/reward" in means
+        assert all(row[f"{name}/low"] <= row[name] <= row[f"{name}/high"] for name in means)
     assert steps[0]["tokens"] == pytest.approx(steps[0]["length"] * 6)
 
 
@@ -80,7 +85,9 @@ def test_candidates_hold_every_response_of_a_prompt_with_its_signals(finished):
         }
         assert row["prompt"].startswith("announce") or row["prompt"]
         # The prompt's own tokens, end of sequence included, one number each.
-        assert len(row["attended"]) >= len(row["prompt"].split())
+        assert len(row["attended"]) == len(row["tokens"]) >= len(row["prompt"].split())
+        assert sum(row["weighted"].values()) == pytest.approx(row["reward"], abs=1e-5)
+        assert len(row["attention"]["response"]) == len(row["attention"]["weights"])
     group = rows[:3]
     assert len({row["prompt_index"] for row in group}) == 1
     assert sum(row["advantage"] for row in group) == pytest.approx(0, abs=1e-5)

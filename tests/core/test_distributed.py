@@ -101,7 +101,7 @@ def test_a_process_that_is_killed_ends_all_of_them_and_the_run_goes_on(tmp_path)
         "-m",
         "torch.distributed.run",
         "--nproc_per_node=2",
-        "--master_port=0",
+        "--standalone",
         "-m",
         "cagsr",
     ]

@@ -34,7 +34,7 @@ def collected_by_hand(step):
     old = torch.full((4, 5), -1.0) * mask
     ref = torch.full((4, 5), -1.5) * mask
     signals = torch.tensor([[1.0], [2.0], [3.0], [6.0]])
-    scores = Scores(("mass",), signals, torch.tensor([1.0, 3.0, 5.0, 11.0]))
+    scores = Scores(("mass",), signals, torch.tensor([1.0, 3.0, 5.0, 11.0]), signals)
     batches = [
         TrainBatch(part, old[rows], ref[rows], 2.0 * part.response_mask)
         for part, rows in zip(rollout.split(1), (slice(0, 2), slice(2, 4)), strict=True)
@@ -87,7 +87,7 @@ def test_trap_25_a_reward_that_stops_reading_the_prompt_is_seen(signal, expected
     rollout = Rollout(prompts, prompt_ids, prompt_mask, ids, mask, torch.zeros(6).bool(), [""] * 6)
     parts = [Evidence(p, step.observer.observe(p), step.salience(p)) for p in rollout.split(1)]
     signals = torch.cat([step.reward.measure(part) for part in parts])
-    scores = Scores(("signal",), signals, signals[:, 0])
+    scores = Scores(("signal",), signals, signals[:, 0], signals)
     assert shuffled_share(step, Collected(rollout, scores, [], [])) == expected
 
 

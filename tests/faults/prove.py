@@ -50,6 +50,7 @@ PROOFS = (
     "suggestions",
     "architectures",
     "safety",
+    "inert_report",
     "closed_page",
     "ratings_kept",
     "secrets_and_paths",

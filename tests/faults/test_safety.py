@@ -1,12 +1,17 @@
-"""The proofs of promises 10, 11 and 15 at a small count, and that each of them can fail."""
+"""The proofs of promises 10, 11, 12 and 15 at a small count, and that each of them can fail."""
 
 from random import Random
 
 import architectures
+import inert_report
 import pytest
 import safety
 import secrets_and_paths
+from markupsafe import Markup
 from torch import Tensor
+
+from browser import browser, installed
+from cagsr.report import page as report_page
 
 
 def counted(proof, count: int) -> list[str]:
@@ -105,3 +110,53 @@ def test_a_secret_that_gets_in_is_found(place: str, monkeypatch: pytest.MonkeyPa
     assert {name: sorted(where) for name, where in found.items()} == dict.fromkeys(
         ("HF_TOKEN", "WANDB_API_KEY"), sorted(expected)
     )
+
+
+with_browser = pytest.mark.skipif(installed() is None, reason="no Chromium here to open reports in")
+
+
+@with_browser
+def test_reports_are_inert():
+    assert counted(inert_report, 150) == []
+
+
+@with_browser
+@pytest.mark.parametrize(
+    "careless", ["a template without escapes", "a script that makes markup", "data as it is"]
+)
+def test_a_report_that_is_not_inert_is_found(careless: str, monkeypatch: pytest.MonkeyPatch):
+    if careless == "a template without escapes":
+        monkeypatch.setattr(report_page, "visible", Markup)
+    elif careless == "a script that makes markup":
+        joined = report_page._joined
+        text_nodes, markup = "element.append(...", "((...all) => (element.innerHTML += all.join('')))(..."
+
+        def altered(folder: str, *parts) -> str:
+            return joined(folder, *parts).replace(text_nodes, markup)
+
+        monkeypatch.setattr(report_page, "_joined", altered)
+    else:
+        monkeypatch.setattr(report_page, "_json", inert_report.json.dumps)
+    fields = ("candidate's response", "version", "warning", "pair's prompt")
+    dealt = {n: (field, f"</script><img src=x onerror=canary({n})>") for n, field in enumerate(fields)}
+    with browser() as started:
+        assert inert_report.outcome(started, dealt)
+
+
+@with_browser
+def test_a_script_that_runs_is_named(monkeypatch: pytest.MonkeyPatch):
+    """The canary is real: without a policy and without escapes the script runs and its request is seen."""
+    monkeypatch.setattr(report_page, "visible", Markup)
+    monkeypatch.setattr(report_page, "_policy", lambda *_: "default-src * 'unsafe-inline'")
+    monkeypatch.setattr("cagsr.report.facts.visible", Markup)
+    text = "<script>canary(7)</script><img src='https://canary.invalid/7'>"
+    with browser() as started:
+        found = inert_report.outcome(started, {7: ("warning", text)})
+    assert found[0].startswith("ran 7 in warning: <script>")
+    assert "asked for https://canary.invalid/7" in found
+
+
+@pytest.mark.parametrize("field", inert_report.FIELDS)
+def test_what_is_attacked_is_on_the_page(field: str, tmp_path):
+    run = inert_report._made(tmp_path, {1: (field, "canary4711")})
+    assert "canary4711" in report_page.render(report_page.read_runs([run]))

@@ -17,11 +17,11 @@ from cagsr.commands.carry_out import carry_out
 from cagsr.commands.rows import say_rows
 from cagsr.config import Config
 from cagsr.errors import StorageError
-from cagsr.evaluation import Answers, answer, best_of, measure_signals, values_of
+from cagsr.evaluation import Answers, answer, best_of, measure_signals, response_rows, values_of
 from cagsr.kl import k1
 from cagsr.policy.policy import Policy
 from cagsr.preferences import Pair
-from cagsr.records import fingerprint
+from cagsr.records import RESPONSES, fingerprint
 from cagsr.sources import Row
 from cagsr.storage import write_atomically
 from cagsr.systems import System
@@ -35,7 +35,7 @@ __all__ = ["Arena"]
 
 # Sampled figures stand beside the greedy ones: K samples to every fourth prompt.
 SAMPLED_EVERY = 4
-RESULT, RESPONSES = "result.json", "responses.jsonl"
+RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -234,14 +234,7 @@ class Arena:
             found = values_of(sampled, self.prompts[::SAMPLED_EVERY], self.checker)
             found["kl"] = sampled.signals[..., 0].mean(1).astype(float)
         directory.mkdir(parents=True, exist_ok=True)
-        rows = [
-            {
-                "prompt": prompt.text,
-                "response": texts[0],
-                **{metric: float(value[position]) for metric, value in values.items()},
-            }
-            for position, (prompt, texts) in enumerate(zip(self.prompts, greedy.responses, strict=True))
-        ]
+        rows = response_rows(self.prompts, greedy, values)
         write_atomically(directory / RESPONSES, "".join(json.dumps(row) + "\n" for row in rows))
         content = {
             "greedy": {metric: value.tolist() for metric, value in values.items()},

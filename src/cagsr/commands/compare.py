@@ -11,6 +11,7 @@ from cagsr import build
 from cagsr.commands import silence_libraries
 from cagsr.commands.arena import Arena
 from cagsr.commands.identity import of_start
+from cagsr.commands.report import report_at_end
 from cagsr.commands.sft import run_sft
 from cagsr.commands.train import READ
 from cagsr.comparison import compared
@@ -120,6 +121,7 @@ def _run_all(
     record.write_summary(summary)
     write_atomically(directory / "table.csv", csv_text(summary))
     write_atomically(directory / "table.md", markdown(summary))
+    report_at_end(directory, console)
     return summary
 
 

@@ -15,16 +15,17 @@ from rich.text import Text
 
 from cagsr import build
 from cagsr.commands import silence_libraries
+from cagsr.commands.report import report_at_end
 from cagsr.commands.sft import run_sft
 from cagsr.commands.train import run_training
 from cagsr.config import Config, check_paths
 from cagsr.errors import InputError
-from cagsr.evaluation import Answers, answer, best_of, measure_signals, values_of
+from cagsr.evaluation import Answers, answer, best_of, measure_signals, response_rows, values_of
 from cagsr.metrics.bootstrap import summarise
 from cagsr.metrics.slots import METRICS
 from cagsr.policy.load import load_model, load_tokenizer
 from cagsr.policy.policy import Policy
-from cagsr.records import RunDirectory
+from cagsr.records import RESPONSES, RunDirectory
 from cagsr.storage import write_atomically
 from cagsr.tables import comparison_table, difference_lines, shaded
 from cagsr.tasks.task import Checker
@@ -79,10 +80,11 @@ def demo(
         policy = run_training(chosen, console, name=name).policy
         assert policy is not None, "a new run is not finished before"
         systems[name] = _greedy(policy, prompts, config)
-    values = {}
+    values, rows = {}, []
     for name, answers in systems.items():
         measured = values_of(answers, prompts, checker)
         values[name] = {metric: measured[metric] for metric in METRICS}
+        rows += [{"system": name, **row} for row in response_rows(prompts, answers, values[name])]
     pairs = [(name, "base") for name in values if name != "base"]
     summary = {
         "task": config.data.task,
@@ -90,15 +92,17 @@ def demo(
         "seconds": round(time.perf_counter() - started, 1),
         **summarise(values, pairs),
     }
+    write_atomically(directory / RESPONSES, "".join(json.dumps(row) + "\n" for row in rows))
     write_atomically(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
     _show(summary, console)
     _show_samples(base, prompts, systems, console)
     console.print(f"\n{NOT_FOR}\n", style="dim", highlight=False)
     console.print(
-        f"{directory}/: summary.json, metrics.jsonl, candidates.jsonl, model/",
+        f"{directory}/: summary.json, responses.jsonl, metrics.jsonl, candidates.jsonl, model/",
         highlight=False,
         soft_wrap=True,
     )
+    report_at_end(directory, console)
     return summary
 
 

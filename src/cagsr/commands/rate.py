@@ -194,7 +194,9 @@ def _chosen(directory: Path, mode: Mode, items: int, systems: list[str] | None, 
     chosen = choose(read_groups(directory, systems, random), mode, items, random)
     if not chosen:
         needed = "a response" if mode == "scores" else "two responses that differ"
-        raise InputError(f"{directory}: no prompt has {needed}, so there is nothing to rate")
+        raise InputError(
+            f"{directory}: no prompt has {needed}, so there is nothing to rate; name another run"
+        )
     return Study(mode, {"items": items, "systems": systems, "seed": seed}, chosen)
 
 

@@ -136,7 +136,9 @@ def _new_policy(config: Config, rows: Sequence[Row]) -> Policy:
             text for row in usable for text in (row["prompt"], row.get("reference")) if isinstance(text, str)
         ]
         if not texts:
-            raise InputError(f"{config.data.source}: no text to learn a tokenizer from")
+            raise InputError(
+                f"{config.data.source}: no text to learn a tokenizer from; name data.prompt_column"
+            )
         tokenizer = new_tokenizer(texts, scratch.architecture, scratch.vocabulary)
     torch.manual_seed(config.train.seed)
     model = new_model(

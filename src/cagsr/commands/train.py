@@ -9,12 +9,14 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from cagsr import build
+from cagsr.candidates import Shown
 from cagsr.card import model_card
 from cagsr.commands import memory_named, silence_libraries, warn
 from cagsr.commands.claim import Claim
 from cagsr.commands.identity import of_data, of_start
 from cagsr.commands.rows import say_rows
 from cagsr.config import Config, check_paths
+from cagsr.dashboards import show_candidates
 from cagsr.display import Display
 from cagsr.errors import InputError
 from cagsr.evaluation import Evaluator, measure_signals
@@ -118,7 +120,8 @@ def _train(
         stops=Stops(config.run.max_seconds),
         evaluate=evaluator,
     )
-    recorder = Recorder(config, claim)
+    shown = Shown.of_run(config.run.log_candidates, policy.tokenizer, salience, config.train.steps)
+    recorder = Recorder(config, claim, shown, evaluator)
     console.print(
         f"{name}: {policy.readable}; reward {', '.join(reward.names)}",
         highlight=False,
@@ -138,9 +141,9 @@ def _train(
 class Recorder:
     """A trainer's observer that writes the run directory and the trackers, on the main process only."""
 
-    def __init__(self, config: Config, claim: Claim):
+    def __init__(self, config: Config, claim: Claim, shown: Shown, evaluator: Evaluator | None):
         self.config, self.run, self.directory = config, claim.run, claim.directory
-        self.accelerator = claim.accelerator
+        self.accelerator, self.shown, self.evaluator = claim.accelerator, shown, evaluator
 
     def on_start(self, step: int | None) -> None:
         if self.run is not None:
@@ -162,13 +165,19 @@ class Recorder:
         self.accelerator.log(row, step=step)
         if self.run is not None:
             self.run.add_metrics(step, row)
-            self.run.add_candidates(step, _candidates(collected, self.config.run.log_candidates))
+            candidates = self.shown.rows(step, collected)
+            self.run.add_candidates(step, candidates)
+            if self.shown.in_full(step):
+                show_candidates(self.accelerator.trackers, step, candidates)
 
     def on_evaluation(self, step: int, row: dict[str, float]) -> None:
         numbers = {f"evaluation/{name}": value for name, value in row.items() if name != "step"}
         self.accelerator.log(numbers, step=step)
         if self.run is not None:
-            self.run.add_metrics(step, numbers)
+            ends = self.evaluator.ends if self.evaluator else {}
+            self.run.add_metrics(
+                step, numbers | {f"evaluation/{name}": value for name, value in ends.items()}
+            )
 
     def on_warning(self, step: int, message: str) -> None:
         if self.run is not None:
@@ -184,35 +193,6 @@ class Recorder:
                 write_atomically(self.directory / name / "README.md", card)
         # Last: it says that all the rest is there.
         self.run.write_summary(outcome)
-
-
-def _candidates(collected: Collected, prompts: int) -> list[dict[str, Any]]:
-    """The first prompts of a step with all their candidates, as candidates.jsonl keeps them.
-
-    ``advantage`` is the mean over the response's tokens; ``attended`` the strongest attention each prompt token got.
-    """
-    scores, k, rows = collected.scores, collected.rollout.group_size, []
-    for batch, attended in zip(collected.batches, collected.attended, strict=True):
-        part, advantages = batch.rollout, batch.advantages
-        assert advantages is not None, "a collected step has its advantages"
-        for n, response in enumerate(part.responses):
-            row = len(rows)
-            if row == prompts * k:
-                return rows
-            prompt, mask = part.prompts[n // k], part.prompt_mask[n // k]
-            rows.append(
-                {
-                    "prompt_index": prompt.index,
-                    "prompt": prompt.text,
-                    "response": response,
-                    "finished": bool(part.finished[n]),
-                    "signals": dict(zip(scores.names, scores.signals[row].tolist(), strict=True)),
-                    "reward": float(scores.reward[row]),
-                    "advantage": float(advantages[n].sum() / part.lengths[n].clamp(min=1)),
-                    "attended": [round(value, 4) for value in attended[n][mask].tolist()],
-                }
-            )
-    return rows
 
 
 def _prompts(

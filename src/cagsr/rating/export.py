@@ -54,7 +54,8 @@ def export(store: Store, output: Path, raters: Sequence[str] | None = None) -> d
             given = {name: store.answers(name, mode) for name in raters or known}
             said[mode] = _Said(study.items, {name: answers for name, answers in given.items() if answers})
     if not any(each.answers for each in said.values()):
-        raise InputError(f"{store.path} has no answer of {', '.join(raters or known) or 'anybody'} yet.")
+        whose = ", ".join(raters or known) or "anybody"
+        raise InputError(f"{store.path} has no answer of {whose} yet. Start with --raters NAME,NAME.")
     rows = [row for mode, each in said.items() if mode == "scores" for row in _ratings(each)]
     pairs, left_out = _preferences(said)
     files = {RATINGS: rows, PAIRS: pairs}

@@ -1,0 +1,136 @@
+"""Which curves a report draws, of which numbers, with which limits. How they are drawn is `cagsr.report.plot`'s."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from cagsr.report.names import MEANINGS, title
+from cagsr.report.read import Run
+from cagsr.report.text import visible
+
+__all__ = ["Chart", "Line", "Section", "Threshold", "curves"]
+
+TRAINING = (
+    "reward",
+    "reward_spread",
+    "kl",
+    "entropy",
+    "length",
+    "repetition",
+    "shuffled",
+    "finished",
+    "empty",
+)
+# In the order of interest; evaluations have any metric, so that the others follow.
+EVALUATED = ("reward", "slot_error_rate", "coverage", "clean", "hallucination", "rouge_l", "length")
+# Worth a picture only once it happens.
+SILENT = ("empty",)
+UNDRAWN = ("step", "tokens", "kl_response")
+PARTS = "signal/"
+EVALUATION = "evaluation/"
+# What the collapse watch compares with the first step of a run.
+RELATIVE = ("length", "entropy")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One run's numbers: steps and values, and the ends of the intervals where there are any."""
+
+    run: int
+    x: list[float]
+    y: list[float]
+    low: list[float] = field(default_factory=list)
+    high: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """A limit of the collapse watch, and where it lies."""
+
+    value: float
+    says: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    key: str
+    title: str
+    meaning: str
+    lines: list[Line]
+    limits: list[Threshold] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    charts: list[Chart]
+    folded: bool = False
+
+
+def curves(runs: Sequence[Run]) -> list[Section]:
+    """Sections of charts, each with a line a run; numbers that no run has are not there."""
+    names = list(dict.fromkeys(name for run in runs for row in run.metrics for name in row))
+    parts = [name for name in names if name.startswith(PARTS)]
+    ends = {name for name in names if name.endswith(("/low", "/high"))}
+    evaluated = [name for name in names if name.startswith(EVALUATION) and name not in ends]
+    evaluated.sort(key=_interest)
+    shown = {*TRAINING, *parts, *evaluated, *ends, *UNDRAWN}
+    sections = [
+        Section("Training", _charts(runs, [name for name in TRAINING if name in names])),
+        Section("What the reward is made of", _charts(runs, parts)),
+        Section("Evaluation on development prompts", _charts(runs, evaluated)),
+        Section("Optimizer and speed", _charts(runs, [n for n in names if n not in shown]), folded=True),
+    ]
+    drawn = [section for section in sections if section.charts]
+    return [replace(section, folded=section.folded and len(drawn) > 1) for section in drawn]
+
+
+def _interest(name: str) -> int:
+    short = name.removeprefix(EVALUATION)
+    return EVALUATED.index(short) if short in EVALUATED else len(EVALUATED)
+
+
+def _charts(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
+    charts = []
+    for name in names:
+        lines = [line for number, run in enumerate(runs) if (line := _line(run, number, name)).x]
+        if name in SILENT and not any(value for line in lines for value in line.y):
+            continue
+        # Evaluations count from 0, whatever a step's own row calls the same number.
+        meaning = "" if "/" in name else MEANINGS.get(name, "")
+        charts.append(Chart(visible(name), visible(title(name)), meaning, lines, _limits(runs, name)))
+    return charts
+
+
+def _line(run: Run, number: int, name: str) -> Line:
+    rows = [row for row in run.metrics if name in row]
+    low, high = f"{name}/low", f"{name}/high"
+    with_ends = bool(rows) and all(low in row and high in row for row in rows)
+    return Line(
+        number,
+        [row["step"] for row in rows],
+        [row[name] for row in rows],
+        [row[low] for row in rows] if with_ends else [],
+        [row[high] for row in rows] if with_ends else [],
+    )
+
+
+def _limits(runs: Sequence[Run], name: str) -> list[Threshold]:
+    """The limits that the first run which watches this number is held to, as `cagsr.watch` reads them."""
+    for run in runs:
+        watched = run.config.get("watch")
+        settings = watched.get(name) if isinstance(watched, dict) else None
+        limit = settings.get("limit") if isinstance(settings, dict) else None
+        if not isinstance(limit, int | float) or isinstance(limit, bool) or not limit:
+            continue
+        if name not in RELATIVE:
+            return [Threshold(limit, f"limit {limit:g}")]
+        first = next((row[name] for row in run.metrics if name in row), None)
+        if first is None:
+            continue
+        if name == "entropy":
+            return [Threshold(limit * first, f"limit: {limit:g} × first")]
+        return [
+            Threshold(limit * first, f"limit: {limit:g} × first"),
+            Threshold(first / limit, f"limit: first / {limit:g}"),
+        ]
+    return []

@@ -1,0 +1,77 @@
+"""The facts of a run in short: how it went, what was trained how, with which versions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cagsr.report.names import number
+from cagsr.report.read import Run
+from cagsr.report.text import visible
+
+__all__ = ["facts", "settings"]
+
+Fact = tuple[str, str]
+
+
+def facts(run: Run) -> list[Fact]:
+    """What stands at the top of a report: (what, value), only of what is known."""
+    reward, train, algorithm = (_part(run.config, name) for name in ("reward", "train", "algorithm"))
+    sampling, model, data = (_part(run.config, name) for name in ("sampling", "model", "data"))
+    terms = reward.get("terms")
+    signals = (
+        [str(term.get("signal")) for term in terms if isinstance(term, dict)]
+        if isinstance(terms, list)
+        else []
+    )
+    tokens = sum(row.get("tokens", 0.0) for row in run.metrics)
+    found: list[tuple[str, Any]] = [
+        ("state", _state(run)),
+        ("model", model.get("name") or (f"base of {data['task']}" if data.get("task") else None)),
+        ("data", data.get("task") or data.get("source")),
+        ("reward", ", ".join(signals) if signals else reward.get("preset")),
+        ("observer", reward.get("observer")),
+        ("algorithm", algorithm.get("name")),
+        ("a step", _joined(train.get("prompts_per_step"), sampling.get("candidates"))),
+        ("time", _duration(run)),
+        ("generated", f"{tokens:,.0f} tokens" if tokens else None),
+        ("seed", train.get("seed")),
+    ]
+    return [(name, visible(str(value))) for name, value in found if value is not None and value != ""]
+
+
+def settings(run: Run) -> list[Fact]:
+    """Where a run came from: its id, its start, its commit, the digests and versions of its identity."""
+    found = [(name, run.about.get(name)) for name in ("id", "started", "git")]
+    # The keys of the config stand above already.
+    found += [
+        (name, value)
+        for name, value in _part(run.about, "identity").items()
+        if str(name).split(".")[0] not in run.config
+    ]
+    return [(visible(str(name)), visible(str(value))) for name, value in found if value is not None]
+
+
+def _state(run: Run) -> str:
+    if "stopped" in run.outcome:
+        return f"stopped: {run.outcome['stopped']}"
+    asked = _part(run.config, "train").get("steps")
+    if run.outcome:
+        return f"finished, {run.steps} steps" if run.steps else "finished"
+    return f"at step {run.steps} of {asked}" if asked else f"at step {run.steps}"
+
+
+def _duration(run: Run) -> str | None:
+    seconds = run.outcome.get("seconds")
+    if not isinstance(seconds, int | float):
+        seconds = sum(row.get("seconds", 0.0) for row in run.metrics)
+    if seconds >= 5400:
+        return f"{number(seconds / 3600)} hours"
+    return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds" if seconds else None
+
+
+def _joined(prompts: Any, candidates: Any) -> str | None:
+    return f"{prompts} prompts × {candidates} candidates" if prompts and candidates else None
+
+
+def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = config.get(name)
+    return found if isinstance(found, Mapping) else {}

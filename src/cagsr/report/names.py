@@ -1,0 +1,63 @@
+"""What each number is called on the page, and what it says."""
+
+__all__ = ["MEANINGS", "number", "tick", "title"]
+
+TITLES = {
+    "slot_error_rate": "slot errors",
+    "perfect": "all slots",
+    "hallucination": "invented",
+    "rouge_l": "ROUGE-L",
+    "followup_nll": "follow-up nats",
+    "distinct_2": "distinct 2-grams",
+    "rating": "people",
+    "rating_relevance": "people: relevance",
+    "rating_coherence": "people: coherence",
+    "kl": "KL",
+    "reward_spread": "reward spread",
+    "kl_coefficient": "KL price",
+    "grad_norm": "gradient norm",
+    "tokens_per_second": "tokens a second",
+}
+MEANINGS = {
+    "reward": "mean over the candidates of a step",
+    "reward_spread": "deviation within a prompt's candidates; at 0 there is nothing to learn from",
+    "kl": "nats a token away from the reference",
+    "length": "tokens a response",
+    "repetition": "share of repeated trigrams",
+    "entropy": "nats a token",
+    "shuffled": "responses that score as high under another prompt; chance is .5",
+    "finished": "share that ended by themselves",
+    "empty": "share without a token",
+    "learning_rate": "of AdamW",
+    "seconds": "a step",
+    "loss": "what the optimizer sees",
+    "clipped": "share of tokens whose ratio was cut",
+}
+
+
+def title(name: str) -> str:
+    """The name of a metric, a signal or an evaluation as a heading."""
+    short = name.rpartition("/")[2]
+    return TITLES.get(short, short.replace("_", " "))
+
+
+def number(value: float, exact: bool = True) -> str:
+    """Three or four digits, no zero before the point: .130, −.270, 1.25, 31.6, 1,447, 3e-4.
+
+    Where numbers stand below one another, ``exact=False`` keeps three places: what is smaller is 0.
+    """
+    size = abs(value)
+    if exact and size and (size < 0.001 or size >= 1e7):
+        text = f"{size:.1e}".replace("e-0", "e-").replace("e+0", "e").replace(".0e", "e")
+    elif size >= 100:
+        text = f"{size:,.0f}"
+    else:
+        text = f"{size:.{3 if size < 1 else 2 if size < 10 else 1}f}"
+        text = text.removeprefix("0") if size < 1 and float(text) < 1 else text
+    return ("−" if value < 0 and text.strip(".0") else "") + (text if text.strip(".0") else "0")
+
+
+def tick(value: float) -> str:
+    """A round number beside an axis: .2, 40, 12k."""
+    text = f"{abs(value) / 1000:g}k" if abs(value) >= 10_000 else f"{abs(value):g}"
+    return ("−" if value < 0 else "") + (text[1:] if text.startswith("0.") else text)

@@ -1,0 +1,66 @@
+// Curves: what a pointer or the arrow keys read off them.
+const charts = Object.entries(data.charts).map(([id, chart]) => {
+  const figure = byId(id);
+  return {
+    ...chart,
+    svg: figure.querySelector("svg"),
+    read: figure.querySelector(".read"),
+    cursor: figure.querySelector(".cursor"),
+  };
+});
+const nearest = (xs, x) => {
+  let low = 0,
+    high = xs.length - 1;
+  while (high - low > 1) {
+    const middle = (low + high) >> 1;
+    if (xs[middle] <= x) low = middle;
+    else high = middle;
+  }
+  return x - xs[low] <= xs[high] - x ? low : high;
+};
+const place = ([low, high, start, end], value) => start + ((value - low) / (high - low)) * (end - start);
+
+function readAt(chart, x) {
+  const asked = x === null ? chart.x[1] : x;
+  const found = chart.lines.map((line) => [line, nearest(line.x, asked)]);
+  chart.read.replaceChildren(
+    ...(x === null ? [] : [make("span", {}, `step ${found[0][0].x[found[0][1]]}`)]),
+    ...found.map(([line, at]) =>
+      make("span", {}, data.runs.length > 1 ? `${data.runs[line.run]} ` : "", make("b", {}, say(line.y[at]))),
+    ),
+  );
+  if (data.runs.length > 1 && x === null) chart.read.replaceChildren();
+  if (x !== null) {
+    const at = place(chart.x, found[0][0].x[found[0][1]]);
+    chart.cursor.setAttribute("x1", at);
+    chart.cursor.setAttribute("x2", at);
+  }
+  chart.cursor.setAttribute("visibility", x === null ? "hidden" : "visible");
+}
+const readAll = (x) =>
+  charts.forEach((chart) => readAt(chart, x !== null && x >= chart.x[0] && x <= chart.x[1] ? x : null));
+readAll(null);
+for (const chart of charts) {
+  let at = null;
+  chart.svg.addEventListener("pointermove", (event) => {
+    const box = chart.svg.getBoundingClientRect();
+    const [low, high, start, end] = chart.x;
+    const share =
+      (((event.clientX - box.left) / box.width) * chart.svg.viewBox.baseVal.width - start) / (end - start);
+    readAll(low + Math.min(1, Math.max(0, share)) * (high - low));
+  });
+  chart.svg.addEventListener("pointerleave", () => readAll(null));
+  chart.svg.addEventListener("blur", () => {
+    at = null;
+    readAll(null);
+  });
+  chart.svg.addEventListener("keydown", (event) => {
+    const xs = chart.lines[0].x,
+      move = { ArrowLeft: -1, ArrowRight: 1, Home: -xs.length, End: xs.length }[event.key];
+    if (!move) return;
+    event.preventDefault();
+    at = Math.min(xs.length - 1, Math.max(0, (at === null ? (move < 0 ? xs.length : -1) : at) + move));
+    readAll(xs[at]);
+    byId("announced").textContent = [...chart.read.children].map((one) => one.textContent).join(", ");
+  });
+}

@@ -1,0 +1,107 @@
+"""`cagsr report --watch`: the same page, served to this machine only and made anew when the run has moved on.
+
+The server reads and never writes, listens on the loopback address, and answers only requests that name it by that
+address: a page elsewhere that has its own name point here (DNS rebinding) is refused.
+"""
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Lock
+
+from cagsr.errors import InputError
+from cagsr.report.page import read_runs, render
+from cagsr.report.read import files_of
+
+__all__ = ["Live", "server"]
+
+LOOPBACK = "127.0.0.1"
+
+
+class Live:
+    """The page of some runs, rendered again only when one of their files has changed."""
+
+    def __init__(self, directories: Sequence[str | Path]):
+        self.directories = [Path(directory) for directory in directories]
+        self._lock, self._known, self._page = Lock(), "", b""
+        self.page()  # a wrong directory is said before anything is served
+
+    def state(self) -> str:
+        """A text that is another one when a file of the runs has changed."""
+        files = [file for directory in self.directories for file in files_of(directory)]
+        stamps = [
+            f"{file} {status.st_size} {status.st_mtime_ns}" for file in files if (status := _status(file))
+        ]
+        return sha256("\n".join(stamps).encode("utf-8", "surrogateescape")).hexdigest()
+
+    def page(self) -> bytes:
+        with self._lock:
+            state = self.state()
+            if state != self._known:
+                self._page = render(read_runs(self.directories), live=True).encode()
+                self._known = state
+            return self._page
+
+
+def server(live: Live, port: int) -> ThreadingHTTPServer:
+    """A server on the loopback address; ``port`` 0 takes a free one. Raises InputError where the port is taken."""
+
+    names: set[str] = set()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked = set(self.headers.get_all("Host", []))
+            if not asked or asked - names:
+                self._answer(
+                    HTTPStatus.FORBIDDEN, b"This report is for the machine that it runs on.\n", "text/plain"
+                )
+            elif self.path == "/":
+                self._made(live.page, "text/html")
+            elif self.path == "/changed":
+                self._made(lambda: live.state().encode(), "text/plain")
+            else:
+                self._answer(HTTPStatus.NOT_FOUND, b"There is one page here: /\n", "text/plain")
+
+        def _made(self, make: Callable[[], bytes], kind: str) -> None:
+            try:
+                body = make()
+            except InputError as error:  # the run was moved away
+                self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n".encode(), "text/plain")
+            else:
+                self._answer(HTTPStatus.OK, body, kind)
+
+        def _answer(self, status: HTTPStatus, body: bytes, kind: str) -> None:
+            self.send_response(status)
+            for name, value in {
+                "Content-Type": f"{kind}; charset=utf-8",
+                "Content-Length": str(len(body)),
+                "Cache-Control": "no-store",
+                "X-Content-Type-Options": "nosniff",
+                "X-Frame-Options": "DENY",
+                "Cross-Origin-Resource-Policy": "same-origin",
+            }.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Nothing is printed of requests: the terminal belongs to the run."""
+
+    try:
+        serving = ThreadingHTTPServer((LOOPBACK, port), Handler)
+    except OSError as error:
+        raise InputError(
+            f"--port {port} cannot be used: {error.strerror}. Name another, or 0 for any."
+        ) from error
+
+    names |= {f"{name}:{serving.server_port}" for name in (LOOPBACK, "localhost")}
+    return serving
+
+
+def _status(file: Path):
+    try:
+        return file.stat()
+    except FileNotFoundError:
+        return None

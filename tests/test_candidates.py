@@ -1,0 +1,95 @@
+"""What candidates.jsonl keeps: which steps, which tokens wrote which characters, where each of them looked."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+import tiny
+from cagsr.candidates import Shown, token_spans
+from cagsr.looks import look
+from cagsr.salience import Uniform
+from evidence import make_evidence
+
+
+def byte_level() -> PreTrainedTokenizerFast:
+    """A token a byte, as of the models that write any text; token 0 ends it."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = Tokenizer(models.BPE({"</s>": 0, **{c: 1 + n for n, c in enumerate(alphabet)}}, []))
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="</s>")
+
+
+def written(tokenizer, text: str) -> list[str] | None:
+    ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    spans = token_spans(tokenizer, ids, tokenizer.decode(ids, skip_special_tokens=True))
+    return spans and [text[start:end] for start, end in spans]
+
+
+def test_every_token_has_the_characters_that_it_wrote():
+    words = tiny.policy("t5").tokenizer
+    assert written(words, "red , green") == ["red", " ,", " green", ""]
+
+
+def test_tokens_that_write_one_character_together_all_have_its_span():
+    assert written(byte_level(), "aé€b") == ["a", "é", "é", "€", "€", "€", "b", ""]
+
+
+def test_text_that_the_tokens_do_not_write_has_no_spans():
+    tokenizer = byte_level()
+    ids = tokenizer("ab")["input_ids"]
+    assert token_spans(tokenizer, ids, "ab") == [(0, 1), (1, 2)]
+    assert token_spans(tokenizer, ids, "ac") is None
+    assert token_spans(tokenizer, ids, "abc") is None
+    half = tokenizer("é")["input_ids"][:1]
+    assert token_spans(tokenizer, half, tokenizer.decode(half)) is None
+
+
+def test_a_look_keeps_the_strongest_entries_of_what_was_said():
+    attention = torch.tensor([[[0.1, 0.7, 0.2], [0.3, 0.3, 0.4], [0.0, 0.0, 1.0]]])
+    rollout = make_evidence(attention, finished=[True]).rollout
+    found = look(rollout, attention)
+    assert torch.equal(found.attended, torch.tensor([[0.3, 0.7, 0.4]]))
+    assert torch.equal(found.columns[0, 0], torch.tensor([1, 2, 0]))
+    assert torch.equal(found.weights[0, 0], torch.tensor([0.7, 0.2, 0.1]))
+    assert torch.equal(found.weights[0, 2], torch.zeros(3))
+    assert look(rollout, torch.rand(1, 3, 11)).weights.shape == (1, 3, 5)
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_kept_attention_is_that_of_the_observer_whatever_the_padding(kind: str):
+    policy = tiny.policy(kind)
+    step = tiny.make_step(policy)
+    prompts = tiny.prompts(policy)
+    collected = step.collect(prompts, seed=3)
+    rows = Shown(3, policy.tokenizer, Uniform(), every=5).rows(1, collected)
+    assert len(rows) == 9
+    for n, row in enumerate(rows):
+        prompt = prompts[n // 3]
+        alone = collected.rollout.groups(n // 3, n // 3 + 1)
+        said = torch.arange(alone.response_mask.shape[1]) < alone.lengths[n % 3] - alone.finished[n % 3].int()
+        attention = step.observer.observe(alone).attention[n % 3] * said[:, None]
+        kept = attention[: len(row["attention"]["weights"]), alone.prompt_mask[0]]
+        assert row["tokens"] == [list(span) for span in prompt.offsets]
+        assert row["salience"] == Uniform().weigh(prompt)
+        assert row["attended"] == pytest.approx(attention[:, alone.prompt_mask[0]].amax(0).tolist(), abs=1e-3)
+        for t, flat in enumerate(row["attention"]["weights"]):
+            entries = dict(zip(flat[::2], flat[1::2], strict=True))
+            strongest = kept[t].topk(min(5, kept.shape[1]))
+            expected = {
+                j: w
+                for j, w in zip(strongest.indices.tolist(), strongest.values.tolist(), strict=True)
+                if w >= 0.03
+            }
+            assert entries == pytest.approx(expected, abs=0.006)
+
+
+def test_attention_is_kept_at_the_first_step_and_every_few():
+    policy = tiny.policy("t5")
+    collected = tiny.make_step(policy).collect(tiny.prompts(policy), seed=3)
+    shown = Shown.of_run(1, policy.tokenizer, Uniform(), steps=101)
+    assert [step for step in range(1, 8) if "attention" in shown.rows(step, collected)[0]] == [1, 2, 4, 6]
+    assert replace(shown, prompts=0).rows(1, collected) == []
