@@ -137,7 +137,7 @@ def test_a_report_that_is_not_inert_is_found(careless: str, monkeypatch: pytest.
         monkeypatch.setattr(report_page, "_joined", altered)
     else:
         monkeypatch.setattr(report_page, "_json", inert_report.json.dumps)
-    fields = ("candidate's response", "version", "warning", "pair's prompt")
+    fields = ("candidate's response", "identity", "warning", "pair's prompt")
     dealt = {n: (field, f"</script><img src=x onerror=canary({n})>") for n, field in enumerate(fields)}
     with browser() as started:
         assert inert_report.outcome(started, dealt)

@@ -50,7 +50,8 @@ def read_groups(directory: Path, systems: Sequence[str] | None, random: Random) 
         groups = _of_run(directory / CANDIDATES, random)
     else:
         raise InputError(
-            f"{directory} has nothing to rate: neither a comparison's SYSTEM/{RESPONSES} nor a run's {CANDIDATES}. Name a directory that has."
+            f"{directory} has nothing to rate: neither a comparison's SYSTEM/{RESPONSES} nor a run's {CANDIDATES}. "
+            "Name a directory that has."
         )
     known = {name for group in groups for response in group.responses for name in response.systems}
     for name in systems or ():
