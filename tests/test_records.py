@@ -129,7 +129,7 @@ def test_what_changed_since_the_start_is_named_and_goes_on_only_if_it_is_accepte
         "Go on with what it was started with, or pass --accept-changes to go on with this."
     )
     assert (run.path / "run.json").read_bytes() == before
-    run.check_identity({"train.steps": 5}, accept=True)
+    run.settle({"train.steps": 5})
     about = json.loads((run.path / "run.json").read_text())
     assert about["identity"] == {"train.steps": 5, "data": "d0"}
     assert [(change["was"], change["is"]) for change in about["changes"]] == [
@@ -141,7 +141,7 @@ def test_what_changed_since_the_start_is_named_and_goes_on_only_if_it_is_accepte
 def test_what_was_not_known_at_the_start_is_kept_from_then_on(tmp_path):
     run = start(tmp_path / "x")
     run.check_identity({"model": "m0"})
-    run.check_identity({"model": "m0", **IDENTITY})
+    run.settle({"model": "m0", **IDENTITY})
     with pytest.raises(InputError, match="model: m1, was m0"):
         run.check_identity({"model": "m1"})
     assert json.loads((run.path / "run.json").read_text())["changes"] == []
@@ -173,7 +173,7 @@ def test_no_run_and_a_damaged_run_are_told_apart(tmp_path):
         RunDirectory.resume(tmp_path)
     run = start(tmp_path / "x")
     (run.path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(StorageError, match=r"metrics\.jsonl:2 is damaged: not a row of JSON"):
+    with pytest.raises(StorageError, match=r"metrics\.jsonl:2 is damaged: .*\. Remove that line to go on"):
         run.rewind(3)
     (run.path / "summary.json").write_text("{")
     with pytest.raises(StorageError, match=r"summary\.json is damaged; remove it"):

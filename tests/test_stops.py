@@ -12,37 +12,58 @@ from cagsr.errors import InterruptedRunError, StoppedError
 from cagsr.stops import Stops
 
 
+def a_loop(*numbers):
+    """A loop that these signals reach, that looks twice, and that stops as it is asked."""
+    with Stops() as asked:
+        assert asked.requested() == 0
+        for number in numbers:
+            os.kill(os.getpid(), number)
+        assert asked.requested() == asked.requested() == numbers[-1]
+        raise asked.error(numbers[-1], "here")
+
+
+def the_end_of_a_loop(number):
+    """A signal that nobody looks for any more."""
+    with Stops():
+        os.kill(os.getpid(), number)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_kept_until_it_is_looked_for(number):
     before = signal.getsignal(number)
-    with Stops() as asked:
-        assert asked.requested() == 0
-        os.kill(os.getpid(), number)
-        assert asked.requested() == number
-        assert asked.requested() == number
+    with pytest.raises(StoppedError, match="here; everything is saved"):
+        a_loop(number)
     assert signal.getsignal(number) is before
 
 
 def test_ctrl_c_twice_interrupts_at_once():
-    with Stops():
-        os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        a_loop(signal.SIGINT, signal.SIGINT)
 
 
 def test_a_second_sigterm_changes_nothing():
-    with Stops() as asked:
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert asked.requested() == signal.SIGTERM
+    with pytest.raises(StoppedError, match="by SIGTERM here"):
+        a_loop(signal.SIGTERM, signal.SIGTERM)
+
+
+def test_a_signal_that_came_too_late_for_the_loop_is_heard_by_whoever_goes_on():
+    with pytest.raises(KeyboardInterrupt):
+        the_end_of_a_loop(signal.SIGINT)
+    before = signal.signal(signal.SIGTERM, stops.terminate)
+    try:
+        with pytest.raises(stops.Terminated):
+            the_end_of_a_loop(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_the_time_limit_counts_from_the_start_and_leaves_room_for_the_longest_round(monkeypatch):
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     stops.start_clock()
-    now[0] = 103.0
     with Stops(max_seconds=10.0) as asked:
+        now[0] = 103.0  # what came before the first look is no round
+        assert asked.requested() == 0
         now[0] = 105.0  # a round of two seconds
         assert asked.requested() == 0
         now[0] = 107.9

@@ -14,14 +14,16 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import safe_open
 from torch import Tensor
+from torch.optim.lr_scheduler import LRScheduler
 
 from cagsr import seal
-from cagsr.errors import NumericsError, StorageError
+from cagsr.errors import InputError, NumericsError, StorageError
 from cagsr.storage import storing, sync_directory
 from cagsr.world import World
 
-__all__ = ["Checkpoints"]
+__all__ = ["Checkpoints", "forward"]
 
 STATE = "cagsr.json"
 # Steps that are done, and optimizer steps of the one after them. Names sort as they were written.
@@ -32,11 +34,16 @@ def _silent(message: str) -> None:
     pass
 
 
+def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class Checkpoints:
     """The checkpoints of one run, ``run`` by id, in ``root``; the ``keep`` newest stay.
 
-    ``say`` is told of every checkpoint that was left out and why.
+    ``say`` is told of every checkpoint that was left out and why. ``before`` is called ahead of every save: what was
+    recorded of the steps up to there must be as safe as the checkpoint.
     """
 
     accelerator: Accelerator
@@ -44,6 +51,7 @@ class Checkpoints:
     run: str
     keep: int = 2
     say: Callable[[str], None] = _silent
+    before: Callable[[], None] = _nothing
 
     def save(
         self,
@@ -67,8 +75,10 @@ class Checkpoints:
         final, staging = self.root / _name(step, update), self.root / f".staging-{self.run}"
 
         def begin() -> None:
+            self.before()
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
+            sync_directory(self.root.parent)
 
         def write() -> None:
             self._save_state(staging)
@@ -95,11 +105,13 @@ class Checkpoints:
         return final
 
     def newest(self) -> Path | None:
-        """The newest whose seal holds; None when there is none. Every process gets the same answer.
+        """The newest whose seal holds; None before the first. Every process gets the same answer.
 
-        What is left out is said. It stays where it is until the continuation needs its name.
+        What is left out is said. It stays where it is until the continuation needs its name. Raises StorageError
+        where there are checkpoints of this run and none of them holds: beginning again would drop what is recorded.
         """
         found: str | None = None
+        left_out = []
         if self.accelerator.is_main_process:
             for path in reversed(_named(self.root)):
                 problem = self._problem(path)
@@ -107,29 +119,64 @@ class Checkpoints:
                     found = path.name
                     break
                 self.say(f"checkpoint {path.name} is left out: {problem}")
+                left_out += [path.name] if self._is_theirs(path) is None else []
+            if left_out and found is None:
+                raise StorageError(
+                    f"{self.root}: no checkpoint is as it was written ({', '.join(left_out)}). Bring one back from a "
+                    "copy, or move them away to begin this run again."
+                )
         name = World(self.accelerator).from_main(found)
         return None if name is None else self.root / name
 
     def load(self, path: Path) -> dict[str, Any]:
-        """Put weights, optimizer and random numbers back; returns the ``state`` that was saved.
+        """Put weights, optimizer state and random numbers back; returns the ``state`` that was saved.
 
-        Call it with what `newest` returned. Raises StorageError for a checkpoint that was made by another number of
-        processes.
+        Rates and decay stay those that the optimizer was made with: they are the config's. Call it with what `newest`
+        returned. Raises StorageError for a checkpoint that was made by fewer processes, and InputError for one that
+        does not fit the model as it is configured now.
         """
         mine = f"random_states_{self.accelerator.process_index}.pkl"
         if mine not in seal.manifest(path)["files"]:
             raise StorageError(
                 f"{path} was saved by fewer processes than there are now; start as many as then"
             )
-        self.accelerator.load_state(str(path), strict=not self._frozen())
+        groups = [group for optimizer in self.accelerator._optimizers for group in optimizer.param_groups]
+        configured = [{key: value for key, value in group.items() if key != "params"} for group in groups]
+        try:
+            self._demand_trained(path)
+            self.accelerator.load_state(str(path), strict=not self._frozen())
+        except (RuntimeError, ValueError, KeyError) as error:
+            why = (str(error).splitlines() or [""])[0]
+            raise InputError(
+                f"{path} does not fit the model as it is configured now ({why}). Use the config that it was started "
+                "with, or another run.directory."
+            ) from error
+        groups = [group for optimizer in self.accelerator._optimizers for group in optimizer.param_groups]
+        for group, settings in zip(groups, configured, strict=True):
+            group.update(settings)
         return json.loads((path / STATE).read_text(encoding="utf-8"))
 
+    def _demand_trained(self, path: Path) -> None:
+        """Where frozen weights are left out, those that are trained must all be there. Raises ValueError."""
+        if not self._frozen():
+            return
+        with safe_open(path / "model.safetensors", "pt") as file:
+            held = set(file.keys())
+        for model in self.accelerator._models:
+            for name, weight in model.named_parameters():
+                if weight.requires_grad and name not in held:
+                    raise ValueError(f"it has no {name}")
+
     def _problem(self, path: Path) -> str | None:
+        return self._is_theirs(path) or seal.damage(path)
+
+    def _is_theirs(self, path: Path) -> str | None:
+        """That it is another run's, in words; None for one of ours and where nobody can tell."""
         try:
-            owner = seal.manifest(path)["run"]
-        except (ValueError, KeyError) as error:
-            return str(error)
-        return seal.damage(path) if owner == self.run else f"it is of run {owner}, and this is {self.run}"
+            owner = seal.manifest(path).get("run")
+        except ValueError:
+            return None
+        return None if owner == self.run else f"it is of run {owner}, and this is {self.run}"
 
     def _check_weights(self, step: int) -> None:
         """A step can be finite and still leave weights that are not."""
@@ -187,6 +234,20 @@ class Checkpoints:
                 continue
         for old in mine[: mine.index(newest) + 1][: -self.keep]:
             seal.remove(old)
+
+
+def forward(scheduler: LRScheduler, updates: int) -> None:
+    """Set a schedule that has just been made to where ``updates`` steps would have brought it.
+
+    Differs: from loading its state, which would bring the old rate back where a new one was asked for.
+    """
+    scheduler.last_epoch = updates
+    scheduler._step_count = updates + 1
+    factors = scheduler.lr_lambdas  # type: ignore[attr-defined] # get_scheduler makes LambdaLR only
+    rates = [base * factor(updates) for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    scheduler._last_lr = rates
 
 
 def _name(step: int, update: int) -> str:

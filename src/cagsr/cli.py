@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
-from cagsr.errors import CagsrError, InputError, StoppedError
+from cagsr.errors import CagsrError, InputError, MemoryRanOutError, StoppedError, ran_out_of_memory
 from cagsr.stops import Terminated, start_clock, terminate
 
 __all__ = ["app", "main"]
@@ -189,6 +189,7 @@ def compare(
         bool,
         typer.Option("--resume", help="Go on where a comparison stopped; systems and seeds may be added."),
     ] = False,
+    accept_changes: AcceptChanges = False,
     max_time: MaxTime = None,
     skip_invalid: SkipInvalid = False,
     list_systems: Annotated[bool, typer.Option("--list", help="Name every system, and stop.")] = False,
@@ -209,7 +210,8 @@ def compare(
     from cagsr.leaderboard import leaderboard
 
     given = _load(config, overrides, skip_invalid, max_time)
-    summary = run_comparison(smaller(given) if quick else given, console, resume=resume)
+    asked = smaller(given) if quick else given
+    summary = run_comparison(asked, console, resume=resume, accept_changes=accept_changes)
     seeds = len(summary["seeds"])
     title = f"{summary['task']}, held out, {summary['prompts']} prompts, {seeds} seed{'s'[: seeds > 1]}; 95 % intervals"
     console.print(leaderboard(summary, title))
@@ -453,3 +455,8 @@ def main() -> None:
     except CagsrError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        if not ran_out_of_memory(error):
+            raise
+        print("error: out of memory. Lower train.micro_batch or sampling.max_new_tokens.", file=sys.stderr)
+        sys.exit(MemoryRanOutError.exit_code)

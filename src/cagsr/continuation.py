@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from torch.optim.lr_scheduler import LRScheduler
 
-from cagsr.checkpoint import Checkpoints
+from cagsr.checkpoint import Checkpoints, forward
+from cagsr.errors import InputError
 from cagsr.stops import Stops
 from cagsr.world import World
 
@@ -29,32 +30,33 @@ class Continuation:
     seconds: float = 0.0
     _since: float = field(default_factory=time.perf_counter)
 
-    def restore(self, scheduler: LRScheduler) -> int:
+    def restore(self, scheduler: LRScheduler, steps: int) -> int:
         """Put back what the newest checkpoint holds; the steps that are done, 0 without one.
 
-        Call it when the loop is ready to begin, model and optimizer prepared.
+        Call it when the loop is ready to begin, model and optimizer prepared, the schedule at its start. Raises
+        InputError where more than ``steps`` are done.
         """
-        self._scheduler = scheduler
         self._since = time.perf_counter()
         newest = self.checkpoints.newest() if self.resume else None
         done = None
         if newest is not None:
             state = self.checkpoints.load(newest)
             done, self.seconds = state["step"], state["seconds"]
-            scheduler.load_state_dict(state["scheduler"])
+            if done > steps:
+                raise InputError(
+                    f"{self.checkpoints.root.parent} is at step {done} already; set more than {steps} steps"
+                )
+            forward(scheduler, done)
         self.tell(done)
         return done or 0
 
     def after(self, step: int, steps: int) -> None:
         """Step ``step`` of ``steps`` is done. Raises StoppedError, once all is saved, when asked to stop."""
-        if step == steps:
-            return
         request = World(self.checkpoints.accelerator).first_request(self.stops.requested())
-        if request or (self.save_every and step % self.save_every == 0):
-            self.checkpoints.save(
-                step, {"scheduler": self._scheduler.state_dict(), "seconds": self.elapsed()}
-            )
-        if request:
+        # The last one too: what comes after the loop can fail.
+        if request or step == steps or (self.save_every and step % self.save_every == 0):
+            self.checkpoints.save(step, {"seconds": self.elapsed()})
+        if request and step < steps:
             raise self.stops.error(request, f"after step {step} of {steps}")
 
     def elapsed(self) -> float:

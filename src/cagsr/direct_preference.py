@@ -83,7 +83,7 @@ def prefer(
     network, optimizer, scheduler = prepared(policy, settings, accelerator)
     lengths = [len(pair.chosen) + len(pair.rejected) for pair in pairs]
     order = shuffled_batches(lengths, settings.batch_size, Random(settings.seed))
-    done = continuation.restore(scheduler) if continuation else 0
+    done = continuation.restore(scheduler, settings.steps) if continuation else 0
     for step, rows in enumerate(islice(order, done, settings.steps), start=done + 1):
         mine = [pairs[row] for row in world.share(rows)]
         rollout = policy.given(

@@ -28,6 +28,7 @@ __all__ = [
     "closest",
     "near",
     "printable",
+    "ran_out_of_memory",
 ]
 
 import difflib
@@ -115,3 +116,9 @@ def printable(text: str) -> str:
         character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
         for character in text
     )
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python's, of an accelerator's or of the CPU's allocator says so. Imports no torch."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return bool({"MemoryError", "OutOfMemoryError"} & kinds) or "DefaultCPUAllocator" in str(error)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 __all__ = ["code", "file_digest", "git_commit", "identity", "settings", "versions"]
 
+# Files of a model's directory that hold weights, in formats that are read or not, or only tell of it.
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".md")
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "peft", "numpy")
 
 
@@ -27,7 +29,11 @@ def identity(name: str, revision: str | None = None, commit: str | None = None) 
 def settings(name: str) -> str | None:
     """SHA-256 of what a model's directory holds beside its weights (config, tokenizer); None for a hub model."""
     directory = Path(name)
-    return _digest(sorted(directory.glob("*.json"))) if directory.is_dir() else None
+    if not directory.is_dir():
+        return None
+    return _digest(
+        sorted(path for path in directory.iterdir() if path.is_file() and path.suffix not in WEIGHTS)
+    )
 
 
 def file_digest(path: str | Path) -> str:

@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cagsr.errors import InputError
+from cagsr.errors import InputError, StorageError
 from cagsr.storage import storing
 
 __all__ = ["LOCK", "Lock"]
@@ -42,6 +42,11 @@ class Lock:
             raise InputError(
                 f"{directory} is being written by {holder}. Wait until that has ended, or choose another directory."
             ) from None
+        except OSError as error:
+            os.close(descriptor)
+            raise StorageError(
+                f"{directory}: this file system cannot lock files ({error.strerror}); choose a directory on another"
+            ) from error
         about = {"process": os.getpid(), "machine": platform.node(), "since": _now()}
         with storing(path):
             os.ftruncate(descriptor, 0)

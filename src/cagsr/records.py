@@ -25,7 +25,7 @@ from typing import Any
 from cagsr.errors import InputError, NumericsError, StorageError
 from cagsr.identity import git_commit
 from cagsr.lock import LOCK, Lock
-from cagsr.storage import storing, write_atomically
+from cagsr.storage import storing, sync_file, write_atomically
 
 __all__ = ["RunDirectory", "fingerprint"]
 
@@ -146,17 +146,14 @@ class RunDirectory:
                 )
             return path.rename(aside)
 
-    def check_identity(self, identity: Mapping[str, Any], accept: bool = False) -> None:
+    def check_identity(self, identity: Mapping[str, Any]) -> None:
         """Raises InputError with a line for every field of ``identity`` that is not what this run started with.
 
-        With ``accept`` the run goes on with what is new, and run.json keeps what changed and when. Fields that only
-        one of both has are not compared: what was not known at the start is kept from now on.
+        Fields that only one of both has are not compared.
         """
-        about = _about(self.path)
-        before = about["identity"]
-        new = json.loads(_json(dict(identity), RUN))
+        before, new = _about(self.path)["identity"], json.loads(_json(dict(identity), RUN))
         changed = {name: value for name, value in new.items() if before.get(name, value) != value}
-        if changed and not accept:
+        if changed:
             lines = [
                 f"  {name}: {_shown(value)}, was {_shown(before[name])}" for name, value in changed.items()
             ]
@@ -164,13 +161,26 @@ class RunDirectory:
                 f"{self.path} was started with something else:\n" + "\n".join(lines) + "\n"
                 "Go on with what it was started with, or pass --accept-changes to go on with this."
             )
+
+    def settle(self, identity: Mapping[str, Any]) -> None:
+        """The run goes on with ``identity``: run.json keeps it, and what changed when."""
+        about = _about(self.path)
+        before, new = about["identity"], json.loads(_json(dict(identity), RUN))
         if before == {**before, **new}:
             return
+        changed = {name: value for name, value in new.items() if before.get(name, value) != value}
         about["identity"] = {**before, **new}
         if changed:
             was = {name: before[name] for name in changed}
             about["changes"] = [*about["changes"], {"at": _now(), "was": was, "is": changed}]
         write_atomically(self.path / RUN, _json(about, RUN, indent=2) + "\n")
+
+    def sync(self) -> None:
+        """Force the rows that were written so far to the disk."""
+        for name in (METRICS, CANDIDATES):
+            if (self.path / name).exists():
+                with storing(self.path / name):
+                    sync_file(self.path / name)
 
     def add_metrics(self, step: int, row: Mapping[str, Any]) -> None:
         """Append one row to metrics.jsonl; raises NumericsError naming a number that is not finite."""
@@ -237,7 +247,9 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         try:
             rows.append(dict(json.loads(line)))
         except (ValueError, TypeError):
-            raise StorageError(f"{path}:{number} is damaged: not a row of JSON.") from None
+            raise StorageError(
+                f"{path}:{number} is damaged: not a row of JSON. Remove that line to go on."
+            ) from None
     return rows
 
 

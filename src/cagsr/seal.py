@@ -49,7 +49,7 @@ def manifest(directory: Path) -> dict[str, Any]:
         del content["seal"]
         # Byte for byte: a manifest that was changed is not believed even where it still reads the same.
         intact = _text(content) == text and all(
-            set(entry) == {"bytes", "sha256"} for entry in content["files"].values()
+            set(entry) == {"bytes", "sha256"} and _is_inside(name) for name, entry in content["files"].items()
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         content, intact = {}, False
@@ -94,8 +94,8 @@ def remove(directory: Path) -> None:
     """
     files = sealed_files(directory)
     with storing(directory):
-        # The manifest goes first: what is left of a removal that is cut short is no checkpoint.
-        for path in reversed(files):
+        # The manifest goes last: what is left of a removal that is cut short can still be removed.
+        for path in files:
             path.unlink(missing_ok=True)
         inner = {
             parent for path in files for parent in path.parents if directory in (parent, *parent.parents)
@@ -103,6 +103,10 @@ def remove(directory: Path) -> None:
         for folder in sorted(inner, key=lambda path: len(path.parts), reverse=True):
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
+
+
+def _is_inside(name: str) -> bool:
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
 
 
 def _text(content: dict[str, Any]) -> str:

@@ -146,7 +146,7 @@ class Step:
         local = torch.tensor([sum(int(mask.sum()) for mask in masks), sum(len(mask) for mask in masks)])
         tokens, rows = self.world.total(local.double()).tolist()
         sums: dict[str, Tensor] = {}
-        bad: list[int] = []
+        bad: list[tuple[TrainBatch, Tensor]] = []
         for position, batch in enumerate(minibatch):
             last = position == len(minibatch) - 1
             with self.accelerator.no_sync(self.network) if not last else nullcontext():
@@ -165,13 +165,12 @@ class Step:
         return {**means, "grad_norm": norm}
 
     def _loss(
-        self, batch: TrainBatch, tokens: float, rows: float, bad: list[int]
+        self, batch: TrainBatch, tokens: float, rows: float, bad: list[tuple[TrainBatch, Tensor]]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a part and what it consists of; prompts of rows that are not finite are added to ``bad``."""
+        """The loss of a part and what it consists of; which rows are not finite is added to ``bad``, unread."""
         scored = cast(Scored, self.network(batch.rollout))
         per_token, parts = self.algorithm.token_losses(scored, batch, self.leash.coefficient)
-        for row in (~per_token.detach().isfinite().all(-1)).nonzero().flatten().tolist():
-            bad.append(batch.rollout.prompts[row // batch.rollout.group_size].index)
+        bad.append((batch, ~per_token.detach().isfinite().all(-1)))
         weights = token_weights(
             batch.rollout.response_mask,
             self.algorithm.normalisation,
@@ -181,12 +180,19 @@ class Step:
         )
         return (per_token * weights).sum(), {name: (part * weights).sum() for name, part in parts.items()}
 
-    def _check_finite(self, loss: float, norm: float, bad: Sequence[int]) -> None:
+    def _check_finite(self, loss: float, norm: float, bad: Sequence[tuple[TrainBatch, Tensor]]) -> None:
         """Every process sees the same sums, so all of them stop here or none does."""
-        where = f" (first in a response to the prompt of index {bad[0]})" if bad else ""
         for name, value in (("loss", loss), ("gradient norm", norm)):
             if not math.isfinite(value):
                 raise NumericsError(
-                    f"the {name} is {value}{where}; stopped before the optimizer step, the weights are those of the "
-                    "last good step. Lower train.learning_rate or algorithm.kl_coefficient, or train in float32."
+                    f"the {name} is {value}{_first(bad)}; stopped before the optimizer step, the weights are those of "
+                    "the last good step. Lower train.learning_rate or algorithm.kl_coefficient, or train in float32."
                 )
+
+
+def _first(bad: Sequence[tuple[TrainBatch, Tensor]]) -> str:
+    for batch, rows in bad:
+        for row in rows.nonzero().flatten().tolist():
+            index = batch.rollout.prompts[row // batch.rollout.group_size].index
+            return f" (first in a response to the prompt of index {index})"
+    return ""

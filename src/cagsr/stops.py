@@ -30,14 +30,16 @@ def terminate(number: int, frame: FrameType | None) -> None:
 class Stops:
     """Within ``with stops:`` a signal is kept until `check` finds it; a second Ctrl-C interrupts at once.
 
-    ``max_seconds`` since `start_clock` is a request too, made one round (the longest between two checks) early.
+    One that came too late for the loop is raised again when the block ends. ``max_seconds`` since `start_clock` is a
+    request too, made one round (the longest between two checks) early.
     """
 
     def __init__(self, max_seconds: float | None = None):
         self.max_seconds = max_seconds
         self._signal: int | None = None
         self._before: dict[int, Any] = {}
-        self._longest, self._last = 0.0, time.monotonic()
+        self._longest = 0.0
+        self._last: float | None = None
 
     def __enter__(self) -> "Stops":
         # Handlers can be set in the main thread only; a program that trains in another has its own way to stop.
@@ -46,13 +48,15 @@ class Stops:
                 # What the shell had ignored for us (nohup, a job in the background) stays ignored.
                 if signal.getsignal(number) != signal.SIG_IGN:
                     self._before[number] = signal.signal(number, self._keep)
-        self._last = time.monotonic()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+        if kind is None and self._signal is not None:
+            # It came too late for the loop; whoever called it may have more to do, and must hear of it.
+            signal.raise_signal(self._signal)
 
     def _keep(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._signal == signal.SIGINT:
@@ -62,7 +66,8 @@ class Stops:
     def requested(self) -> int:
         """0 for nothing, else what this process was asked: a signal's number, or -1 for the time limit."""
         now = time.monotonic()
-        self._longest, self._last = max(self._longest, now - self._last), now
+        self._longest = max(self._longest, now - (self._last or now))
+        self._last = now
         if self._signal is not None:
             return int(self._signal)
         if self.max_seconds is not None and now - _clock["started"] + self._longest >= self.max_seconds:

@@ -6,7 +6,7 @@ Nothing here imports torch.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from errno import EDQUOT, EFBIG, ENOSPC
+from errno import EDQUOT, EFBIG, EINVAL, ENOSPC, ENOTSUP
 from pathlib import Path
 
 from cagsr.errors import CagsrError, InputError, StorageError
@@ -92,17 +92,17 @@ def place_atomically(staging: Path, final: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    _sync(path)
-
-
-def sync_directory(path: Path) -> None:
-    """Without it a rename can be lost in a power cut although the file's content is safe."""
-    _sync(path)
-
-
-def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """Without it a rename can be lost in a power cut although the file's content is safe."""
+    try:
+        sync_file(path)
+    except OSError as error:
+        if error.errno not in (EINVAL, ENOTSUP):  # some network file systems know it for files only
+            raise

@@ -61,7 +61,7 @@ def fine_tune(
         )
     network, optimizer, scheduler = prepared(policy, settings, accelerator)
     batches = shuffled_batches([len(text) for text in references], settings.batch_size, Random(settings.seed))
-    done = continuation.restore(scheduler) if continuation else 0
+    done = continuation.restore(scheduler, settings.steps) if continuation else 0
     for step, rows in enumerate(islice(batches, done, settings.steps), start=done):
         mine = world.share(rows)
         batch = policy.given(

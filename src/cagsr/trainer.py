@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 
 from cagsr.buffer import load_buffer, save_buffer
-from cagsr.checkpoint import Checkpoints
+from cagsr.checkpoint import Checkpoints, forward
 from cagsr.errors import InputError, NumericsError
 from cagsr.measure import measure, shuffled_share
 from cagsr.policy.load import save_model
@@ -69,6 +69,8 @@ class Observer(Protocol):
 
 @dataclass
 class Trainer:
+    """The schedule of a run. ``identity`` hashes all that it stands on: a step that was begun needs the same again."""
+
     step: Step
     prompts: Sequence[Prompt]
     schedule: Schedule
@@ -76,6 +78,7 @@ class Trainer:
     directory: Path
     checkpoints: Checkpoints
     stops: Stops = field(default_factory=Stops)
+    identity: str = ""
     evaluate: Evaluation | None = None
     observers: Sequence[Observer] = ()
     history: list[dict[str, float]] = field(default_factory=list)
@@ -89,13 +92,17 @@ class Trainer:
         end of a step, or between two optimizer steps of one. Raises errors.NumericsError before a bad optimizer step
         and InputError when there is nothing left to train.
         """
-        self._since = time.perf_counter()
+        self._since, self._kl_start = time.perf_counter(), self.step.leash.coefficient
         with self.stops:
             done, begun = self._resume() if resume else (None, None)
             for observer in self.observers:
                 observer.on_start(done)
             if done is None:
                 self._evaluate(0)
+                request = self._requested()
+                if request:
+                    self._save(0)
+                    raise self.stops.error(request, f"after step 0 of {self.schedule.steps}")
             for number in range(done or 0, self.schedule.steps):
                 self._one(number, begun)
                 begun = None
@@ -117,21 +124,22 @@ class Trainer:
                 begun.collected.batches, begun.progress, partial(self._between, number, begun)
             )
         except NumericsError as error:
-            raise type(error)(f"step {number + 1}: {error}") from error
+            where = "" if str(error).startswith("step ") else f"step {number + 1}: "
+            raise type(error)(f"{where}{error}") from error
         candidates = self.step.sampling.candidates
         self.step.leash.observe(row["kl_response"], self.schedule.prompts_per_step * candidates)
         row["seconds"] = time.perf_counter() - started
         row["tokens_per_second"] = row["tokens"] / row["seconds"]
         for observer in self.observers:
             observer.on_step(number + 1, row, begun.collected)
+        collapsed = None
         try:
             messages = self.watch.check(number + 1, row)
-        except Collapsed:  # after the update, so the step counts
-            self._save(number + 1)
-            raise
+        except Collapsed as error:  # after the update, so the step counts
+            messages, collapsed = [], error
         for message in messages:
             self._warn(number + 1, message)
-        self._after(number + 1)
+        self._after(number + 1, collapsed)
 
     def _begin(self, number: int) -> Begun:
         schedule, world = self.schedule, self.step.world
@@ -162,7 +170,8 @@ class Trainer:
         for observer in self.observers:
             observer.on_warning(step, message)
 
-    def _after(self, step: int) -> None:
+    def _after(self, step: int, collapsed: Collapsed | None) -> None:
+        """What is due after a step; then a stop, if one is asked for."""
         schedule = self.schedule
         last = step == schedule.steps
         if last or (schedule.evaluate_every and step % schedule.evaluate_every == 0):
@@ -172,8 +181,10 @@ class Trainer:
                 step, "no evaluation was better than the base by the reward itself; look before you use best/"
             )
         request = 0 if last else self._requested()
-        if last or request or (schedule.save_every and step % schedule.save_every == 0):
+        if last or request or collapsed or (schedule.save_every and step % schedule.save_every == 0):
             self._save(step)
+        if collapsed:
+            raise collapsed
         if request:
             raise self.stops.error(request, f"after step {step} of {schedule.steps}")
 
@@ -197,8 +208,9 @@ class Trainer:
     def _save(self, step: int, begun: Begun | None = None) -> None:
         """A checkpoint after ``step``, and with ``begun`` of the part of the next one that is done."""
         state = {
-            "scheduler": self.step.scheduler.state_dict(),
+            "updates": self.step.scheduler.last_epoch,
             "kl_coefficient": self.step.leash.coefficient,
+            "kl_start": self._kl_start,
             "watch": self.watch.state(),
             "history": self.history,
             "best": self.best,
@@ -208,7 +220,7 @@ class Trainer:
         if begun is None:
             self.checkpoints.save(step, state)
             return
-        state |= {"row": begun.row, "means": begun.progress.means}
+        state |= {"row": begun.row, "means": begun.progress.means, "identity": self.identity}
         rank = self.step.world.rank
         self.checkpoints.save(
             step,
@@ -229,8 +241,14 @@ class Trainer:
                 f"train.steps ({self.schedule.steps}): {self.directory} is at step {done} already. "
                 "Set more steps to go on."
             )
-        self.step.scheduler.load_state_dict(state["scheduler"])
-        self.step.leash.coefficient = state["kl_coefficient"]
+        if updates and state["identity"] != self.identity:
+            raise InputError(
+                f"{self.directory} was stopped inside step {done + 1}, whose rest can only be trained as it was begun. "
+                f"Go on without changes first, or remove {newest} to go on from an earlier step."
+            )
+        forward(self.step.scheduler, state["updates"])
+        if state["kl_start"] == self._kl_start:  # another one was asked for: it holds
+            self.step.leash.coefficient = state["kl_coefficient"]
         self.watch.restore(state["watch"])
         self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
         if self.evaluate is not None:

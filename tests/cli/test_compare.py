@@ -93,12 +93,12 @@ def test_an_unknown_system_or_control_is_refused_before_anything_is_written(comp
 def test_a_start_that_failed_leaves_its_place_free_and_another_run_is_never_moved(compared):
     failed, directory = compared("model.name=nowhere", "compare.seeds=[0]", "compare.systems=[no-rl,lexical]")
     assert failed.code == 2
-    assert not any(directory.iterdir())
+    assert [path.name for path in directory.iterdir()] == ["run.lock"]
     (directory / "run.json").write_text('{"id": "7f3a", "identity": {}}')
     refused, _ = compared("compare.seeds=[0]", "compare.systems=[no-rl,lexical]")
     assert refused.code == 2
     assert "belongs to run 7f3a" in refused.err
-    assert [entry.name for entry in directory.iterdir()] == ["run.json"]
+    assert {entry.name for entry in directory.iterdir()} == {"run.json", "run.lock"}
 
 
 def test_the_base_is_trained_once_where_the_config_describes_a_new_one(cagsr, small, tmp_path):

@@ -1,6 +1,7 @@
 """`cagsr train`: what a run directory holds, how a run goes on, and every way of training once."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -270,7 +271,7 @@ def test_memory_that_runs_out_is_said_with_what_would_help_and_the_run_goes_on(t
     outcome = train("train.save_every=1")
     assert outcome.code == 71
     assert outcome.err.startswith("error: out of memory: ")
-    assert "Lower train.micro_batch (now 6) or sampling.max_new_tokens" in outcome.err
+    assert "Lower train.micro_batch or sampling.max_new_tokens" in outcome.err
     assert "go on with --resume --accept-changes" in outcome.err
     monkeypatch.setattr(Policy, "forward", forward)
     again = train("train.save_every=1", "--resume", "--accept-changes", "train.micro_batch=3")
@@ -289,3 +290,58 @@ def test_a_time_limit_saves_and_stops_and_a_wrong_one_is_named(train):
         outcome = train(f"--max-time={wrong}")
         assert outcome.code == 2
         assert f"error: --max-time: got {wrong!r}, expected hours, minutes, seconds" in outcome.err
+
+
+def test_a_setting_that_was_accepted_holds_from_then_on(train):
+    start = [
+        "train.save_every=1",
+        "train.schedule=constant",
+        "train.learning_rate=0.01",
+        "algorithm.kl_coefficient=0.1",
+    ]
+    assert train(*start).code == 0
+    changed = ["train.steps=4", "train.learning_rate=0.003", "algorithm.kl_coefficient=0.7"]
+    again = train(*start, *changed, "--resume", "--accept-changes")
+    assert again.code == 0, again.err
+    rows = [row for row in lines("run/metrics.jsonl") if "loss" in row]
+    assert [row["learning_rate"] for row in rows] == [0.01, 0.01, 0.003, 0.003]
+    assert [row["kl_coefficient"] for row in rows] == [0.1, 0.1, 0.7, 0.7]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["train.steps=1"], "is at step 2 already. Set more steps to go on."),
+        (["train.steps=3", "model.name=nowhere"], "no directory 'nowhere' here"),
+        (["train.steps=3", "algorithm.name=ppo"], "does not fit the model as it is configured now"),
+    ],
+)
+def test_a_change_that_cannot_be_gone_on_with_leaves_the_run_as_it_was(finished, train, change, message):
+    files = ("run.json", "config.yaml", "summary.json", "metrics.jsonl")
+    before = {name: Path("run", name).read_bytes() for name in files}
+    given = ["train.evaluate_every=1", "train.learning_rate=0.01"]
+    outcome = train(*given, *change, "--resume", "--accept-changes")
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert {name: Path("run", name).read_bytes() for name in before} == before
+    assert train(*given, "--resume").code == 0
+
+
+def test_a_moved_model_is_the_same_model(train, models, tmp_path):
+    assert train("train.steps=1").code == 0
+    moved = shutil.copytree(models / "t5", tmp_path / "moved")
+    again = train("train.steps=1", "--resume", model=moved)
+    assert again.code == 0, again.err
+    assert "nothing to do" in again.out
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_again_by_itself(train):
+    assert train("train.save_every=1", "train.steps=3").code == 0
+    Path("run/summary.json").unlink()
+    for checkpoint in Path("run/checkpoints").iterdir():
+        (checkpoint / "optimizer.bin").write_bytes(b"")
+    metrics = Path("run/metrics.jsonl").read_bytes()
+    again = train("train.save_every=1", "train.steps=3", "--resume")
+    assert again.code == 4
+    assert "no checkpoint is as it was written" in again.err
+    assert Path("run/metrics.jsonl").read_bytes() == metrics

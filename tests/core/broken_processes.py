@@ -24,7 +24,7 @@ from cagsr.watch import Watch
 
 
 class AskedOnce(Stops):
-    """One process alone is asked to stop, at the third place where it can: inside the first step."""
+    """One process alone is asked to stop, at the fourth place where it can: inside the first step."""
 
     def __init__(self, rank: int):
         super().__init__()
@@ -32,7 +32,7 @@ class AskedOnce(Stops):
 
     def requested(self) -> int:
         self.looks += 1
-        return 15 if self.mine and self.looks == 3 else 0
+        return 15 if self.mine and self.looks == 4 else 0
 
 
 def make(accelerator: Accelerator, directory: Path, stops: Stops | None = None) -> Trainer:

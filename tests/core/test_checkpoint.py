@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 
 import tiny
 from cagsr import seal
-from cagsr.checkpoint import Checkpoints
-from cagsr.errors import StorageError
+from cagsr.checkpoint import Checkpoints, forward
+from cagsr.errors import InputError, StorageError
 from cagsr.policy.load import with_lora
 
 
@@ -121,12 +121,51 @@ def test_trap_28_a_damaged_checkpoint_is_left_out_by_name_and_the_one_before_it_
     assert said[0].startswith(f"checkpoint step-000004 is left out: {reason}")
 
 
-def test_with_nothing_but_damage_there_is_no_checkpoint(tmp_path):
+def test_with_nothing_but_damage_a_run_does_not_begin_again_by_itself(tmp_path):
     step = moved(critic=False)
     saves, said = checkpoints(step, tmp_path)
-    (saves.save(2, {}) / "optimizer.bin").write_bytes(b"")
-    assert saves.newest() is None
-    assert len(said) == 1
+    for number in (2, 4):
+        (saves.save(number, {}) / "optimizer.bin").write_bytes(b"")
+    with pytest.raises(
+        StorageError, match=r"no checkpoint is as it was written \(step-000004, step-000002\)\. Bring"
+    ):
+        saves.newest()
+    assert len(said) == 2
+
+
+def test_rates_are_those_of_the_config_and_the_schedule_is_where_it_was(tmp_path):
+    step = moved()
+    path = checkpoints(step, tmp_path)[0].save(1, {})
+    other = tiny.make_step(tiny.policy("llama", critic=True), learning_rate=0.5)
+    checkpoints(other, tmp_path)[0].load(path)
+    forward(other.scheduler, step.scheduler.last_epoch)
+    assert step.scheduler.last_epoch == 1
+    assert other.scheduler.get_last_lr() == [0.5 * 0.98]
+    assert [group["lr"] for group in other.optimizer.param_groups] == [0.5 * 0.98]
+    same = tiny.make_step(tiny.policy("llama", critic=True))
+    checkpoints(same, tmp_path)[0].load(path)
+    forward(same.scheduler, step.scheduler.last_epoch)
+    assert same.optimizer.param_groups[0]["lr"] == step.optimizer.param_groups[0]["lr"]
+    for scheduler in (same.scheduler, step.scheduler):
+        scheduler.optimizer.step()
+        scheduler.step()
+    assert same.scheduler.get_last_lr() == step.scheduler.get_last_lr()
+
+
+def test_a_checkpoint_of_another_shape_is_refused_by_name(tmp_path):
+    path = checkpoints(moved(critic=False), tmp_path)[0].save(1, {})
+    other = tiny.make_step(tiny.policy("llama", critic=True))
+    with pytest.raises(InputError, match=r"step-000001 does not fit the model as it is configured now \("):
+        checkpoints(other, tmp_path)[0].load(path)
+
+
+def test_an_adapter_that_is_not_in_the_checkpoint_is_never_left_at_random(tmp_path):
+    step = moved(critic=False, lora=True)
+    path = checkpoints(step, tmp_path)[0].save(1, {})
+    policy = tiny.policy("llama", critic=True)
+    with_lora(policy, r=2, alpha=4, target_modules="all-linear")
+    with pytest.raises(InputError, match=r"does not fit the model .* \(it has no value_head"):
+        checkpoints(tiny.make_step(policy), tmp_path)[0].load(path)
 
 
 def test_what_was_left_out_makes_room_when_its_step_comes_again_and_is_not_lost(tmp_path):

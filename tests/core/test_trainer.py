@@ -222,7 +222,7 @@ def test_a_run_without_a_checkpoint_evaluates_its_base_again_and_one_stopped_in_
     assert [step for step, _ in again.evaluations] == [step for step, _ in whole.evaluations] == [0, 3]
     assert again.starts == whole.starts == [None]
     with pytest.raises(StoppedError):
-        make_trainer(tmp_path / "c", evaluate=Scripted(0), stops=Asked(1)).run()
+        make_trainer(tmp_path / "c", evaluate=Scripted(0), stops=Asked(2)).run()
     make_trainer(tmp_path / "c", evaluate=Scripted(1), observers=[further]).run(resume=True)
     assert (further.starts, [step for step, _ in further.evaluations]) == ([0], [3])
 
@@ -291,8 +291,9 @@ class Asked(Stops):
         return self.request if self.looks == self.at else 0
 
 
-# A step has four optimizer steps (two epochs of two minibatches), and is looked at between them and at its end.
-@pytest.mark.parametrize("at", [1, 2, 3, 4, 6, 7])
+# A step has four optimizer steps (two epochs of two minibatches), and is looked at between them and at its end; before
+# the first, once the base is evaluated.
+@pytest.mark.parametrize("at", [0, 1, 2, 3, 4, 6, 7])
 @pytest.mark.parametrize(("name", "algorithm"), [("llama", "grpo"), ("t5", "ppo")])
 def test_a_run_that_was_asked_to_stop_anywhere_goes_on_to_the_same_bits(name, algorithm, at, tmp_path):
     given = {"name": name, "algorithm": algorithm}
@@ -305,7 +306,7 @@ def test_a_run_that_was_asked_to_stop_anywhere_goes_on_to_the_same_bits(name, al
     with pytest.raises(
         StoppedError, match=f"stopped by SIGTERM {place}.*everything is saved, --resume goes on"
     ):
-        make_trainer(tmp_path / "broken", observers=[first], stops=Asked(at), **given).run()
+        make_trainer(tmp_path / "broken", observers=[first], stops=Asked(at + 1), **given).run()
     assert names(tmp_path / "broken") == [f"step-{step:06d}" + (f"-update-{update:04d}" if update else "")]
     torch.manual_seed(12345)
     resumed = make_trainer(tmp_path / "broken", observers=[last], **given)
@@ -336,17 +337,17 @@ def test_a_run_stopped_at_every_place_there_is_ends_with_the_same_bits(tmp_path)
             break
         except StoppedError:
             stops += 1
-    # Three steps of four optimizer steps; at the very end there is nothing left to stop.
-    assert stops == 11
+    # Once after the base, then three steps of four optimizer steps; at the very end there is nothing left to stop.
+    assert stops == 12
     for key, value in unbroken.step.policy.state_dict().items():
         assert torch.equal(trainer.step.policy.state_dict()[key], value), key
 
 
 def test_ctrl_c_and_the_time_limit_say_which_they_were(tmp_path):
     with pytest.raises(InterruptedRunError, match=r"stopped by Ctrl-C after step 1 of 3") as ctrl_c:
-        make_trainer(tmp_path / "a", stops=Asked(4, request=2)).run()
+        make_trainer(tmp_path / "a", stops=Asked(5, request=2)).run()
     with pytest.raises(StoppedError, match=r"stopped by the time limit after step 1 of 3") as limit:
-        make_trainer(tmp_path / "b", stops=Asked(4, request=-1)).run()
+        make_trainer(tmp_path / "b", stops=Asked(5, request=-1)).run()
     assert (ctrl_c.value.exit_code, limit.value.exit_code) == (130, 75)
 
 
@@ -384,3 +385,40 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
     ):
         trainer.run()
     assert names(tmp_path) == ["step-000001"]
+
+
+def test_a_step_that_was_begun_is_not_finished_by_another_config(tmp_path):
+    with pytest.raises(StoppedError):
+        make_trainer(tmp_path, stops=Asked(2)).run()
+    other = make_trainer(tmp_path)
+    other.identity = "other"
+    with pytest.raises(
+        InputError, match=r"was stopped inside step 1, whose rest can only be trained as it was begun"
+    ):
+        other.run(resume=True)
+
+
+def test_another_kl_coefficient_that_was_asked_for_holds_and_the_same_one_goes_on_from_where_it_was(tmp_path):
+    schedule = Schedule(steps=3, prompts_per_step=2, save_every=1, seed=11)
+    first = make_trainer(tmp_path, schedule=schedule)
+    first.run()
+    reached = first.step.leash.coefficient
+    assert reached != 0.2
+    for start, expected in ((0.2, reached), (0.7, 0.7)):
+        again = make_trainer(tmp_path, schedule=schedule)
+        again.step.leash.coefficient = start
+        again.run(resume=True)
+        assert again.step.leash.coefficient == expected
+
+
+def test_what_is_due_at_the_step_of_a_collapse_is_done_before_it_stops(tmp_path):
+    recorder = Recorder()
+    watch = Watch({"repetition": Limit(-1.0, "stop", 2)})
+    schedule = Schedule(steps=4, prompts_per_step=2, evaluate_every=2, seed=11)
+    trainer = make_trainer(
+        tmp_path, watch=watch, schedule=schedule, observers=[recorder], evaluate=Scripted(0.0, 0.5)
+    )
+    with pytest.raises(Collapsed):
+        trainer.run()
+    assert [step for step, _ in recorder.evaluations] == [0, 2]
+    assert trainer.best == {"step": 2.0, "reward": 0.5}

@@ -127,11 +127,11 @@ def inject(kind: str, step: int, value: float) -> None:
         if kind == "the weights after a step":
             one = Trainer._after
 
-            def after(trainer: Trainer, number: int) -> None:
+            def after(trainer: Trainer, number: int, collapsed: object) -> None:
                 if number == step:
                     weight = next(each for each in trainer.step.policy.parameters() if each.requires_grad)
                     weight.data.flatten()[0] = value
-                one(trainer, number)
+                one(trainer, number, collapsed)
 
             Trainer._after = after  # type: ignore[method-assign]
 

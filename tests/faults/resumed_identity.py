@@ -14,13 +14,14 @@ import runs
 from cases import CASES, TASK, Workshop
 from safetensors.torch import load_file, save_file
 
+from cagsr.tasks.task import split_of
+
 TITLE = "going on with something else is refused by name"
 PROMISE = 7
 SHARDS = False
 
 # What is changed -> the fields that the refusal names.
 SETTINGS = {
-    "model.name=llama-copy": {"model.name"},
     "data.count=12": {"data.count"},
     "data.seed=3": {"data.seed"},
     "data.evaluation_count=4": {"data.evaluation_count"},
@@ -87,6 +88,20 @@ def _reference(cwd: Path) -> None:
     path.write_text(path.read_text().replace("plays in", "sings in"))
 
 
+def _held_out(cwd: Path) -> None:
+    path = _own(cwd, "rows.jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    for row in rows:
+        if split_of(row["prompt"]) == "development":
+            row["reference"] = "somewhere else ."
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _t5(cwd: Path) -> None:
+    (cwd / "llama").unlink()
+    (cwd / "llama").symlink_to((cwd / "t5").resolve())
+
+
 def _own(cwd: Path, name: str) -> Path:
     """The run's own copy of a model or file that it shares with the others."""
     path = cwd / name
@@ -101,6 +116,8 @@ CONTENT: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "another tokenizer under the same name": (_tokenizer, {"tokenizer and model config"}),
     "another row in the file": (_row, {"data"}),
     "another reference in the file": (_reference, {"data"}),
+    "another held-out row in the file": (_held_out, {"evaluation data"}),
+    "another model": (_t5, {"model", "tokenizer and model config"}),
 }
 # Planted in the process: what another installation would say of itself.
 WORLD = {
@@ -118,7 +135,6 @@ GENERATED = ("model.name=llama", "algorithm.name=grpo", *TASK, *CASE.settings[4:
 def prove(count: int, random: Random, advance: Callable[..., None]) -> list[str]:
     """The changes, out of ``count``, that were not refused by their names, or harmed the run."""
     workshop, failures = Workshop.open(), []
-    shutil.copytree(workshop.place / "llama", workshop.place / "llama-copy")
     halves = {}
     for number, settings in enumerate((CASE.settings, GENERATED)):
         halves[settings] = workshop.fresh(number)
@@ -128,7 +144,6 @@ def prove(count: int, random: Random, advance: Callable[..., None]) -> list[str]
     for number, item in enumerate(items, start=10):
         settings = GENERATED if item.startswith(("data.count", "data.seed")) else CASE.settings
         cwd = workshop.fresh(number)
-        (cwd / "llama-copy").symlink_to(workshop.place / "llama-copy")
         shutil.copytree(halves[settings] / "run", cwd / "run")
         problem = refused(cwd, settings, item)
         failures += [f"{item}: {problem}"] if problem else []
@@ -144,9 +159,9 @@ def stop_after_a_step() -> None:
 
     after = Trainer._after
 
-    def stopping(trainer: Trainer, step: int) -> None:
+    def stopping(trainer: Trainer, step: int, collapsed: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        after(trainer, step)
+        after(trainer, step, collapsed)
 
     Trainer._after = stopping  # type: ignore[method-assign]
 

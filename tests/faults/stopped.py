@@ -63,11 +63,12 @@ def stopped(
     case, code_of = CASES[name], {signal.SIGTERM: 75, signal.SIGINT: 130}
     run = runs.start(case.arguments(False), cwd, before=plan)
     code = run.wait(300)
-    if code == 0:
-        begun = int((cwd / STRUCK).read_text()) if (cwd / STRUCK).exists() else case.steps
-        if begun < case.steps:
-            return f"not stopped: the signal came in step {begun} of {case.steps}", True
-        return differences(ending(cwd / "run"), workshop.expected(name)), False  # too late to stop
+    begun = int((cwd / STRUCK).read_text()) if (cwd / STRUCK).exists() else case.steps
+    done = _steps(cwd / "run")
+    if begun < done:
+        return f"not stopped: the signal came in step {begun}, and {done} steps were done", True
+    if code == 0:  # too late to stop
+        return differences(ending(cwd / "run"), workshop.expected(name)), False
     if code != code_of[signal.Signals(number)] or "Traceback" in run.err or "stopped by" not in run.err:
         return f"ended with {code}: {run.err.strip()[-300:]}", True
     resume = (cwd / "run" / "run.json").exists()
@@ -85,9 +86,13 @@ def stopped(
 def _not_saved(run: Path) -> str:
     """Every step that was recorded is in the newest checkpoint."""
     newest = sorted(path.name for path in (run / "checkpoints").glob("step-*"))[-1:]
-    done = max((row["step"] for row in RunDirectory(run, "").rows() if "loss" in row), default=0)
+    done = _steps(run)
     saved = int(newest[0].split("-")[1]) if newest else -1
     return "" if saved == done else f"{done} steps were done and {saved} are saved"
+
+
+def _steps(run: Path) -> int:
+    return max((row["step"] for row in RunDirectory(run, "").rows() if "loss" in row), default=0)
 
 
 def signal_in(phase: str, time_of: int, delay: float, number: int) -> None:

@@ -154,7 +154,7 @@ def no_respect():
 def no_identity():
     from cagsr.records import RunDirectory
 
-    RunDirectory.check_identity = lambda run, identity, accept=False: None
+    RunDirectory.check_identity = lambda run, identity: None
 
 
 def of_one_case(monkeypatch, proof):

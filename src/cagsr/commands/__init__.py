@@ -4,11 +4,10 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console
 
-from cagsr.errors import MemoryRanOutError
+from cagsr.errors import MemoryRanOutError, ran_out_of_memory
 
 __all__ = ["memory_named", "silence_libraries", "warn"]
 
@@ -34,17 +33,15 @@ def warn(console: Console, message: str) -> None:
 
 
 @contextmanager
-def memory_named(config: Any) -> Iterator[None]:
-    """Say it plainly when the memory of the machine or of its accelerator does not suffice, and what would help."""
+def memory_named(keys: str) -> Iterator[None]:
+    """Say plainly that memory did not suffice, and which ``keys`` of the config to lower."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        kinds = {kind.__name__ for kind in type(error).__mro__}
-        if not ({"MemoryError", "OutOfMemoryError"} & kinds or "DefaultCPUAllocator" in str(error)):
+        if not ran_out_of_memory(error):
             raise
         why = (str(error).splitlines() or ["no more can be had"])[0]
         raise MemoryRanOutError(
-            f"out of memory: {why}. Checkpoints are untouched. Lower train.micro_batch (now "
-            f"{config.train.micro_batch}) or sampling.max_new_tokens, or set train.gradient_checkpointing=true, "
+            f"out of memory: {why}. Checkpoints are untouched. Lower {keys}, or set train.gradient_checkpointing=true, "
             "and go on with --resume --accept-changes."
         ) from error

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from cagsr import build
 from cagsr.commands.carry_out import carry_out
+from cagsr.commands.identity import of_data
 from cagsr.commands.rows import say_rows
 from cagsr.config import Config
 from cagsr.errors import StorageError
@@ -52,8 +53,9 @@ class Result:
 
 
 class Arena:
-    def __init__(self, config: Config, directory: Path, console: Console):
+    def __init__(self, config: Config, directory: Path, console: Console, accept_changes: bool = False):
         self.config, self.directory, self.console = config, directory, console
+        self.accept_changes = accept_changes
         self.world = World(Accelerator(mixed_precision=config.train.mixed_precision))
         self.checker = build.build_checker(config)
         self.reward = build.build_reward(config, self.checker)
@@ -88,9 +90,11 @@ class Arena:
         return {
             "base": hashlib.sha256(b"".join(weights)).hexdigest(),
             "reward": fingerprint(repr(term) for term in self.reward.terms),
-            "training prompts": fingerprint(prompt.text for prompt in self.training),
-            "held-out prompts": fingerprint(prompt.text for prompt in self.prompts),
-            "human pairs": fingerprint(text for pair in self.human for text in (pair.chosen, pair.rejected)),
+            **of_data(self.training, "training prompts"),
+            **of_data(self.prompts, "held-out prompts"),
+            "human pairs": fingerprint(
+                text for pair in self.human for text in (pair.prompt.text, pair.chosen, pair.rejected)
+            ),
         }
 
     def reward_models(self) -> dict[str, Any]:
@@ -190,7 +194,7 @@ class Arena:
         train = self.config.train.model_copy(update={"seed": bench.seed})
         run = self.config.run.model_copy(update={"directory": str(directory)})
         config = self.config.model_copy(update={"train": train, "run": run, "watch": _warning(self.config)})
-        carried = carry_out(recipe, config, Console(quiet=True))
+        carried = carry_out(recipe, config, Console(quiet=True), self.accept_changes)
         carried.policy.to(self.world.device)
         return *self._answers(carried.policy), carried.tokens, carried.seconds
 

@@ -35,7 +35,9 @@ class Carried:
     seconds: float
 
 
-def carry_out(recipe: Reinforce | Imitate | Prefer, config: Config, console: Console) -> Carried:
+def carry_out(
+    recipe: Reinforce | Imitate | Prefer, config: Config, console: Console, accept_changes: bool = False
+) -> Carried:
     """Train as the recipe says in ``config.run.directory``; a run that stopped there goes on or begins again."""
     directory = Path(config.run.directory)
     done = _is_finished(directory)
@@ -43,7 +45,7 @@ def carry_out(recipe: Reinforce | Imitate | Prefer, config: Config, console: Con
         config = _with_terms(config, recipe)
         if not done:
             resume = (directory / RUN).exists()
-            run_training(config, console, resume=resume, evaluate=False)
+            run_training(config, console, resume=resume, accept_changes=accept_changes, evaluate=False)
         tokens = int(sum(row.get("tokens", 0) for row in RunDirectory(directory, "").rows(METRICS)))
         return Carried(_trained(config), tokens, _summary(directory)["seconds"])
     if not done:

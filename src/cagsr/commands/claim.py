@@ -12,7 +12,7 @@ from cagsr.checkpoint import Checkpoints
 from cagsr.commands import warn
 from cagsr.config import Config
 from cagsr.continuation import Continuation
-from cagsr.errors import CagsrError, StorageError
+from cagsr.errors import CagsrError, InputError, StorageError
 from cagsr.records import CONFIG, RunDirectory
 from cagsr.stops import Stops
 from cagsr.storage import write_atomically
@@ -48,7 +48,7 @@ class Claim:
         if self.accelerator.is_main_process and self.resume:
             self.run = RunDirectory.resume(self.directory)
             try:
-                self.run.check_identity(self.identity, self.accept_changes)
+                self._compare(self.identity)
             except CagsrError:
                 self.run.close()
                 raise
@@ -56,26 +56,53 @@ class Claim:
             RunDirectory.refuse_used(self.directory)
         return self
 
+    def _compare(self, identity: dict[str, Any]) -> None:
+        if self.run is not None and not self.accept_changes:
+            self.run.check_identity(identity)
+
     def finished(self, steps: int) -> dict[str, Any] | None:
         """The summary of a run that has ended after so many steps; None where there is something to do."""
         summary = RunDirectory(self.directory, "").summary() if self.resume else None
         done = summary is not None and "stopped" not in summary and summary.get("steps") == steps
         return summary if done else None
 
-    def start(self, data: dict[str, str]) -> None:
-        """With model and data at hand: from here on there is a run, with an ``id`` that every process knows."""
-        if self.run is not None:
-            self.run.check_identity(data, self.accept_changes)
-            write_atomically(self.directory / CONFIG, self.config.as_yaml())
-        elif self.accelerator.is_main_process:
-            self.run = RunDirectory.create(self.directory, self.config.as_yaml(), self.identity | data)
+    def start(self, known: dict[str, Any]) -> None:
+        """With model and data at hand: from here on there is a run, with an ``id`` that every process knows.
+
+        ``known`` is what could not be known before, and joins the identity.
+        """
+        self._compare(known)
+        self.identity |= known
+        if self.accelerator.is_main_process and self.run is None:
+            self.run = RunDirectory.create(self.directory, self.config.as_yaml(), self.identity)
         self.id = World(self.accelerator).from_main("" if self.run is None else self.run.id)
+
+    def rewind(self, step: int | None) -> None:
+        """The run goes on after ``step``: nothing can be refused any more, so what is new is written down."""
+        if self.run is not None:
+            self.run.settle(self.identity)
+            write_atomically(self.directory / CONFIG, self.config.as_yaml())
+            self.run.rewind(step)
+
+    def _sync(self) -> None:
+        """What was recorded, here and on dashboards, is as safe as the checkpoint that counts on it."""
+        if self.run is not None:
+            self.run.sync()
+        for tracker in self.accelerator.trackers:
+            flush = getattr(getattr(tracker, "writer", None), "flush", None)
+            if flush is not None:
+                flush()
 
     def checkpoints(self, keep: int, console: Console) -> Checkpoints:
         """The checkpoints of the run that was started."""
         assert self.id is not None, "start() comes before checkpoints"
         return Checkpoints(
-            self.accelerator, self.directory / "checkpoints", self.id, keep, partial(warn, console)
+            self.accelerator,
+            self.directory / "checkpoints",
+            self.id,
+            keep,
+            say=partial(warn, console),
+            before=self._sync,
         )
 
     def continuation(self, config: Config, save_every: int, console: Console) -> Continuation:
@@ -85,17 +112,14 @@ class Claim:
             Stops(config.run.max_seconds),
             save_every,
             self.resume,
-            tell=self._rewind,
+            tell=self.rewind,
         )
-
-    def _rewind(self, step: int | None) -> None:
-        if self.run is not None:
-            self.run.rewind(step)
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if self.run is None:
             return
-        if isinstance(error, CagsrError) and self.id is not None:
+        ended = isinstance(error, CagsrError) and not isinstance(error, InputError)
+        if ended and self.id is not None:
             # A disk that is full cannot take this either, and its own message is what the user must see.
             with suppress(StorageError):
                 self.run.write_summary({"stopped": str(error)})

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from rich.console import Console
 
 from cagsr import build
@@ -54,7 +54,9 @@ def quick(config: Config) -> Config:
     return config.model_copy(update=smaller)
 
 
-def compare(config: Config, console: Console, *, resume: bool = False) -> dict[str, Any]:
+def compare(
+    config: Config, console: Console, *, resume: bool = False, accept_changes: bool = False
+) -> dict[str, Any]:
     """Run all systems with all seeds; the summary that ``summary.json`` holds, with table.csv and table.md beside.
 
     Every run is an ordinary run directory, ``SYSTEM/seed-N``, with ``responses.jsonl``: the held-out prompts, what
@@ -69,9 +71,10 @@ def compare(config: Config, console: Console, *, resume: bool = False) -> dict[s
         raise InputError("cagsr compare runs as one process; start it without accelerate launch or torchrun.")
     build.check_metrics(config)
     build.check_evaluation_data(config)
-    record = _open(config, directory, resume)
+    build.build_checker(config)
+    record = _open(config, directory, resume, accept_changes)
     try:
-        return _run_all(config, console, directory, systems, record, resume)
+        return _run_all(config, console, directory, systems, record, resume, accept_changes)
     finally:
         record.close()
 
@@ -83,16 +86,18 @@ def _run_all(
     systems: dict[str, System],
     record: RunDirectory,
     resume: bool,
+    accept_changes: bool,
 ) -> dict[str, Any]:
     started = time.perf_counter()
     try:
-        config = _with_base(config, directory, console)
-        arena = Arena(config, directory, console)
+        config = _with_base(config, directory, console, accept_changes)
+        arena = Arena(config, directory, console, accept_changes)
     except InputError:
         if not resume:
             _abandon(directory)
         raise
-    record.check_identity(arena.inputs())
+    record.check_identity(arena.inputs())  # what runs are measured on cannot be accepted otherwise
+    record.settle(arena.inputs())
     not_for: dict[str, str] = {}
     for number, seed in enumerate(config.compare.seeds):
         bench = arena.bench(seed)
@@ -125,7 +130,7 @@ def _run_all(
     return summary
 
 
-def _open(config: Config, directory: Path, resume: bool) -> RunDirectory:
+def _open(config: Config, directory: Path, resume: bool, accept_changes: bool) -> RunDirectory:
     check_paths(
         config.model_copy(update={"run": config.run.model_copy(update={"directory": str(directory)})})
     )
@@ -135,7 +140,9 @@ def _open(config: Config, directory: Path, resume: bool) -> RunDirectory:
         return RunDirectory.create(directory, config.as_yaml(), identity)
     record = RunDirectory.resume(directory)
     try:
-        record.check_identity(identity)
+        if not accept_changes:
+            record.check_identity(identity)
+        record.settle(identity)
         write_atomically(directory / CONFIG, config.as_yaml())
     except CagsrError:
         record.close()
@@ -145,8 +152,9 @@ def _open(config: Config, directory: Path, resume: bool) -> RunDirectory:
 
 def _abandon(directory: Path) -> None:
     """Take away the files of a start that failed, where nothing else is there: the place is free again."""
-    written = {directory / RUN, directory / CONFIG, directory / LOCK}
-    if set(directory.iterdir()) == written:
+    written = {directory / RUN, directory / CONFIG}
+    # The lock stays: somebody may be waiting for it.
+    if set(directory.iterdir()) == {*written, directory / LOCK}:
         for path in written:
             path.unlink()
 
@@ -156,17 +164,24 @@ def _identity(config: Config) -> dict[str, Any]:
     compare = [f"compare.{key}" for key in type(config.compare).model_fields if key not in FREE]
     # People rate what the systems answered, so their ratings come last.
     metrics = [f"metrics.{key}" for key in type(config.metrics).model_fields if key != "ratings"]
-    return of_start(config, (*READ, "sft", *metrics, *compare), 1)
+    return of_start(
+        config, (*READ, "sft", *metrics, *compare), Accelerator(mixed_precision=config.train.mixed_precision)
+    )
 
 
-def _with_base(config: Config, directory: Path, console: Console) -> Config:
+def _with_base(config: Config, directory: Path, console: Console, accept_changes: bool) -> Config:
     """The config with the base in it: as named, or trained now (once), or the one that ships."""
     if config.model.name is not None or config.sft.scratch is None:
         return config
     base = directory / "base"
     if not (base / SUMMARY).exists() or "stopped" in (RunDirectory(base, "").summary() or {}):
         sft = config.sft.model_copy(update={"directory": str(base)})
-        run_sft(config.model_copy(update={"sft": sft}), console, resume=(base / RUN).exists())
+        run_sft(
+            config.model_copy(update={"sft": sft}),
+            console,
+            resume=(base / RUN).exists(),
+            accept_changes=accept_changes,
+        )
     return config.model_copy(update={"model": config.model.model_copy(update={"name": str(base / "model")})})
 
 

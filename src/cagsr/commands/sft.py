@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from cagsr import build
 from cagsr.commands import memory_named, silence_libraries, warn
 from cagsr.commands.claim import Claim
-from cagsr.commands.identity import of_data, of_start
+from cagsr.commands.identity import of_data, of_loaded, of_start
 from cagsr.commands.rows import say_rows
 from cagsr.config import Config, check_paths
 from cagsr.errors import InputError
@@ -46,6 +46,7 @@ def run_sft(
     run = config.run.model_copy(update={"directory": config.sft.directory})
     config = config.model_copy(update={"run": run})
     check_paths(config)
+    build.build_checker(config)
     if not config.sft.scratch:
         build.check_training(config)
     accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
@@ -53,12 +54,12 @@ def run_sft(
     claim = Claim(
         config.sft.directory,
         config,
-        of_start(config, READ, accelerator.num_processes),
+        of_start(config, READ, accelerator),
         accelerator,
         resume=resume,
         accept_changes=accept_changes,
     )
-    with claim, memory_named(config):
+    with claim, memory_named("sft.batch_size or sft.max_reference_tokens"):
         outcome = claim.finished(config.sft.steps)
         if outcome is not None:
             console.print(f"{claim.directory} is finished; nothing to do.", highlight=False)
@@ -75,18 +76,19 @@ def _fine_tune(config: Config, console: Console, claim: Claim) -> dict[str, Any]
     say_rows(console, "references", report)
     _say_cut(policy, references, config.sft.max_reference_tokens, console)
     held_out = _held_out_prompts(config, policy)
-    claim.start(of_data(prompts))
+    claim.start(of_data(prompts) | of_loaded(policy))
     continuation = claim.continuation(config, config.sft.save_every, console)
     with _progress(console) as progress, continuation.stops:
         shown = Shown(progress, claim.run, config.sft.steps, console)
         fine_tune(policy, prompts, references, _settings(config), claim.accelerator, shown, continuation)
+    if claim.run is not None:
+        save_model(policy, claim.directory / "model")
     outcome: dict[str, Any] = {
         "steps": config.sft.steps,
         "seconds": round(continuation.elapsed(), 1),
         **_evaluate(config, policy, held_out, claim.accelerator),
     }
     if claim.run is not None:
-        save_model(policy, claim.directory / "model")
         claim.run.write_summary(outcome)
     numbers = "  ".join(f"{name} {value:.3f}" for name, value in outcome.items() if name != "steps")
     console.print(f"base in {claim.directory}/model: {numbers}", highlight=False, soft_wrap=True)

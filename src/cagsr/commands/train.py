@@ -1,5 +1,6 @@
 """`cagsr train`: from a config to a trained model in a run directory."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,7 +14,7 @@ from cagsr.candidates import Shown
 from cagsr.card import model_card
 from cagsr.commands import memory_named, silence_libraries, warn
 from cagsr.commands.claim import Claim
-from cagsr.commands.identity import of_data, of_start
+from cagsr.commands.identity import of_data, of_loaded, of_start
 from cagsr.commands.rows import say_rows
 from cagsr.config import Config, check_paths
 from cagsr.dashboards import show_candidates
@@ -21,6 +22,7 @@ from cagsr.display import Display
 from cagsr.errors import InputError
 from cagsr.evaluation import Evaluator, measure_signals
 from cagsr.policy.policy import Policy
+from cagsr.records import fingerprint
 from cagsr.reward import Reward
 from cagsr.salience import Salience
 from cagsr.sources import Row
@@ -74,7 +76,7 @@ def run_training(
         project_dir=config.run.directory,
     )
     console.quiet = console.quiet or not accelerator.is_main_process
-    identity = of_start(config, READ, accelerator.num_processes, reward)
+    identity = of_start(config, READ, accelerator, reward)
     claim = Claim(
         config.run.directory,
         config,
@@ -83,7 +85,7 @@ def run_training(
         resume=resume,
         accept_changes=accept_changes,
     )
-    with claim, memory_named(config):
+    with claim, memory_named("train.micro_batch or sampling.max_new_tokens"):
         finished = claim.finished(config.train.steps)
         if finished is not None:
             console.print(
@@ -109,7 +111,8 @@ def _train(
     _say_without_content(salience, prompts, console)
     step = build.build_step(config, policy, reward, salience, claim.accelerator)
     evaluator = _evaluator(config, policy, step, checker, console) if evaluate else None
-    claim.start(of_data(prompts))
+    evaluated = of_data(evaluator.prompts, "evaluation data") if evaluator else {}
+    claim.start(of_data(prompts) | evaluated | of_loaded(policy))
     trainer = Trainer(
         step=step,
         prompts=prompts,
@@ -118,6 +121,7 @@ def _train(
         directory=claim.directory,
         checkpoints=claim.checkpoints(config.train.keep_checkpoints, console),
         stops=Stops(config.run.max_seconds),
+        identity=fingerprint([json.dumps(claim.identity, sort_keys=True)]),
         evaluate=evaluator,
     )
     shown = Shown.of_run(config.run.log_candidates, policy.tokenizer, salience, config.train.steps)
@@ -142,12 +146,11 @@ class Recorder:
     """A trainer's observer that writes the run directory and the trackers, on the main process only."""
 
     def __init__(self, config: Config, claim: Claim, shown: Shown, evaluator: Evaluator | None):
-        self.config, self.run, self.directory = config, claim.run, claim.directory
+        self.config, self.claim, self.run, self.directory = config, claim, claim.run, claim.directory
         self.accelerator, self.shown, self.evaluator = claim.accelerator, shown, evaluator
 
     def on_start(self, step: int | None) -> None:
-        if self.run is not None:
-            self.run.rewind(step)
+        self.claim.rewind(step)
         if self.config.run.trackers:
             # A dashboard goes on where the run does: steps of the broken part are not shown twice.
             run = "" if self.run is None else self.run.id
