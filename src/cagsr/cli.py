@@ -79,6 +79,7 @@ def demo(
     rebuild_base: Annotated[
         bool, typer.Option("--rebuild-base", help="Train the base that ships anew.")
     ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a demo that was stopped.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train a small model that leaves things out, without labels, and show how much better it became."""
@@ -88,7 +89,8 @@ def demo(
     console = _console(as_json)
     if rebuild_base:
         rebuild(model, console)
-    summary = run_demo(model, directory, seed=seed, full=full, overrides=overrides or [], console=console)
+    given = {"seed": seed, "full": full, "overrides": overrides or [], "resume": resume}
+    summary = run_demo(model, directory, console=console, **given)
     _print_json(summary, as_json)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cagsr.records import RunDirectory
+from cagsr.stops import Stops
 
 QUICK = ["train.steps=2", "train.warmup_steps=0", "data.count=20", "data.evaluation_count=7"]
 METRICS = {"slot_error_rate", "coverage", "perfect", "clean", "hallucination", "repetition", "length"}
@@ -53,6 +54,22 @@ def test_a_demo_that_has_not_ended_is_left_alone(cagsr):
     assert outcome.code == 2
     assert f"error: runs/demo belongs to run {earlier.id} (step 0)" in outcome.err
     assert [path.name for path in Path("runs").iterdir()] == ["demo"]
+
+
+def test_a_demo_that_was_stopped_goes_on_and_a_finished_one_has_nothing_to_do(cagsr, monkeypatch):
+    requested, asked = Stops.requested, [15]
+    monkeypatch.setattr(Stops, "requested", lambda stops: asked.pop() if asked else requested(stops))
+    stopped = cagsr("demo", *QUICK, "--directory", "broken")
+    assert stopped.code == 75
+    resumed = cagsr("demo", *QUICK, "--directory", "broken", "--resume", "--json")
+    assert resumed.code == 0, resumed.err
+    whole = cagsr("demo", *QUICK, "--directory", "whole", "--json")
+    untimed = [{**json.loads(outcome.out), "seconds": 0} for outcome in (resumed, whole)]
+    assert untimed[0] == untimed[1]
+    weights = [Path(name, "model/model.safetensors").read_bytes() for name in ("broken", "whole")]
+    assert weights[0] == weights[1]
+    again = cagsr("demo", *QUICK, "--directory", "broken", "--resume")
+    assert (again.code, again.out) == (0, "broken is finished; nothing to do.\n")
 
 
 def test_a_directory_that_is_no_run_of_ours_is_left_alone(cagsr):

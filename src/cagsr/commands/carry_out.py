@@ -20,7 +20,7 @@ from cagsr.records import METRICS, RUN, RunDirectory, fingerprint
 from cagsr.supervised import Supervised, fine_tune
 from cagsr.systems.recipe import Imitate, Prefer, Reinforce
 
-__all__ = ["Carried", "carry_out"]
+__all__ = ["Carried", "carry_out", "trained_policy"]
 
 # Preferences move a model faster than rewards do: at the learning rate of reinforcement DPO unlearns the language.
 PREFERENCE_RATE = 0.3
@@ -47,10 +47,10 @@ def carry_out(
             resume = (directory / RUN).exists()
             run_training(config, console, resume=resume, accept_changes=accept_changes, evaluate=False)
         tokens = int(sum(row.get("tokens", 0) for row in RunDirectory(directory, "").rows(METRICS)))
-        return Carried(_trained(config), tokens, _summary(directory)["seconds"])
+        return Carried(trained_policy(config), tokens, _summary(directory)["seconds"])
     if not done:
         _teach(recipe, config)
-    return Carried(_trained(config), 0, _summary(directory)["seconds"])
+    return Carried(trained_policy(config), 0, _summary(directory)["seconds"])
 
 
 def _is_finished(directory: Path) -> bool:
@@ -82,7 +82,7 @@ def _with_terms(config: Config, recipe: Reinforce) -> Config:
     )
 
 
-def _trained(config: Config) -> Policy:
+def trained_policy(config: Config) -> Policy:
     """The model of a finished run, without a critic."""
     model = config.model.model_copy(update={"name": str(Path(config.run.directory) / "model"), "lora": None})
     algorithm = config.algorithm.model_copy(update={"name": "grpo"})

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from cagsr import build
 from cagsr.commands import silence_libraries
+from cagsr.commands.carry_out import trained_policy
 from cagsr.commands.report import report_at_end
 from cagsr.commands.sft import run_sft
 from cagsr.commands.train import run_training
@@ -25,7 +26,7 @@ from cagsr.metrics.bootstrap import summarise
 from cagsr.metrics.slots import METRICS
 from cagsr.policy.load import load_model, load_tokenizer
 from cagsr.policy.policy import Policy
-from cagsr.records import RESPONSES, RunDirectory
+from cagsr.records import RESPONSES, RUN, SUMMARY, RunDirectory
 from cagsr.storage import write_atomically
 from cagsr.tables import comparison_table, difference_lines, shaded
 from cagsr.tasks.task import Checker
@@ -48,13 +49,20 @@ NOT_FOR = (
 
 
 def demo(
-    kind: str, directory: Path, *, seed: int, full: bool, overrides: list[str], console: Console
+    kind: str,
+    directory: Path,
+    *,
+    seed: int,
+    full: bool,
+    overrides: list[str],
+    console: Console,
+    resume: bool = False,
 ) -> dict[str, Any]:
     """Base, CAGSR and controls on held-out prompts; returns the summary that ``directory/summary.json`` holds.
 
     Controls without training are always there: the best of 8 of the base's own samples by several rewards.
     ``full`` also trains on the rewards of CONTROLS, each exactly as CAGSR was trained. An earlier demo in
-    ``directory`` is moved aside, never overwritten.
+    ``directory`` is moved aside, never overwritten; with ``resume`` one that was stopped goes on.
     """
     silence_libraries()
     started = time.perf_counter()
@@ -62,7 +70,11 @@ def demo(
     config = Config.load(build.packaged(CONFIGS[kind]), settings)
     check_paths(config)
     directory = Path(config.run.directory)
-    _claim(directory, console)
+    if not resume:
+        _claim(directory, console)
+    elif _is_finished_demo(directory):
+        console.print(f"{directory} is finished; nothing to do.", highlight=False)
+        return json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
     checker = build.build_checker(config)
     assert checker is not None, "the demo's tasks have checkers"
     base = build.build_policy(config)
@@ -77,8 +89,8 @@ def demo(
     systems |= _best_of_base(base, prompts, config, checker)
     for name in ("cagsr", *(CONTROLS if full else ())):
         chosen = config if name == "cagsr" else _with_preset(config, name, directory / "controls" / name)
-        policy = run_training(chosen, console, name=name).policy
-        assert policy is not None, "a new run is not finished before"
+        begun = resume and (Path(chosen.run.directory) / RUN).exists()
+        policy = run_training(chosen, console, name=name, resume=begun).policy or trained_policy(chosen)
         systems[name] = _greedy(policy, prompts, config)
     values, rows = {}, []
     for name, answers in systems.items():
@@ -114,7 +126,6 @@ def _claim(directory: Path, console: Console) -> None:
     try:
         RunDirectory.refuse_used(directory)
     except InputError as error:
-        # A demo has no --resume; one that was stopped is short enough to begin again.
         raise InputError(f"{error} A demo is given another with --directory.") from error
 
 
