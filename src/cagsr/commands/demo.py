@@ -89,23 +89,8 @@ def demo(
     systems |= _best_of_base(base, prompts, config, checker)
     for name in ("cagsr", *(CONTROLS if full else ())):
         chosen = config if name == "cagsr" else _with_preset(config, name, directory / "controls" / name)
-        begun = resume and (Path(chosen.run.directory) / RUN).exists()
-        policy = run_training(chosen, console, name=name, resume=begun).policy or trained_policy(chosen)
-        systems[name] = _greedy(policy, prompts, config)
-    values, rows = {}, []
-    for name, answers in systems.items():
-        measured = values_of(answers, prompts, checker)
-        values[name] = {metric: measured[metric] for metric in METRICS}
-        rows += [{"system": name, **row} for row in response_rows(prompts, answers, values[name])]
-    pairs = [(name, "base") for name in values if name != "base"]
-    summary = {
-        "task": config.data.task,
-        "seed": config.train.seed,
-        "seconds": round(time.perf_counter() - started, 1),
-        **summarise(values, pairs),
-    }
-    write_atomically(directory / RESPONSES, "".join(json.dumps(row) + "\n" for row in rows))
-    write_atomically(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
+        systems[name] = _greedy(_trained(chosen, name, resume, console), prompts, config)
+    summary = _written(config, systems, prompts, checker, started)
     _show(summary, console)
     _show_samples(base, prompts, systems, console)
     console.print(f"\n{NOT_FOR}\n", style="dim", highlight=False)
@@ -115,6 +100,34 @@ def demo(
         soft_wrap=True,
     )
     report_at_end(directory, console)
+    return summary
+
+
+def _trained(config: Config, name: str, resume: bool, console: Console) -> Policy:
+    """The policy of a training run; one that had been finished before a demo was stopped is only loaded."""
+    begun = resume and (Path(config.run.directory) / RUN).exists()
+    policy = run_training(config, console, name=name, resume=begun).policy or trained_policy(config)
+    return policy.to(_world(config).device)
+
+
+def _written(
+    config: Config, systems: dict[str, Answers], prompts: list[Prompt], checker: Checker, started: float
+) -> dict[str, Any]:
+    """Measure every system; responses.jsonl for a reader, then summary.json, which says that the demo has ended."""
+    directory = Path(config.run.directory)
+    values, rows = {}, []
+    for name, answers in systems.items():
+        measured = values_of(answers, prompts, checker)
+        values[name] = {metric: measured[metric] for metric in METRICS}
+        rows += [{"system": name, **row} for row in response_rows(prompts, answers, values[name])]
+    summary = {
+        "task": config.data.task,
+        "seed": config.train.seed,
+        "seconds": round(time.perf_counter() - started, 1),
+        **summarise(values, [(name, "base") for name in values if name != "base"]),
+    }
+    write_atomically(directory / RESPONSES, "".join(json.dumps(row) + "\n" for row in rows))
+    write_atomically(directory / SUMMARY, json.dumps(summary, indent=2) + "\n")
     return summary
 
 
