@@ -115,7 +115,7 @@ CONTENT: dict[str, tuple[Callable[[Path], None], set[str]]] = {
     "other weights under the same name": (_weights, {"model"}),
     "another tokenizer under the same name": (_tokenizer, {"tokenizer and model config"}),
     "another row in the file": (_row, {"data"}),
-    "another reference in the file": (_reference, {"data"}),
+    "another reference in the file": (_reference, {"data", "evaluation data"}),
     "another held-out row in the file": (_held_out, {"evaluation data"}),
     "another model": (_t5, {"model", "tokenizer and model config"}),
 }
