@@ -28,7 +28,7 @@ bench: $(READY)
 table: $(READY)
 	$(BIN)/python benchmarks/table.py $(ARGS)
 
-# A quarter of an hour on 2 cores: what the program promises, each at its full count. Writes docs/reliability.md.
+# About twenty minutes on 2 cores: what the program promises, each at its full count. Writes docs/reliability.md.
 prove: $(READY)
 	$(BIN)/python tests/faults/prove.py --write $(ARGS)
 

@@ -267,3 +267,10 @@ def test_before_the_first_checkpoint_there_is_none(tmp_path):
 def test_the_state_is_json_of_this_step(tmp_path):
     path = checkpoints(moved(critic=False), tmp_path)[0].save(2, {"history": [0.1]})
     assert json.loads((path / "cagsr.json").read_text()) == {"history": [0.1], "step": 2, "update": 0}
+
+
+def test_nothing_in_a_checkpoint_is_read_back_with_code_allowed(tmp_path):
+    """Accelerate reads what is registered with it (custom_checkpoint_N.pkl) so; we register nothing."""
+    path = checkpoints(moved(), tmp_path)[0].save(2, {})
+    expected = {"cagsr.json", "model.safetensors", "optimizer.bin", "random_states_0.pkl"}
+    assert set(seal.manifest(path)["files"]) == expected
