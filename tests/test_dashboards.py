@@ -42,4 +42,7 @@ def test_others_get_their_own_table(monkeypatch, name):
 
 
 def test_without_candidates_nothing_is_logged():
-    show_candidates([SimpleNamespace(name="wandb")], 1, [])
+    logged = []
+    tracker = SimpleNamespace(name="wandb", log=lambda *given, **named: logged.append(given))
+    show_candidates([tracker], 1, [])
+    assert logged == []
