@@ -8,6 +8,7 @@ import torch
 
 from cagsr.conversation import render
 from cagsr.errors import InputError
+from cagsr.likelihood import token_likelihood
 from cagsr.policy.policy import Policy
 from cagsr.types import Prompt, Rollout
 
@@ -53,10 +54,11 @@ class FollowUp:
         for start in range(0, len(order), self.rows_per_pass):
             chosen = order[start : start + self.rows_per_pass]
             rollout = self._rollout([rows[n] for n in chosen])
-            logits, _ = self.policy.response_pass(rollout, hidden=False)
-            logprobs = logits.float().log_softmax(-1).gather(-1, rollout.response_ids[..., None]).squeeze(-1)
-            mask = rollout.response_mask
-            means = -(logprobs * mask).cpu().double().sum(-1) / mask.sum(-1).cpu()
+            predictions, mask = self.policy.predict(rollout), rollout.response_mask
+            logprobs = torch.zeros(mask.shape)
+            place, tokens = predictions.place[mask], rollout.response_ids[mask]
+            logprobs[mask.cpu()] = token_likelihood(predictions.logits, place, tokens)[0].cpu()
+            means = -logprobs.double().sum(-1) / mask.sum(-1).cpu()
             values[chosen] = means.numpy()
         return values
 

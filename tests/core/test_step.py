@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 from cagsr.algorithm import ALGORITHMS, Algorithm
+from cagsr.attention.sharing import Sharing
 from cagsr.errors import NumericsError, SignalError
 from cagsr.kl import KLController
 from cagsr.losses import NORMALISATIONS
@@ -265,11 +266,11 @@ def test_no_forward_pass_is_made_for_the_reward_alone():
     calls = {"reference": 0, "policy": 0}
     for name, counted in (("reference", step.reference._policy), ("policy", policy)):
 
-        def count(rollout, hidden, original=counted.response_pass, name=name):
+        def count(rollout, hidden=False, original=counted.predict, name=name):
             calls[name] += 1
             return original(rollout, hidden)
 
-        counted.response_pass = count
+        counted.predict = count
     step.update(step.collect(tiny.prompts(policy), seed=0).batches)
     # Two parts: one pass of each to collect, one of the policy to train.
     assert calls == {"reference": 2, "policy": 4}
@@ -397,6 +398,7 @@ def test_the_memory_of_a_step_does_not_contain_every_layers_attention(name):
     step = tiny.make_step(policy, reward=attention_reward(), sampling=sampling, groups_per_pass=1)
     whole = prompt + written
     shapes = {(written, prompt), (whole, whole), (written, written), (prompt, prompt)}
+    shapes |= {(written - 1, whole - 1), (2 * written, prompt)}  # of responses that share their prompt
     with Alive(shapes) as alive:
         step.update(step.collect(tiny.prompts(policy, (prompt,)), seed=0).batches)
     attention = 2 * layers * heads * written * prompt
@@ -405,6 +407,7 @@ def test_the_memory_of_a_step_does_not_contain_every_layers_attention(name):
     assert alive.most < attention / 2
     # Eager attention would be seen.
     policy.model.set_attn_implementation("eager")
+    policy.sharing = Sharing("eager attention forms whole matrices")
     with Alive(shapes) as eager:
         policy(step.policy.sample(tiny.prompts(policy, (prompt,)), sampling)).logprobs.sum().backward()
     assert eager.most > attention

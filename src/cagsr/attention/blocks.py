@@ -1,8 +1,8 @@
 """The arithmetic of a reading: a block of softmax(q k^T * scale + bias), one head at a time."""
 
 import torch
-from torch import Tensor
-from transformers.integrations.sdpa_attention import create_position_bias_mask
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import create_position_bias_mask, sdpa_attention_forward
 
 BLOCK = 1 << 18
 """Scores computed at a time: 1 MB in float32, about what a core's cache holds."""
@@ -21,14 +21,44 @@ def additive(
     return bias.masked_fill_(~mask, -torch.inf)
 
 
-def cut(bias: Tensor | None, is_causal: bool, rows: slice, columns: slice) -> Tensor | None:
+def cut(bias: Tensor | None, is_causal: bool, rows: slice | Tensor, columns: slice) -> Tensor | None:
     """The bias of these rows and columns, float32 [1|N 1|H T S], or None where it is 0 throughout."""
     if bias is not None:
         return bias[:, :, rows, columns].float()
-    if not is_causal or rows.start + 1 >= columns.stop:
+    if not is_causal or isinstance(rows, Tensor) or rows.start + 1 >= columns.stop:
         return None
     later = torch.arange(columns.start, columns.stop) > torch.arange(rows.start, rows.stop)[:, None]
     return torch.zeros(later.shape).masked_fill_(later, -torch.inf)[None, None]
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    is_causal: bool,
+    scale: float,
+    dropout: float,
+    rows: slice | Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The output [N Q H D] as sdpa gives it, and the log-sum-exp [N H T] of ``rows`` over all keys; no gradient."""
+    if _has_flash(query, key, value, dropout):
+        output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, is_causal, attn_mask=bias, scale=scale
+        )
+        return output.transpose(1, 2).contiguous(), lse[:, :, rows]
+    output, _ = sdpa_attention_forward(
+        module, query, key, value, bias, dropout=dropout, scaling=scale, is_causal=is_causal
+    )
+    every_key = cut(bias, is_causal, rows, slice(0, key.shape[2]))
+    return output, log_sum_exp(query[:, :, rows], key, every_key, scale)
+
+
+def _has_flash(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
+    """Whether sdpa would take the CPU flash kernel, the one that hands out its log-sum-exp."""
+    same = query.shape[-1] == key.shape[-1] == value.shape[-1]
+    return query.device.type == "cpu" and dropout == 0.0 and same
 
 
 def log_sum_exp(query: Tensor, key: Tensor, bias: Tensor | None, scale: float) -> Tensor:

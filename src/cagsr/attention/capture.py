@@ -18,7 +18,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from ..errors import UnsupportedModelError
-from .blocks import add_attention, additive, cut, log_sum_exp
+from .blocks import add_attention, additive, attend, cut
+from .shared_prompt import SharedPrompt, fold, of_each, shared_attention, unfold
 
 ATTENTION = "cagsr"
 """The name to load a model with: ``from_pretrained(..., attn_implementation="cagsr")``.
@@ -54,11 +55,12 @@ class Readable:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the attention function: which module, and how many queries and keys it saw."""
+    """One call of the attention function: which module, how many queries and keys it saw, within which window."""
 
     module: nn.Module
     queries: int
     keys: int
+    window: int | None
 
 
 _active: dict[nn.Module, "Reading"] = {}
@@ -101,16 +103,21 @@ class Reading:
         scale: float,
         dropout: float,
         is_causal: bool,
+        responses: int = 1,
     ) -> Tensor:
-        """The attention output [N Q H D] as sdpa gives it; adds what the module attended to to the sum."""
+        """The attention output [N Q H D] as sdpa gives it; adds what the module attended to to the sum.
+
+        ``responses`` is how many of a group are folded into one row of queries (see `shared_prompt.fold`).
+        """
         device = query.device.type
         if torch.is_autocast_enabled(device):
             # Autocast changes sdpa's inputs (a rotary query is float32 beside a bfloat16 value), but not those of
             # the flash kernel; and it would round our own float32 scores.
             query, key, value = (each.to(torch.get_autocast_dtype(device)) for each in (query, key, value))
             with torch.autocast(device, enabled=False):
-                return self.attend(module, query, key, value, mask, position_bias, scale, dropout, is_causal)
-        self._check(module)
+                return self.attend(
+                    module, query, key, value, mask, position_bias, scale, dropout, is_causal, responses
+                )
         is_causal = is_causal and mask is None and query.shape[2] > 1
         if is_causal:
             # The causal flag counts from the upper left: later keys (a static cache) are never seen.
@@ -119,48 +126,52 @@ class Reading:
         bias = self._bias_for(mask, position_bias, is_causal, query, key)
         is_causal = is_causal and bias is None
 
-        rows, columns = _range(self._rows, query.shape[2]), _range(self._columns, key.shape[2])
-        if _has_flash(query, key, value, dropout):
-            output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-                query, key, value, 0.0, is_causal, attn_mask=bias, scale=scale
-            )
-            output, lse = output.transpose(1, 2).contiguous(), lse[:, :, rows]
-        else:
-            output, _ = sdpa_attention_forward(
-                module, query, key, value, bias, dropout=dropout, scaling=scale, is_causal=is_causal
-            )
-            lse = log_sum_exp(
-                query[:, :, rows], key, cut(bias, is_causal, rows, _range(ALL, key.shape[2])), scale
-            )
-
-        if self._sum is None:
-            shape = (query.shape[0], rows.stop - rows.start, columns.stop - columns.start)
-            self._sum = torch.zeros(shape, dtype=torch.float32, device=query.device)
-        share = 1.0 / (query.shape[1] * len(self._modules))
+        rows, columns = _range(self._rows, query.shape[2] // responses), _range(self._columns, key.shape[2])
+        if responses > 1:
+            rows = of_each(responses, rows, query.shape[2])
+        output, lse = attend(module, query, key, value, bias, is_causal, scale, dropout, rows)
         block = cut(bias, is_causal, rows, columns)
-        add_attention(self._sum, query[:, :, rows], key[:, :, columns], lse, block, scale, share)
+        self.add(module, query[:, :, rows], key[:, :, columns], lse, block, scale, responses)
         return output
 
-    def release(self) -> None:
-        """Let go of the masks that were kept for the next layer."""
-        self._mask_of, self._bias = (None, None), None
+    def add(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        lse: Tensor,
+        bias: Tensor | None,
+        scale: float,
+        responses: int,
+    ) -> None:
+        """Add the module's share of exp(q k^T * scale + bias - lse) to the sum.
 
-    def _check(self, module: nn.Module) -> None:
-        if torch.is_grad_enabled():
-            raise RuntimeError("attention is read without gradient: wrap the pass in torch.no_grad().")
+        query [P H K*T D], key [P G S D], lse [P H K*T], bias as of `blocks.add_attention`, K = ``responses``.
+        """
         if module in self._read:
             raise RuntimeError(
                 f"{type(module).__name__} was called twice in one capture (by a second pass, or by gradient "
                 "checkpointing): use one `with capture(...)` for one pass."
             )
         self._read.add(module)
+        groups, heads, length, columns = *query.shape[:3], key.shape[2]
+        if self._sum is None:
+            shape = (groups * responses, length // responses, columns)
+            self._sum = torch.zeros(shape, dtype=torch.float32, device=query.device)
+        share = 1.0 / (heads * len(self._modules))
+        add_attention(self._sum.view(groups, length, columns), query, key, lse, bias, scale, share)
+
+    def release(self) -> None:
+        """Let go of the masks that were kept for the next layer."""
+        self._mask_of, self._bias = (None, None), None
 
     def _bias_for(
         self, mask: Tensor | None, position_bias: Tensor | None, is_causal: bool, query: Tensor, key: Tensor
     ) -> Tensor | None:
         """The additive bias of this layer. Layers share their masks, so the last one is kept."""
         if self._mask_of[0] is not mask or self._mask_of[1] is not position_bias:
-            self._bias = additive(mask, position_bias, is_causal, query, key)
+            bias = additive(mask, position_bias, is_causal, query, key)
+            self._bias = None if bias is None else bias.expand(-1, -1, query.shape[2], -1)
             self._mask_of = (mask, position_bias)
         return self._bias
 
@@ -213,9 +224,13 @@ def attention_forward(
     scaling: float | None = None,
     is_causal: bool | None = None,
     position_bias: Tensor | None = None,
+    shared_prompt: SharedPrompt | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls: sdpa, and a reading where one is under way.
+
+    With ``shared_prompt`` the one row holds prompts and responses (see `shared_prompt.SharedPrompt`). With queries of
+    more rows than keys, row n reads keys n // K: cross-attention of K responses to their prompt.
 
     Raises UnsupportedModelError for attention that sdpa does not compute: softcap and sinks.
     """
@@ -225,11 +240,24 @@ def attention_forward(
                 f"{type(module).__name__} uses {what}, which the {ATTENTION!r} attention cannot compute "
                 "exactly. Choose a model without it."
             )
+    window = kwargs.get("sliding_window")
     if _calls is not None:
-        _calls.append(Call(module, query.shape[2], key.shape[2]))
+        _calls.append(Call(module, query.shape[2], key.shape[2], window))
     reading = _active.get(module)
+    if reading is not None and torch.is_grad_enabled():
+        raise RuntimeError("attention is read without gradient: wrap the pass in torch.no_grad().")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if shared_prompt is not None:
+        output = shared_attention(module, query, key, value, shared_prompt, scale, dropout, window, reading)
+        return output, None
+    responses = query.shape[0] // key.shape[0]
+    if responses > 1:
+        # Folded, so that keys and values are read once; the position bias is alike for each of the group.
+        query = fold(query, responses)
+        if position_bias is not None:
+            position_bias = position_bias.repeat(1, 1, responses, 1) if position_bias.any() else None
     if reading is None:
-        return sdpa_attention_forward(
+        output, _ = sdpa_attention_forward(
             module,
             query,
             key,
@@ -241,18 +269,21 @@ def attention_forward(
             position_bias=position_bias,
             **kwargs,
         )
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    output = reading.attend(
-        module, query, key, value, attention_mask, position_bias, scale, dropout, bool(is_causal)
-    )
-    return output, None
-
-
-def _has_flash(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
-    """Whether sdpa would take the CPU flash kernel, the one that hands out its log-sum-exp."""
-    same = query.shape[-1] == key.shape[-1] == value.shape[-1]
-    return query.device.type == "cpu" and dropout == 0.0 and same
+    else:
+        is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        output = reading.attend(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            position_bias,
+            scale,
+            dropout,
+            bool(is_causal),
+            responses,
+        )
+    return unfold(output, responses), None
 
 
 def _range(wanted: slice, length: int) -> slice:

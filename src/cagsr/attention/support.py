@@ -1,8 +1,8 @@
 """Which models' attention can be read, and which of their layers: one small pass when a model is loaded."""
 
 import re
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import cast
 
 import torch
@@ -34,16 +34,32 @@ def inspect(model: PreTrainedModel, layers: str | Sequence[int] = "all") -> Read
     if not model.can_generate():
         raise UnsupportedModelError(CANNOT_GENERATE.format(name=name))
     kind = "encoder-decoder" if model.config.is_encoder_decoder else "causal"
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
+    with evaluating(model):
         found = _find(model, kind, name)
         readable = _choose(model, kind, found, layers)
         _verify(model, readable, found, name)
+    return readable
+
+
+@contextmanager
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """The model in eval mode for the time of the block."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
     finally:
         for module in training:
             module.training = True
-    return readable
+
+
+def token_ids(model: PreTrainedModel, count: int) -> Tensor:
+    """``count`` ids that the model embeds and that are no padding."""
+    embeddings = cast(nn.Embedding, model.get_input_embeddings())
+    padding = model.config.get_text_config(decoder=True).pad_token_id
+    valid = [token for token in range(min(embeddings.num_embeddings, 64)) if token != padding]
+    ids = torch.tensor([valid[j % len(valid)] for j in range(count)])
+    return ids.to(embeddings.weight.device)
 
 
 def _name(model: PreTrainedModel) -> str:
@@ -52,11 +68,7 @@ def _name(model: PreTrainedModel) -> str:
 
 def _probe(model: PreTrainedModel, kind: str) -> dict[str, Tensor]:
     """Two prompts and responses of valid ids: one full, one whose prompt and response are padded."""
-    embeddings = cast(nn.Embedding, model.get_input_embeddings())
-    padding = model.config.get_text_config(decoder=True).pad_token_id
-    valid = [token for token in range(min(embeddings.num_embeddings, 64)) if token != padding]
-    ids = torch.tensor([valid[j % len(valid)] for j in range(2 * (PROMPT + RESPONSE))])
-    ids = ids.to(embeddings.weight.device)
+    ids = token_ids(model, 2 * (PROMPT + RESPONSE))
     prompt, response = ids.view(2, -1).split((PROMPT, RESPONSE), dim=1)
     prompt_mask, response_mask = torch.ones_like(prompt), torch.ones_like(response)
     response_mask[1, -1] = 0

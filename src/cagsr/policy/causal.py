@@ -1,30 +1,64 @@
 """Causal language models: one sequence ``[prompt | response]``, read by self-attention."""
 
 import inspect
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from cagsr.attention.capture import Reading, capture
-from cagsr.policy.policy import Policy
+from cagsr.attention.capture import capture
+from cagsr.attention.shared_prompt import SharedPrompt
+from cagsr.policy.policy import Policy, Predictions, places
 from cagsr.types import Rollout
 
 __all__ = ["CausalPolicy"]
 
 
 class CausalPolicy(Policy):
-    """Prompts are padded on the left, so column S - 1 is every prompt's last token.
+    """A prompt is computed once for all its responses, when sampling and when scoring (`attention.shared_prompt`).
 
-    Position S - 1 + t of the sequence predicts response token t. This is the only place that shifts: logits,
-    hidden states (values) and attention rows all take `_predicting`.
+    Where a model cannot do that (``sharing`` says why), each response goes with a prompt of its own, padded on the
+    left, and position S - 1 + t of the sequence predicts response token t.
     """
 
     padding_side = "left"
 
-    def response_pass(self, rollout: Rollout, hidden: bool) -> tuple[Tensor, Tensor | None]:
+    def predict(self, rollout: Rollout, hidden: bool = False) -> Predictions:
+        if self._can_share(rollout):
+            return self._sharing(SharedPrompt(rollout.prompt_mask, rollout.response_mask), rollout, hidden)
+        return self._one_by_one(rollout, hidden)
+
+    def read(self, rollout: Rollout) -> tuple[Predictions, Tensor]:
+        if self._can_share(rollout):
+            shared = SharedPrompt(rollout.prompt_mask, rollout.response_mask)
+            with capture(self.readable) as reading:
+                predictions = self._sharing(shared, rollout, hidden=False)
+            return predictions, shared.on_columns(reading.attention)
+        prompt, response = rollout.prompt_ids.shape[1], rollout.response_ids.shape[1]
+        rows, columns = slice(prompt - 1, prompt - 1 + response), slice(0, prompt)
+        with capture(self.readable, rows, columns) as reading:
+            predictions = self._one_by_one(rollout, hidden=False)
+        return predictions, reading.attention
+
+    def _sharing(self, shared: SharedPrompt, rollout: Rollout, hidden: bool) -> Predictions:
+        """All prompts and all that is read of the responses as one row, each prompt once."""
+        keep = {"logits_to_keep": shared.predicting} if self._can_keep() else {}
+        output = self.model(
+            input_ids=shared.row(rollout.prompt_ids, rollout.response_ids),
+            attention_mask=shared.mask,
+            position_ids=shared.positions,
+            shared_prompt=shared,
+            use_cache=False,
+            output_hidden_states=hidden,
+            **keep,
+        )
+        logits = output.logits[0] if keep else output.logits[0, shared.predicting]
+        states = output.hidden_states[-1][0, shared.predicting] if hidden else None
+        return Predictions(logits, shared.place, states)
+
+    def _one_by_one(self, rollout: Rollout, hidden: bool) -> Predictions:
+        """Each prompt again with each of its responses: for models that cannot share it."""
         k, width = rollout.group_size, rollout.response_ids.shape[1]
         ids = torch.cat([rollout.prompt_ids.repeat_interleave(k, 0), rollout.response_ids], 1)
         mask = torch.cat([rollout.prompt_mask.repeat_interleave(k, 0), rollout.response_mask], 1)
@@ -37,12 +71,14 @@ class CausalPolicy(Policy):
             output_hidden_states=hidden,
             **keep,
         )
-        states = self._predicting(output.hidden_states[-1], width) if hidden else None
-        return self._predicting(output.logits, width), states
+        # The positions that predict the response: one before each of its tokens.
+        kept = output.logits[:, -width - 1 :]
+        states = output.hidden_states[-1][:, -width - 1 :].flatten(0, 1) if hidden else None
+        return Predictions(kept.flatten(0, 1), places(len(ids), width, width + 1, 0, ids.device), states)
 
-    def reading(self, rollout: Rollout) -> AbstractContextManager[Reading]:
-        prompt, response = rollout.prompt_ids.shape[1], rollout.response_ids.shape[1]
-        return capture(self.readable, rows=slice(prompt - 1, prompt - 1 + response), columns=slice(0, prompt))
+    def _can_share(self, rollout: Rollout) -> bool:
+        longest = rollout.prompt_ids.shape[1] + rollout.response_ids.shape[1]
+        return self.sharing.possible and longest <= (self.sharing.longest or longest)
 
     def prefill(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int) -> dict[str, Any]:
         """All prompt tokens but the last go through the model once per prompt; the cache is then repeated."""
@@ -64,11 +100,6 @@ class CausalPolicy(Policy):
             "attention_mask": prompt_mask.repeat_interleave(candidates, 0).long(),
             "past_key_values": cache,
         }
-
-    @staticmethod
-    def _predicting(sequence: Tensor, width: int) -> Tensor:
-        """[N .. D] -> [N T D]: the positions that predict the ``width`` response tokens."""
-        return sequence[:, -width - 1 : -1]
 
     def _can_keep(self) -> bool:
         unwrap = getattr(self.model, "get_base_model", lambda: self.model)

@@ -1,6 +1,5 @@
 """Encoder-decoders: the prompt goes through the encoder, the response reads it by cross-attention."""
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -8,9 +7,9 @@ from torch import Tensor
 from transformers import GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
-from cagsr.attention.capture import Reading, capture
+from cagsr.attention.capture import capture
 from cagsr.errors import UnsupportedModelError
-from cagsr.policy.policy import Policy
+from cagsr.policy.policy import Policy, Predictions, places
 from cagsr.types import Rollout
 
 __all__ = ["EncoderDecoderPolicy"]
@@ -24,7 +23,8 @@ class EncoderDecoderPolicy(Policy):
     response: neither scored, nor trained, nor read.
 
     Prompts are padded on the right: BART's learned positions count from column 0. The encoder runs once per
-    prompt, also with gradients; its K candidates share the result.
+    prompt, also with gradients; its K candidates share the result, and where the model allows it (``sharing``) the
+    keys and values that cross-attention makes of it.
     """
 
     padding_side = "right"
@@ -39,23 +39,32 @@ class EncoderDecoderPolicy(Policy):
         # The last token is read by nobody, so it needs no position.
         return None if self.context is None else self.context - len(self._prefix) + 1
 
-    def response_pass(self, rollout: Rollout, hidden: bool) -> tuple[Tensor, Tensor | None]:
+    def predict(self, rollout: Rollout, hidden: bool = False) -> Predictions:
         k = rollout.group_size
-        encoded = self._encode(rollout.prompt_ids, rollout.prompt_mask)
+        encoded, mask = self._encode(rollout.prompt_ids, rollout.prompt_mask), rollout.prompt_mask
+        if self.sharing.possible:
+            mask = mask[:, None, None]  # of four dimensions transformers hands it on as it is
+        else:
+            encoded, mask = encoded.repeat_interleave(k, 0), mask.repeat_interleave(k, 0).long()
         output = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded.repeat_interleave(k, 0)),
-            attention_mask=rollout.prompt_mask.repeat_interleave(k, 0).long(),
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
+            attention_mask=mask,
             decoder_input_ids=self._decoder_inputs(rollout.response_ids),
             use_cache=False,
             output_hidden_states=hidden,
         )
+        rows, width = rollout.response_ids.shape
         first = len(self._prefix) - 1
-        return output.logits[:, first:], output.decoder_hidden_states[-1][:, first:] if hidden else None
+        states = output.decoder_hidden_states[-1].flatten(0, 1) if hidden else None
+        place = places(rows, width, first + width, first, self.device)
+        return Predictions(output.logits.flatten(0, 1), place, states)
 
-    def reading(self, rollout: Rollout) -> AbstractContextManager[Reading]:
+    def read(self, rollout: Rollout) -> tuple[Predictions, Tensor]:
         prompt, response = rollout.prompt_ids.shape[1], rollout.response_ids.shape[1]
         first = len(self._prefix) - 1
-        return capture(self.readable, rows=slice(first, first + response), columns=slice(0, prompt))
+        with capture(self.readable, slice(first, first + response), slice(0, prompt)) as reading:
+            predictions = self.predict(rollout)
+        return predictions, reading.attention
 
     def prefill(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int) -> dict[str, Any]:
         encoded = self._encode(prompt_ids, prompt_mask)

@@ -19,6 +19,7 @@ from transformers import (
 
 from cagsr.artifacts import only_safetensors, reason
 from cagsr.attention.capture import ATTENTION
+from cagsr.attention.sharing import inspect_sharing
 from cagsr.attention.support import inspect
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.policy.causal import CausalPolicy
@@ -144,9 +145,9 @@ def make_policy(
 ) -> Policy:
     """The policy for a model's architecture; probes once that its attention can be read exactly."""
     _check_vocabulary(model, tokenizer)
-    readable = inspect(model, layers)
+    readable, sharing = inspect(model, layers), inspect_sharing(model)
     return POLICIES[readable.kind](
-        model, tokenizer, readable, temperature=temperature, critic=critic, dropout=dropout
+        model, tokenizer, readable, sharing, temperature=temperature, critic=critic, dropout=dropout
     )
 
 

@@ -3,21 +3,22 @@
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from cagsr.attention.capture import Reading
-from cagsr.attention.support import Readable
+from cagsr.attention.capture import Readable
+from cagsr.attention.sharing import Sharing
 from cagsr.critic import ValueHead
 from cagsr.errors import InputError
+from cagsr.likelihood import facts, token_likelihood
 from cagsr.policy.sampling import InverseTransform, Sampling, response_mask, uniforms
 from cagsr.types import Observation, Prompt, Rollout
 
-__all__ = ["Policy", "Reference", "Scored"]
+__all__ = ["Policy", "Predictions", "Reference", "Scored", "places"]
 
 
 class Scored(NamedTuple):
@@ -26,6 +27,14 @@ class Scored(NamedTuple):
     logprobs: Tensor
     entropy: Tensor
     values: Tensor | None
+
+
+class Predictions(NamedTuple):
+    """logits [M V] of M places, hidden [M D] (or None), and place [N T]: which of them predicts response token t."""
+
+    logits: Tensor
+    place: Tensor
+    hidden: Tensor | None
 
 
 class Policy(nn.Module, ABC):
@@ -46,6 +55,7 @@ class Policy(nn.Module, ABC):
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         readable: Readable,
+        sharing: Sharing,
         *,
         temperature: float = 1.0,
         critic: bool = False,
@@ -53,7 +63,7 @@ class Policy(nn.Module, ABC):
     ):
         super().__init__()
         self.model, self.tokenizer, self.readable = model, tokenizer, readable
-        self.temperature = temperature
+        self.sharing, self.temperature = sharing, temperature
         self.dropout = dropout or {}
         self.eos_ids = _eos_ids(model, tokenizer)
         padding = tokenizer.pad_token_id
@@ -63,12 +73,12 @@ class Policy(nn.Module, ABC):
     # What an architecture defines -------------------------------------------------------------------------
 
     @abstractmethod
-    def response_pass(self, rollout: Rollout, hidden: bool) -> tuple[Tensor, Tensor | None]:
-        """One forward pass: logits [N T V] that predict each response token, last hidden states [N T D]."""
+    def predict(self, rollout: Rollout, hidden: bool = False) -> Predictions:
+        """One forward pass over given responses, and where in it each of their tokens is predicted."""
 
     @abstractmethod
-    def reading(self, rollout: Rollout) -> AbstractContextManager[Reading]:
-        """A capture of the attention [N T S] from response rows to prompt columns in `response_pass`."""
+    def read(self, rollout: Rollout) -> tuple[Predictions, Tensor]:
+        """`predict`, and the attention [N T S] from each response's rows to its prompt's columns in that pass."""
 
     @abstractmethod
     def prefill(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int) -> dict[str, Any]:
@@ -107,44 +117,45 @@ class Policy(nn.Module, ABC):
 
     def forward(self, rollout: Rollout) -> Scored:
         """Log-probabilities, entropy and values of the responses, with gradients."""
-        logits, hidden = self.response_pass(rollout, hidden=self.value_head is not None)
-        logits = logits.float() / self.temperature
-        mask = rollout.response_mask
-        normaliser = logits.logsumexp(-1)
-        written = logits.gather(-1, rollout.response_ids[..., None]).squeeze(-1)
-        probabilities = (logits - normaliser[..., None]).exp()
-        entropy = normaliser - (probabilities * logits).sum(-1)
-        values = None if self.value_head is None else self.value_head(hidden) * mask
-        return Scored((written - normaliser) * mask, entropy * mask, values)
+        predictions, mask = self.predict(rollout, hidden=self.value_head is not None), rollout.response_mask
+        place, tokens = predictions.place[mask], rollout.response_ids[mask]
+        logprobs, entropy = token_likelihood(predictions.logits, place, tokens, self.temperature)
+        values = None
+        if self.value_head is not None:
+            values = _in_rows(self.value_head(predictions.hidden)[place], mask)
+        return Scored(_in_rows(logprobs, mask), _in_rows(entropy, mask), values)
 
     @torch.no_grad()
     def observe(self, rollout: Rollout) -> Observation:
         """Attention to the prompt and what else one pass over given responses tells. See `types.Observation`."""
-        with self.reading(rollout) as reading:
-            logits, _ = self.response_pass(rollout, hidden=False)
+        predictions, attention = self.read(rollout)
         mask = rollout.response_mask
-        logprobs = (logits.float() / self.temperature).log_softmax(-1)
-        written = logprobs.gather(-1, rollout.response_ids[..., None]).squeeze(-1)
-        in_prompt = rollout.prompt_ids.repeat_interleave(rollout.group_size, 0)
-        columns = rollout.prompt_mask.repeat_interleave(rollout.group_size, 0)[:, None, :] & mask[:, :, None]
-        steps = in_prompt[:, None, :].expand(-1, logprobs.shape[1], -1)
-        vocabulary = torch.log(torch.tensor(float(logprobs.shape[-1])))
+        prompt_ids, prompt_mask = (
+            each.repeat_interleave(rollout.group_size, 0)
+            for each in (rollout.prompt_ids, rollout.prompt_mask)
+        )
+        rows = mask.nonzero()[:, 0]
+        found = facts(
+            predictions.logits,
+            predictions.place[mask],
+            rollout.response_ids[mask],
+            prompt_ids[rows],
+            self.temperature,
+        )
+        columns = prompt_mask[:, None, :] & mask[:, :, None]
         return Observation(
-            attention=reading.attention * columns,
-            logprobs=written * mask,
-            confidence=(written - logprobs.amax(-1)).exp() * mask,
-            entropy=-(logprobs.exp() * logprobs).sum(-1) * mask,
-            certainty=(-logprobs.mean(-1) - vocabulary) * mask,
-            prompt_logprobs=logprobs.gather(-1, steps) * columns,
+            attention=attention * columns,
+            logprobs=_in_rows(found.logprobs, mask),
+            confidence=_in_rows(found.confidence, mask),
+            entropy=_in_rows(found.entropy, mask),
+            certainty=_in_rows(found.certainty, mask),
+            prompt_logprobs=_in_rows(found.prompt_logprobs, mask) * columns,
         )
 
     @torch.no_grad()
     def logprobs(self, rollout: Rollout) -> Tensor:
         """[N T] log-probabilities of the response tokens, 0 at padding; nothing else is computed."""
-        logits, _ = self.response_pass(rollout, hidden=False)
-        logits = logits.float() / self.temperature
-        written = logits.gather(-1, rollout.response_ids[..., None]).squeeze(-1)
-        return (written - logits.logsumexp(-1)) * rollout.response_mask
+        return self.forward(rollout).logprobs
 
     # Text and tokens --------------------------------------------------------------------------------------
 
@@ -264,6 +275,18 @@ class Reference:
         """[N T] as of `Policy.logprobs`."""
         with self._adapter_off() if self._adapter_off else nullcontext():
             return self._policy.logprobs(rollout)
+
+
+def places(rows: int, width: int, length: int, first: int, device: torch.device) -> Tensor:
+    """[rows width] of the `Predictions` of padded rows of ``length``, whose place ``first`` predicts token 0."""
+    return (torch.arange(rows, device=device) * length + first)[:, None] + torch.arange(width, device=device)
+
+
+def _in_rows(flat: Tensor, mask: Tensor) -> Tensor:
+    """[R ...] of the tokens that are there -> [N T ...], 0 at padding."""
+    rows = flat.new_zeros(*mask.shape, *flat.shape[1:])
+    rows[mask] = flat
+    return rows
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

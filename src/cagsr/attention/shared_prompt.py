@@ -1,0 +1,266 @@
+"""A prompt that its K responses share: computed once, for causal models and for encoder-decoders.
+
+Causal: the tokens of P prompts and of their N responses stand in one row without padding,
+
+    [ prompt 1 | ... | prompt P | response 1 | ... | response N ]
+
+so that embeddings, projections and feed-forward layers see each prompt token once. Only attention mixes tokens, and it
+is split: prompts are causal over themselves; each response is causal over its prompt and itself. No [M M] mask exists.
+
+Encoder-decoder: the encoder's states come once per prompt, so cross-attention has keys of P prompts and queries of N
+responses; the queries of a group are folded into one row.
+"""
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+from .blocks import attend, log_sum_exp
+
+if TYPE_CHECKING:
+    from .capture import Reading
+
+__all__ = ["Rows", "SharedPrompt", "fold", "of_each", "shared_attention", "unfold"]
+
+
+class Rows:
+    """Tokens in B rows of unequal length: flat [m ...], row after row, or padded on the right [B W ...]."""
+
+    def __init__(self, lengths: Tensor, width: int):
+        self.lengths = lengths
+        self.mask = torch.arange(width, device=lengths.device) < lengths[:, None]
+        self.even = bool(self.mask.all())
+        self.at = self.mask.flatten().nonzero().squeeze(-1)
+
+    def pad(self, flat: Tensor) -> Tensor:
+        shape = (*self.mask.shape, *flat.shape[1:])
+        if self.even:
+            return flat.view(shape)
+        padded = flat.new_zeros(self.mask.numel(), *flat.shape[1:])
+        return padded.index_copy(0, self.at, flat).view(shape)
+
+    def flat(self, padded: Tensor) -> Tensor:
+        rows = padded.reshape(self.mask.numel(), *padded.shape[2:])
+        return rows if self.even else rows.index_select(0, self.at)
+
+
+class SharedPrompt:
+    """Where the tokens of P prompts and of their N responses stand in one row of M tokens.
+
+    prompt_mask, response_mask [P S], [N T] as of `types.Rollout`. The last token of a response predicts nothing of it
+    and is left out.
+
+    split       tokens of prompts, and of responses; M is their sum
+    positions   [1 M]   of each token in its own sequence
+    predicting  [R]     the tokens that predict one of a response: each prompt's last, and all of the responses
+    place       [N T]   which of the R predicts token t of response n; 0 at padding
+
+    Hand it to the model as ``shared_prompt=``, with ``position_ids=positions`` and ``attention_mask=mask``: the keyword
+    reaches the attention function with the call itself, so that gradient checkpointing finds it again when it
+    recomputes a layer.
+    """
+
+    def __init__(self, prompt_mask: Tensor, response_mask: Tensor):
+        self.prompt_mask, self.read_mask = prompt_mask, response_mask[:, 1:]
+        prompts, read, device = prompt_mask.sum(-1), self.read_mask.sum(-1), prompt_mask.device
+        self.prompts = Rows(prompts, int(prompts.max()))
+        self.responses = Rows(read, self.read_mask.shape[1])
+        self.group_size = len(read) // len(prompts)
+        self.split = (int(prompts.sum()), int(read.sum()))
+        starts = prompts.repeat_interleave(self.group_size)
+        self.positions = torch.cat([_counted(prompts), _counted(read, starts)])[None]
+        self.longest = int(self.positions.max()) + 1
+        # transformers hands a mask of four dimensions on as it is; this one is never looked at.
+        self.mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+        written = torch.arange(self.split[1], device=device)
+        self.predicting = torch.cat([prompts.cumsum(0) - 1, self.split[0] + written])
+        self.place = torch.zeros(response_mask.shape, dtype=torch.long, device=device)
+        self.place[:, 0] = torch.arange(len(prompts), device=device).repeat_interleave(self.group_size)
+        self.place[:, 1:][self.read_mask] = len(prompts) + written
+        self._biases: dict[tuple[int | None, torch.dtype], Biases] = {}
+
+    def row(self, prompt_ids: Tensor, response_ids: Tensor) -> Tensor:
+        """[1 M] token ids, of [P S] and [N T]."""
+        return torch.cat([prompt_ids[self.prompt_mask], response_ids[:, :-1][self.read_mask]])[None]
+
+    def biases(self, window: int | None, dtype: torch.dtype) -> "Biases":
+        """Layers share them. A window of w lets a token see itself and the w - 1 before it; None: all before it."""
+        if window is not None and window >= self.longest:
+            window = None
+        if (window, dtype) not in self._biases:
+            self._biases[window, dtype] = _biases(self, window, dtype)
+        return self._biases[window, dtype]
+
+    def on_columns(self, attention_NTS: Tensor) -> Tensor:
+        """What a reading gave, with the prompt's tokens in the columns where ``prompt_mask`` has them, 0 elsewhere."""
+        found_PSKT = attention_NTS.unflatten(0, (len(self.prompt_mask), -1)).movedim(-1, 1)
+        placed = found_PSKT.new_zeros(*self.prompt_mask.shape, *found_PSKT.shape[2:])
+        placed[self.prompt_mask] = found_PSKT[self.prompts.mask]
+        return placed.movedim(1, -1).flatten(0, 1)
+
+
+class Biases(NamedTuple):
+    """Additive, 0 or -inf.
+
+    prompts    [1 1 S S], or None: causal and nothing else
+    responses  [1|N 1 T S+T]  of what is read of a response, over its prompt and itself
+    last       [1|P 1 1 S]    of a prompt's last token over its prompt, float32
+    """
+
+    prompts: Tensor | None
+    responses: Tensor
+    last: Tensor
+
+
+def _biases(shared: SharedPrompt, window: int | None, dtype: torch.dtype) -> Biases:
+    lengths, device = shared.prompts.lengths, shared.mask.device
+    width, written = shared.prompts.mask.shape[1], shared.responses.mask.shape[1]
+    if shared.prompts.even:
+        lengths = lengths[:1]
+    far = window or shared.longest + 1
+    column_S, column_T = torch.arange(width, device=device), torch.arange(written, device=device)
+    within_SS = column_S[:, None] - column_S
+    within_TT = column_T[:, None] - column_T
+    # How far back a prompt's token lies from its last one, and from each token of a response.
+    before_P1S = (lengths[:, None] - 1 - column_S)[:, None]
+    before_PTS = before_P1S + 1 + column_T[:, None]
+    is_prompt_P1S = before_P1S >= 0
+    own_PTT = ((within_TT >= 0) & (within_TT < far)).expand(len(lengths), -1, -1)
+    seen = torch.cat([is_prompt_P1S & (before_PTS < far), own_PTT], -1)[:, None]
+    if len(seen) > 1:
+        seen = seen.repeat_interleave(shared.group_size, 0)
+    return Biases(
+        None if window is None else _additive((within_SS >= 0) & (within_SS < far), dtype)[None, None],
+        _additive(seen, dtype),
+        _additive(is_prompt_P1S & (before_P1S < far), torch.float32)[:, None],
+    )
+
+
+def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
+
+
+def _counted(lengths: Tensor, first: Tensor | int = 0) -> Tensor:
+    """first, first + 1, ... for each row, one row after another: [sum of lengths]."""
+    ends = lengths.cumsum(0)
+    positions = torch.arange(int(lengths.sum()), device=lengths.device)
+    return positions - (ends - lengths - first).repeat_interleave(lengths)
+
+
+def fold(rows: Tensor, responses: int) -> Tensor:
+    """[P*K H T ...] -> [P H K*T ...]: the K responses of a group one after another in one row."""
+    grouped = rows.unflatten(0, (-1, responses)).transpose(1, 2)
+    return grouped.flatten(2, 3)
+
+
+def unfold(output: Tensor, responses: int) -> Tensor:
+    """[P K*T H D] -> [P*K T H D]."""
+    return output.unflatten(1, (responses, -1)).flatten(0, 1)
+
+
+def of_each(responses: int, rows: slice, length: int) -> Tensor:
+    """[K*T] the positions of ``rows`` of each response in a folded row of ``length``."""
+    starts = torch.arange(0, length, length // responses)
+    return (starts[:, None] + torch.arange(rows.start, rows.stop)).flatten()
+
+
+def shared_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    shared: SharedPrompt,
+    scale: float,
+    dropout: float,
+    window: int | None,
+    reading: "Reading | None",
+) -> Tensor:
+    """The attention output [1 M H D] of ``query [1 H M D]``, ``key`` and ``value [1 G M D]``.
+
+    A ``reading`` gets the attention [N T S] of the T queries that predict each response: the prompt's last token and
+    the response's own, whose last token predicts nothing and is not there.
+    """
+    device = query.device.type
+    if torch.is_autocast_enabled(device):
+        query, key, value = (each.to(torch.get_autocast_dtype(device)) for each in (query, key, value))
+        with torch.autocast(device, enabled=False):
+            return shared_attention(module, query, key, value, shared, scale, dropout, window, reading)
+    prompts, responses = shared.prompts, shared.responses
+    biases = shared.biases(window, query.dtype)
+    flat = [each[0].transpose(0, 1).split(shared.split) for each in (query, key, value)]
+    query_P, key_P, value_P = (prompts.pad(each[0]).transpose(1, 2) for each in flat)
+    output_P = _sdpa(module, query_P, key_P, value_P, biases.prompts, scale, dropout)
+    query_N, own_key, own_value = (responses.pad(each[1]).transpose(1, 2) for each in flat)
+    empty = own_value.new_zeros(*query_N.shape[:3], own_value.shape[-1])
+    output_N, lse_N = empty.transpose(1, 2), empty.sum(-1, dtype=torch.float32)
+    if shared.split[1]:  # the kernel cannot be asked nothing
+        key_N, value_N = (
+            torch.cat([of_prompt.repeat_interleave(shared.group_size, 0), own], 2)
+            for of_prompt, own in ((key_P, own_key), (value_P, own_value))
+        )
+        if reading is None:
+            output_N = _sdpa(module, query_N, key_N, value_N, biases.responses, scale, dropout)
+        else:
+            output_N, lse_N = attend(
+                module, query_N, key_N, value_N, biases.responses, False, scale, dropout, slice(None)
+            )
+    if reading is not None:
+        _read(reading, module, shared, biases, query_P, query_N, key_P, lse_N, scale)
+    return torch.cat([prompts.flat(output_P), responses.flat(output_N)])[None]
+
+
+def _sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    dropout: float,
+) -> Tensor:
+    """[B Q H D]; causal without a bias. The CPU's kernel shares keys among heads, with a bias too."""
+    if query.device.type != "cpu":
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, bias, dropout=dropout, scaling=scale, is_causal=True
+        )
+        return output
+    grouped = query.shape[1] != key.shape[1]
+    output = F.scaled_dot_product_attention(
+        query, key, value, bias, dropout, bias is None, scale=scale, enable_gqa=grouped
+    )
+    return output.transpose(1, 2)
+
+
+def _read(
+    reading: "Reading",
+    module: nn.Module,
+    shared: SharedPrompt,
+    biases: Biases,
+    query_P: Tensor,
+    query_N: Tensor,
+    key_P: Tensor,
+    lse_N: Tensor,
+    scale: float,
+) -> None:
+    """The rows of a group are folded, so that its prompt's keys are read once for all K responses."""
+    k, (count, _, width, _) = shared.group_size, key_P.shape
+    last_P = query_P[torch.arange(count), :, shared.prompts.lengths - 1][:, :, None]
+    lse_P = log_sum_exp(last_P, key_P, biases.last, scale)
+    predicting = torch.cat([last_P.repeat_interleave(k, 0), query_N], 2)
+    lse = torch.cat([lse_P.repeat_interleave(k, 0), lse_N], 2)
+    # Without a window every response sees all of its prompt, as the prompt's last token does.
+    bias = biases.last
+    if biases.prompts is not None:
+        of_responses = biases.responses[..., :width].float()
+        each = torch.cat(
+            [
+                bias.expand(count, -1, -1, -1).repeat_interleave(k, 0),
+                of_responses.expand(count * k, -1, -1, -1),
+            ],
+            2,
+        )
+        bias = fold(each, k)
+    reading.add(module, fold(predicting, k), key_P, fold(lse, k), bias, scale, k)

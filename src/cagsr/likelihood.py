@@ -1,0 +1,107 @@
+"""What a distribution says of chosen tokens, a few rows of logits at a time.
+
+The plain way keeps several float32 copies of all logits, [N T V] each: scaled, normalised, exponentiated, and the same
+again for the backward pass. Here only the logits themselves and their gradient are that large.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["Facts", "facts", "token_likelihood"]
+
+CHUNK = 1 << 21
+"""Logits that are worked on at a time: 8 MB in float32."""
+
+IMPOSSIBLE = -87.0  # log of about the smallest normal float32; a token at -inf must add 0 and not NaN
+
+
+class Facts(NamedTuple):
+    """Of R chosen tokens, float32: logprobs, confidence, entropy, certainty [R] and prompt_logprobs [R S].
+
+    Each as `types.Observation` defines it.
+    """
+
+    logprobs: Tensor
+    confidence: Tensor
+    entropy: Tensor
+    certainty: Tensor
+    prompt_logprobs: Tensor
+
+
+def token_likelihood(
+    logits: Tensor, place: Tensor, tokens: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """``log p(token)`` and the entropy in nats, float32 [R] each, of softmax(logits[place] / temperature).
+
+    logits  [M V]  of any float dtype; several tokens may be chosen at one place.
+    place   [R]    row of each token;  tokens  [R]  in 0 .. V - 1.
+
+    Differentiable once, in both results.
+    """
+    return _TokenLikelihood.apply(logits, place, tokens, temperature)
+
+
+@torch.no_grad()
+def facts(logits: Tensor, place: Tensor, tokens: Tensor, others: Tensor, temperature: float) -> Facts:
+    """`Facts` of ``tokens`` at ``place``; ``others`` [R S] are the prompt's tokens beside each."""
+    vocabulary = torch.log(torch.tensor(float(logits.shape[-1])))
+    found = []
+    for rows in _chunks(place, logits):
+        logprobs = _log_softmax(logits, place[rows], temperature)
+        written = logprobs.gather(-1, tokens[rows, None]).squeeze(-1)
+        confidence = (written - logprobs.amax(-1)).exp()
+        certainty = -logprobs.mean(-1) - vocabulary
+        found.append((written, confidence, _entropy(logprobs), certainty, logprobs.gather(-1, others[rows])))
+    return Facts(*(torch.cat(each) for each in zip(*found, strict=True)))
+
+
+class _TokenLikelihood(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, place: Tensor, tokens: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        written = torch.empty(len(place), dtype=torch.float32, device=logits.device)
+        entropy = torch.empty_like(written)
+        for rows in _chunks(place, logits):
+            logprobs = _log_softmax(logits, place[rows], temperature)
+            written[rows] = logprobs.gather(-1, tokens[rows, None]).squeeze(-1)
+            entropy[rows] = _entropy(logprobs)
+        ctx.save_for_backward(logits, place, tokens, entropy)
+        ctx.temperature = temperature
+        ctx.set_materialize_grads(False)
+        return written, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grad_outputs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """With p = softmax(z / T): d log p_y / dz = (1_y - p) / T,  d H / dz = -p (log p + H) / T."""
+        logits, place, tokens, entropy = ctx.saved_tensors
+        # None where a loss does not use that result.
+        by_written, by_entropy = grad_outputs
+        by_written = torch.zeros_like(entropy) if by_written is None else by_written
+        gradient = torch.zeros_like(logits)
+        for rows in _chunks(place, logits):
+            logprobs = _log_softmax(logits, place[rows], ctx.temperature)
+            by_logits, factor = logprobs.exp(), -by_written[rows, None]
+            if by_entropy is not None:
+                factor = factor - by_entropy[rows, None] * (logprobs.clamp_(IMPOSSIBLE) + entropy[rows, None])
+            by_logits.mul_(factor).scatter_add_(-1, tokens[rows, None], by_written[rows, None])
+            gradient.index_add_(0, place[rows], by_logits.div_(ctx.temperature).to(logits.dtype))
+        return gradient, None, None, None
+
+
+def _chunks(place: Tensor, logits: Tensor) -> Iterator[slice]:
+    step = max(1, CHUNK // logits.shape[-1])
+    return (slice(start, start + step) for start in range(0, len(place), step))
+
+
+def _log_softmax(logits: Tensor, place: Tensor, temperature: float) -> Tensor:
+    return (logits.index_select(0, place).float() / temperature).log_softmax(-1)
+
+
+def _entropy(logprobs: Tensor) -> Tensor:
+    return -(logprobs.exp() * logprobs.clamp(IMPOSSIBLE)).sum(-1)

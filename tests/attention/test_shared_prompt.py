@@ -1,0 +1,310 @@
+"""Responses that share their prompt's computation, against each response with a prompt of its own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import pytest
+import tiny_models
+import torch
+from tiny_models import CAUSAL, ENCODER_DECODER
+from torch import Tensor
+from transformers import MambaConfig, MambaForCausalLM
+
+import tiny
+from cagsr.attention.shared_prompt import SharedPrompt, fold, of_each, unfold
+from cagsr.attention.sharing import Sharing, inspect_sharing
+from cagsr.policy.load import make_policy, with_lora
+from cagsr.policy.policy import Policy
+from cagsr.types import Prompt, Rollout
+
+MODELS = [*CAUSAL, *ENCODER_DECODER]
+PROMPTS, RESPONSES, K = (11, 3, 5), (7, 1, 4, 2, 6, 3, 1, 5, 7), 3
+ALONE = Sharing("a test compares")
+
+
+def policy_of(name: str, dtype: torch.dtype = torch.float64, **changes: object) -> Policy:
+    words = tiny._tokenizer("causal" if name in CAUSAL else "encoder-decoder")
+    # Converted afterwards: eager attention, which a reading is checked against, has no float64.
+    return make_policy(tiny_models.build(name, vocab_size=len(words), **changes), words).to(dtype)
+
+
+def rolled(
+    policy: Policy, prompts: tuple[int, ...] = PROMPTS, responses: tuple[int, ...] = RESPONSES
+) -> Rollout:
+    generator = torch.Generator().manual_seed(5)
+
+    def ids(length: int) -> list[int]:
+        return torch.randint(3, 100, (length,), generator=generator).tolist()
+
+    given = [Prompt("", tuple(ids(length)), (), (), n) for n, length in enumerate(prompts)]
+    mask = torch.arange(max(responses)) < torch.tensor(responses)[:, None]
+    written = torch.randint(3, 100, mask.shape, generator=generator)
+    return Rollout(
+        given,
+        *policy.collate(given),
+        written,
+        mask,
+        torch.ones(len(mask), dtype=torch.bool),
+        [""] * len(mask),
+    )
+
+
+@contextmanager
+def alone(policy: Policy) -> Iterator[None]:
+    sharing, policy.sharing = policy.sharing, ALONE
+    try:
+        yield
+    finally:
+        policy.sharing = sharing
+
+
+def predicted(policy: Policy, rollout: Rollout) -> Tensor:
+    """[R V] logits before each response token."""
+    predictions = policy.predict(rollout)
+    return predictions.logits[predictions.place[rollout.response_mask]]
+
+
+def gradients(policy: Policy, logits: Tensor) -> dict[str, Tensor]:
+    """Of a weighted sum, in which no two logits can change places."""
+    policy.zero_grad()
+    generator = torch.Generator().manual_seed(9)
+    (logits * torch.randn(logits.shape, generator=generator).to(logits)).sum().backward()
+    return {name: each.grad.clone() for name, each in policy.named_parameters() if each.grad is not None}
+
+
+def close(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    largest = max(value.abs().max() for value in expected.values())
+    for name, value in expected.items():
+        torch.testing.assert_close(
+            found[name], value, rtol=tolerance, atol=tolerance * float(largest), msg=name
+        )
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_and_gradients_are_those_of_each_response_alone_in_float64(name: str):
+    policy = policy_of(name)
+    assert policy.sharing == Sharing()
+    rollout = rolled(policy)
+    shared = predicted(policy, rollout)
+    by_shared = gradients(policy, shared)
+    with alone(policy):
+        expected = predicted(policy, rollout)
+        by_each = gradients(policy, expected)
+    torch.testing.assert_close(shared, expected, rtol=1e-10, atol=1e-10)
+    close(by_shared, by_each, 1e-6)  # norms of Llama's kind are float32 inside
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_logprobs_and_gradients_agree_to_1e_5_in_float32(name: str):
+    policy = policy_of(name, torch.float32, **{"initializer_range": 0.2} if name in CAUSAL else {})
+    rollout = rolled(policy)
+    shared = policy(rollout).logprobs
+    by_shared = gradients(policy, shared)
+    with alone(policy):
+        expected = policy(rollout).logprobs
+        by_each = gradients(policy, expected)
+    torch.testing.assert_close(shared, expected, rtol=1e-5, atol=1e-5)
+    close(by_shared, by_each, 1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_attention_is_that_of_each_response_alone(name: str):
+    policy = policy_of(name)
+    rollout = rolled(policy)
+    shared = policy.observe(rollout)
+    with alone(policy):
+        expected = policy.observe(rollout)
+    for field in vars(shared):
+        # Float32 results of float64 models; attention itself is added up in float32.
+        torch.testing.assert_close(
+            getattr(shared, field), getattr(expected, field), rtol=1e-5, atol=2e-6, msg=field
+        )
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "t5"])
+@pytest.mark.parametrize(
+    ("prompts", "responses"),
+    [
+        ((11, 3, 5), (1,) * 9),
+        ((11, 11, 11), (7,) * 9),
+        ((1, 1, 1), RESPONSES),
+        ((11, 3, 5), (7, 1, 4)),
+        ((13,), (2, 3, 5, 7, 1)),
+    ],
+    ids=["one token each", "nothing ragged", "prompts of one token", "K = 1", "one group"],
+)
+def test_corners(name: str, prompts: tuple[int, ...], responses: tuple[int, ...]):
+    policy = policy_of(name)
+    rollout = rolled(policy, prompts, responses)
+    shared, seen = predicted(policy, rollout), policy.observe(rollout).attention
+    with alone(policy):
+        torch.testing.assert_close(shared, predicted(policy, rollout), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(seen, policy.observe(rollout).attention, rtol=1e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral"])
+def test_a_prompt_of_which_a_piece_is_taken_away_is_as_if_it_had_never_been_there(name: str):
+    policy = policy_of(name)
+    rollout = rolled(policy, (11, 7, 5))
+    holes = rollout.prompt_mask.clone()
+    holes[:, 6:9] = False
+    shorter = [
+        replace(prompt, ids=tuple(row[mask].tolist()))
+        for prompt, row, mask in zip(rollout.prompts, rollout.prompt_ids, holes, strict=True)
+    ]
+    ids, mask = policy.collate(shorter)
+    with alone(policy):
+        expected = predicted(policy, replace(rollout, prompt_ids=ids, prompt_mask=mask))
+    found = predicted(policy, replace(rollout, prompt_mask=holes))
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    assert not torch.allclose(expected, predicted(policy, rollout), atol=1e-2)
+
+
+def test_no_other_response_and_no_later_token_is_seen():
+    """What one response says changes its own later predictions and nothing else."""
+    policy = policy_of("llama")
+    rollout = rolled(policy)
+    before = predicted(policy, rollout)
+    changed = rollout.response_ids.clone()
+    changed[4, 2] = (changed[4, 2] + 1) % 100
+    after = predicted(policy, replace(rollout, response_ids=changed))
+    moved = torch.zeros(rollout.response_mask.shape, dtype=torch.bool)
+    moved[rollout.response_mask] = (before - after).abs().amax(-1) > 0
+    expected = torch.zeros_like(moved)
+    expected[4, 3:6] = True
+    assert torch.equal(moved, expected)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "t5", "bart"])
+def test_trap_09_gradient_checkpointing_recomputes_with_the_same_sharing(name: str):
+    policy = policy_of(name, **{"dropout_rate": 0.0} if name == "t5" else {})
+    rollout = rolled(policy)
+    expected = gradients(policy, predicted(policy, rollout))
+    policy.model.activation_checkpointing_enable({"use_reentrant": False})
+    policy.train()
+    close(gradients(policy, predicted(policy, rollout)), expected, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_lora_trains_through_a_shared_prompt(name: str):
+    policy = policy_of(name)
+    torch.manual_seed(0)
+    with_lora(policy, r=3, alpha=7, target_modules={"t5": ["q", "v"]}.get(name, ["q_proj", "v_proj"]))
+    with torch.no_grad():
+        for key, parameter in policy.named_parameters():
+            if "lora_B" in key:
+                parameter.normal_(std=0.3)  # an adapter begins as nothing
+    rollout = rolled(policy)
+    shared = gradients(policy, predicted(policy, rollout))
+    with alone(policy):
+        expected = gradients(policy, predicted(policy, rollout))
+    assert all("lora_" in key for key in shared)
+    close(shared, expected, 1e-6)  # PEFT keeps its adapter in float32
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "t5"])
+def test_bfloat16_models_share_to_their_own_precision(name: str):
+    policy = policy_of(name, torch.bfloat16, **{"initializer_range": 0.1} if name in CAUSAL else {})
+    assert policy.sharing == Sharing()
+    rollout = rolled(policy)
+    with torch.no_grad():
+        shared = policy(rollout).logprobs
+        with alone(policy):
+            torch.testing.assert_close(shared, policy(rollout).logprobs, rtol=0.05, atol=0.05)
+    assert policy.observe(rollout).attention.dtype == torch.float32
+
+
+def test_autocast_runs_attention_in_its_own_type():
+    policy = policy_of("llama", torch.float32, initializer_range=0.1)
+    rollout = rolled(policy)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        shared, seen = policy(rollout).logprobs, policy.observe(rollout).attention
+        with alone(policy):
+            torch.testing.assert_close(shared, policy(rollout).logprobs, rtol=0.05, atol=0.05)
+            torch.testing.assert_close(seen, policy.observe(rollout).attention, rtol=0, atol=0.01)
+
+
+def test_each_prompt_goes_through_the_linear_layers_once():
+    policy = policy_of("llama")
+    rollout, seen = rolled(policy), []
+    policy.model.model.layers[0].mlp.register_forward_hook(
+        lambda _, given, __: seen.append(given[0].shape[:2])
+    )
+    policy(rollout)
+    # Prompts, and of each response all but its last token.
+    assert seen == [(1, sum(PROMPTS) + sum(RESPONSES) - len(RESPONSES))]
+    policy = policy_of("bart")
+    rollout, seen = rolled(policy), []
+    policy.model.model.decoder.layers[0].encoder_attn.k_proj.register_forward_hook(
+        lambda _, given, __: seen.append(given[0].shape[:2])
+    )
+    policy(rollout)
+    assert seen == [(len(PROMPTS), max(PROMPTS))]
+
+
+def test_places_count_tokens_as_they_stand_in_the_row():
+    prompt_mask = torch.tensor([[0, 1, 1], [1, 1, 1]]).bool()
+    response_mask = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1], [1, 1, 0]]).bool()
+    shared = SharedPrompt(prompt_mask, response_mask)
+    row = shared.row(torch.tensor([[0, 11, 12], [21, 22, 23]]), torch.arange(100, 112).view(4, 3))
+    assert row.tolist() == [[11, 12, 21, 22, 23, 100, 106, 107, 109]]
+    assert shared.positions.tolist() == [[0, 1, 0, 1, 2, 2, 3, 4, 3]]
+    assert shared.predicting.tolist() == [1, 4, 5, 6, 7, 8]
+    assert shared.place.tolist() == [[0, 2, 0], [0, 0, 0], [1, 3, 4], [1, 5, 0]]
+    assert shared.longest == 5
+
+
+def test_folding_puts_the_responses_of_a_group_one_after_another():
+    rows = torch.arange(2 * 3 * 5 * 7).view(6, 5, 7, 1)
+    folded = fold(rows, 3)
+    assert folded.shape == (2, 5, 21, 1)
+    assert torch.equal(folded[1, 4, 7:14], rows[4, 4])
+    assert torch.equal(unfold(folded.transpose(1, 2), 3), rows.transpose(1, 2))
+    assert of_each(3, slice(2, 4), 21).tolist() == [2, 3, 9, 10, 16, 17]
+
+
+# What cannot be shared ------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_mixes_tokens_outside_attention_is_named_and_computes_prompts_again():
+    bloom = tiny_models.build("llama")
+    mixing = bloom.model.layers[1].mlp
+    # As a state-space layer would: each token adds what stands before it in the row.
+    mixing.register_forward_hook(lambda _, __, output: output + output.cumsum(1))
+    sharing = inspect_sharing(bloom)
+    assert not sharing.possible
+    assert "something but attention mixes its tokens" in str(sharing)
+
+
+def test_a_model_that_does_not_hand_on_the_keyword_is_named():
+    config = MambaConfig(vocab_size=41, hidden_size=20, num_hidden_layers=2, state_size=3)
+    sharing = inspect_sharing(MambaForCausalLM(config))
+    assert not sharing.possible
+    assert str(sharing).startswith("each response computes its prompt again (")
+
+
+def test_a_window_that_attention_is_not_told_of_limits_how_long_rows_are_shared(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    policy = policy_of("mistral", sliding_window=11)
+    assert policy.sharing == Sharing()
+    silent = tiny_models.build("llama")
+    silent.config.sliding_window = 17
+    assert inspect_sharing(silent) == Sharing(longest=17)
+    policy.sharing = Sharing(longest=17)
+    calls = []
+    one_by_one = policy._one_by_one
+    monkeypatch.setattr(policy, "_one_by_one", lambda *given: calls.append(given) or one_by_one(*given))
+    policy(rolled(policy, (11, 3, 5), (6,) * 9))
+    assert not calls
+    policy(rolled(policy, (11, 3, 5), (7,) * 9))
+    assert len(calls) == 1
+
+
+def test_the_probe_leaves_a_model_as_it_was():
+    model = tiny_models.build("llama")
+    model.train()
+    inspect_sharing(model)
+    assert all(module.training for module in model.modules())
