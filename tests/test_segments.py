@@ -84,6 +84,33 @@ def test_the_passes_are_made_once_for_all_signals():
     assert evidence.observer.asked == 3
 
 
+def test_a_pass_is_filled_with_the_segments_that_there_are():
+    evidence = replace(evidence_of("tea , day monday , lemon ;", "tea ;"), observer=Counting())
+    knockout(evidence)
+    # Three and one, two at a time.
+    assert evidence.observer.asked == 2
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "llama", "mistral"])
+def test_segments_of_several_prompts_in_one_pass_are_those_of_each_alone(name):
+    model = policy(name, extra_eos=20)
+    rollout = model.sample(prompts(model), sampling(), seed=3)
+    salience = Uniform()(rollout)
+    evidence = Evidence(rollout, model.observe(rollout), salience, model)
+    found, pieces = knockout(evidence), segments(evidence)
+    assert pieces.any(-1).sum(-1).unique().numel() > 1, "the test needs prompts of unequally many segments"
+    expected = torch.zeros_like(found)
+    for prompt, row in enumerate(pieces):
+        for number, piece in enumerate(row[row.any(-1)]):
+            part, rows = rollout.groups(prompt, prompt + 1), slice(3 * prompt, 3 * prompt + 3)
+            taken = without(part, piece[None, rollout.prompt_mask[prompt]])
+            width = part.response_ids.shape[1]
+            difference = model.logprobs(part) - model.logprobs(taken)
+            expected[rows, :width, number] = difference
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert found.abs().max() > 0.1
+
+
 def test_where_nobody_can_be_asked_it_is_said():
     with pytest.raises(InputError, match="asks the observer again"):
         knockout(replace(evidence_of(E2E), observer=None))

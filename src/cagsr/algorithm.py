@@ -40,6 +40,15 @@ class Algorithm:
     def needs_critic(self) -> bool:
         return self.name == "ppo"
 
+    @property
+    def needs_old(self) -> bool:
+        """Whether a step must know the sampling policy's log-probabilities before its update.
+
+        With a single optimizer step a rollout they are those of the pass that is differentiated, and the ratio is 1.
+        """
+        several = self.epochs * self.minibatches > 1
+        return several or self.needs_critic or self.kl_placement == "reward"
+
     def estimate(
         self, reward_N: Tensor, parts: Sequence[TrainBatch], kl_coefficient: float, world: World
     ) -> list[TrainBatch]:
@@ -48,7 +57,12 @@ class Algorithm:
         The group, the batch and the whitening are those of all processes together.
         """
         beta = kl_coefficient if self.kl_placement == "reward" else 0.0
-        penalties = [beta * kl.k1(part.old_logprobs, part.ref_logprobs) for part in parts]
+        penalties = [
+            torch.zeros_like(part.ref_logprobs)
+            if part.old_logprobs is None
+            else beta * kl.k1(part.old_logprobs, part.ref_logprobs)
+            for part in parts
+        ]
         rewards = reward_N.split([len(part.rollout.responses) for part in parts])
         if self.needs_critic:
             return self._with_gae(rewards, penalties, parts, world)
@@ -87,8 +101,9 @@ class Algorithm:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss [N T] of each token, and what it consists of, to be looked at."""
         assert batch.advantages is not None, "estimate() comes before a loss"
-        policy = losses.clipped_policy_loss(scored.logprobs, batch.old_logprobs, batch.advantages, self.clip)
-        ratio = (scored.logprobs - batch.old_logprobs).exp().detach()
+        old = scored.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+        policy = losses.clipped_policy_loss(scored.logprobs, old, batch.advantages, self.clip)
+        ratio = (scored.logprobs - old).exp().detach()
         parts = {"policy_loss": policy.detach(), "clipped": ((ratio - 1).abs() > self.clip).float()}
         loss = policy
         if self.kl_placement == "loss" and kl_coefficient:

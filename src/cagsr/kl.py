@@ -24,7 +24,7 @@ token's own distribution; we put k2 there.
 
 from torch import Tensor
 
-__all__ = ["KLController", "k1", "k2", "k3"]
+__all__ = ["KLController", "k1", "k2", "k3", "sums"]
 
 
 def k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
@@ -38,6 +38,15 @@ def k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
     difference = logprobs - ref_logprobs
     return (-difference).exp() - 1 + difference
+
+
+def sums(logprobs: Tensor, ref_logprobs: Tensor, entropy: Tensor) -> dict[str, Tensor]:
+    """What is shown of a policy, summed over its tokens: kl (k3), kl_response (k1) and entropy, all in nats."""
+    return {
+        "kl": k3(logprobs, ref_logprobs).sum(),
+        "kl_response": k1(logprobs, ref_logprobs).sum(),
+        "entropy": entropy.sum(),
+    }
 
 
 class KLController:

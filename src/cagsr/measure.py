@@ -24,6 +24,8 @@ def measure(collected: Collected, world: World) -> dict[str, float]:
     repetition        share of repeated trigrams
     kl                nats a token, k3;  kl_response: nats a response, k1;  entropy: nats a token
     tokens            response tokens, a sum
+
+    kl, kl_response and entropy are the update's to tell where `collect` left them to it (see `Algorithm.needs_old`).
     """
     rollout, scores = collected.rollout, collected.scores
     # Summed in float64 on the CPU: not every device has it, and these are a few numbers a response.
@@ -38,24 +40,22 @@ def measure(collected: Collected, world: World) -> dict[str, float]:
         "finished": rollout.finished,
         "empty": words == 0,
         "repetition": repeated_trigrams(rollout),
-        "kl_response": _per_response(collected, kl.k1),
     }
     rows = len(rollout.responses)
     sums = {name: value.cpu().double().sum() for name, value in per_row.items()}
-    sums["kl"] = _per_response(collected, kl.k3).cpu().double().sum()
-    sums["entropy"] = torch.stack([batch.entropy.cpu().double().sum() for batch in collected.batches]).sum()
+    for batch in collected.batches:
+        if batch.old_logprobs is not None and batch.entropy is not None:
+            given = (each.cpu().double() for each in (batch.old_logprobs, batch.ref_logprobs, batch.entropy))
+            for name, value in kl.sums(*given).items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value
     sums["tokens"] = tokens.sum()
     totals = world.total(torch.stack(list(sums.values()))).tolist()
     means = dict(zip(sums, totals, strict=True))
-    for name in per_row:
+    for name in means.keys() & {*per_row, "kl_response"}:
         means[name] /= rows * world.size
-    for name in ("kl", "entropy"):
+    for name in means.keys() & {"kl", "entropy"}:
         means[name] /= max(means["tokens"], 1.0)
     return means
-
-
-def _per_response(collected: Collected, estimate) -> Tensor:
-    return torch.cat([estimate(b.old_logprobs, b.ref_logprobs).sum(-1) for b in collected.batches])
 
 
 def repeated_trigrams(rollout: Rollout) -> Tensor:

@@ -20,7 +20,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from torch import Tensor
 
 from cagsr.document import Document, KeyPath, read_document
-from cagsr.errors import CagsrError, InputError, SignalError, closest
+from cagsr.errors import CagsrError, InputError, SignalError, closest, ran_out_of_memory
 from cagsr.signals import resolve
 from cagsr.types import Evidence, Signal
 
@@ -91,7 +91,8 @@ class Reward:
     def measure(self, evidence: Evidence) -> Tensor:
         """[n C] float32: every signal of every row of this evidence, raw.
 
-        Raises SignalError when a signal raises, or returns anything but n finite numbers.
+        Raises SignalError when a signal raises, or returns anything but n finite numbers; memory that runs out in a
+        signal's own pass is nobody's mistake and comes out as it is.
         """
         columns = []
         for name, signal, options in zip(self.names, self._signals, self._options, strict=True):
@@ -100,6 +101,8 @@ class Reward:
             except CagsrError:
                 raise
             except Exception as error:
+                if ran_out_of_memory(error):
+                    raise
                 indices = [prompt.index for prompt in evidence.rollout.prompts]
                 raise SignalError(
                     f"signal {name!r} failed on {len(evidence.rollout.responses)} rows "

@@ -58,8 +58,8 @@ def _belongs(prompt: Prompt, run: list[int], token: int) -> bool:
 def knockout(evidence: Evidence) -> Tensor:
     """[N T J] ``log p(y_t | x) - log p(y_t | x without segment j)`` in nats; 0 at padding and for no segment.
 
-    Positive where the segment explains the token. A segment is taken away as `without` does it. Costs one pass of
-    the observer for each segment of the prompt that has most. Kept in ``evidence.derived``.
+    Positive where the segment explains the token. A segment is taken away as `without` does it. Costs the observer as
+    many passes as prompts have segments on the average. Kept in ``evidence.derived``.
 
     Raises InputError where nobody can be asked (``evidence.observer`` is None).
 
@@ -73,12 +73,20 @@ def knockout(evidence: Evidence) -> Tensor:
 def _knockout(evidence: Evidence) -> Tensor:
     if evidence.observer is None:
         raise InputError("a knockout asks the observer again, and this evidence has none; give Evidence one")
-    columns = []
-    for piece_PS in segments(evidence).unbind(1):
-        without_piece = evidence.observer.logprobs(without(evidence.rollout, piece_PS))
-        difference = evidence.observation.logprobs - without_piece
-        columns.append(difference * evidence.per_row(piece_PS.any(-1))[:, None])
-    return torch.stack(columns, -1)
+    rollout, pieces_PJS = evidence.rollout, segments(evidence)
+    shape = (len(rollout.prompts), rollout.group_size, *rollout.response_mask.shape[1:], pieces_PJS.shape[1])
+    found = torch.zeros(shape, device=pieces_PJS.device)
+    groups, numbers = pieces_PJS.any(-1).nonzero(as_tuple=True)
+    # As many prompts at a time as the evidence has: what fitted once fits again.
+    for start in range(0, len(groups), len(rollout.prompts)):
+        some, piece = (each[start : start + len(rollout.prompts)] for each in (groups, numbers))
+        kept = rollout.prompt_mask[some].any(0)  # the columns of what is chosen
+        asked = without(rollout.chosen(some.tolist()), pieces_PJS[some, piece][:, kept])
+        logprobs = evidence.observer.logprobs(asked).unflatten(0, (len(some), -1))
+        found[some, :, : logprobs.shape[-1], piece] = logprobs
+    present = pieces_PJS.any(-1)[:, None, None] & rollout.response_mask.unflatten(0, shape[:2])[..., None]
+    before = evidence.observation.logprobs.unflatten(0, shape[:2])[..., None]
+    return ((before - found) * present).flatten(0, 1)
 
 
 def without(rollout: Rollout, taken: Tensor) -> Rollout:

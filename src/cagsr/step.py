@@ -11,7 +11,7 @@ rollout only.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -83,7 +83,6 @@ class Step:
             rollout = self.policy.sample(prompts, self.sampling, seed)
             parts, measured, attended = [], [], []
             for part in rollout.split(self.groups_per_pass):
-                old = self._as_in_training(part)
                 observation = self.observer.observe(part)
                 by_reference = observation
                 if self.observer is not self.reference:
@@ -91,7 +90,8 @@ class Step:
                 evidence = Evidence(part, observation, self.salience(part), self.observer)
                 measured.append(self.reward.measure(evidence))
                 attended.append(look(part, observation.attention))
-                parts.append(TrainBatch(part, old.logprobs, by_reference.logprobs, old.entropy, old.values))
+                batch = TrainBatch(part, by_reference.logprobs)
+                parts.append(self._with_old(batch) if self.algorithm.needs_old else batch)
         signals = torch.cat(measured)
         everywhere = self.world.gather(signals)
         reward = self.world.mine(self.reward.combine(everywhere, rollout.group_size))
@@ -99,15 +99,16 @@ class Step:
         batches = self.algorithm.estimate(reward, parts, self.leash.coefficient, self.world)
         return Collected(rollout, Scores(self.reward.names, signals, reward, weighted), batches, attended)
 
-    def _as_in_training(self, part: Rollout) -> Scored:
-        """What `update` will compute before its first step, to the bit; nothing here is differentiated.
+    def _with_old(self, batch: TrainBatch) -> TrainBatch:
+        """With what `update` will compute before its first step, to the bit; nothing here is differentiated.
 
         Gradients are on because T5's position bias wants one, and attention then runs in another kernel.
         """
         with self._training(), torch.enable_grad(), self.accelerator.no_sync(self.network):
-            scored = self.network(part)
+            scored = self.network(batch.rollout)
         values = None if scored.values is None else scored.values.detach()
-        return Scored(scored.logprobs.detach(), scored.entropy.detach(), values)
+        logprobs, entropy = scored.logprobs.detach(), scored.entropy.detach()
+        return replace(batch, old_logprobs=logprobs, entropy=entropy, values=values)
 
     def update(
         self,
@@ -116,6 +117,9 @@ class Step:
         after: Callable[[Progress], None] = _go_on,
     ) -> dict[str, float]:
         """Train on collected parts; the means over tokens and updates of what the losses consist of.
+
+        Where `collect` left that to the update (see `Algorithm.needs_old`), also kl, kl_response and entropy as of
+        `measure.measure`.
 
         ``after`` is called between two optimizer steps, and may raise to leave there; a later call with the same
         batches and that ``progress`` takes the rest.
@@ -178,7 +182,13 @@ class Step:
             rows=rows,
             length_limit=self.sampling.max_new_tokens,
         )
-        return (per_token * weights).sum(), {name: (part * weights).sum() for name, part in parts.items()}
+        means = {name: (part * weights).sum() for name, part in parts.items()}
+        if batch.old_logprobs is None:  # this pass is of the policy that sampled
+            measured = kl.sums(scored.logprobs.detach(), batch.ref_logprobs, scored.entropy.detach())
+            means |= {
+                name: value / (rows if name == "kl_response" else tokens) for name, value in measured.items()
+            }
+        return (per_token * weights).sum(), means
 
     def _check_finite(self, loss: float, norm: float, bad: Sequence[tuple[TrainBatch, Tensor]]) -> None:
         """Every process sees the same sums, so all of them stop here or none does."""

@@ -6,7 +6,7 @@ C signals. Row ``n`` of every ``[N ...]`` tensor belongs to prompt ``n // K``.
 A prompt is kept once per group, not K times: that is what happened, and it is where the speed comes from.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -71,19 +71,24 @@ class Rollout:
 
     def groups(self, start: int, stop: int) -> "Rollout":
         """The part of the rollout that belongs to prompts ``start`` to ``stop``, without surplus padding."""
-        k = self.group_size
-        rows = slice(start * k, stop * k)
-        prompt_mask, response_mask = self.prompt_mask[start:stop], self.response_mask[rows]
+        return self.chosen(range(start, stop))
+
+    def chosen(self, prompts: Sequence[int]) -> "Rollout":
+        """The groups of these prompts, in this order and as often as they are named, without surplus padding."""
+        k, device = self.group_size, self.response_mask.device
+        rows = [prompt * k + candidate for prompt in prompts for candidate in range(k)]
+        at, of = (torch.tensor(numbers, device=device) for numbers in (list(prompts), rows))
+        prompt_mask, response_mask = self.prompt_mask[at], self.response_mask[of]
         columns = prompt_mask.any(0)
         width = max(int(response_mask.sum(-1).max()), 1)
         return Rollout(
-            prompts=self.prompts[start:stop],
-            prompt_ids=self.prompt_ids[start:stop, columns],
+            prompts=[self.prompts[prompt] for prompt in prompts],
+            prompt_ids=self.prompt_ids[at][:, columns],
             prompt_mask=prompt_mask[:, columns],
-            response_ids=self.response_ids[rows, :width],
+            response_ids=self.response_ids[of, :width],
             response_mask=response_mask[:, :width],
-            finished=self.finished[rows],
-            responses=self.responses[rows],
+            finished=self.finished[of],
+            responses=[self.responses[row] for row in rows],
         )
 
     def split(self, groups: int) -> Iterator["Rollout"]:
@@ -168,16 +173,16 @@ class Scores:
 class TrainBatch:
     """A part of a rollout on its way to an update. All [N T] tensors are 0 where ``response_mask`` is False.
 
-    old_logprobs, ref_logprobs  [N T]  of the policy that sampled, of the reference
-    entropy                     [N T]  of the policy that sampled, nats
+    ref_logprobs                [N T]  of the reference
+    old_logprobs, entropy       [N T]  of the policy that sampled; None where the update's only pass tells them
     values                      [N T]  of the critic that sampled, or None without a critic
     advantages, returns         [N T]  None until the reward is known; returns only with a critic
     """
 
     rollout: Rollout
-    old_logprobs: Tensor
     ref_logprobs: Tensor
-    entropy: Tensor
+    old_logprobs: Tensor | None = None
+    entropy: Tensor | None = None
     values: Tensor | None = None
     advantages: Tensor | None = None
     returns: Tensor | None = None

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import tiny
+from cagsr.attention.sharing import Sharing
 from cagsr.policy.sampling import InverseTransform, Sampling, response_mask, uniforms
 
 ARCHITECTURES = ("t5", "bart", "bart-forced", "llama", "qwen2", "mistral")
@@ -134,9 +135,11 @@ def force(policy, ids):
     return policy.model.get_output_embeddings().register_forward_hook(hook)
 
 
+@pytest.mark.parametrize("sharing", [Sharing(), Sharing("a test compares")])
 @pytest.mark.parametrize("name", ["t5", "llama"])
-def test_an_immediate_eos_is_a_response_of_one_token_and_no_text(name):
+def test_an_immediate_eos_is_a_response_of_one_token_and_no_text(name, sharing):
     policy = tiny.policy(name)
+    policy.sharing = sharing
     with force(policy, [policy.eos_ids[0]]):
         rollout = policy.sample(tiny.prompts(policy), tiny.SHORT)
     assert rollout.response_ids.tolist() == [[policy.eos_ids[0]]] * 12
@@ -278,6 +281,40 @@ def test_a_causal_prompt_is_prefilled_once_and_not_once_a_candidate():
     seen, handle = rows_seen(policy.model.model)
     policy.sample(tiny.prompts(policy), tiny.SHORT)
     handle.remove()
-    # Four prompts of up to 7 tokens but the last; then one token at a time for twelve responses.
-    assert seen[0] == (4, 6)
+    # Four prompts of up to 7 tokens; then one token at a time for twelve responses.
+    assert seen[0] == (4, 7)
     assert set(seen[1:]) == {(12, 1)}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_rows_that_have_ended_leave_the_batch_and_nothing_else_changes(name, monkeypatch):
+    policy = tiny.policy(name, extra_eos=30)
+    prompts = tiny.prompts(policy)
+    rows = []
+    policy.model.get_output_embeddings().register_forward_hook(
+        lambda _, given, __: rows.append(len(given[0]))
+    )
+    monkeypatch.setattr("cagsr.policy.decoding.LEAVING", 2.0)
+    stayed = policy.sample(prompts, tiny.SHORT, seed=3)
+    assert len(set(rows[1:])) == 1, "nobody left"
+    rows.clear()
+    monkeypatch.setattr("cagsr.policy.decoding.LEAVING", 0.01)
+    left = policy.sample(prompts, tiny.SHORT, seed=3)
+    # A row is in the batch as long as it writes; the first pass may be over prompts.
+    lengths = left.lengths
+    assert rows[1:] == [int((lengths > t).sum()) for t in range(1, int(lengths.max()))]
+    assert rows[-1] < rows[1]
+    for field in ("response_ids", "response_mask", "finished"):
+        assert torch.equal(getattr(left, field), getattr(stayed, field))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("sampling", [tiny.SHORT, tiny.sampling(min_new_tokens=4), tiny.SHORT.greedy()])
+def test_transformers_own_loop_writes_the_same(name, sampling):
+    policy = tiny.policy(name, extra_eos=20)
+    prompts = tiny.prompts(policy)
+    shared = policy.sample(prompts, sampling, seed=3)
+    policy.sharing = Sharing("a test compares")
+    by_generate = policy.sample(prompts, sampling, seed=3)
+    for field in ("response_ids", "response_mask", "finished"):
+        assert torch.equal(getattr(by_generate, field), getattr(shared, field))

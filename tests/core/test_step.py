@@ -16,6 +16,7 @@ from cagsr.attention.sharing import Sharing
 from cagsr.errors import NumericsError, SignalError
 from cagsr.kl import KLController
 from cagsr.losses import NORMALISATIONS
+from cagsr.measure import measure
 from cagsr.policy.policy import Reference
 from cagsr.reward import Reward, Term
 
@@ -247,7 +248,13 @@ def test_trap_24_the_reward_read_by_the_reference_does_not_move_with_the_policy(
         policy = tiny.policy("llama", extra_eos=20)
         reference = Reference(policy)
         observer = policy if observer_moves else reference
-        step = tiny.make_step(policy, reference=reference, observer=observer, reward=attention_reward())
+        step = tiny.make_step(
+            policy,
+            reference=reference,
+            observer=observer,
+            reward=attention_reward(),
+            algorithm=Algorithm(epochs=2),
+        )
         prompts = tiny.prompts(policy)
         first = step.collect(prompts, seed=3)
         rollout = first.rollout
@@ -260,9 +267,10 @@ def test_trap_24_the_reward_read_by_the_reference_does_not_move_with_the_policy(
         assert torch.equal(again.batches[0].ref_logprobs, first.batches[0].ref_logprobs)
 
 
-def test_no_forward_pass_is_made_for_the_reward_alone():
+@pytest.mark.parametrize(("epochs", "of_policy"), [(1, 2), (2, 6)])
+def test_no_forward_pass_is_made_for_the_reward_alone(epochs, of_policy):
     policy = tiny.policy("t5")
-    step = tiny.make_step(policy, reward=attention_reward())
+    step = tiny.make_step(policy, reward=attention_reward(), algorithm=Algorithm(epochs=epochs))
     calls = {"reference": 0, "policy": 0}
     for name, counted in (("reference", step.reference._policy), ("policy", policy)):
 
@@ -272,8 +280,42 @@ def test_no_forward_pass_is_made_for_the_reward_alone():
 
         counted.predict = count
     step.update(step.collect(tiny.prompts(policy), seed=0).batches)
-    # Two parts: one pass of each to collect, one of the policy to train.
-    assert calls == {"reference": 2, "policy": 4}
+    # Two parts: one pass of each to collect, unless a single update tells the same; one of the policy an epoch.
+    assert calls == {"reference": 2, "policy": of_policy}
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "rloo", "policy-gradient"])
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_a_single_update_tells_what_a_pass_before_it_would_have_told(name, algorithm, monkeypatch):
+    ends = {}
+    for needs_old in (True, False):
+        policy, step, prompts = ready(name, algorithm=Algorithm(algorithm))
+        assert not step.algorithm.needs_old
+        monkeypatch.setattr(Algorithm, "needs_old", needs_old)
+        collected = step.collect(prompts, seed=3)
+        row = measure(collected, step.world) | step.update(collected.batches)
+        ends[needs_old] = (row, tiny.weights_of(policy))
+        monkeypatch.undo()
+    (before, old_weights), (after, new_weights) = ends.values()
+    assert after.keys() == before.keys()
+    assert after == pytest.approx(before, rel=1e-5)
+    assert after["kl"] > 0
+    for key, value in old_weights.items():
+        assert torch.equal(new_weights[key], value), key
+
+
+@pytest.mark.parametrize(
+    ("settings", "needs"),
+    [
+        ({}, False),
+        ({"epochs": 2}, True),
+        ({"minibatches": 2}, True),
+        ({"kl_placement": "reward"}, True),
+        ({"name": "ppo"}, True),
+    ],
+)
+def test_a_pass_before_the_update_is_made_where_the_update_cannot_tell(settings, needs):
+    assert Algorithm(**settings).needs_old == needs
 
 
 # Numbers that go bad ------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def collected_by_hand(step):
     signals = torch.tensor([[1.0], [2.0], [3.0], [6.0]])
     scores = Scores(("mass",), signals, torch.tensor([1.0, 3.0, 5.0, 11.0]), signals)
     batches = [
-        TrainBatch(part, old[rows], ref[rows], 2.0 * part.response_mask)
+        TrainBatch(part, ref[rows], old[rows], 2.0 * part.response_mask)
         for part, rows in zip(rollout.split(1), (slice(0, 2), slice(2, 4)), strict=True)
     ]
     return Collected(rollout, scores, batches, attended=[])

@@ -1,7 +1,6 @@
 """Causal language models: one sequence ``[prompt | response]``, read by self-attention."""
 
 import inspect
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +42,7 @@ class CausalPolicy(Policy):
 
     def _sharing(self, shared: SharedPrompt, rollout: Rollout, hidden: bool) -> Predictions:
         """All prompts and all that is read of the responses as one row, each prompt once."""
-        keep = {"logits_to_keep": shared.predicting} if self._can_keep() else {}
+        keep = {"logits_to_keep": shared.predicting} if self.can_keep else {}
         output = self.model(
             input_ids=shared.row(rollout.prompt_ids, rollout.response_ids),
             attention_mask=shared.mask,
@@ -62,7 +61,7 @@ class CausalPolicy(Policy):
         k, width = rollout.group_size, rollout.response_ids.shape[1]
         ids = torch.cat([rollout.prompt_ids.repeat_interleave(k, 0), rollout.response_ids], 1)
         mask = torch.cat([rollout.prompt_mask.repeat_interleave(k, 0), rollout.response_mask], 1)
-        keep = {"logits_to_keep": width + 1} if self._can_keep() else {}
+        keep = {"logits_to_keep": width + 1} if self.can_keep else {}
         output = self.model(
             input_ids=ids,
             attention_mask=mask.long(),
@@ -80,30 +79,53 @@ class CausalPolicy(Policy):
         longest = rollout.prompt_ids.shape[1] + rollout.response_ids.shape[1]
         return self.sharing.possible and longest <= (self.sharing.longest or longest)
 
-    def prefill(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int) -> dict[str, Any]:
-        """All prompt tokens but the last go through the model once per prompt; the cache is then repeated."""
-        cache = DynamicCache(config=self.model.config)
-        if prompt_ids.shape[1] > 1:
-            head = prompt_mask[:, :-1]
-            keep = {"logits_to_keep": 1} if self._can_keep() else {}
-            self.model(
-                input_ids=prompt_ids[:, :-1],
-                attention_mask=head.long(),
-                position_ids=_positions(head),
-                past_key_values=cache,
-                use_cache=True,
-                **keep,
-            )
-            cache.batch_repeat_interleave(candidates)
-        return {
-            "input_ids": prompt_ids.repeat_interleave(candidates, 0),
-            "attention_mask": prompt_mask.repeat_interleave(candidates, 0).long(),
-            "past_key_values": cache,
-        }
+    def decoder(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int) -> "CausalDecoder":
+        return CausalDecoder(self, prompt_ids, prompt_mask, candidates)
 
-    def _can_keep(self) -> bool:
+    @property
+    def can_keep(self) -> bool:
+        """Whether the model can leave out the logits that nobody asks for."""
         unwrap = getattr(self.model, "get_base_model", lambda: self.model)
         return "logits_to_keep" in inspect.signature(unwrap().forward).parameters
+
+
+class CausalDecoder:
+    """The cache of a prompt is made once and copied for each candidate."""
+
+    def __init__(self, policy: CausalPolicy, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int):
+        self.model, self.candidates = policy.model, candidates
+        self.prompt_ids, self.mask = prompt_ids, prompt_mask.long()
+        self.keep_last: dict[str, int] = {"logits_to_keep": 1} if policy.can_keep else {}
+        self.cache = DynamicCache(config=policy.model.config)
+
+    def begin(self) -> Tensor:
+        positions = _positions(self.mask)
+        logits = self._pass(self.prompt_ids, positions)
+        self.cache.batch_repeat_interleave(self.candidates)
+        self.mask = self.mask.repeat_interleave(self.candidates, 0)
+        self.next = (positions[:, -1:] + 1).repeat_interleave(self.candidates, 0)
+        return logits.repeat_interleave(self.candidates, 0)
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        self.mask = torch.cat([self.mask, torch.ones_like(self.next)], 1)
+        logits = self._pass(tokens[:, None], self.next)
+        self.next = self.next + 1
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
+        self.mask, self.next = self.mask[rows], self.next[rows]
+
+    def _pass(self, ids: Tensor, positions: Tensor) -> Tensor:
+        output = self.model(
+            input_ids=ids,
+            attention_mask=self.mask,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            **self.keep_last,
+        )
+        return output.logits[:, -1]
 
 
 def _positions(mask: Tensor) -> Tensor:

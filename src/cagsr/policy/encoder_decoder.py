@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from cagsr.attention.capture import capture
@@ -41,7 +41,7 @@ class EncoderDecoderPolicy(Policy):
 
     def predict(self, rollout: Rollout, hidden: bool = False) -> Predictions:
         k = rollout.group_size
-        encoded, mask = self._encode(rollout.prompt_ids, rollout.prompt_mask), rollout.prompt_mask
+        encoded, mask = self.encode_prompts(rollout.prompt_ids, rollout.prompt_mask), rollout.prompt_mask
         if self.sharing.possible:
             mask = mask[:, None, None]  # of four dimensions transformers hands it on as it is
         else:
@@ -66,24 +66,60 @@ class EncoderDecoderPolicy(Policy):
             predictions = self.predict(rollout)
         return predictions, reading.attention
 
-    def prefill(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int) -> dict[str, Any]:
-        encoded = self._encode(prompt_ids, prompt_mask)
-        return {
-            "encoder_outputs": BaseModelOutput(last_hidden_state=encoded.repeat_interleave(candidates, 0)),
-            "attention_mask": prompt_mask.repeat_interleave(candidates, 0).long(),
-            "decoder_input_ids": self._prefixes(candidates * len(prompt_ids)),
-        }
+    def decoder(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int) -> "EncoderDecoderDecoder":
+        return EncoderDecoderDecoder(self, prompt_ids, prompt_mask, candidates)
 
-    def _encode(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
+    def begun(self, rows: int) -> dict[str, Tensor]:
+        return {"decoder_input_ids": self.prefixes(rows)}
+
+    def encode_prompts(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
         return self.model.get_encoder()(
             input_ids=prompt_ids, attention_mask=prompt_mask.long()
         ).last_hidden_state
 
-    def _prefixes(self, rows: int) -> Tensor:
+    def prefixes(self, rows: int) -> Tensor:
         return torch.tensor([self._prefix], device=self.device).expand(rows, -1)
 
     def _decoder_inputs(self, response_ids: Tensor) -> Tensor:
-        return torch.cat([self._prefixes(len(response_ids)), response_ids[:, :-1]], 1)
+        return torch.cat([self.prefixes(len(response_ids)), response_ids[:, :-1]], 1)
+
+
+class EncoderDecoderDecoder:
+    """Cross-attention's keys and values are made once per prompt, and shared until responses leave."""
+
+    def __init__(
+        self, policy: EncoderDecoderPolicy, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int
+    ):
+        self.model, self.candidates, self.shared = policy.model, candidates, True
+        self.encoded = policy.encode_prompts(prompt_ids, prompt_mask)
+        self.mask = prompt_mask[:, None, None]
+        self.prefixes = policy.prefixes(candidates * len(prompt_ids))
+        config = policy.model.config
+        self.cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
+
+    def begin(self) -> Tensor:
+        return self._pass(self.prefixes)
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        return self._pass(tokens[:, None])
+
+    def keep(self, rows: Tensor) -> None:
+        prompts = rows
+        if self.shared:  # each row needs its prompt for itself once groups are no longer whole
+            prompts, self.shared = rows // self.candidates, False
+        self.cache.self_attention_cache.batch_select_indices(rows)
+        self.cache.cross_attention_cache.batch_select_indices(prompts)
+        self.mask, self.encoded = self.mask[prompts], self.encoded[prompts]
+
+    def _pass(self, ids: Tensor) -> Tensor:
+        output = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=self.encoded),
+            attention_mask=self.mask,
+            decoder_input_ids=ids,
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+        return output.logits[:, -1]
 
 
 def _prefix(config: GenerationConfig) -> list[int]:

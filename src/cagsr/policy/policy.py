@@ -15,6 +15,7 @@ from cagsr.attention.sharing import Sharing
 from cagsr.critic import ValueHead
 from cagsr.errors import InputError
 from cagsr.likelihood import facts, token_likelihood
+from cagsr.policy.decoding import Decoder, decode
 from cagsr.policy.sampling import InverseTransform, Sampling, response_mask, uniforms
 from cagsr.types import Observation, Prompt, Rollout
 
@@ -81,8 +82,8 @@ class Policy(nn.Module, ABC):
         """`predict`, and the attention [N T S] from each response's rows to its prompt's columns in that pass."""
 
     @abstractmethod
-    def prefill(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int) -> dict[str, Any]:
-        """Inputs for `generate` of N rows, the prompt computed once per group."""
+    def decoder(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int) -> Decoder:
+        """What writes N responses, the prompt computed once per group. For models that can share (``sharing``)."""
 
     # Verbs ----------------------------------------------------------------------------------------------------
 
@@ -90,19 +91,13 @@ class Policy(nn.Module, ABC):
     def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout:
         """K candidates per prompt. The same seed and prompts give the same responses in any batch."""
         prompt_ids, prompt_mask = self.collate(prompts)
-        processors = LogitsProcessorList()
-        if sampling.temperature > 0:
-            processors.append(InverseTransform(sampling, uniforms(prompts, sampling, seed)))
+        numbers = uniforms(prompts, sampling, seed) if sampling.temperature > 0 else None
         with self._generating(sampling) as config:
-            inputs = self.prefill(prompt_ids, prompt_mask, sampling.candidates)
-            generated = cast(Any, self.model).generate(
-                **inputs, generation_config=config, logits_processor=processors
-            )
-        rows = len(prompts) * sampling.candidates
-        given = inputs["decoder_input_ids" if self.model.config.is_encoder_decoder else "input_ids"]
-        response_ids = generated[:, given.shape[1] :]
-        if response_ids.shape[1] == 0:
-            response_ids = response_ids.new_full((rows, 1), self.pad_id)
+            if self.sharing.possible:
+                decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates)
+                response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id)
+            else:
+                response_ids = self._generate(prompt_ids, prompt_mask, sampling, numbers, config)
         mask, finished = response_mask(response_ids, self.eos_ids)
         response_ids = response_ids.masked_fill(~mask, self.pad_id)
         return Rollout(
@@ -224,6 +219,36 @@ class Policy(nn.Module, ABC):
         moved = (tensor.to(self.device) for tensor in (response_ids, mask, finished))
         return Rollout(prompts, prompt_ids, prompt_mask, *moved, responses=responses)
 
+    def _generate(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        sampling: Sampling,
+        uniform_NT: Tensor | None,
+        config: GenerationConfig,
+    ) -> Tensor:
+        """[N T] response tokens by transformers' own loop, each prompt once for each of its candidates."""
+        k = sampling.candidates
+        processors = LogitsProcessorList()
+        if uniform_NT is not None:
+            processors.append(InverseTransform(sampling, uniform_NT))
+        begun = self.begun(k * len(prompt_ids))
+        generated = cast(Any, self.model).generate(
+            input_ids=prompt_ids.repeat_interleave(k, 0),
+            attention_mask=prompt_mask.repeat_interleave(k, 0).long(),
+            generation_config=config,
+            logits_processor=processors,
+            **begun,
+        )
+        response_ids = generated[:, begun.get("decoder_input_ids", prompt_ids).shape[1] :]
+        return (
+            response_ids if response_ids.shape[1] else response_ids.new_full((len(generated), 1), self.pad_id)
+        )
+
+    def begun(self, rows: int) -> dict[str, Tensor]:
+        """What ``generate`` is told of ``rows`` responses: nothing, or what an encoder-decoder's begin with."""
+        return {}
+
     def generation_config(self, sampling: Sampling) -> GenerationConfig:
         return GenerationConfig(
             do_sample=False,
@@ -236,11 +261,11 @@ class Policy(nn.Module, ABC):
 
     @contextmanager
     def _generating(self, sampling: Sampling) -> Iterator[GenerationConfig]:
-        """The settings of `generate`, and nothing else, for the time of the block.
+        """The settings of ``generate``, and nothing else, for the time of the block.
 
-        What a given config leaves open `generate` takes from the model's own, which may hold beams, penalties or
+        What a given config leaves open ``generate`` takes from the model's own, which may hold beams, penalties or
         forced tokens: responses would then be drawn from another distribution than the one that is scored. In
-        training mode with gradient checkpointing, layers drop the cache that `generate` hands them.
+        training mode with gradient checkpointing, layers drop the cache that they are handed.
         """
         config = self.generation_config(sampling)
         model = getattr(self.model, "get_base_model", lambda: self.model)()

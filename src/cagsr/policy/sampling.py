@@ -16,7 +16,7 @@ from transformers import (
 
 from cagsr.types import Prompt
 
-__all__ = ["InverseTransform", "Sampling", "response_mask", "uniforms"]
+__all__ = ["InverseTransform", "Sampling", "draw", "response_mask", "uniforms"]
 
 WITHOUT_FLOAT64 = "mps"
 
@@ -53,34 +53,44 @@ def uniforms(prompts: list[Prompt], sampling: Sampling, seed: int) -> Tensor:
     return torch.cat(draws)
 
 
-class InverseTransform(LogitsProcessor):
-    """Draws each row's token from its own uniform number and leaves only that token possible.
+def draw(scores: Tensor, uniform_n: Tensor | None, sampling: Sampling) -> Tensor:
+    """[n] a token for each row of ``scores`` [n V], by inverse transform from its own number in [0, 1).
 
-    Used under greedy decoding of `generate`, which keeps the ecosystem's decoding loop and its caches while the
-    randomness is ours (see `uniforms`). Temperature, top-k and top-p are applied first.
+    Temperature, top-k and top-p are applied first. None for the numbers takes the likeliest token.
     """
+    if uniform_n is None:
+        return scores.argmax(-1)
+    warped = _warpers(sampling)(cast(torch.LongTensor, None), cast(torch.FloatTensor, scores))
+    if warped.device.type == WITHOUT_FLOAT64:
+        warped = warped.cpu()
+    cumulative = warped.double().softmax(-1).cumsum(-1)
+    # Scaled to the last sum, which rounding leaves a little off 1; strictly below it, so that a token of
+    # probability 0 is never drawn.
+    target = uniform_n[:, None].to(cumulative) * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).to(scores.device)
+
+
+def _warpers(sampling: Sampling) -> LogitsProcessorList:
+    warpers = LogitsProcessorList()
+    if sampling.temperature != 1.0:
+        warpers.append(TemperatureLogitsWarper(sampling.temperature))
+    if sampling.top_k:
+        warpers.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1.0:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+    return warpers
+
+
+class InverseTransform(LogitsProcessor):
+    """Draws each row's token and leaves only that one possible: for greedy decoding of ``generate``."""
 
     def __init__(self, sampling: Sampling, uniform_NT: Tensor):
-        self.uniform_NT, self.step = uniform_NT, 0
-        self.warpers = LogitsProcessorList()
-        if sampling.temperature != 1.0:
-            self.warpers.append(TemperatureLogitsWarper(sampling.temperature))
-        if sampling.top_k:
-            self.warpers.append(TopKLogitsWarper(sampling.top_k))
-        if sampling.top_p < 1.0:
-            self.warpers.append(TopPLogitsWarper(sampling.top_p))
+        self.sampling, self.uniform_NT, self.step = sampling, uniform_NT, 0
 
     def __call__(self, input_ids: torch.LongTensor, scores: Tensor) -> Tensor:
-        warped = self.warpers(input_ids, cast(torch.FloatTensor, scores))
-        if warped.device.type == WITHOUT_FLOAT64:
-            warped = warped.cpu()
-        cumulative = warped.double().softmax(-1).cumsum(-1)
-        # Scaled to the last sum, which rounding leaves a little off 1; strictly below it, so that a token of
-        # probability 0 is never drawn.
-        target = self.uniform_NT[:, self.step, None].to(cumulative) * cumulative[:, -1:]
-        chosen = torch.searchsorted(cumulative, target, right=True)
+        chosen = draw(scores, self.uniform_NT[:, self.step], self.sampling)
         self.step += 1
-        return torch.full_like(scores, float("-inf")).scatter(-1, chosen.to(scores.device), 0.0)
+        return torch.full_like(scores, float("-inf")).scatter(-1, chosen[:, None], 0.0)
 
 
 def response_mask(response_ids: Tensor, eos_ids: list[int]) -> tuple[Tensor, Tensor]:

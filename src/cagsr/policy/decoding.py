@@ -1,0 +1,62 @@
+"""Decoding over a cache: a prompt is computed once for its K responses, and rows that have ended leave the batch.
+
+*Differs from* transformers' ``generate``, which computes a prompt for each of its rows and keeps all rows until the
+longest response ends. It still writes the responses of models that cannot share their prompts.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cagsr.policy.sampling import Sampling, draw
+
+__all__ = ["Decoder", "decode"]
+
+LEAVING = 0.25
+"""The share of a batch that must have ended before it leaves: leaving copies the cache of those that stay."""
+
+
+class Decoder(Protocol):
+    """A model with a cache over the rows of a batch, N = P * K at the beginning."""
+
+    def begin(self) -> Tensor:
+        """[N V] logits of every response's first token."""
+        ...
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        """[n V] logits of the next token, after ``tokens`` [n]."""
+        ...
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these of the batch's rows alone."""
+        ...
+
+
+def decode(
+    decoder: Decoder, sampling: Sampling, uniform_NT: Tensor | None, eos_ids: list[int], pad_id: int
+) -> Tensor:
+    """[N T] response tokens, ``pad_id`` after a row's end; T is what the longest took.
+
+    ``uniform_NT`` are the numbers that tokens are drawn by; None decodes greedily.
+    """
+    logits = decoder.begin()
+    ends = torch.tensor(eos_ids, device=logits.device)
+    rows = torch.arange(len(logits), device=logits.device)  # which response each row of the batch writes
+    ended = torch.zeros_like(rows, dtype=torch.bool)
+    written = torch.full((len(rows), sampling.max_new_tokens), pad_id, device=logits.device)
+    for t in range(sampling.max_new_tokens):
+        if t < sampling.min_new_tokens:
+            logits = logits.index_fill(-1, ends, -torch.inf)
+        numbers = None if uniform_NT is None else uniform_NT[rows.to(uniform_NT.device), t]
+        tokens = draw(logits.float(), numbers, sampling).masked_fill(ended, pad_id)
+        written[rows, t] = tokens
+        ended = ended | torch.isin(tokens, ends)
+        if t + 1 == sampling.max_new_tokens or ended.all():
+            return written[:, : t + 1]
+        if ended.sum() >= LEAVING * len(rows):
+            staying = (~ended).nonzero().squeeze(-1)
+            decoder.keep(staying)
+            rows, tokens, ended = rows[staying], tokens[staying], ended[staying]
+        logits = decoder.advance(tokens)
+    return written[:, :0]
