@@ -281,9 +281,9 @@ def test_a_causal_prompt_is_prefilled_once_and_not_once_a_candidate():
     seen, handle = rows_seen(policy.model.model)
     policy.sample(tiny.prompts(policy), tiny.SHORT)
     handle.remove()
-    # Four prompts of up to 7 tokens; then one token at a time for twelve responses.
-    assert seen[0] == (4, 7)
-    assert set(seen[1:]) == {(12, 1)}
+    # One row of all prompts' tokens; then one of the last token of each of twelve responses.
+    assert seen[0] == (1, sum(tiny.LENGTHS))
+    assert set(seen[1:]) == {(1, 12)}
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -292,7 +292,7 @@ def test_rows_that_have_ended_leave_the_batch_and_nothing_else_changes(name, mon
     prompts = tiny.prompts(policy)
     rows = []
     policy.model.get_output_embeddings().register_forward_hook(
-        lambda _, given, __: rows.append(len(given[0]))
+        lambda _, given, __: rows.append(given[0].shape[:-1].numel())
     )
     monkeypatch.setattr("cagsr.policy.decoding.LEAVING", 2.0)
     stayed = policy.sample(prompts, tiny.SHORT, seed=3)

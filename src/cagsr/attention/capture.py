@@ -19,7 +19,8 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from ..errors import UnsupportedModelError
 from .blocks import add_attention, additive, attend, cut
-from .shared_prompt import SharedPrompt, fold, of_each, shared_attention, unfold
+from .shared_cache import SharedCache
+from .shared_prompt import SharedPrompt, fold, of_each, unfold
 
 ATTENTION = "cagsr"
 """The name to load a model with: ``from_pretrained(..., attn_implementation="cagsr")``.
@@ -224,13 +225,13 @@ def attention_forward(
     scaling: float | None = None,
     is_causal: bool | None = None,
     position_bias: Tensor | None = None,
-    shared_prompt: SharedPrompt | None = None,
+    shared_prompt: SharedPrompt | SharedCache | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """The attention function that transformers calls: sdpa, and a reading where one is under way.
 
-    With ``shared_prompt`` the one row holds prompts and responses (see `shared_prompt.SharedPrompt`). With queries of
-    more rows than keys, row n reads keys n // K: cross-attention of K responses to their prompt.
+    With ``shared_prompt`` one row holds prompts and responses (see `SharedPrompt` and `SharedCache`). With queries
+    of more rows than keys, row n reads keys n // K: cross-attention of K responses to their prompt.
 
     Raises UnsupportedModelError for attention that sdpa does not compute: softcap and sinks.
     """
@@ -248,8 +249,7 @@ def attention_forward(
         raise RuntimeError("attention is read without gradient: wrap the pass in torch.no_grad().")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if shared_prompt is not None:
-        output = shared_attention(module, query, key, value, shared_prompt, scale, dropout, window, reading)
-        return output, None
+        return shared_prompt.attend(module, query, key, value, scale, dropout, window, reading), None
     responses = query.shape[0] // key.shape[0]
     if responses > 1:
         # Folded, so that keys and values are read once; the position bias is alike for each of the group.

@@ -23,7 +23,7 @@ from .blocks import attend, log_sum_exp
 if TYPE_CHECKING:
     from .capture import Reading
 
-__all__ = ["Rows", "SharedPrompt", "fold", "of_each", "shared_attention", "unfold"]
+__all__ = ["Rows", "SharedPrompt", "counted", "fold", "of_each", "unfold"]
 
 
 class Rows:
@@ -71,7 +71,7 @@ class SharedPrompt:
         self.group_size = len(read) // len(prompts)
         self.split = (int(prompts.sum()), int(read.sum()))
         starts = prompts.repeat_interleave(self.group_size)
-        self.positions = torch.cat([_counted(prompts), _counted(read, starts)])[None]
+        self.positions = torch.cat([counted(prompts), counted(read, starts)])[None]
         self.longest = int(self.positions.max()) + 1
         # transformers hands a mask of four dimensions on as it is; this one is never looked at.
         self.mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
@@ -93,6 +93,29 @@ class SharedPrompt:
         if (window, dtype) not in self._biases:
             self._biases[window, dtype] = _biases(self, window, dtype)
         return self._biases[window, dtype]
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        dropout: float,
+        window: int | None,
+        reading: "Reading | None" = None,
+    ) -> Tensor:
+        """The attention output [1 M H D] of ``query [1 H M D]``, ``key`` and ``value [1 G M D]``.
+
+        A ``reading`` gets the attention [N T S] of the T queries that predict each response: the prompt's last token
+        and the response's own, whose last token predicts nothing and is not there.
+        """
+        device = query.device.type
+        if torch.is_autocast_enabled(device):
+            query, key, value = (each.to(torch.get_autocast_dtype(device)) for each in (query, key, value))
+            with torch.autocast(device, enabled=False):
+                return _attend(self, module, query, key, value, scale, dropout, window, reading)
+        return _attend(self, module, query, key, value, scale, dropout, window, reading)
 
     def on_columns(self, attention_NTS: Tensor) -> Tensor:
         """What a reading gave, with the prompt's tokens in the columns where ``prompt_mask`` has them, 0 elsewhere."""
@@ -143,7 +166,7 @@ def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
 
 
-def _counted(lengths: Tensor, first: Tensor | int = 0) -> Tensor:
+def counted(lengths: Tensor, first: Tensor | int = 0) -> Tensor:
     """first, first + 1, ... for each row, one row after another: [sum of lengths]."""
     ends = lengths.cumsum(0)
     positions = torch.arange(int(lengths.sum()), device=lengths.device)
@@ -167,27 +190,17 @@ def of_each(responses: int, rows: slice, length: int) -> Tensor:
     return (starts[:, None] + torch.arange(rows.start, rows.stop)).flatten()
 
 
-def shared_attention(
+def _attend(
+    shared: SharedPrompt,
     module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    shared: SharedPrompt,
     scale: float,
     dropout: float,
     window: int | None,
     reading: "Reading | None",
 ) -> Tensor:
-    """The attention output [1 M H D] of ``query [1 H M D]``, ``key`` and ``value [1 G M D]``.
-
-    A ``reading`` gets the attention [N T S] of the T queries that predict each response: the prompt's last token and
-    the response's own, whose last token predicts nothing and is not there.
-    """
-    device = query.device.type
-    if torch.is_autocast_enabled(device):
-        query, key, value = (each.to(torch.get_autocast_dtype(device)) for each in (query, key, value))
-        with torch.autocast(device, enabled=False):
-            return shared_attention(module, query, key, value, shared, scale, dropout, window, reading)
     prompts, responses = shared.prompts, shared.responses
     biases = shared.biases(window, query.dtype)
     flat = [each[0].transpose(0, 1).split(shared.split) for each in (query, key, value)]

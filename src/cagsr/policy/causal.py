@@ -4,9 +4,9 @@ import inspect
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from cagsr.attention.capture import capture
+from cagsr.attention.shared_cache import SharedCache
 from cagsr.attention.shared_prompt import SharedPrompt
 from cagsr.policy.policy import Policy, Predictions, places
 from cagsr.types import Rollout
@@ -90,42 +90,36 @@ class CausalPolicy(Policy):
 
 
 class CausalDecoder:
-    """The cache of a prompt is made once and copied for each candidate."""
+    """Every step is one row: first all prompts, then the last token of each response that is still written."""
 
     def __init__(self, policy: CausalPolicy, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int):
-        self.model, self.candidates = policy.model, candidates
-        self.prompt_ids, self.mask = prompt_ids, prompt_mask.long()
-        self.keep_last: dict[str, int] = {"logits_to_keep": 1} if policy.can_keep else {}
-        self.cache = DynamicCache(config=policy.model.config)
+        self.policy, self.prompt_ids = policy, prompt_ids
+        self.cache = SharedCache(prompt_mask, candidates)
 
     def begin(self) -> Tensor:
-        positions = _positions(self.mask)
-        logits = self._pass(self.prompt_ids, positions)
-        self.cache.batch_repeat_interleave(self.candidates)
-        self.mask = self.mask.repeat_interleave(self.candidates, 0)
-        self.next = (positions[:, -1:] + 1).repeat_interleave(self.candidates, 0)
-        return logits.repeat_interleave(self.candidates, 0)
+        logits = self._pass(self.cache.ids(self.prompt_ids), self.cache.ends)
+        return logits.repeat_interleave(self.cache.group_size, 0)
 
     def advance(self, tokens: Tensor) -> Tensor:
-        self.mask = torch.cat([self.mask, torch.ones_like(self.next)], 1)
-        logits = self._pass(tokens[:, None], self.next)
-        self.next = self.next + 1
+        logits = self._pass(tokens[None], torch.arange(len(tokens), device=tokens.device))
+        self.cache.written += 1
         return logits
 
     def keep(self, rows: Tensor) -> None:
-        self.cache.batch_select_indices(rows)
-        self.mask, self.next = self.mask[rows], self.next[rows]
+        self.cache.keep(rows)
 
-    def _pass(self, ids: Tensor, positions: Tensor) -> Tensor:
-        output = self.model(
+    def _pass(self, ids: Tensor, predicting: Tensor) -> Tensor:
+        """[m V] logits at the places ``predicting`` of the row ``ids`` [1 m]."""
+        keep = {"logits_to_keep": predicting} if self.policy.can_keep else {}
+        logits = self.policy.model(
             input_ids=ids,
-            attention_mask=self.mask,
-            position_ids=positions,
-            past_key_values=self.cache,
-            use_cache=True,
-            **self.keep_last,
-        )
-        return output.logits[:, -1]
+            attention_mask=self.cache.mask,
+            position_ids=self.cache.positions,
+            shared_prompt=self.cache,
+            use_cache=False,
+            **keep,
+        ).logits[0]
+        return logits if keep else logits[predicting]
 
 
 def _positions(mask: Tensor) -> Tensor:

@@ -1,0 +1,166 @@
+"""Decoding from a shared prompt: its keys and values are kept once and read once for all its responses.
+
+Each step is one row of n tokens, the last one of every response that is still written. Attention is split as in
+`shared_prompt`: scores over the prompt, for all responses of a group at a time, and scores over the response itself,
+under one softmax. The row over the prompt is what a reading of attention asks for, so that it costs nothing here.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .shared_prompt import Rows, counted
+
+__all__ = ["SharedCache"]
+
+BLOCK = 16
+"""Tokens of a response for which room is made at first; it is doubled when it is used up."""
+
+
+class Kept(NamedTuple):
+    """Keys and values of one attention module: of the prompts [P G S D], and of the rows [n G room D]."""
+
+    prompt_key: Tensor
+    prompt_value: Tensor
+    own_key: Tensor
+    own_value: Tensor
+
+
+class SharedCache:
+    """What attention needs of P prompts and of what their N = P * K responses hold so far.
+
+    Handed to the model as ``shared_prompt=`` with `mask` and `positions`: first with the row of all prompts' tokens
+    (`ids`), then with rows of one token for each response of ``rows``.
+    """
+
+    def __init__(self, prompt_mask: Tensor, responses: int):
+        self.prompt_mask, self.group_size = prompt_mask, responses
+        lengths, device = prompt_mask.sum(-1), prompt_mask.device
+        self.prompts = Rows(lengths, int(lengths.max()))
+        self.mask = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+        self.rows = torch.arange(len(lengths) * responses, device=device)
+        self.written = 0  # tokens of each response that are in the cache
+        self.ends = lengths.cumsum(0) - 1
+        self._kept: dict[nn.Module, Kept] = {}
+        self._bias: tuple[object, Tensor | None] = ((), None)
+
+    @property
+    def positions(self) -> Tensor:
+        """[1 m] of the row that comes next."""
+        if not self._kept:
+            return counted(self.prompts.lengths)[None]
+        return (self.prompts.lengths[self.rows // self.group_size] + self.written)[None]
+
+    def ids(self, prompt_ids: Tensor) -> Tensor:
+        """[1 m] the tokens of all prompts, of [P S]."""
+        return prompt_ids[self.prompt_mask][None]
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these of the rows alone."""
+        self.rows = self.rows[rows]
+        for module, kept in self._kept.items():
+            own = (kept.own_key[rows], kept.own_value[rows])
+            self._kept[module] = Kept(kept.prompt_key, kept.prompt_value, *own)
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        dropout: float,
+        window: int | None,
+        reading: object = None,
+    ) -> Tensor:
+        """The attention output [1 m H D] of ``query [1 H m D]``, ``key`` and ``value [1 G m D]``. No gradient."""
+        if reading is not None:
+            raise RuntimeError(
+                "attention cannot be read while decoding: read it in a pass over what was written."
+            )
+        query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
+        if module not in self._kept:
+            return self._begin(module, query, key, value, scale, window)[None]
+        kept = self._with_room(module, key, value)
+        kept.own_key[:, :, self.written] = key
+        kept.own_value[:, :, self.written] = value
+        return self._advance(kept, query, scale, window)[None]
+
+    def _begin(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
+    ) -> Tensor:
+        query_P, key_P, value_P = (self.prompts.pad(each).transpose(1, 2) for each in (query, key, value))
+        room = [
+            each.new_zeros(len(self.rows), *each.shape[1:2], BLOCK, each.shape[-1]) for each in (key, value)
+        ]
+        self._kept[module] = Kept(key_P.contiguous(), value_P.contiguous(), *room)
+        bias = None
+        if window is not None and window < key_P.shape[2]:
+            column = torch.arange(key_P.shape[2], device=key.device)
+            back = column[:, None] - column
+            bias = (back >= 0) & (back < window)
+        grouped = query.shape[1] != key.shape[1]
+        output = F.scaled_dot_product_attention(
+            query_P, key_P, value_P, bias, is_causal=bias is None, scale=scale, enable_gqa=grouped
+        )
+        return self.prompts.flat(output.transpose(1, 2))
+
+    def _with_room(self, module: nn.Module, key: Tensor, value: Tensor) -> Kept:
+        kept = self._kept[module]
+        if self.written == kept.own_key.shape[2]:
+            longer = [F.pad(each, (0, 0, 0, self.written)) for each in (kept.own_key, kept.own_value)]
+            kept = self._kept[module] = Kept(kept.prompt_key, kept.prompt_value, *longer)
+        return kept
+
+    def _advance(self, kept: Kept, query: Tensor, scale: float, window: int | None) -> Tensor:
+        rows, heads, width = query.shape
+        groups = kept.prompt_key.shape[1]
+        own = slice(0, self.written + 1)
+        over_prompt = self._of_rows(self._of_groups(query, groups) @ kept.prompt_key.transpose(2, 3), heads)
+        over_own = query.view(rows, groups, -1, width) @ kept.own_key[:, :, own].transpose(2, 3)
+        scores = torch.cat([over_prompt, over_own.flatten(1, 2)], -1).float() * scale
+        bias = self._bias_over(window)
+        weights = (scores if bias is None else scores + bias).softmax(-1).to(query.dtype)
+        on_prompt, on_own = weights.split([over_prompt.shape[-1], self.written + 1], -1)
+        output = self._of_rows(self._of_groups(on_prompt, groups) @ kept.prompt_value, heads)
+        on_own = on_own.reshape(rows, groups, heads // groups, -1)
+        return output + (on_own @ kept.own_value[:, :, own]).flatten(1, 2)
+
+    def _of_groups(self, of_rows: Tensor, groups: int) -> Tensor:
+        """[n H X] -> [P G K*H/G X]: a place for each candidate of a prompt, zeros for those that have left."""
+        count = len(self.prompts.lengths) * self.group_size
+        if len(of_rows) < count:
+            of_rows = of_rows.new_zeros(count, *of_rows.shape[1:]).index_copy_(0, self.rows, of_rows)
+        placed = of_rows.view(-1, self.group_size, groups, of_rows.shape[1] // groups, of_rows.shape[2])
+        return placed.transpose(1, 2).flatten(2, 3)
+
+    def _of_rows(self, of_groups: Tensor, heads: int) -> Tensor:
+        """[P G K*H/G X] -> [n H X]."""
+        placed = of_groups.unflatten(2, (self.group_size, -1)).transpose(1, 2)
+        of_rows = placed.reshape(-1, heads, of_groups.shape[-1])
+        return of_rows if len(of_rows) == len(self.rows) else of_rows[self.rows]
+
+    def _bias_over(self, window: int | None) -> Tensor | None:
+        """[n 1 S+t] 0 or -inf, or None: nothing is hidden. The layers of a step share it."""
+        step = (window, self.written, len(self.rows))
+        if self._bias[0] != step:
+            self._bias = (step, self._make_bias(window))
+        return self._bias[1]
+
+    def _make_bias(self, window: int | None) -> Tensor | None:
+        width = self.prompts.mask.shape[1]
+        far = width + self.written + 1 if window is None else window
+        windowed = far < width + self.written + 1
+        if self.prompts.even and not windowed:
+            return None
+        of = self.rows // self.group_size
+        seen = self.prompts.mask[of]
+        own = torch.ones(len(of), self.written + 1, dtype=torch.bool, device=of.device)
+        if windowed:
+            position = self.prompts.lengths[of, None] + self.written
+            seen = seen & (position - torch.arange(width, device=of.device) < far)
+            own &= self.written - torch.arange(self.written + 1, device=of.device) < far
+        seen = torch.cat([seen, own], -1)
+        return torch.zeros(seen.shape, device=of.device).masked_fill_(~seen, -torch.inf)[:, None]
