@@ -8,7 +8,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python; d
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { echo $$name; break; }; done)
 
-.PHONY: demo test check bench table prove prove-pages golden
+.PHONY: demo test check docs bench table prove prove-pages golden
 
 demo: $(READY)
 	$(BIN)/cagsr demo $(ARGS)
@@ -21,6 +21,11 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports --no-logo
+
+# The documentation site, to be opened from the disk.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict $(ARGS)
+	@echo "$(CURDIR)/site/index.html"
 
 bench: $(READY)
 	$(BIN)/python benchmarks/capture.py $(ARGS)

@@ -36,6 +36,7 @@ def pages() -> dict[str, str]:
         "reference/presets.md": _presets(),
         "reference/signals.md": _signals(),
         "reference/systems.md": _systems(),
+        "notebook.md": _notebook(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
     }
 
@@ -122,3 +123,17 @@ def _systems() -> str:
     for name, system in resolve(None, [10]).items():
         text += f"\n`{name}`\n\n:   {(system.__doc__ or '').strip()}\n"
     return text
+
+
+def _notebook() -> str:
+    """The notebook with what its cells said when they were last run."""
+    cells = json.loads((ROOT / "examples" / "notebook.ipynb").read_text(encoding="utf-8"))["cells"]
+    parts = []
+    for cell in cells:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", ()):
+            shown = output.get("data", {}).get("text/html")
+            text = "".join(shown or output["text"])
+            parts.append(f'<div class="output">{text}</div>' if shown else f"```text\n{text}```")
+    return "\n\n".join(parts) + "\n\nThe file is `examples/notebook.ipynb`; the tests run it.\n"
