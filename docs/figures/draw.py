@@ -117,8 +117,12 @@ def _coverage(policy: Policy, prompt: Prompt) -> str:
                 f'<rect x="{x}" y="{bottom - height:.1f}" width="{wide - 8}" height="{height:.1f}" fill="{INK}" '
                 f'fill-opacity="{opacity}"/>'
             )
-            body.append(_words(x + (wide - 8) / 2, bottom + 14, token, TEXT if salient[j] else FAINT, 9, "middle"))
-    return _svg(16 + wide * len(columns), 2 * (tall + 62) + 6, body, "coverage: the strongest look at every token")
+            body.append(
+                _words(x + (wide - 8) / 2, bottom + 14, token, TEXT if salient[j] else FAINT, 9, "middle")
+            )
+    return _svg(
+        16 + wide * len(columns), 2 * (tall + 62) + 6, body, "coverage: the strongest look at every token"
+    )
 
 
 def _standardise(policy: Policy, prompts: list[Prompt]) -> str:
@@ -130,13 +134,18 @@ def _standardise(policy: Policy, prompts: list[Prompt]) -> str:
     signals = reward.measure(evidence)
     group = reward.combine(signals, rollout.group_size).view(len(prompts), -1)
     body, high = [], 40
-    for title, values, x, span in (("coverage, raw", raw, 96, (0.0, 1.0)), ("in its group", group, 380, (-3.0, 3.0))):
+    for title, values, x, span in (
+        ("coverage, raw", raw, 96, (0.0, 1.0)),
+        ("in its group", group, 380, (-3.0, 3.0)),
+    ):
         body.append(_words(x, 14, title))
         body.append(_words(x, 30 + high * len(prompts) + 8, f"{span[0]:g}", FAINT, 10, "middle"))
         body.append(_words(x + 240, 30 + high * len(prompts) + 8, f"{span[1]:g}", FAINT, 10, "middle"))
         for row, dots in enumerate(values.tolist()):
             y = 40 + row * high
-            body.append(f'<line x1="{x}" x2="{x + 240}" y1="{y}" y2="{y}" stroke="{FAINT}" stroke-opacity=".5"/>')
+            body.append(
+                f'<line x1="{x}" x2="{x + 240}" y1="{y}" y2="{y}" stroke="{FAINT}" stroke-opacity=".5"/>'
+            )
             for value in dots:
                 at = x + 240 * (value - span[0]) / (span[1] - span[0])
                 body.append(f'<circle cx="{at:.1f}" cy="{y}" r="5" fill="{INK}" fill-opacity=".65"/>')
@@ -163,8 +172,16 @@ def _knockout(policy: Policy, prompt: Prompt) -> str:
         body.append(_words(x, y, f"{total:+.1f}"))
         said = 1 / (1 + 2.718281828 ** (3 - total))
         body.append(_words(x + 92, y, f"{said:.2f}", MARK if said < 0.5 else INK))
-    body.append(_words(left, 14, f"what each response token loses without a segment; knockout {knockout(evidence)[0]:.2f}"))
-    return _svg(x + 140, top + CELL * len(names) + 10, body, "knockout: the response without each piece of the prompt")
+    body.append(
+        _words(
+            left,
+            14,
+            f"what each response token loses without a segment; knockout {knockout(evidence)[0]:.2f}",
+        )
+    )
+    return _svg(
+        x + 140, top + CELL * len(names) + 10, body, "knockout: the response without each piece of the prompt"
+    )
 
 
 def _covering(config: Config) -> Config:
@@ -187,7 +204,14 @@ def _written(policy: Policy, rollout: Rollout, row: int) -> list[str]:
 
 
 def _heat(
-    shades: Tensor, rows: Sequence[str], columns: Sequence[str], *, left: int, top: int, cell: int = CELL, font: int = 11
+    shades: Tensor,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    left: int,
+    top: int,
+    cell: int = CELL,
+    font: int = 11,
 ) -> Iterator[str]:
     """A square for each entry, the darker the greater; the names of rows at the left, of columns above, on edge."""
     for y, name in enumerate(rows):

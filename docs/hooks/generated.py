@@ -1,6 +1,7 @@
 """Pages of the site that are made from the program itself, so that they cannot be out of date; none is committed."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ def _commands() -> str:
     command = typer.main.get_command(app)
     # Typer would make HTML of our square brackets: they are metavars and no markup.
     text = get_docs_for_click(obj=command, ctx=typer.Context(command), name="cagsr", title="Command line")
+    # Its list of commands cuts what each does to half a line; the page's own contents name them all.
+    text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+\n", "", text)
     for example in ("Example: ", "Exit codes: "):
         text = text.replace(f"\n{example}", f"\n**{example.strip()}** ")
     return text
@@ -103,8 +106,8 @@ def _signals() -> str:
     names = sorted(path.stem for path in (PACKAGE / "signals").glob("*.py"))
     text = (
         "# Signals\n\nA signal is a function `(evidence, *, options) -> [N]`: one number for each response, higher is "
-        "better. Its keyword arguments are the `options` of a reward's term. In the formulas `A[t, j]` is the attention "
-        "from response token t to prompt token j, `w` the salience of the prompt's tokens, `D[t, j]` what segment j "
+        "better. Its keyword arguments are the `options` of a reward's term. In the formulas `A[t, j]` is the "
+        "attention from response token t to prompt token j, `w` the salience of the prompt's tokens, `D[t, j]` what segment j "
         "explains of token t ([the method](../method.md)). [A signal of your own](../guides/own-signal.md) is named by "
         "its dotted path.\n\n"
     )
@@ -116,8 +119,8 @@ def _signals() -> str:
 
 def _systems() -> str:
     text = (
-        "# Systems\n\nWhat `cagsr compare` can set side by side; `compare.systems` names some, all are the default. Every "
-        "one starts from the same base and has the same prompts, sampling and budget of responses "
+        "# Systems\n\nWhat `cagsr compare` can set side by side; `compare.systems` names some, all are the default. "
+        "Every one starts from the same base and has the same prompts, sampling and budget of responses "
         "([a comparison for a paper](../guides/compare.md)).\n"
     )
     for name, system in resolve(None, [10]).items():

@@ -1,6 +1,6 @@
 """Runs a notebook's code cells from top to bottom in one namespace, as a kernel would; needs no Jupyter.
 
-    python tests/docs/notebook.py --write      # puts what the cells say into examples/notebook.ipynb
+python tests/docs/notebook.py --write      # puts what the cells say into examples/notebook.ipynb
 """
 
 import argparse
@@ -28,7 +28,9 @@ def run(notebook: dict[str, Any]) -> dict[str, Any]:
             value = _value("".join(cell["source"]), namespace, f"cell {number}")
         cell["execution_count"], cell["outputs"] = number, []
         if said.getvalue():
-            cell["outputs"] = [{"name": "stdout", "output_type": "stream", "text": said.getvalue().splitlines(True)}]
+            cell["outputs"] = [
+                {"name": "stdout", "output_type": "stream", "text": said.getvalue().splitlines(True)}
+            ]
         if value is not None:
             shown = {"text/plain": [type(value).__name__]}
             if hasattr(value, "_repr_html_"):
