@@ -107,9 +107,9 @@ def _signals() -> str:
     text = (
         "# Signals\n\nA signal is a function `(evidence, *, options) -> [N]`: one number for each response, higher is "
         "better. Its keyword arguments are the `options` of a reward's term. In the formulas `A[t, j]` is the "
-        "attention from response token t to prompt token j, `w` the salience of the prompt's tokens, `D[t, j]` what segment j "
-        "explains of token t ([the method](../method.md)). [A signal of your own](../guides/own-signal.md) is named by "
-        "its dotted path.\n\n"
+        "attention from response token t to prompt token j, `w` the salience of the prompt's tokens, `D[t, j]` what "
+        "segment j explains of token t ([the method](../method.md)). [A signal of your own](../guides/own-signal.md) "
+        "is named by its dotted path.\n\n"
     )
     for name in names:
         if name not in ("__init__", "ingredients"):

@@ -4,13 +4,13 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from accelerate.state import AcceleratorState
 
 import tiny
-from cagsr import cli
+from command_line import Outcome, typed
 
 SMALL = [
     "data.count=11",
@@ -21,12 +21,6 @@ SMALL = [
     "sampling.candidates=3",
     "sampling.max_new_tokens=7",
 ]
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
 
 
 @pytest.fixture(scope="session")
@@ -61,14 +55,7 @@ def cagsr(tmp_path, monkeypatch, capsys):
         monkeypatch.delenv(name, raising=False)
 
     def run(*arguments: object) -> Outcome:
-        # Accelerate keeps the precision of the first Accelerator of a process; every command starts a new one.
-        AcceleratorState._reset_state(reset_partial_state=True)
-        monkeypatch.setattr(sys, "argv", ["cagsr", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        found = capsys.readouterr()
-        return Outcome(ended.value.code or 0, found.out, found.err)
+        return typed([*map(str, arguments)], monkeypatch, capsys)
 
     yield run
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -1,0 +1,330 @@
+"""Every command of README.md and docs/ is run, on tiny models of the names that the pages use.
+
+A page is a place of its own: the files of its titled blocks are written there, and its commands and Python blocks are
+run in their order. What makes a command quick is appended to it, and what is not run is listed with its reason.
+"""
+
+import gzip
+import json
+import os
+import re
+import shlex
+import shutil
+import socketserver
+import subprocess
+import sys
+import threading
+import tomllib
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.state import AcceleratorState
+from transformers import AutoTokenizer
+
+import pages
+import raters
+import tiny
+from cagsr.commands.rate import Rating
+from cagsr.config import Config
+from cagsr.rating.items import QUESTIONS
+from command_line import typed
+
+NOT_RUN = {
+    "make test": "this very test is part of it",
+    "make prove": "twenty minutes; its parts are run at a small count in tests/faults",
+    "make table": "hours; it is cagsr compare, which is run",
+    "kill -9 …": "what it does to a run is proved in tests/faults",
+    ". .venv/bin/activate": "there is no such environment here",
+    "ACCELERATE_USE_CPU=1 torchrun": "run by tests/core/test_distributed.py",
+}
+
+# Appended to a command, unless it names the key itself.
+STEPS = ["train.steps=2", "train.warmup_steps=0", "train.prompts_per_step=2", "train.micro_batch=8"]
+SAMPLING = ["sampling.candidates=2", "sampling.max_new_tokens=6"]
+DATA = ["data.count=8", "data.evaluation_count=6"]
+SFT = ["sft.steps=2", "sft.warmup_steps=0", "sft.batch_size=2"]
+COMPARE = ["compare.synthetic_pairs=4", "compare.control=lexical"]
+QUICK = {
+    "demo": [*STEPS, *SAMPLING, *DATA],
+    "train": [*STEPS, *SAMPLING, *DATA],
+    "sft": [*SFT, *DATA],
+    "eval": [*SAMPLING, *DATA],
+    "compare": [*STEPS, *SAMPLING, *DATA, *COMPARE, *SFT],
+    "probe": [*SAMPLING, *DATA, "--prompts 3"],
+    "calibrate": ["sampling.candidates=3", "sampling.max_new_tokens=12", *DATA, "--prompts 5"],
+    "score": [*SAMPLING],
+    "rate": ["--port 0", "--items 4"],
+}
+# The examples train and measure much; what they do at full size is in docs/results.md.
+EXAMPLES = {
+    "compare": [
+        "metrics.relevance_model=null",
+        "compare.systems=[no-rl,cagsr-grpo,lexical]",
+        "compare.seeds=[0]",
+    ],
+    "eval": ["metrics.relevance_model=null"],
+}
+
+FULL = "../shared/data/e2e.train.jsonl.gz"
+
+# What a page takes for granted, made before its command.
+BEFORE = {
+    "cagsr compare --config examples/e2e.yaml data.source=… compare.preferences=pairs.jsonl": (
+        f"cagsr sft --config examples/e2e.yaml data.source={FULL}"
+    ),
+    "cagsr rate runs/paper --raters anna,ben": "cagsr compare --config examples/paper.yaml",
+}
+
+CHAT = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """The names that pages use, as directories: transformers takes one before it asks the hub."""
+    root = tmp_path_factory.mktemp("hub")
+    tiny.save_models(root)
+    for name, kind in (("google/flan-t5-small", "t5"), ("Qwen/Qwen3-0.6B", "llama")):
+        shutil.copytree(root / kind, root / name)
+    words = AutoTokenizer.from_pretrained(root / "llama")
+    words.chat_template = CHAT
+    words.save_pretrained(root / "Qwen/Qwen3-0.6B")
+    return root
+
+
+@pytest.fixture
+def place(tmp_path, models, monkeypatch):
+    """Where a page's commands are typed: models, examples and the data that all pages may name."""
+    work = tmp_path / "work"
+    (work / "runs").mkdir(parents=True)
+    for owner in ("google", "Qwen"):
+        shutil.copytree(models / owner, work / owner)
+    shutil.copytree(pages.ROOT / "examples", work / "examples")
+    data = tmp_path / "shared" / "data"
+    data.mkdir(parents=True)
+    prompts = [f"describe colour : red ; day : monday ; hour : {n}" for n in range(40)]
+    pairs = [
+        {"prompt": prompt, "chosen": "red on monday", "rejected": "red", "domain": "E2E restaurant"}
+        for prompt in prompts[:20]
+    ]
+    meanings = [
+        {
+            "prompt": f"name : The Vaults ; food : {n}",
+            "mr": f"name[The Vaults], food[{n}]",
+            "reference": "The Vaults .",
+        }
+        for n in range(40)
+    ]
+    write_rows(work / "prompts.jsonl", [{"prompt": prompt} for prompt in prompts])
+    write_rows(work / "pairs.jsonl", pairs)
+    write_rows(data / "e2e.train.jsonl.gz", meanings)
+    write_rows(data / "nlg_human_prefs.train.jsonl.gz", pairs)
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.syspath_prepend(work)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(Rating, "serve", rate_all_and_stop)
+    monkeypatch.setattr(socketserver.BaseServer, "serve_forever", ask_once_and_stop)
+    for name in ("FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
+        monkeypatch.delenv(name, raising=False)
+    yield work
+    AcceleratorState._reset_state(reset_partial_state=True)
+    for name in ("mine", "__pycache__"):
+        sys.modules.pop(name, None)
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+
+
+def rate_all_and_stop(rating: Rating, notice: object) -> None:
+    """In place of a server that waits for people: every rater answers all, then comes Ctrl-C."""
+    with raters.served(rating):
+        for number, link in enumerate(rating.links.values()):
+            with raters.Client(link) as client:
+                for item in range(len(rating.study.items)):
+                    for question in QUESTIONS[rating.study.mode]:
+                        value = (item + number) % 2 + (rating.study.mode == "scores")
+                        assert client.answer(item, question, value).status == 200
+    raise KeyboardInterrupt
+
+
+SERVE = socketserver.BaseServer.serve_forever
+
+
+def ask_once_and_stop(server: Any) -> None:
+    """In place of a report that is served until Ctrl-C."""
+    thread = threading.Thread(target=SERVE, args=(server,))
+    thread.start()
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.server_address[1]}/", timeout=30) as answer:
+        assert answer.status == 200
+    server.shutdown()
+    thread.join()
+    raise KeyboardInterrupt
+
+
+class Typist:
+    """Types a page's commands; each must end as its page says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+        self.monkeypatch, self.capsys = monkeypatch, capsys
+
+    def run(self, command: str) -> None:
+        if any(command.startswith(known) for known in NOT_RUN):
+            if command.startswith("make "):
+                assert f"\n{command.split()[1]}: " in pages.text_of("Makefile"), f"no such target: {command}"
+            return
+        if command in BEFORE:
+            self.run(BEFORE[command])
+        words = shlex.split(command)
+        if words[0] == "make":
+            words = shlex.split(made(words[1]))
+        if words[:2] == ["accelerate", "launch"]:
+            words = self.launched(words)
+        if not words:
+            return
+        if words[0] == "cagsr":
+            self.cagsr(words[1:])
+        elif words[0] == "pip":
+            demand_extras(words)
+        elif words[0] == "zcat":
+            subprocess.run(command, shell=True, check=True)
+        else:
+            raise AssertionError(f"neither run nor listed in NOT_RUN: {command}")
+
+    def launched(self, words: list[str]) -> list[str]:
+        """One process is this one. Several are started for real, on the CPU."""
+        given = launch_command_parser().parse_args(words[2:])
+        _validate_launch_command(given)
+        assert (given.module, given.training_script) == (True, "cagsr")
+        inner = ["cagsr", *given.training_script_args]
+        if given.config_file is None:
+            return inner
+        command = [sys.executable, "-m", "accelerate.commands.launch", *words[2:]]
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+        done = subprocess.run(
+            [*command, *quick(inner[1:])], env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return []
+
+    def cagsr(self, words: list[str]) -> None:
+        words, target = redirected([FULL.join(word.split("…")) for word in words])
+        outcome = typed([*words, *quick(words)], self.monkeypatch, self.capsys)
+        used = re.search(r"error: (\S+) (belongs to run|holds a comparison)", outcome.err)
+        if used and "--resume" not in words:  # a page shows ways to run one thing, each from the beginning
+            shutil.rmtree(used[1])
+            outcome = typed([*words, *quick(words)], self.monkeypatch, self.capsys)
+        stopped = words[0] == "rate" and "--export" not in words
+        assert outcome.code == (130 if stopped else 0), outcome.err
+        if target:
+            Path(target).write_text(outcome.out)
+
+
+def made(target: str) -> str:
+    """What a target of the Makefile runs."""
+    recipe = re.search(
+        rf"^{target}: .*\n\t\$\(BIN\)/(.*) \$\(ARGS\)$", pages.text_of("Makefile"), re.MULTILINE
+    )
+    assert recipe, f"neither run nor listed in NOT_RUN: make {target}"
+    return recipe[1]
+
+
+def demand_extras(words: list[str]) -> None:
+    (package,) = [word for word in words if word.startswith(".")]
+    known = tomllib.loads(pages.text_of("pyproject.toml"))["project"]["optional-dependencies"]
+    assert set(package[2:-1].split(",")) <= set(known), package
+
+
+def redirected(words: list[str]) -> tuple[list[str], str | None]:
+    """``[a, >, file]`` -> ``[a]``, ``file``."""
+    return (words[:-2], words[-1]) if words[-2:-1] == [">"] else (words, None)
+
+
+def quick(words: list[str]) -> list[str]:
+    """What is appended to a command to make it small."""
+    if not words or {"--list", "--help", "--export"} & set(words):
+        return []
+    added = [*QUICK.get(words[0], [])]
+    if any(word.startswith("examples/") for word in words):
+        added += EXAMPLES.get(words[0], [])
+    typed_keys = {re.split("[= ]", word)[0] for word in words}
+    return [
+        part
+        for one in added
+        if re.split("[= ]", one)[0] not in typed_keys
+        for part in ([one] if "=" in one else one.split())
+    ]
+
+
+@pytest.mark.parametrize("page", [page for page in pages.PAGES if any(pages.blocks(page))])
+def test_every_command_and_every_python_block_of_a_page_runs(page, place, monkeypatch, capsys):
+    found = list(pages.blocks(page))
+    for block in found:
+        if block.file:
+            Path(block.file).parent.mkdir(parents=True, exist_ok=True)
+            Path(block.file).write_text(block.text, encoding="utf-8")
+    typist, namespace = Typist(monkeypatch, capsys), {"__name__": "__main__"}
+    for block in found:
+        if block.language == "sh":
+            for command in block.commands:
+                try:
+                    typist.run(command)
+                except BaseException as error:
+                    raise AssertionError(f"{page}:{block.line}: {command}\n{error}") from error
+        elif block.language == "python":
+            exec(compile(block.text, f"{page}:{block.line}", "exec"), namespace)
+
+
+@pytest.mark.parametrize("page", pages.PAGES)
+def test_commands_stand_in_blocks_that_are_run(page):
+    for block in pages.blocks(page):
+        first = (block.text.split() or [""])[0]
+        assert block.language in ("sh", "bash") or first not in pages.PROGRAMS, f"{page}:{block.line}"
+        assert block.language != "bash" or block.file, (
+            f"{page}:{block.line}: commands are run where they are sh"
+        )
+
+
+def test_shell_scripts_of_the_pages_are_shell(tmp_path):
+    scripts = [block for page in pages.PAGES for block in pages.blocks(page) if block.language == "bash"]
+    assert scripts
+    for block in scripts:
+        done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def keys_of(model: Any, path: str = "") -> set[str]:
+    from cagsr.config.messages import section_of
+
+    found = set()
+    for name, field in model.model_fields.items():
+        found.add(path + name)
+        inner = section_of(field)
+        if inner:
+            found |= keys_of(inner, f"{path}{name}.")
+    return found
+
+
+@pytest.mark.parametrize("page", pages.PAGES)
+def test_every_config_key_that_a_page_names_exists(page):
+    sections = "|".join(Config.model_fields)
+    named = re.findall(rf"`((?:{sections})\.[a-z_.]+)", pages.text_of(page))
+    known = keys_of(Config)
+    files = (".py", ".yaml", ".json", ".jsonl", ".html", ".md", ".lock")
+    unknown = [key for key in named if not key.endswith(files) and key.rstrip(".") not in known]
+    assert unknown == []
+
+
+@pytest.mark.parametrize("page", pages.PAGES)
+def test_every_yaml_block_is_a_config_or_a_part_of_one(page, tmp_path):
+    for block in pages.blocks(page):
+        if block.language == "yaml":
+            (tmp_path / "part.yaml").write_text(block.text)
+            missing = [] if "source:" in block.text else ["data.source=prompts.jsonl"]
+            missing += [] if "name:" in block.text else ["model.name=google/flan-t5-small"]
+            Config.load(tmp_path / "part.yaml", missing)
