@@ -19,16 +19,17 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import documented_pages as pages
 import pytest
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.state import AcceleratorState
 from transformers import AutoTokenizer
 
-import pages
 import raters
 import tiny
 from cagsr.commands.rate import Rating
 from cagsr.config import Config
+from cagsr.config.messages import section_of
 from cagsr.rating.items import QUESTIONS
 from command_line import typed
 
@@ -210,6 +211,7 @@ class Typist:
             [*command, *quick(inner[1:])], env=environment, capture_output=True, text=True, timeout=300
         )
         assert done.returncode == 0, done.stderr[-3000:]
+        assert [*Path("runs").glob("*/checkpoints/*/random_states_1.pkl")], "there was no second process"
         return []
 
     def cagsr(self, words: list[str]) -> None:
@@ -299,8 +301,6 @@ def test_shell_scripts_of_the_pages_are_shell(tmp_path):
 
 
 def keys_of(model: Any, path: str = "") -> set[str]:
-    from cagsr.config.messages import section_of
-
     found = set()
     for name, field in model.model_fields.items():
         found.add(path + name)

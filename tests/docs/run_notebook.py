@@ -1,6 +1,6 @@
 """Runs a notebook's code cells from top to bottom in one namespace, as a kernel would; needs no Jupyter.
 
-python tests/docs/notebook.py --write      # puts what the cells say into examples/notebook.ipynb
+python tests/docs/run_notebook.py --write      # puts what the cells say into examples/notebook.ipynb
 """
 
 import argparse
