@@ -6,6 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel
+
+from cagsr.config.messages import section_of
+
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 
@@ -26,6 +30,8 @@ class Block:
     @property
     def commands(self) -> list[str]:
         """The commands of a block of language ``sh``, without their comments."""
+        if self.language != "sh":
+            return []
         return list(filter(None, map(_uncommented, self.text.replace("\\\n", " ").splitlines())))
 
 
@@ -41,6 +47,15 @@ def blocks(page: str) -> Iterator[Block]:
         named = NAMED.match(body) if language in ("yaml", "python") else None
         line = text.count("\n", 0, fence.start()) + 1
         yield Block(language, title or (named[1] if named else None), body, line)
+
+
+def config_keys(model: type[BaseModel], path: str = "") -> set[str]:
+    """Every dotted key of a config, sections among them."""
+    found = set()
+    for name, field in model.model_fields.items():
+        inner = section_of(field)
+        found |= {path + name} | (config_keys(inner, f"{path}{name}.") if inner else set())
+    return found
 
 
 def _uncommented(line: str) -> str:

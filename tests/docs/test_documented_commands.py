@@ -29,7 +29,6 @@ import raters
 import tiny
 from cagsr.commands.rate import Rating
 from cagsr.config import Config
-from cagsr.config.messages import section_of
 from cagsr.rating.items import QUESTIONS
 from command_line import typed
 
@@ -132,8 +131,7 @@ def place(tmp_path, models, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     yield work
     AcceleratorState._reset_state(reset_partial_state=True)
-    for name in ("mine", "__pycache__"):
-        sys.modules.pop(name, None)
+    sys.modules.pop("mine", None)
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -292,6 +290,26 @@ def test_commands_stand_in_blocks_that_are_run(page):
         )
 
 
+def test_no_exception_outlives_the_command_that_it_was_made_for():
+    commands = [command for page in pages.PAGES for block in pages.blocks(page) for command in block.commands]
+    for known in NOT_RUN:
+        assert any(command.startswith(known) for command in commands), known
+    assert set(BEFORE) <= set(commands)
+
+
+def test_a_command_that_nobody_knows_is_no_silent_success(place, monkeypatch, capsys):
+    typist = Typist(monkeypatch, capsys)
+    for command, message in (
+        ("rm -rf runs", "neither run nor listed"),
+        ("make nonsense", "neither run nor listed"),
+        ("pip install -e '.[nonsense]'", "nonsense"),
+        ("cagsr train --config nowhere.yaml", "no such file"),
+        ("accelerate launch -m other train", "other"),
+    ):
+        with pytest.raises(AssertionError, match=message):
+            typist.run(command)
+
+
 def test_shell_scripts_of_the_pages_are_shell(tmp_path):
     scripts = [block for page in pages.PAGES for block in pages.blocks(page) if block.language == "bash"]
     assert scripts
@@ -300,21 +318,11 @@ def test_shell_scripts_of_the_pages_are_shell(tmp_path):
         assert (done.returncode, done.stderr) == (0, "")
 
 
-def keys_of(model: Any, path: str = "") -> set[str]:
-    found = set()
-    for name, field in model.model_fields.items():
-        found.add(path + name)
-        inner = section_of(field)
-        if inner:
-            found |= keys_of(inner, f"{path}{name}.")
-    return found
-
-
 @pytest.mark.parametrize("page", pages.PAGES)
 def test_every_config_key_that_a_page_names_exists(page):
     sections = "|".join(Config.model_fields)
     named = re.findall(rf"`((?:{sections})\.[a-z_.]+)", pages.text_of(page))
-    known = keys_of(Config)
+    known = pages.config_keys(Config)
     files = (".py", ".yaml", ".json", ".jsonl", ".html", ".md", ".lock")
     unknown = [key for key in named if not key.endswith(files) and key.rstrip(".") not in known]
     assert unknown == []

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 import run_notebook
+from documented_pages import config_keys
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from mkdocs.exceptions import Abort
 
 from browser import browser, installed, open_file
 from cagsr.cli import app
-from cagsr.config import Config, reference
+from cagsr.config import Config
 from cagsr.signals import SIGNALS
 
 ROOT = Path(__file__).parents[2]
@@ -32,11 +33,8 @@ def site(tmp_path_factory) -> Path:
 
 def test_every_config_key_command_and_signal_is_in_the_reference(site):
     config = (site / "reference/config.html").read_text()
-    documented = set(re.findall(r'<code class="key" id="([^"]+)">', config))
-    keys = {
-        line.split(":")[0].lstrip("# ") for line in reference().splitlines() if re.match(r"#?\s*\w+:", line)
-    }
-    assert {key.split(".")[-1] for key in documented} >= keys - {*Config.model_fields, "Expected"}
+    documented = {key.replace("[]", "") for key in re.findall(r'<code class="key" id="([^"]+)">', config)}
+    assert documented == config_keys(Config) - {*Config.model_fields}
     commands = (site / "reference/commands.html").read_text()
     for command in app.registered_commands:
         name = command.name or command.callback.__name__  # type: ignore[union-attr]
