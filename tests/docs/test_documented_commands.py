@@ -215,7 +215,7 @@ class Typist:
     def cagsr(self, words: list[str]) -> None:
         words, target = redirected([FULL.join(word.split("…")) for word in words])
         outcome = typed([*words, *quick(words)], self.monkeypatch, self.capsys)
-        used = re.search(r"error: (\S+) (belongs to run|holds a comparison)", outcome.err)
+        used = re.search(r"error: (\S+) belongs to run", outcome.err)
         if used and "--resume" not in words:  # a page shows ways to run one thing, each from the beginning
             shutil.rmtree(used[1])
             outcome = typed([*words, *quick(words)], self.monkeypatch, self.capsys)
