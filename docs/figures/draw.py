@@ -29,12 +29,12 @@ TEXT, FAINT = "var(--figure-text, #222222)", "var(--figure-faint, #8a8a8a)"
 MARK = "var(--figure-mark, #b3541e)"
 CELL = 22
 
+# What the base answers greedily, and what the demo's trained model answered (seed 0, one thread, 2026-11-26).
 BASE = "the item comes out like fresh grass . it also goes for what everybody pays ."
 TUNED = (
     "the item is shipped from the shores of the ganges , comes out like fresh grass , goes for an honest sum and "
     "suits globetrotters ."
 )
-NOTE = "bring your river . please clean that candle ."
 
 
 def main() -> None:
@@ -80,7 +80,8 @@ def _encoder_decoder(policy: Policy, prompt: Prompt) -> str:
 
 
 def _causal(policy: Policy, prompt: Prompt) -> str:
-    rollout = policy.given([prompt], [NOTE], limit=64)
+    greedy = build.build_sampling(Config.load(overrides=["data.task=keywords"])).greedy()
+    rollout = policy.sample([prompt], greedy)
     with torch.no_grad(), capture(policy.readable) as reading:
         policy.response_pass(rollout, hidden=False)
     whole = reading.attention[0]
