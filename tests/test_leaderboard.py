@@ -50,6 +50,41 @@ def test_the_terminal_table_fits_80_columns_and_has_a_row_for_every_system(summa
     assert any(line.startswith("rlhf") and "no human pairs" in line for line in lines)
 
 
+NAMES = ["no-rl", "lexical", "synthetic-preference", *(f"a-system-of-some-name-{n}" for n in range(17))]
+
+
+@pytest.mark.parametrize(
+    ("width", "more"),
+    [
+        (80, ""),
+        (200, " said repeated relevance tokens seconds"),
+    ],
+)
+def test_twenty_systems_show_as_many_metrics_as_fit_and_stars_without_colour(summary, width, more):
+    metrics = ("slot_error_rate", "coverage", "clean", "hallucination", "repetition", "rouge_l")
+    better = {name: 0.2 * (name in NAMES[2:]) for name in NAMES}
+    systems = {
+        name: {metric: np.linspace(0.31, 0.5, 13) - better[name] for metric in metrics}
+        | {"relevance": np.full(13, 0.5), "length": np.full(13, 22.6)}
+        for name in NAMES
+    }
+    found = (
+        summary
+        | compared(systems, ["no-rl", "lexical"])
+        | {"cost": {name: {"seconds": 1161.0} for name in NAMES}}
+    )
+    console = Console(width=width, file=io.StringIO())
+    console.print(leaderboard(found, "e2e", width))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    headings = f"slot errors to no-rl to lexical clean invented ROUGE-L{more}"
+    assert sorted(" ".join(lines[1:3]).split()) == sorted(headings.split())
+    starred = [line for line in lines if line.startswith("synthetic-")]
+    assert starred[0].split()[1:6] == [".205", "[-.200,", "-.200]*", "[-.200,", "-.200]*"]
+    assert [line for line in lines if "*" in line][-1] == "* differs, Holm's corrected p < .05"
+    assert "1,161" in starred[0] or width == 80
+
+
 def test_markdown_has_one_cell_a_column_in_every_row_and_bold_where_the_corrected_test_is_significant(
     summary,
 ):

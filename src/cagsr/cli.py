@@ -4,10 +4,12 @@
 """
 
 import json
+import os
 import re
 import signal
 import sys
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Annotated, Any, Literal
 
 import typer
@@ -15,6 +17,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from cagsr.errors import CagsrError, InputError, MemoryRanOutError, StoppedError, ran_out_of_memory
+from cagsr.prose import say, wrapped
 from cagsr.stops import Terminated, start_clock, terminate
 
 __all__ = ["app", "main"]
@@ -171,12 +174,12 @@ def evaluate(
     if not as_json:
         which = {"heldout": "held out", "train": "prompts trained on"}.get(split, split)
         title = f"{summary['task']}, {which}, {summary['decoding']}; mean and 95 % interval"
-        console.print(comparison_table(summary, title))
+        console.print(comparison_table(summary, title, console.width))
         first = next(iter(summary["systems"]))
         for pair in summary["differences"]:
-            console.print(f"\n[bold]{pair.removesuffix(f'-{first}')} against {first}[/], paired:")
+            say(console, f"\n{pair.removesuffix(f'-{first}')} against {first}, paired:", style="bold")
             for line in difference_lines(summary, pair):
-                console.print(f"  {line}", highlight=False)
+                say(console, line, indent="  ")
     _print_json(summary, as_json)
 
 
@@ -203,9 +206,8 @@ def compare(
         from cagsr.systems import resolve
 
         for name, system in resolve(None, [10]).items():
-            console.print(
-                f"{name:<22}{(system.__doc__ or '').splitlines()[0]}", highlight=False, soft_wrap=True
-            )
+            say(console, name, style="bold")
+            say(console, (system.__doc__ or "").splitlines()[0], indent="    ")
         return
     from cagsr.commands.compare import compare as run_comparison
     from cagsr.commands.compare import quick as smaller
@@ -216,7 +218,8 @@ def compare(
     summary = run_comparison(asked, console, resume=resume, accept_changes=accept_changes)
     seeds = len(summary["seeds"])
     title = f"{summary['task']}, held out, {summary['prompts']} prompts, {seeds} seed{'s'[: seeds > 1]}; 95 % intervals"
-    console.print(leaderboard(summary, title))
+    console.print(leaderboard(summary, title, console.width))
+    say(console, f"{asked.compare.directory}/: table.md and table.csv have every metric, interval and cost")
     _print_json(summary, as_json)
 
 
@@ -335,7 +338,7 @@ def rate(
         if not as_json:
             from cagsr.rating.table import rating_table
 
-            console.print(rating_table(summary), soft_wrap=True)
+            console.print(rating_table(summary))
         return _print_json(summary, as_json)
     if raters is None:
         raise InputError("cagsr rate needs --raters NAME,NAME: a link is made for each. Or --export.")
@@ -346,9 +349,9 @@ def rate(
         if as_json:
             print(json.dumps(rating.links), flush=True)
         for line in rating.announcement():
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            say(console, line)
         try:
-            rating.serve(lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
+            rating.serve(lambda line: say(console, line))
         except KeyboardInterrupt:
             print(f"\nstopped by Ctrl-C; {rating.kept()}; the same command goes on", file=sys.stderr)
             raise typer.Exit(130) from None
@@ -386,18 +389,14 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Versions, devices, and what a model supports here."""
+    from cagsr.commands.doctor import described
     from cagsr.commands.doctor import doctor as examine
 
     report = examine(model, revision)
     if not as_json:
         console = _console(as_json)
-        console.print(
-            "  ".join(f"{name} {version}" for name, version in report["versions"].items()), highlight=False
-        )
-        for device in report["devices"]:
-            console.print(f"device: {device}", highlight=False)
-        for key, value in report.get("model", {}).items():
-            console.print(f"{key}: {value}", highlight=False, markup=False)
+        for line in described(report):
+            say(console, line)
     _print_json(report, as_json)
 
 
@@ -434,13 +433,24 @@ def _time_limit(text: str | None) -> list[str]:
 
 
 def _console(as_json: bool) -> Console:
-    """Progress and tables go to standard error when standard output belongs to a program."""
-    return Console(stderr=as_json)
+    """Progress and tables go to standard error when standard output belongs to a program.
+
+    What moves is for a person's terminal only: not for a file, whatever FORCE_COLOR says, nor for a build's log.
+    """
+    stream = sys.stderr if as_json else sys.stdout
+    moves = stream.isatty() and not os.environ.get("CI")
+    return Console(stderr=as_json, force_interactive=None if moves else False)
 
 
 def _print_json(value: Any, wanted: bool) -> None:
     if wanted:
         print(json.dumps(value, indent=2))
+
+
+def _print_error(message: str) -> None:
+    """One line where a program reads it; broken between words where a person does."""
+    line = f"error: {message}"
+    print(wrapped(line, get_terminal_size().columns) if sys.stderr.isatty() else line, file=sys.stderr)
 
 
 def main() -> None:
@@ -452,13 +462,13 @@ def main() -> None:
     try:
         app()
     except Terminated:
-        print("error: stopped by SIGTERM; a run goes on with --resume", file=sys.stderr)
+        _print_error("stopped by SIGTERM; a run goes on with --resume")
         sys.exit(StoppedError.exit_code)
     except CagsrError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _print_error(str(error))
         sys.exit(error.exit_code)
     except (MemoryError, RuntimeError) as error:
         if not ran_out_of_memory(error):
             raise
-        print("error: out of memory. Lower train.micro_batch or sampling.max_new_tokens.", file=sys.stderr)
+        _print_error("out of memory. Lower train.micro_batch or sampling.max_new_tokens.")
         sys.exit(MemoryRanOutError.exit_code)

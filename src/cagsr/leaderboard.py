@@ -2,6 +2,7 @@
 
 import csv
 import io
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +10,8 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
+
+from cagsr.prose import wrapped
 
 __all__ = ["csv_text", "leaderboard", "markdown"]
 
@@ -29,7 +32,10 @@ OPINIONS = {"judge": "judge", "rating": "people"}
 PRIMARY = ("slot_error_rate", "rouge_l", "relevance", "exact_match")
 # Beside it in a terminal of 80 columns.
 BRIEF = ("clean", "hallucination", "rouge_l")
+# Longer names of systems go on below.
+NAME = 18
 SIGNIFICANT = 0.05
+STARRED = "* differs, Holm's corrected p < .05"
 
 
 def primary(summary: Mapping[str, Any]) -> str:
@@ -38,16 +44,17 @@ def primary(summary: Mapping[str, Any]) -> str:
     return next((metric for metric in PRIMARY if metric in measured), "length")
 
 
-def leaderboard(summary: Mapping[str, Any], title: str) -> Group:
+def leaderboard(summary: Mapping[str, Any], title: str, width: int = 80) -> Group:
     """One row a system: the deciding metric, its difference to the base and to the control, and what else matters.
 
-    Bold: Holm's corrected p is below .05. 80 columns wide; below stand the systems that are not for this data.
+    As many metrics as ``width`` has room for, the most telling first; the Markdown and the CSV have all. A star: Holm's
+    corrected p is below .05. Below stand the systems that are not for this data.
     """
-    deciding, others = primary(summary), _others(summary)
-    measured = next(iter(summary["systems"].values()))
-    brief = [metric for metric in BRIEF if metric in measured and metric != deciding]
+    columns = _columns(summary)
+    names = [textwrap.fill(name, NAME) for name in summary["systems"]]
+    room = width - max(len(line) for name in names for line in name.split("\n"))
     table = Table(
-        title=title,
+        title=Text(title),
         title_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
@@ -55,22 +62,48 @@ def leaderboard(summary: Mapping[str, Any], title: str) -> Group:
         padding=0,
     )
     table.add_column("", no_wrap=True)
-    table.add_column(TITLES[deciding].replace(" ", "\n"), justify="right")
-    for other in others:
-        table.add_column(f"to\n{other}", justify="right", no_wrap=True)
-    for metric in brief:
-        table.add_column(TITLES[metric], justify="right")
-    for name, metrics in summary["systems"].items():
-        cells = [Text(_short(metrics[deciding]["mean"]))]
-        for other in others:
-            found = summary["differences"].get(f"{name}-{other}", {}).get(deciding)
-            style = "bold" if found and found["p_holm"] < SIGNIFICANT else ""
-            cells.append(Text(_span(found) if found else "", style=style))
-        table.add_row(name, *cells, *(_short(metrics[metric]["mean"]) for metric in brief))
-    left_out = [
-        f"{name}: not for this data ({reason})" for name, reason in summary["not_for_this_data"].items()
+    shown: list[list[str]] = []
+    for heading, cells in columns:
+        room -= 1 + max(len(line) for text in (heading, *cells) for line in text.split("\n"))
+        if room < 0:
+            break
+        table.add_column(heading, justify="right", no_wrap=True)
+        shown.append(cells)
+    for name, *cells in zip(names, *shown, strict=True):
+        table.add_row(Text(name), *(Text(cell, "bold" if cell.endswith("*") else "") for cell in cells))
+    below = [f"{name}: not for this data ({reason})" for name, reason in summary["not_for_this_data"].items()]
+    below += [STARRED] if any(cell.endswith("*") for cells in shown for cell in cells) else []
+    return Group(table, *(Text(wrapped(line, width), style="dim") for line in below))
+
+
+def _columns(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
+    """Heading and cells of every column that a terminal may show, in the order of interest."""
+    deciding, systems = primary(summary), summary["systems"]
+    measured = next(iter(systems.values()))
+    others = [
+        metric for metric in dict.fromkeys((*BRIEF, *TITLES)) if metric in measured and metric != deciding
     ]
-    return Group(table, *(Text(line, style="dim") for line in left_out))
+
+    def means(metric: str) -> tuple[str, list[str]]:
+        heading = TITLES[metric].replace(" ", "\n")
+        return heading, [_short(metrics[metric]["mean"]) for metrics in systems.values()]
+
+    differences = [
+        (
+            f"to\n{other}",
+            [_starred(summary["differences"].get(f"{name}-{other}", {}).get(deciding)) for name in systems],
+        )
+        for other in _others(summary)
+    ]
+    seconds = [f"{summary['cost'][name]['seconds']:,.0f}" for name in systems]
+    return [means(deciding), *differences, *map(means, others), ("seconds", seconds)]
+
+
+def _starred(found: Mapping[str, float] | None) -> str:
+    """Right-aligned beside one another: where there is no star stands a space."""
+    if not found:
+        return ""
+    return _span(found) + ("*" if found["p_holm"] < SIGNIFICANT else " ")
 
 
 def markdown(summary: Mapping[str, Any]) -> str:

@@ -7,12 +7,12 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from cagsr.adversaries import ADVERSARIES
 from cagsr.probe import SHUFFLED
+from cagsr.prose import duration, say
 from cagsr.verdict import FOOLED
 
 NAME, NAME_WIDEST = len("self-certainty"), 22
@@ -24,19 +24,15 @@ PARTS = {"said": "said", "invented": "not\ninv.", "repeated": "not\nrep."}
 
 def show(summary: Mapping[str, Any], console: Console) -> None:
     """Tables of at most 80 columns, then the verdict in one line, its reasons, and the YAML lines to use."""
-    console.print(
-        Text.assemble("\n", (f"{summary['task']}", "bold"), f", {summary['split']}, {_size(summary)}")
-    )
-    console.print(Text(summary["model"], "dim"), soft_wrap=True)
+    say(console, f"\n{summary['task']}, {summary['split']}, {_size(summary)}", style="bold")
+    say(console, summary["model"], style="dim")
     for line in _base_lines(summary):
-        console.print(Padding(Text(line), (0, 0, 0, 2), expand=False))
+        say(console, line, indent="  ")
     primary = next((truth for truth in PRIMARY if truth in next(iter(summary["rewards"].values()))), None)
     has_pairs = "pairs" not in summary["missing"]
     console.print()
     if primary is None and not has_pairs:
-        console.print(
-            "Nothing at hand tells good responses from bad ones: adversaries only.", highlight=False
-        )
+        say(console, "Nothing at hand tells good responses from bad ones: adversaries only.")
     else:
         console.print(_ranking("rewards", summary["rewards"], primary))
         console.print()
@@ -59,7 +55,7 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
 
 
 def _note(console: Console, text: str) -> None:
-    console.print(Padding(Text(text, "dim"), (0, 0, 0, 2), expand=False))
+    say(console, text, style="dim", indent="  ")
 
 
 def _size(summary: Mapping[str, Any]) -> str:
@@ -115,7 +111,8 @@ def _adversaries(rewards: Mapping[str, Mapping[str, Any]]) -> Table:
     for name, found in rewards.items():
         shares = [found["adversaries"][adversary] for adversary in names]
         cells = [
-            Text(_share(share), "red" if share is not None and share >= FOOLED else "") for share in shares
+            Text(_share(share), "bold red" if share is not None and share >= FOOLED else "")
+            for share in shares
         ]
         table.add_row(name, *cells)
     return table
@@ -139,21 +136,16 @@ def _verdict(summary: Mapping[str, Any], console: Console) -> None:
         reasons.append(f"{configured}, as configured: {own['verdict']}; {own['reasons'][0]}")
     reasons += [summary["hint"]] if summary["hint"] else []
     for reason in reasons:
-        # Indented on every line that the terminal makes of it.
-        console.print(Padding(Text(f"- {reason}"), (0, 0, 0, 2), expand=False))
+        say(console, f"- {reason}", indent="  ")
     if summary["yaml"] is not None:
         console.print()
         console.print(summary["yaml"], end="", highlight=False, markup=False)
         cost = summary["cost"]
-        console.print(
+        say(
+            console,
             f"# {cost['steps']} steps: {cost['responses']:,} responses, {cost['tokens']:,} tokens, about "
-            f"{_duration(cost['seconds'])} on this machine",
-            highlight=False,
+            f"{duration(cost['seconds'])} on this machine",
         )
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
 
 
 def _auc(found: Mapping[str, Any], truth: str, otherwise: Any = 0.0) -> Any:

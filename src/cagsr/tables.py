@@ -1,19 +1,21 @@
 """What a terminal shows of results: the comparison table, and prompts shaded by what a response covered."""
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.console import Group
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from cagsr.errors import printable
 from cagsr.metrics.directions import HIGHER_IS_BETTER
 from cagsr.metrics.slots import METRICS
 from cagsr.types import Prompt
 
-__all__ = ["comparison_table", "difference_lines", "shaded"]
+__all__ = ["comparison_table", "difference_lines", "legend", "shaded", "shades"]
 
 TITLES = {
     "slot_error_rate": "slot errors",
@@ -39,41 +41,49 @@ TITLES = {
 }
 INTERVAL = len(".329–.450")
 SIGNED_INTERVAL = len("-.329–-.450")
-WIDTH = 80
+# Names take this much of the width beside metrics, or one word of theirs; a longer name goes on below.
+NAME, WORD = 20, 10
 # Counts: one digit behind the point, and more is not better in itself.
 COUNTS = {"length": ("longer", "shorter"), "words": ("longer", "shorter")}
 SHADES = (
     "",
-    "on grey15",
-    "on rgb(20,60,40)",
-    "on rgb(20,90,50)",
-    "on rgb(20,125,60)",
-    "bold on rgb(25,160,75)",
+    "white on grey23",
+    "white on rgb(20,60,40)",
+    "white on rgb(20,90,50)",
+    "white on rgb(20,110,55)",
+    "bold white on rgb(10,130,60)",
 )
+# Below so many colours the shades cannot be told from one another.
+SHADED = ("256", "truecolor")
 
 
-def comparison_table(summary: Mapping[str, Any], title: str) -> Group:
-    """One row a system, one column a metric: the mean with its 95 % interval underneath; 80 columns wide.
+def comparison_table(summary: Mapping[str, Any], title: str, width: int = 80) -> Group:
+    """One row a system, one column a metric: the mean with its 95 % interval underneath.
 
-    What a checker tells comes first; rewards and signals, which may be negative, follow in tables of five.
+    What a checker tells comes first; rewards and signals, which may be negative, follow. Metrics that ``width`` (80
+    or more) has no room for stand in further tables below.
     """
     systems = summary["systems"]
     names = _ordered(next(iter(systems.values())))
     checked = [name for name in names if name in METRICS] if "slot_error_rate" in names else []
     others = [name for name in names if name not in checked]
+    room = min(NAME, max(len(name) for name in systems))
+    most = (width - room) // (SIGNED_INTERVAL + 1)
     parts = [(checked, INTERVAL)] if checked else []
-    parts += [(others[start : start + 5], SIGNED_INTERVAL) for start in range(0, len(others), 5)]
+    parts += [(others[start : start + most], SIGNED_INTERVAL) for start in range(0, len(others), most)]
     tables = []
-    for shown, width in parts:
-        heading = title if not tables else None
+    for shown, column in parts:
+        heading = None if tables else Text(title)
         table = Table(title=heading, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, padding=0)
-        # Names break at their spaces and beside the intervals: all seven metrics then fit a terminal of 80 columns.
-        table.add_column("", overflow="fold", max_width=WIDTH - len(shown) * (width + 1))
+        # Names break at their spaces and hyphens, beside the intervals: a checker's seven metrics then fit 80 columns.
+        room = max(WORD, min(NAME, width - len(shown) * (column + 1)))
+        table.add_column("", no_wrap=True)
         for name in shown:
             heading = re.sub("[ _.]", "\n", _title(name))
-            table.add_column(heading, justify="right", overflow="fold", min_width=INTERVAL, max_width=width)
+            table.add_column(heading, justify="right", overflow="fold", min_width=INTERVAL, max_width=column)
         for system, metrics in systems.items():
-            table.add_row(system, *(_cell(metrics[name], name) for name in shown))
+            called = textwrap.fill(printable(system), room)
+            table.add_row(Text(called), *(_cell(metrics[name], name) for name in shown))
         tables += [table, ""]
     return Group(*tables[:-1])
 
@@ -88,16 +98,16 @@ def _title(name: str) -> str:
 
 
 def _cell(interval: Mapping[str, float], name: str) -> Group:
-    digits = 1 if name in COUNTS else 3
-    ends = f"{_brief(interval['low'])}–{_brief(interval['high'])}"
-    return Group(Text(f"{interval['mean']:z.{digits}f}"), Text(ends, style="dim"))
+    mean, digits = interval["mean"], 1 if name in COUNTS else 3
+    shown = f"{mean:z.{digits}f}" if abs(mean) < 1e5 else _brief(mean)
+    return Group(Text(shown), Text(f"{_brief(interval['low'])}–{_brief(interval['high'])}", style="dim"))
 
 
 def _brief(value: float) -> str:
-    """A number in four characters and its sign: .329, 1.25, -22.6, 122."""
+    """A number in four characters and its sign: .329, 1.25, -22.6, 122, 2e+6."""
     sign = "-" if round(value, 3) < 0 else ""
-    texts = [f"{abs(value):.{digits}f}".removeprefix("0") for digits in (3, 2, 1)]
-    return sign + next((text for text in texts if len(text) <= 4), f"{abs(value):.0f}")
+    texts = [f"{abs(value):.{digits}f}".removeprefix("0") for digits in (3, 2, 1, 0)]
+    return sign + next((text for text in texts if len(text) <= 4), f"{abs(value):.0e}".replace("+0", "+"))
 
 
 def difference_lines(summary: Mapping[str, Any], pair: str) -> list[str]:
@@ -118,6 +128,19 @@ def difference_lines(summary: Mapping[str, Any], pair: str) -> list[str]:
             verdict = COUNTS.get(name, ("higher", "lower"))[mean < 0]
         lines.append(f"{_title(name):<{width}} {mean:+z.3f}  [{low:+z.3f}, {high:+z.3f}]  {verdict}")
     return lines
+
+
+def shades(console: Console) -> bool:
+    """Whether a share can be shown as a shade here, and not only as a digit."""
+    return console.color_system in SHADED and not console.no_color
+
+
+def legend(colour: bool) -> Text:
+    """What `shaded` shows, in one line."""
+    if not colour:
+        return Text("(9) the strongest, (3) a third of it; below that nothing is marked", "dim")
+    swatches = (Text(f" {step} ", style) for step, style in enumerate(SHADES) if style)
+    return Text.assemble(("weak ", "dim"), *swatches, (" strong", "dim"))
 
 
 def shaded(prompt: Prompt, shares: Sequence[float], colour: bool) -> Text:

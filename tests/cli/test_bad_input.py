@@ -165,14 +165,12 @@ def test_skipped_rows_are_counted_and_listed(train, rows, asked):
     source = rows("p.jsonl", {"prompt": "city lyon"}, *[{"prompt": ""}] * 12, {"prompt": "day monday"})
     outcome = train(f"data.source={source}", asked, task=None)
     assert outcome.code == 0, outcome.err
-    lines = outcome.out.splitlines()
-    start = lines.index(
-        "train prompts: 2 of 14 rows used; 12 invalid dropped (first: p.jsonl row 2: prompt is empty)."
-    )
-    assert lines[start + 1 : start + 12] == [
+    lines = [
+        "train prompts: 2 of 14 rows used; 12 invalid dropped (first: p.jsonl row 2:\n  prompt is empty).",
         *(f"warning: dropped p.jsonl row {row}: prompt is empty." for row in range(2, 12)),
         "warning: ... and 2 more",
     ]
+    assert "\n".join(lines) in outcome.out
 
 
 @pytest.mark.parametrize("command", ["train", "sft", "eval", "compare", "calibrate", "probe", "score"])
@@ -191,7 +189,7 @@ def test_references_of_one_prompt_are_no_duplicates(train, rows):
     source = rows("p.jsonl", *[{"prompt": "city lyon", "reference": str(row)} for row in range(32)])
     outcome = train(f"data.source={source}", task=None)
     assert outcome.code == 0, outcome.err
-    assert "1 of 32 rows used; 31 repeat the prompt of an earlier row, dropped.\n" in outcome.out
+    assert "1 of 32 rows used; 31 repeat the prompt of an earlier row, dropped." in " ".join(outcome.out.split())
     assert "duplicates" not in outcome.out
 
 

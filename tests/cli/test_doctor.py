@@ -38,7 +38,7 @@ def test_a_model_that_cannot_says_why_in_words(cagsr, tmp_path):
     assert model["supported"] is False
     assert "bert" in model["reason"]
     text = cagsr("doctor", "bert")
-    assert "supported: False" in text.out
+    assert "supported: no" in text.out
     assert text.err == ""
 
 

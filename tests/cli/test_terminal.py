@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from cagsr.display import Display
-from cagsr.tables import comparison_table, shaded
+from cagsr.prose import say, wrapped
+from cagsr.tables import comparison_table, legend, shaded, shades
 from cagsr.types import Prompt
 
 COMMANDS = ["demo", "sft", "train", "eval", "score", "doctor", "reference"]
@@ -80,13 +82,31 @@ SUMMARY = {
 }
 
 
-@pytest.mark.parametrize("width", [80, 200])
-def test_the_table_fits_and_no_number_is_cut(width):
-    console = Console(file=StringIO(), width=width)
-    console.print(comparison_table(SUMMARY, "slots, held out"))
+def consoles(width):
+    """A terminal with colours, one without, and a file."""
+    yield Console(file=StringIO(), width=width, force_terminal=True, color_system="truecolor")
+    yield Console(file=StringIO(), width=width, force_terminal=True, no_color=True, color_system="truecolor")
+    yield Console(file=StringIO(), width=width)
+
+
+def shown_in(console):
+    """What stands there, its lines no longer than the terminal is wide, and no escape codes in a file."""
     text = console.file.getvalue()
-    assert max(map(len, text.splitlines())) <= width
-    assert "…" not in text
+    if not console.is_terminal:
+        assert "\x1b" not in text
+        assert "\r" not in text
+    plain = Text.from_ansi(text).plain
+    assert max(map(len, plain.splitlines())) <= console.width
+    assert "…" not in plain
+    return plain
+
+
+@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("kind", range(3))
+def test_the_table_fits_and_no_number_is_cut(width, kind):
+    console = list(consoles(width))[kind]
+    console.print(comparison_table(SUMMARY, "slots, held out", width))
+    text = shown_in(console)
     for shown in ("slot", "errors", "coverage", "clean", "invented", "repeated", "length"):
         assert shown in text
     # 20.34 to 24.86: the 0 of 20 belongs to the number, that of 0.111 does not.
@@ -105,24 +125,105 @@ def test_a_shaded_prompt_without_colour_has_digits(colour):
     assert bool(text.spans) == colour
 
 
+ROW = {
+    "signal/coverage": 0.19,
+    "signal/surprise": -0.05,
+    "signal/repetition": 0.0,
+    "signal/unfinished": -1.0,
+    "reward": 1.25,
+    "reward_spread": 1.5,
+    "kl": 0.01,
+    "entropy": 1.3,
+    "length": 7.0,
+    "repetition": 0.1,
+    "tokens_per_second": 301.0,
+}
+
+
 @pytest.mark.parametrize("width", [80, 200])
 def test_the_moving_line_shows_every_number_whatever_the_width(width):
-    row = {
-        "signal/coverage": 0.19,
-        "signal/surprise": -0.05,
-        "signal/repetition": 0.0,
-        "signal/unfinished": -1.0,
-    }
-    row |= {"reward": 0.0, "reward_spread": 1.5, "kl": 0.01, "entropy": 1.3, "length": 7.0, "repetition": 0.1}
     console = Console(file=StringIO(), force_terminal=True, width=width, color_system=None)
     with Display(console, 80, "train") as display:
-        display.on_step(3, row | {"tokens_per_second": 301.0}, None)
+        display.on_step(3, ROW, None)
         display.progress.refresh()
     shown = console.file.getvalue()
     assert "3/80" in shown
     assert "unfinished -1" in shown
     assert "301 tok/s" in shown
     assert "…" not in shown
+
+
+@pytest.mark.parametrize(
+    ("width", "line"),
+    [
+        (80, "step 10/80  reward 1.25  kl 0.010  70 s left  length 7.0  repeated 0.10"),
+        (
+            200,
+            "step 10/80  reward 1.25  kl 0.010  70 s left  length 7.0  repeated 0.10  entropy 1.30  spread 1.5  "
+            "301 tok/s  coverage 0.19  surprise -0.05  repetition 0  unfinished -1",
+        ),
+    ],
+)
+def test_a_log_has_one_line_every_ten_steps_with_the_time_that_is_left(width, line, monkeypatch):
+    console = Console(file=StringIO(), width=width)
+    seconds = iter(range(100))  # the clock starts at 0 and every step takes a second
+    monkeypatch.setattr("cagsr.display.time.perf_counter", lambda: next(seconds))
+    with Display(console, 80, "train") as display:
+        for step in range(1, 11):
+            display.on_step(step, ROW, None)
+    assert shown_in(console).splitlines() == [line.replace("10/80", "1/80").replace("70 s", "79 s"), line]
+
+
+@pytest.mark.parametrize("width", [80, 200])
+@pytest.mark.parametrize("kind", range(3))
+def test_evaluations_and_warnings_break_between_numbers_only(width, kind):
+    console = list(consoles(width))[kind]
+    names = [f"some_metric_{place}" for place in range(9)]
+    path = "/a-path-that-may-be-copied" * 5
+    with Display(console, 80, "train") as display:
+        display.on_evaluation(10, {"step": 10, **dict.fromkeys(names, 0.25)})
+    text = shown_in(console)
+    assert "evaluation at step 10" in text
+    # 21 characters, and 21 more for each number.
+    shown = names if kind < 2 else names[: 2 if width == 80 else 8]
+    assert [name for name in names if f"{name} 0.250" in text] == shown
+    say(console, f"warning: {'KL is high ' * 8}in {path}, at .250 [.125, .375] \x1b[31m")
+    lines = Text.from_ansi(console.file.getvalue()).plain.splitlines()
+    assert f"  {path}," in lines or width == 200
+    assert path in "\n".join(lines)
+    assert "[.125, .375]" in "\n".join(lines)
+    assert "\\x1b[31m" in console.file.getvalue()
+
+
+def test_a_number_and_its_interval_stay_on_one_line():
+    text = wrapped("it ranks the samples well: AUC 0.88 [0.81, 0.96]", 40, indent="  ")
+    assert text == "  it ranks the samples well: AUC\n    0.88 [0.81, 0.96]"
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_long_name_breaks_at_its_hyphens_and_a_huge_number_is_shortened(width):
+    metric = {"mean": -1234567.8, "low": -2345678.9, "high": 12345.6}
+    names = ["base", "the-best-of-them-all"]
+    systems = {name: {"slot_error_rate": metric} | {f"m{n}": metric for n in range(9)} for name in names}
+    console = Console(file=StringIO(), width=width)
+    console.print(comparison_table({"systems": systems}, "title", width))
+    text = shown_in(console)
+    assert "-2e+6–1e+4" in text
+    assert "the-best-of-them-all" in text
+    # What fits beside a name of 20 in columns of 12: 5 in 80, all 9 in 200.
+    assert sum(" m0 " in line or " m5 " in line for line in text.splitlines()) == (2 if width == 80 else 1)
+
+
+def test_shades_need_colours_enough_and_else_there_are_digits_and_a_legend():
+    def made(system, **how):
+        return Console(file=StringIO(), force_terminal=True, color_system=system, **how)
+
+    assert shades(made("256"))
+    assert not shades(made("standard"))
+    assert not shades(made("truecolor", no_color=True))
+    assert not shades(Console(file=StringIO()))
+    assert legend(colour=False).plain.startswith("(9) the strongest, (3) a third of it")
+    assert legend(colour=True).plain.split() == ["weak", "1", "2", "3", "4", "5", "strong"]
 
 
 def train_in(directory, models, steps, *arguments):
@@ -171,13 +272,27 @@ def wait_for(process, reached):
 
 
 def test_a_terminal_gets_a_moving_line(models, tmp_path):
+    seen = in_a_terminal(train_in(tmp_path / "run", models, 3))
+    assert b"\x1b[" in seen
+    assert "3/3" in seen.decode()
+    assert b"step 1/3" not in seen
+    assert Path(tmp_path / "run/model/model.safetensors").is_file()
+
+
+def test_a_build_gets_plain_lines_within_the_width_though_its_log_calls_itself_a_terminal(models, tmp_path):
+    seen = in_a_terminal(train_in(tmp_path / "run", models, 3), CI="true", NO_COLOR="1").decode()
+    assert not set(re.findall("\x1b[^m]*m", seen)) - {"\x1b[2m", "\x1b[0m"}
+    lines = [re.sub("\x1b[^m]*m", "", line) for line in seen.split("\r\n")]
+    assert [line[:9] for line in lines if line.startswith("step ")] == ["step 1/3 ", "step 3/3 "]
+    assert "\r" not in "".join(lines)
+    assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80
+
+
+def in_a_terminal(command, **changes):
+    """All that a terminal of 80 columns is sent."""
     parent, child = pty.openpty()
-    process = subprocess.Popen(
-        train_in(tmp_path / "run", models, 3),
-        stdout=child,
-        stderr=child,
-        env=environment(TERM="xterm-256color", COLUMNS="80"),
-    )
+    env = environment(**{"TERM": "xterm-256color", "COLUMNS": "80", "CI": "", **changes})
+    process = subprocess.Popen(command, stdout=child, stderr=child, env=env)
     os.close(child)
     seen = b""
     while True:
@@ -190,7 +305,4 @@ def test_a_terminal_gets_a_moving_line(models, tmp_path):
         seen += block
     os.close(parent)
     assert process.wait() == 0, seen.decode()
-    assert b"\x1b[" in seen
-    assert "3/3" in seen.decode()
-    assert b"step 1/3" not in seen
-    assert Path(tmp_path / "run/model/model.safetensors").is_file()
+    return seen

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from cagsr.errors import MemoryRanOutError, ran_out_of_memory
+from cagsr.prose import say
 
 __all__ = ["memory_named", "silence_libraries", "warn"]
 
@@ -29,7 +30,7 @@ def silence_libraries() -> None:
 
 def warn(console: Console, message: str) -> None:
     """A line that stands out where there is colour, and says what it is where there is none."""
-    console.print(f"warning: {message}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"warning: {message}", style="yellow")
 
 
 @contextmanager

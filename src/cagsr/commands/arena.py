@@ -22,6 +22,7 @@ from cagsr.evaluation import Answers, answer, best_of, measure_signals, response
 from cagsr.kl import k1
 from cagsr.policy.policy import Policy
 from cagsr.preferences import Pair
+from cagsr.prose import duration, said, say
 from cagsr.records import RESPONSES, fingerprint
 from cagsr.sources import Row
 from cagsr.storage import write_atomically
@@ -128,17 +129,21 @@ class Arena:
             seed=seed,
         )
 
-    def measure(self, name: str, system: System, bench: Bench) -> None:
-        """Carry the system out and measure it, or read what was measured before. Raises NotForThisDataError."""
+    def measure(self, name: str, system: System, bench: Bench, number: str) -> None:
+        """Carry the system out and measure it, or read what was measured before. Raises NotForThisDataError.
+
+        ``number`` says which of how many this is.
+        """
+        place = f"{number}  {name}, seed {bench.seed}"
         directory = self.directory / name / f"seed-{bench.seed}"
         if not (directory / RESULT).exists():
-            with self.console.status(f"{name}, seed {bench.seed}"):
+            with self.console.status(place):
                 self._run(name, system, bench, directory)
         result = self._with_people(name, _read(directory / RESULT), directory)
         self.found.setdefault(name, []).append(result)
-        shown = "  ".join(f"{metric} {value.mean():.3f}" for metric, value in list(result.greedy.items())[:3])
-        line = f"{name}, seed {bench.seed}: {shown}  {result.cost['seconds']:.0f} s"
-        self.console.print(line, highlight=False, soft_wrap=True)
+        numbers = [f"{metric} {value.mean():.3f}" for metric, value in list(result.greedy.items())[:3]]
+        shown = said([*numbers, duration(result.cost["seconds"])])
+        say(self.console, f"{place}: {shown}")
 
     def _with_people(self, name: str, result: Result, directory: Path) -> Result:
         """With what people say of the responses; never kept, because people rate what is measured already."""

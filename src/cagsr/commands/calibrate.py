@@ -23,6 +23,7 @@ from cagsr.document import write_document
 from cagsr.errors import InputError
 from cagsr.evaluation import measure_signals
 from cagsr.policy.policy import Policy
+from cagsr.prose import say
 from cagsr.reward import SMALLEST_UNIT, Reward, Term
 from cagsr.storage import refuse_existing, write_atomically
 from cagsr.types import Prompt, Rollout
@@ -96,7 +97,7 @@ def calibrate(
     summary["seconds"] = round(time.perf_counter() - started, 1)
     preset = {"about": _about(config, summary), "terms": summary["terms"]}
     write_atomically(output, write_document(preset))
-    _say(console, summary, output)
+    _tell(console, summary, output)
     return summary
 
 
@@ -257,20 +258,18 @@ def _about(config: Config, summary: dict[str, Any]) -> str:
     return " ".join(told)
 
 
-def _say(console: Console, summary: dict[str, Any], output: Path) -> None:
+def _tell(console: Console, summary: dict[str, Any], output: Path) -> None:
     for name in ("contrasts", "labels"):
         if name in summary:
             found = summary[name]["held_out"]
-            console.print(
+            say(
+                console,
                 f"{name}: {summary[name]['pairs']} pairs, held-out agreement {found['mean']:.3f} "
                 f"[{found['low']:.3f}, {found['high']:.3f}]",
-                highlight=False,
             )
             for kind, share in summary[name]["by_kind"].items():
-                console.print(f"  {kind:12} {share:.3f}", highlight=False)
+                say(console, f"{kind:12} {share:.3f}", indent="  ")
     for term in summary["terms"]:
         how = "" if term["standardise"] == "none" else f" in spreads of the {term['standardise']}"
-        console.print(f"  {term['weight']:6.3f}  {term['signal']}{how}", highlight=False, markup=False)
-    console.print(
-        f"written in {summary['seconds']} s; use it: cagsr train ... reward.preset={output}", highlight=False
-    )
+        say(console, f"{term['weight']:6.3f}  {term['signal']}{how}", indent="  ")
+    say(console, f"written in {summary['seconds']} s; use it: cagsr train ... reward.preset={output}")

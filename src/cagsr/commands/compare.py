@@ -1,6 +1,7 @@
 """`cagsr compare`: every system on the same base, prompts, sampling and budget, and a table to believe."""
 
 import time
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from cagsr.config import Config, check_paths
 from cagsr.errors import CagsrError, InputError
 from cagsr.leaderboard import csv_text, markdown
 from cagsr.lock import LOCK
+from cagsr.prose import say
 from cagsr.records import CONFIG, RUN, SUMMARY, RunDirectory
 from cagsr.scoreboard import on_common_prompts
 from cagsr.storage import write_atomically
@@ -99,21 +101,26 @@ def _run_all(
     record.check_identity(arena.inputs())  # what runs are measured on cannot be accepted otherwise
     record.settle(arena.inputs())
     not_for: dict[str, str] = {}
-    for number, seed in enumerate(config.compare.seeds):
+    seeds = config.compare.seeds
+    done, total = count(1), len(seeds) * (len(systems) - 1) + 1  # the base is the same for all seeds
+    for seed in seeds:
         bench = arena.bench(seed)
         for name, system in systems.items():
-            if name in not_for or (number and name == BASE):
+            if name == BASE and seed != seeds[0]:
+                continue
+            place = f"{next(done)}/{total}"
+            if name in not_for:
                 continue
             try:
-                arena.measure(name, system, bench)
+                arena.measure(name, system, bench, place)
             except NotForThisDataError as reason:
                 not_for[name] = str(reason)
                 arena.found.pop(name, None)  # with some of the seeds only it cannot be compared
-                console.print(f"{name}: not for this data ({reason})", highlight=False)
+                say(console, f"{place}  {name}: not for this data ({reason})")
     summary = {
         "task": config.data.task or config.data.source,
         "base": build.base_name(config),
-        "seeds": list(config.compare.seeds),
+        "seeds": list(seeds),
         "prompts": len(arena.prompts),
         "budget": _budget(config),
         **_compared(arena, config),

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from cagsr import build
@@ -20,15 +21,16 @@ from cagsr.commands.report import report_at_end
 from cagsr.commands.sft import run_sft
 from cagsr.commands.train import run_training
 from cagsr.config import Config, check_paths
-from cagsr.errors import InputError
+from cagsr.errors import InputError, printable
 from cagsr.evaluation import Answers, answer, best_of, measure_signals, response_rows, values_of
 from cagsr.metrics.bootstrap import summarise
 from cagsr.metrics.slots import METRICS
 from cagsr.policy.load import load_model, load_tokenizer
 from cagsr.policy.policy import Policy
+from cagsr.prose import say
 from cagsr.records import RESPONSES, RUN, SUMMARY, RunDirectory
 from cagsr.storage import write_atomically
-from cagsr.tables import comparison_table, difference_lines, shaded
+from cagsr.tables import comparison_table, difference_lines, legend, shaded, shades
 from cagsr.tasks.task import Checker
 from cagsr.types import Prompt
 from cagsr.world import World
@@ -73,17 +75,15 @@ def demo(
     if not resume:
         _claim(directory, console)
     elif _is_finished_demo(directory):
-        console.print(f"{directory} is finished; nothing to do.", highlight=False)
+        say(console, f"{directory} is finished; nothing to do.")
         return json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
     checker = build.build_checker(config)
     assert checker is not None, "the demo's tasks have checkers"
     base = build.build_policy(config)
     prompts, _ = build.build_prompts(config, base, "heldout")
-    console.print(
-        f"[bold]{config.data.task}[/]: {len(prompts)} held-out prompts, {base.readable}, "
-        f"seed {config.train.seed}",
-        highlight=False,
-        soft_wrap=True,
+    say(
+        console,
+        f"{config.data.task}: {len(prompts)} held-out prompts, {base.readable}, seed {config.train.seed}",
     )
     systems = {"base": _greedy(base, prompts, config)}
     systems |= _best_of_base(base, prompts, config, checker)
@@ -93,12 +93,8 @@ def demo(
     summary = _written(config, systems, prompts, checker, started)
     _show(summary, console)
     _show_samples(base, prompts, systems, console)
-    console.print(f"\n{NOT_FOR}\n", style="dim", highlight=False)
-    console.print(
-        f"{directory}/: summary.json, responses.jsonl, metrics.jsonl, candidates.jsonl, model/",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(console, f"{NOT_FOR}\n", style="dim")
+    say(console, f"{directory}/: summary.json, responses.jsonl, metrics.jsonl, candidates.jsonl, model/")
     report_at_end(directory, console)
     return summary
 
@@ -135,7 +131,7 @@ def _claim(directory: Path, console: Console) -> None:
     """A place for this demo: an earlier one is moved aside, anything else refused. Raises InputError."""
     earlier = RunDirectory.move_aside(directory) if _is_finished_demo(directory) else None
     if earlier is not None:
-        console.print(f"{directory} was an earlier run; it is now {earlier}", highlight=False, soft_wrap=True)
+        say(console, f"{directory} was an earlier run; it is now {earlier}")
     try:
         RunDirectory.refuse_used(directory)
     except InputError as error:
@@ -200,26 +196,25 @@ def _best_of_base(
 def _show(summary: dict[str, Any], console: Console) -> None:
     title = f"{summary['task']}, held out; mean and 95 % interval (bootstrap over prompts)"
     console.print()
-    console.print(comparison_table(summary, title))
+    console.print(comparison_table(summary, title, console.width))
     console.print("\n[bold]cagsr against base[/], paired:")
     for line in difference_lines(summary, "cagsr-base"):
-        console.print(f"  {line}", highlight=False)
+        say(console, line, indent="  ")
     errors = {name: metrics["slot_error_rate"]["mean"] for name, metrics in summary["systems"].items()}
     cut = 1 - errors["cagsr"] / max(errors["base"], 1e-9)
-    console.print(
+    say(
+        console,
         f"\nSlot errors {errors['base']:.3f} -> {errors['cagsr']:.3f} ({cut:.0%} fewer) in "
         f"{summary['seconds']:.0f} s, without a label.",
         style="bold",
-        highlight=False,
     )
 
 
 def _show_samples(base: Policy, prompts: list[Prompt], systems: dict[str, Answers], console: Console) -> None:
     """Three prompts, shaded by what each response looked at, as the base sees it, on one scale."""
-    colour = console.color_system is not None and not console.no_color
-    console.print(
-        "\n[bold]Before and after[/]: the prompt, shaded by how strongly the response attended to it"
-    )
+    colour = shades(console)
+    console.print("\n[bold]Before and after[/]: the prompt, and how strongly the response attended to it")
+    console.print(legend(colour))
     for prompt, before, after in list(
         zip(prompts, systems["base"].responses, systems["cagsr"].responses, strict=True)
     )[:SAMPLES]:
@@ -231,8 +226,10 @@ def _show_samples(base: Policy, prompts: list[Prompt], systems: dict[str, Answer
         strongest = float(attended.max())
         for name, text, covered in zip(("base", "cagsr"), texts, attended, strict=True):
             shares = (covered / strongest).tolist()
-            console.print(Text(f"{name:>6}  ", style="bold"), shaded(prompt, shares, colour), sep="")
-            console.print(Text("        " + text))
+            sample = Table.grid(padding=(0, 2, 0, 0))
+            sample.add_row(Text(f"{name:>6}", style="bold"), shaded(prompt, shares, colour))
+            sample.add_row("", Text(printable(text)))
+            console.print(sample)
         console.print()
 
 

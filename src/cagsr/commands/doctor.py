@@ -9,8 +9,9 @@ import torch
 from cagsr.commands import silence_libraries
 from cagsr.errors import CagsrError
 from cagsr.policy.load import load_model, load_tokenizer, make_policy
+from cagsr.prose import said
 
-__all__ = ["doctor"]
+__all__ = ["described", "doctor"]
 
 PACKAGES = (
     "cagsr",
@@ -35,6 +36,24 @@ def doctor(model: str | None, revision: str | None = None, trust_remote_code: bo
     if model is not None:
         report["model"] = _examine(model, revision, trust_remote_code)
     return report
+
+
+def described(report: dict[str, Any]) -> list[str]:
+    """What `doctor` found, in lines for a person."""
+    lines = [said(f"{name} {version}" for name, version in report["versions"].items())]
+    lines += [f"device: {device}" for device in report["devices"]]
+    lines += [f"{key.replace('_', ' ')}: {_shown(value)}" for key, value in report.get("model", {}).items()]
+    return lines
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {part}" for key, part in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _version(package: str) -> str:

@@ -18,6 +18,7 @@ from cagsr.errors import InputError
 from cagsr.evaluation import Answers, answer, measure_signals, read_by, spread_of
 from cagsr.metrics.bootstrap import summarise
 from cagsr.policy.policy import Policy
+from cagsr.prose import say
 from cagsr.reward import Reward
 from cagsr.scoreboard import Scoreboard, on_common_prompts, preference_summary
 from cagsr.types import Prompt, Rollout
@@ -75,7 +76,7 @@ def evaluate(
     world = World(Accelerator())
     console.quiet = world.rank > 0
     if build.chose_best(config, split):
-        _say(console, f"{split} prompts: also used to choose best/, so its numbers are a little too good")
+        say(console, f"{split} prompts: also used to choose best/, so its numbers are a little too good")
     sampling = build.build_sampling(config)
     decoding = sampling.greedy() if greedy else sampling
     asked: dict[str, list[Prompt]] = {}
@@ -213,7 +214,3 @@ def _shared(prompts: list[Prompt], asked: dict[str, list[Prompt]], name: str) ->
             "Lower data.max_prompt_tokens with data.overlong: truncate_right, or evaluate them one by one."
         )
     return [prompt for prompt in prompts if prompt.index in indices]
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from rich.console import Console
 
+from cagsr.commands import warn
 from cagsr.errors import StoppedError
+from cagsr.prose import say
 from cagsr.report import write_report
 from cagsr.report.serve import Live, server
 
@@ -34,25 +36,20 @@ def report_at_end(directory: Path, console: Console) -> None:
     try:
         path = write_report([directory])
     except Exception as error:
-        console.print(
-            f"warning: the run is complete, its report is not ({type(error).__name__}: {error}). "
+        warn(
+            console,
+            f"the run is complete, its report is not ({type(error).__name__}: {error}). "
             f"Try again: cagsr report {directory}",
-            style="yellow",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
         )
     else:
-        console.print(f"report: {path}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"report: {path}")
 
 
 def serve(directories: Sequence[Path], port: int, console: Console) -> None:
     """Serve the page on the loopback address until Ctrl-C. Raises InputError for a wrong run or a taken port."""
     with server(Live(directories), port) as serving:
         address = f"http://127.0.0.1:{serving.server_port}/"
-        console.print(
-            f"report: {address} (this machine only; Ctrl-C ends it)", highlight=False, soft_wrap=True
-        )
+        say(console, f"report: {address} (this machine only; Ctrl-C ends it)")
         try:
             serving.serve_forever()
         except KeyboardInterrupt:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from cagsr.errors import printable
+from cagsr.prose import say
 
 if TYPE_CHECKING:
     from cagsr.data import DataReport
@@ -14,10 +14,6 @@ __all__ = ["say_rows"]
 
 def say_rows(console: Console, what: str, report: "DataReport") -> None:
     """A line of counts, and a warning for each row that was dropped as invalid (the first ten) and for duplicates."""
-    _say(console, f"{what}: {report}")
+    say(console, f"{what}: {report}")
     for line in report.warnings():
-        _say(console, f"warning: {line}", style="yellow")
-
-
-def _say(console: Console, line: str, style: str | None = None) -> None:
-    console.print(printable(line), style=style, highlight=False, markup=False, soft_wrap=True)
+        say(console, f"warning: {line}", style="yellow")

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
 from cagsr import build
 from cagsr.commands import memory_named, silence_libraries, warn
@@ -14,11 +14,13 @@ from cagsr.commands.claim import Claim
 from cagsr.commands.identity import of_data, of_loaded, of_start
 from cagsr.commands.rows import say_rows
 from cagsr.config import Config, check_paths
+from cagsr.display import Clock, bar
 from cagsr.errors import InputError
 from cagsr.evaluation import answer, values_of
 from cagsr.policy.load import make_policy, save_model
 from cagsr.policy.policy import Policy
 from cagsr.policy.scratch import new_model, new_tokenizer
+from cagsr.prose import said, say
 from cagsr.records import RunDirectory
 from cagsr.sources import Row
 from cagsr.supervised import Supervised, fine_tune
@@ -62,7 +64,7 @@ def run_sft(
     with claim, memory_named("sft.batch_size or sft.max_reference_tokens"):
         outcome = claim.finished(config.sft.steps)
         if outcome is not None:
-            console.print(f"{claim.directory} is finished; nothing to do.", highlight=False)
+            say(console, f"{claim.directory} is finished; nothing to do.")
             return outcome
         return _fine_tune(config, console, claim)
 
@@ -78,7 +80,7 @@ def _fine_tune(config: Config, console: Console, claim: Claim) -> dict[str, Any]
     held_out = _held_out_prompts(config, policy)
     claim.start(of_data(prompts) | of_loaded(policy))
     continuation = claim.continuation(config, config.sft.save_every, console)
-    with _progress(console) as progress, continuation.stops:
+    with bar(console, "sft") as progress, continuation.stops:
         shown = Shown(progress, claim.run, config.sft.steps, console)
         fine_tune(policy, prompts, references, _settings(config), claim.accelerator, shown, continuation)
     if claim.run is not None:
@@ -90,8 +92,8 @@ def _fine_tune(config: Config, console: Console, claim: Claim) -> dict[str, Any]
     }
     if claim.run is not None:
         claim.run.write_summary(outcome)
-    numbers = "  ".join(f"{name} {value:.3f}" for name, value in outcome.items() if name != "steps")
-    console.print(f"base in {claim.directory}/model: {numbers}", highlight=False, soft_wrap=True)
+    numbers = said(f"{name} {value:.3f}" for name, value in outcome.items() if name != "steps")
+    say(console, f"base in {claim.directory}/model: {numbers}")
     return outcome
 
 
@@ -100,16 +102,17 @@ class Shown:
 
     def __init__(self, progress: Progress, run: RunDirectory | None, steps: int, console: Console):
         self.progress, self.run, self.steps, self.console = progress, run, steps, console
-        self.task = progress.add_task("sft", total=steps, loss="")
+        self.task, self.clock = progress.add_task("sft", total=steps, numbers=""), Clock(steps)
 
     def __call__(self, step: int, loss: float) -> None:
-        self.progress.update(self.task, completed=step, loss=f"loss {loss:.3f}")
+        self.progress.update(self.task, completed=step, numbers=f"loss {loss:.3f}")
+        left = self.clock.left(step)
         if step % 50 and step != self.steps:
             return
         if self.run is not None:
             self.run.add_metrics(step, {"loss": loss})
         if not self.console.is_interactive:
-            self.console.print(f"sft step {step}/{self.steps}  loss {loss:.3f}", highlight=False)
+            say(self.console, f"sft step {step}/{self.steps}  loss {loss:.3f}  {left}")
 
 
 def _settings(config: Config) -> Supervised:
@@ -180,17 +183,3 @@ def _evaluate(
     )
     values = values_of(answers, prompts, build.build_checker(config))
     return {name: float(value.mean()) for name, value in values.items()}
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("[bold]sft[/]"),
-        BarColumn(bar_width=20),
-        TextColumn("{task.completed}/{task.total}  {task.fields[loss]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_interactive,
-    )

@@ -22,6 +22,7 @@ from cagsr.display import Display
 from cagsr.errors import InputError
 from cagsr.evaluation import Evaluator, measure_signals
 from cagsr.policy.policy import Policy
+from cagsr.prose import say
 from cagsr.records import fingerprint
 from cagsr.reward import Reward
 from cagsr.salience import Salience
@@ -88,9 +89,7 @@ def run_training(
     with claim, memory_named("train.micro_batch or sampling.max_new_tokens"):
         finished = claim.finished(config.train.steps)
         if finished is not None:
-            console.print(
-                f"{claim.directory} is finished (step {config.train.steps}); nothing to do.", highlight=False
-            )
+            say(console, f"{claim.directory} is finished (step {config.train.steps}); nothing to do.")
             return Trained(None, finished)
         return _train(config, console, name, reward, checker, claim, evaluate)
 
@@ -126,12 +125,8 @@ def _train(
     )
     shown = Shown.of_run(config.run.log_candidates, policy.tokenizer, salience, config.train.steps)
     recorder = Recorder(config, claim, shown, evaluator)
-    console.print(
-        f"{name}: {policy.readable}; reward {', '.join(reward.names)}",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    say(console, f"{name}: {policy.readable}; reward {', '.join(reward.names)}")
+    say(console, f"every number of every step: {claim.directory}/metrics.jsonl", style="dim")
     with Display(console, config.train.steps, name) as display:
         trainer.observers = (recorder, display)
         try:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import tempfile
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
@@ -34,6 +35,9 @@ from cagsr.errors import InputError, StorageError
 from cagsr.sources import FILES
 
 __all__ = ["Config", "check_paths", "reference"]
+
+# Width of the comments of `reference`, also in a terminal of 80 columns.
+LINE = 79
 
 
 class Conflict(NamedTuple):
@@ -253,17 +257,29 @@ def _reference_lines(model: type[BaseModel], defaults: Mapping[str, Any], indent
     for name, field in model.model_fields.items():
         inner = section_of(field)
         default = defaults.get(name, field.get_default(call_default_factory=True))
-        yield f"{indent}# {field.description}"
+        yield _comment(str(field.description), indent)
         if isinstance(default, BaseModel) and inner:
             yield f"{indent}{name}:"
             yield from _reference_lines(inner, dict(default), indent + "  ")
             continue
-        yield f"{indent}# Expected: {expected(field)}."
+        yield _comment(f"Expected: {expected(field)}.", indent)
         if inner and default is None:
             yield f"{indent}{name}: null"
-            for line in _reference_lines(inner, {}, indent + "  "):
+            for line in "\n".join(_reference_lines(inner, {}, indent + "  ")).split("\n"):
                 yield f"{indent}#{line.removeprefix(indent)}"
         elif field.is_required():
             yield f"{indent}{name}:"
         else:
             yield f"{indent}{name}: {json.dumps(default)}"
+
+
+def _comment(text: str, indent: str) -> str:
+    lead = f"{indent}# "
+    return textwrap.fill(
+        text,
+        LINE,
+        initial_indent=lead,
+        subsequent_indent=lead,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
