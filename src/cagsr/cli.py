@@ -338,7 +338,7 @@ def rate(
         if not as_json:
             from cagsr.rating.table import rating_table
 
-            console.print(rating_table(summary))
+            console.print(rating_table(summary, console.width), soft_wrap=True)
         return _print_json(summary, as_json)
     if raters is None:
         raise InputError("cagsr rate needs --raters NAME,NAME: a link is made for each. Or --export.")

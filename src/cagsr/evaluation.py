@@ -183,7 +183,7 @@ def values_of(answers: Answers, prompts: Sequence[Prompt], checker: Checker | No
 def response_rows(
     prompts: Sequence[Prompt], answers: Answers, values: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    """The rows of responses.jsonl: each prompt, its first response, and every metric [P] of it."""
+    """Rows of responses.jsonl and evaluations.jsonl: each prompt, its first response, and every metric [P] of it."""
     return [
         {
             "prompt": prompt.text,
@@ -201,7 +201,8 @@ class Evaluator:
     call, a standardised one in the spread of the base's sampled responses. So the base is 0. ``prompts_per_pass``
     is also how many responses are sampled at once.
 
-    ``ends`` holds the 95 % intervals of the last call, over prompts: ``NAME/low`` and ``NAME/high``.
+    Of the last call it keeps ``ends``, the 95 % intervals over prompts (``NAME/low`` and ``NAME/high``), and ``rows``,
+    as of `response_rows`.
     """
 
     def __init__(
@@ -224,6 +225,7 @@ class Evaluator:
         )
         self.start: dict[str, list[float]] | None = None
         self.ends: dict[str, float] = {}
+        self.rows: list[dict[str, Any]] = []
 
     def __call__(self) -> dict[str, float]:
         how = {"world": self.world, "prompts_per_pass": self.prompts_per_pass}
@@ -237,8 +239,9 @@ class Evaluator:
         values = values_of(answers, self.prompts, self.checker)
         # The relative reward is linear in the signals: that of the mean is the mean of each prompt's.
         rewards = self.reward.relative(torch.from_numpy(answers.signals).double().mean(1), **start).numpy()
-        self.ends = {}
-        for name, value in {"reward": rewards, **values}.items():
+        measured = {"reward": rewards, **values}
+        self.ends, self.rows = {}, response_rows(self.prompts, answers, measured)
+        for name, value in measured.items():
             found = interval(value)
             self.ends |= {f"{name}/low": found.low, f"{name}/high": found.high}
         return {

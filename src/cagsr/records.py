@@ -5,6 +5,7 @@
                 run.lock         who writes here, since when
                 metrics.jsonl    a row a step
                 candidates.jsonl prompt, response, signals, reward and attention of a sample
+                evaluations.jsonl  greedy responses to some development prompts at every evaluation; step 0: the base
                 responses.jsonl  held-out prompts, what was answered, every metric of it (comparisons and demos)
                 summary.json     the outcome
 
@@ -29,14 +30,17 @@ from cagsr.storage import storing, sync_file, write_atomically
 
 __all__ = ["RunDirectory", "fingerprint"]
 
-RUN, CONFIG, METRICS, CANDIDATES, RESPONSES, SUMMARY = (
+RUN, CONFIG, METRICS, CANDIDATES, EVALUATIONS, RESPONSES, SUMMARY = (
     "run.json",
     "config.yaml",
     "metrics.jsonl",
     "candidates.jsonl",
+    "evaluations.jsonl",
     "responses.jsonl",
     "summary.json",
 )
+# Rows with their steps: a run that goes on drops those of the steps that it repeats.
+BY_STEP = (METRICS, CANDIDATES, EVALUATIONS)
 # All that a start which was killed can have left before there was a run.
 BEFORE_A_RUN = {LOCK, f".{RUN}.staging"}
 
@@ -98,7 +102,7 @@ class RunDirectory:
 
     def rewind(self, step: int | None) -> None:
         """Drop the rows of steps after ``step`` (None: all), and a torn last line: they will be written again."""
-        for name in (METRICS, CANDIDATES):
+        for name in BY_STEP:
             if (self.path / name).exists():
                 rows = self.rows(name) if step is not None else []
                 kept = [row for row in rows if row.get("step", 0) <= step]
@@ -177,7 +181,7 @@ class RunDirectory:
 
     def sync(self) -> None:
         """Force the rows that were written so far to the disk."""
-        for name in (METRICS, CANDIDATES):
+        for name in BY_STEP:
             if (self.path / name).exists():
                 with storing(self.path / name):
                     sync_file(self.path / name)
@@ -190,12 +194,16 @@ class RunDirectory:
         """Append rows to candidates.jsonl; raises NumericsError naming a number that is not finite."""
         self._append(CANDIDATES, [{"step": step, **row} for row in rows])
 
+    def add_evaluation(self, step: int, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Append responses to evaluations.jsonl; raises NumericsError naming a number that is not finite."""
+        self._append(EVALUATIONS, [{"step": step, **row} for row in rows])
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write summary.json whole or not at all; raises NumericsError and StorageError."""
         write_atomically(self.path / SUMMARY, _json(summary, SUMMARY, indent=2) + "\n")
 
     def rows(self, name: str = METRICS) -> list[dict[str, Any]]:
-        """What metrics.jsonl or candidates.jsonl holds; a last line torn by a kill is left out.
+        """What metrics.jsonl (or another of BY_STEP) holds; a last line torn by a kill is left out.
 
         Raises StorageError when another line is damaged.
         """

@@ -189,7 +189,9 @@ def test_references_of_one_prompt_are_no_duplicates(train, rows):
     source = rows("p.jsonl", *[{"prompt": "city lyon", "reference": str(row)} for row in range(32)])
     outcome = train(f"data.source={source}", task=None)
     assert outcome.code == 0, outcome.err
-    assert "1 of 32 rows used; 31 repeat the prompt of an earlier row, dropped." in " ".join(outcome.out.split())
+    assert "1 of 32 rows used; 31 repeat the prompt of an earlier row, dropped." in " ".join(
+        outcome.out.split()
+    )
     assert "duplicates" not in outcome.out
 
 
@@ -247,13 +249,9 @@ def test_duplicates_and_prompts_without_content_words_are_counted(train, rows):
     source = rows("p.jsonl", *[{"prompt": "city lyon"}] * 3, {"prompt": "the"}, {"prompt": "is"})
     outcome = train(f"data.source={source}", task=None)
     assert outcome.code == 0, outcome.err
-    assert (
-        "3 of 5 rows used; 2 repeat the prompt of an earlier row, dropped; 2 of 5 rows are dupl"
-        in outcome.out
-    )
-    assert "2 of 3 prompts (67%) have no content token, so no response can cover them" in " ".join(
-        outcome.out.split()
-    )
+    said = " ".join(outcome.out.split())
+    assert "3 of 5 rows used; 2 repeat the prompt of an earlier row, dropped; 2 of 5 rows are dupl" in said
+    assert "2 of 3 prompts (67%) have no content token, so no response can cover them" in said
 
 
 def test_conversations_need_a_chat_template(train, rows):

@@ -106,7 +106,7 @@ VECTORS = (
 )
 _TAGS = """
 html head meta link title style body a nav ul li main header p strong dl div dt dd details summary section h1 h2 h3
-table caption thead tbody tr th td span svg line circle rect polyline text figure figcaption form label select option
+table caption thead tbody tr th td span svg g line circle rect polyline text figure figcaption form label select option
 input ol button article footer script pre code noscript b del ins
 """
 TAGS = _TAGS.split()

@@ -37,6 +37,8 @@ from cagsr.watch import Limit, Watch
 
 __all__ = ["Trained", "run_training"]
 
+# Of so many development prompts every evaluation keeps the responses, to be read before and after.
+KEPT_RESPONSES = 24
 READ = ("model", "data", "sampling", "reward", "algorithm", "train", "watch")
 
 
@@ -172,10 +174,10 @@ class Recorder:
         numbers = {f"evaluation/{name}": value for name, value in row.items() if name != "step"}
         self.accelerator.log(numbers, step=step)
         if self.run is not None:
-            ends = self.evaluator.ends if self.evaluator else {}
-            self.run.add_metrics(
-                step, numbers | {f"evaluation/{name}": value for name, value in ends.items()}
-            )
+            assert self.evaluator is not None, "somebody evaluated"
+            ends = {f"evaluation/{name}": value for name, value in self.evaluator.ends.items()}
+            self.run.add_metrics(step, numbers | ends)
+            self.run.add_evaluation(step, self.evaluator.rows[:KEPT_RESPONSES])
 
     def on_warning(self, step: int, message: str) -> None:
         if self.run is not None:

@@ -8,6 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cagsr.prose import wrapped
+
 __all__ = ["rating_table"]
 
 TITLES = {
@@ -16,7 +18,7 @@ TITLES = {
 }
 
 
-def rating_table(summary: Mapping[str, Any]) -> Group:
+def rating_table(summary: Mapping[str, Any], width: int = 80) -> Group:
     """Of each mode that was rated: a row a system, a line on agreement, a line a rater; and the files written."""
     parts: list[RenderableType] = []
     for mode, systems in summary["systems"].items():
@@ -24,17 +26,15 @@ def rating_table(summary: Mapping[str, Any]) -> Group:
             continue
         if systems:
             parts += [_systems(TITLES[mode], systems), Text("")]
-        parts += [Text(_agreement(question, found)) for question, found in summary["agreement"][mode].items()]
-        parts += [Text(_rater(name, row)) for name, row in summary["raters"][mode].items()]
-        parts.append(Text(""))
+        lines = [_agreement(question, found) for question, found in summary["agreement"][mode].items()]
+        lines += [_rater(name, row) for name, row in summary["raters"][mode].items()]
+        parts += [Text(wrapped(line, width)) for line in (*lines, "")]
     left_out = summary["pairs_left_out"]
-    parts.append(
-        Text(
-            f"{summary['ratings']} ratings; {summary['pairs']} pairs, {left_out} left out (ties, empty texts)"
-        )
-    )
-    parts += [Text(f"written: {path}") for path in summary["files"]]
-    return Group(*parts)
+    lines = [
+        f"{summary['ratings']} ratings; {summary['pairs']} pairs, {left_out} left out (ties, empty texts)"
+    ]
+    lines += [f"written: {path}" for path in summary["files"]]
+    return Group(*parts, *(Text(wrapped(line, width)) for line in lines))
 
 
 def _systems(title: str, systems: Mapping[str, Any]) -> Table:

@@ -20,7 +20,7 @@ from cagsr.errors import InputError
 from cagsr.report.browse import browsable
 from cagsr.report.curves import curves
 from cagsr.report.facts import facts, settings
-from cagsr.report.pairs import comparable
+from cagsr.report.pairs import before_and_after
 from cagsr.report.plot import HEIGHT, WIDTH, picture
 from cagsr.report.read import Run, read_run
 from cagsr.report.standings import costs, headline, standings
@@ -32,7 +32,7 @@ __all__ = ["read_runs", "render", "write_report"]
 NAME = "report.html"
 MARK = '<meta name="generator" content="cagsr report">'
 STYLES = ("page", "comparison", "curves", "candidates", "media")
-SCRIPTS = ("page", "curves", "pairs", "candidates", "live")
+SCRIPTS = ("page", "curves", "zoom", "pairs", "candidates", "live")
 # The names of the style sheet's colours and dashes for runs that are drawn over one another.
 MOST_RUNS = 8
 
@@ -65,7 +65,7 @@ def render(runs: Sequence[Run], live: bool = False) -> str:
         for place, section in enumerate(curves(drawn))
     ]
     browsed = [run for run in (*runs, *(child for run in runs for child in run.children)) if run.candidates]
-    pairs = [(run, found) for run in runs if (found := comparable(run.responses))]
+    pairs = [(run, found) for run in runs if (found := before_and_after(run))]
     data = {
         "live": live,
         "runs": [visible(run.name) for run in drawn],

@@ -1,4 +1,4 @@
-"""Before and after: what systems answered to the same held-out prompts."""
+"""Before and after: what systems, or one model at several steps, answered to the same prompts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,12 +6,39 @@ from typing import Any
 from cagsr.leaderboard import PRIMARY
 from cagsr.metrics.directions import HIGHER_IS_BETTER
 from cagsr.report.names import title
-from cagsr.report.read import Response
+from cagsr.report.read import Response, Run
 from cagsr.report.text import visible
 
-__all__ = ["comparable"]
+__all__ = ["before_and_after", "comparable"]
 
 MOST_PROMPTS = 500
+# Without references and checker the reward itself orders pairs.
+REWARD = "reward"
+HELD_OUT = "Greedy responses to held-out prompts."
+DEVELOPMENT = (
+    "Greedy responses to development prompts: none is trained on, but best/ is chosen by them, so they flatter it a "
+    "little."
+)
+
+
+def before_and_after(run: Run) -> dict[str, Any] | None:
+    """`comparable` of a run's held-out prompts, or else of its evaluations; ``what`` says which prompts these are."""
+    found, what = comparable(run.responses), HELD_OUT
+    if found is None:
+        found, what = comparable(_by_step(run)), DEVELOPMENT
+    return found and found | {"what": what}
+
+
+def _by_step(run: Run) -> dict[tuple[str, str], list[Response]]:
+    """The model after each step at which it was evaluated, under a name for a reader; the base first."""
+    last, best = max(run.evaluated, default=0), run.outcome.get("best")
+    chosen = best.get("step") if isinstance(best, dict) else None
+    named = {}
+    for step, rows in sorted(run.evaluated.items()):
+        marks = [text for text, holds in (("the last", step == last), ("best/", step == chosen)) if holds]
+        name = f"after step {step}" + (f" ({', '.join(marks)})" if marks else "") if step else "base"
+        named[name, ""] = rows
+    return named
 
 
 def comparable(responses: Mapping[tuple[str, str], Sequence[Response]]) -> dict[str, Any] | None:
@@ -36,7 +63,7 @@ def comparable(responses: Mapping[tuple[str, str], Sequence[Response]]) -> dict[
             {"name": visible(title(name)), "higher": HIGHER_IS_BETTER.get(name), "key": visible(name)}
             for name in metrics
         ],
-        "primary": next((metrics.index(name) for name in PRIMARY if name in metrics), None),
+        "primary": next((metrics.index(name) for name in (*PRIMARY, REWARD) if name in metrics), None),
         "systems": [
             {
                 "name": visible(name + (f", seed {seed}" if seed else "")),

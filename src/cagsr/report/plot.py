@@ -18,8 +18,9 @@ __all__ = ["HEIGHT", "WIDTH", "Scale", "picture"]
 
 WIDTH, HEIGHT = 320, 176
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 24
-# More points than a picture has pixels are not seen; each of so many places then keeps its mean.
-MOST_POINTS = 400
+# More points than a picture has pixels are not seen; each of so many places then keeps its mean. A range of steps
+# that a reader chooses is drawn from more.
+MOST_POINTS, MOST_KEPT = 400, 2000
 SMOOTHED_FROM = 30
 # A limit that would press the curve flat is named at the edge instead of drawn.
 STRETCH = 2.0
@@ -53,7 +54,7 @@ class Scale:
 
 def picture(chart: Chart, identity: str) -> dict[str, Any]:
     """All that the template of a curve needs; ``data`` is what the script needs to read values off it."""
-    lines = [_thinned(line) for line in chart.lines]
+    lines = [_thinned(line, MOST_POINTS) for line in chart.lines]
     x = Scale(*_span([at for line in lines for at in line.x]), LEFT, WIDTH - RIGHT)
     values = [value for line in lines for value in (*line.y, *line.low, *line.high)]
     inside = [limit for limit in chart.limits if _fits(limit, values)]
@@ -76,10 +77,8 @@ def picture(chart: Chart, identity: str) -> dict[str, Any]:
         "data": {
             "x": [x.low, x.high, x.start, x.end],
             "y": [y.low, y.high, y.start, y.end],
-            "lines": [
-                {"run": line.run, "x": line.x, "y": [float(f"{value:.4g}") for value in line.y]}
-                for line in lines
-            ],
+            "lines": [_kept(_thinned(line, MOST_KEPT)) for line in chart.lines],
+            "limits": [[limit.value, limit.says] for limit in chart.limits],
         },
     }
 
@@ -99,6 +98,15 @@ def _drawn(line: Line, x: Scale, y: Scale, window: int) -> dict[str, Any]:
     }
 
 
+def _kept(line: Line) -> dict[str, Any]:
+    """What the script reads values off, and draws a range of steps from."""
+    ends = {"low": line.low, "high": line.high} if line.low else {}
+    numbers = {"y": line.y, **ends}
+    return {"run": line.run, "x": line.x} | {
+        name: [float(f"{value:.4g}") for value in values] for name, values in numbers.items()
+    }
+
+
 def _path(points: Sequence[tuple[float, float]]) -> str:
     return " ".join(f"{at:g},{value:g}" for at, value in points)
 
@@ -109,8 +117,8 @@ def _running_mean(values: Sequence[float], window: int) -> list[float]:
     return [sum(part) / len(part) for part in parts]
 
 
-def _thinned(line: Line) -> Line:
-    size = -(-len(line.x) // MOST_POINTS)
+def _thinned(line: Line, most: int) -> Line:
+    size = -(-len(line.x) // most)
     if size <= 1:
         return line
     starts = range(0, len(line.x), size)

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
 from cagsr.errors import InputError
-from cagsr.records import CANDIDATES, CONFIG, METRICS, RESPONSES, RUN, SUMMARY
+from cagsr.records import CANDIDATES, CONFIG, EVALUATIONS, METRICS, RESPONSES, RUN, SUMMARY
 
 __all__ = ["OURS", "Candidate", "Interval", "Response", "Run", "Summary", "Systems", "files_of", "read_run"]
 
@@ -23,7 +23,7 @@ DRAWN = 6
 OURS = "cagsr"
 # Runs inside a run: those of a comparison, and the controls of a demo.
 INSIDE = ("*/seed-*", "controls/*")
-FILES = (RUN, CONFIG, METRICS, CANDIDATES, RESPONSES, SUMMARY)
+FILES = (RUN, CONFIG, METRICS, CANDIDATES, EVALUATIONS, RESPONSES, SUMMARY)
 
 
 def _text(value: Any) -> str:
@@ -79,6 +79,12 @@ class Response(Record):
         return {name: float(value) for name, value in found.items() if _is_number(value)}
 
 
+class Evaluated(Response):
+    """A row of evaluations.jsonl: a response of the model as it was after ``step``."""
+
+    step: int
+
+
 class Interval(Record):
     mean: float
     low: float
@@ -108,6 +114,7 @@ class Run:
     warnings     (step, message)
     outcome      summary.json as it is; ``summary`` where it is that of a comparison or a demo
     responses    (system, seed) -> rows on held-out prompts
+    evaluated    step -> rows on development prompts; 0: the base
     children     runs inside a comparison: DRAWN of the trained systems, ours first; ``not_drawn`` names the others
     problems     what could not be read, in sentences
     """
@@ -123,6 +130,7 @@ class Run:
     outcome: dict[str, Any] = field(default_factory=dict)
     summary: Summary | None = None
     responses: dict[tuple[str, str], list[Response]] = field(default_factory=dict)
+    evaluated: dict[int, list[Response]] = field(default_factory=dict)
     children: list["Run"] = field(default_factory=list)
     not_drawn: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -150,6 +158,8 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
     run.candidates = list(_rows(run, CANDIDATES, TypeAdapter(Candidate)))
     for row in _rows(run, RESPONSES, TypeAdapter(Response)):
         run.responses.setdefault((row.system, ""), []).append(row)
+    for row in _rows(run, EVALUATIONS, TypeAdapter(Evaluated)):
+        run.evaluated.setdefault(row.step, []).append(row)
     _add_children(run)
     return run
 

@@ -3,6 +3,7 @@ const charts = Object.entries(data.charts).map(([id, chart]) => {
   const figure = byId(id);
   return {
     ...chart,
+    view: chart.x, // the steps that are shown, and the pixels of the first and the last
     svg: figure.querySelector("svg"),
     read: figure.querySelector(".read"),
     cursor: figure.querySelector(".cursor"),
@@ -21,7 +22,7 @@ const nearest = (xs, x) => {
 const place = ([low, high, start, end], value) => start + ((value - low) / (high - low)) * (end - start);
 
 function readAt(chart, x) {
-  const asked = x === null ? chart.x[1] : x;
+  const asked = x === null ? chart.view[1] : x;
   const found = chart.lines.map((line) => [line, nearest(line.x, asked)]);
   chart.read.replaceChildren(
     ...(x === null ? [] : [make("span", {}, `step ${found[0][0].x[found[0][1]]}`)]),
@@ -30,34 +31,34 @@ function readAt(chart, x) {
     ),
   );
   if (data.runs.length > 1 && x === null) chart.read.replaceChildren();
-  if (x !== null) {
-    const at = place(chart.x, found[0][0].x[found[0][1]]);
-    chart.cursor.setAttribute("x1", at);
-    chart.cursor.setAttribute("x2", at);
-  }
-  chart.cursor.setAttribute("visibility", x === null ? "hidden" : "visible");
+  const at = x === null ? -1 : place(chart.view, found[0][0].x[found[0][1]]);
+  chart.cursor.setAttribute("x1", at);
+  chart.cursor.setAttribute("x2", at);
+  const seen = at >= chart.view[2] && at <= chart.view[3];
+  chart.cursor.setAttribute("visibility", seen ? "visible" : "hidden");
 }
 const readAll = (x) =>
   charts.forEach((chart) => readAt(chart, x !== null && x >= chart.x[0] && x <= chart.x[1] ? x : null));
+// The step that the pointer is at.
+function pointed(chart, event) {
+  const box = chart.svg.getBoundingClientRect();
+  const [low, high, start, end] = chart.view;
+  const at = ((event.clientX - box.left) / box.width) * chart.svg.viewBox.baseVal.width;
+  return low + Math.min(1, Math.max(0, (at - start) / (end - start))) * (high - low);
+}
 readAll(null);
 for (const chart of charts) {
   let at = null;
-  chart.svg.addEventListener("pointermove", (event) => {
-    const box = chart.svg.getBoundingClientRect();
-    const [low, high, start, end] = chart.x;
-    const share =
-      (((event.clientX - box.left) / box.width) * chart.svg.viewBox.baseVal.width - start) / (end - start);
-    readAll(low + Math.min(1, Math.max(0, share)) * (high - low));
-  });
+  chart.svg.addEventListener("pointermove", (event) => readAll(pointed(chart, event)));
   chart.svg.addEventListener("pointerleave", () => readAll(null));
   chart.svg.addEventListener("blur", () => {
     at = null;
     readAll(null);
   });
   chart.svg.addEventListener("keydown", (event) => {
-    const xs = chart.lines[0].x,
+    const xs = chart.lines[0].x.filter((x) => x >= chart.view[0] && x <= chart.view[1]),
       move = { ArrowLeft: -1, ArrowRight: 1, Home: -xs.length, End: xs.length }[event.key];
-    if (!move) return;
+    if (!move || !xs.length) return;
     event.preventDefault();
     at = Math.min(xs.length - 1, Math.max(0, (at === null ? (move < 0 ? xs.length : -1) : at) + move));
     readAll(xs[at]);

@@ -1,4 +1,5 @@
 // Last of all: show what there is, and keep it fresh where it is served.
+showZoom();
 showPairs();
 showCandidates();
 

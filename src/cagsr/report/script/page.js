@@ -5,7 +5,7 @@ const byId = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
 
 function make(tag, attributes = {}, ...children) {
-  const svg = ["svg", "rect", "line", "circle"].includes(tag);
+  const svg = ["svg", "g", "rect", "line", "polyline", "circle", "text"].includes(tag);
   const element = svg ? document.createElementNS(SVG, tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
     if (value !== null && value !== false) element.setAttribute(name, value === true ? "" : value);

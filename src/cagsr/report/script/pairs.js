@@ -160,7 +160,7 @@ function showPairs() {
         prompt: (p, q) => p.at - q.at,
       }[order.value],
     );
-    byId("pairs-count").textContent = `${pairs.length} of ${prompts.length} prompts`;
+    byId("pairs-count").textContent = `${pairs.length} of ${prompts.length} prompts. ${one.set.what}`;
     list(pairs);
   }
   controls.hidden = false;
