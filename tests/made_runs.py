@@ -61,6 +61,16 @@ def group(step: int = 1, index: int = 5) -> list[dict]:
     ]
 
 
+def explained_group() -> list[dict]:
+    """As `group`, with a knockout: both say the name, neither the food, one of them by a hair."""
+    first, second = group()
+    pieces = [[0, 2], [4, 6]]
+    return [
+        first | {"segments": pieces, "explained": [3.0, -0.4]},
+        second | {"segments": pieces, "explained": [9.1, 2.99]},
+    ]
+
+
 def metrics(steps: int = 3) -> list[dict]:
     rows: list[dict] = [{"step": 0, **evaluation(0.4)}]
     for step in range(1, steps + 1):
@@ -146,6 +156,26 @@ def make_demo(path: Path) -> Path:
     before, after = ("a b c", "a a a a a", "c d"), ("a b c d", "a", "d e")
     rows = [*responses("base", before, (0.5, 0.2, 0.4)), *responses("cagsr", after, (0.0, 0.6, 0.3))]
     write(path / "responses.jsonl", rows)
+    return path
+
+
+def evaluations(*steps: tuple[int, Sequence[str], Sequence[float]]) -> list[dict]:
+    """Rows of evaluations.jsonl: of each step the responses to its prompts, and their rewards."""
+    return [
+        {"step": step, "prompt": f"prompt {number}", "response": text, "reward": reward}
+        for step, texts, rewards in steps
+        for number, (text, reward) in enumerate(zip(texts, rewards, strict=True))
+    ]
+
+
+def make_evaluated(path: Path) -> Path:
+    """A training run that was compared with nothing, evaluated three times; it was best after step 2."""
+    summary = {"steps": 3, "seconds": 6.0, "best": {"step": 2.0, "reward": 0.6}}
+    make_run(path, summary=summary, candidates=explained_group())
+    rows = evaluations(
+        (0, ("a b", "x"), (0.0, 0.0)), (2, ("a b d", "x"), (0.6, 0.6)), (3, ("a b c", "x"), (0.5, 0.1))
+    )
+    write(path / "evaluations.jsonl", rows)
     return path
 
 

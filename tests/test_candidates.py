@@ -8,10 +8,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import tiny
+from cagsr.buffer import load_buffer, save_buffer
 from cagsr.candidates import Shown, token_spans
 from cagsr.looks import look
 from cagsr.salience import Uniform
-from evidence import make_evidence
+from cagsr.segments import explained, knockout, without
+from cagsr.types import Evidence
+from evidence import make_evidence, make_prompt
 
 
 def byte_level() -> PreTrainedTokenizerFast:
@@ -57,6 +60,69 @@ def test_a_look_keeps_the_strongest_entries_of_what_was_said():
     assert torch.equal(found.weights[0, 0], torch.tensor([0.7, 0.2, 0.1]))
     assert torch.equal(found.weights[0, 2], torch.zeros(3))
     assert look(rollout, torch.rand(1, 3, 11)).weights.shape == (1, 3, 5)
+
+
+class Losing:
+    """Loses 2 nats a token without the first piece of a prompt, none without the others."""
+
+    def logprobs(self, rollout):
+        taken = ~rollout.prompt_mask[:, 1].repeat_interleave(rollout.group_size)
+        return torch.where(taken, -2.0, 0.0)[:, None].expand(rollout.response_ids.shape)
+
+
+def test_what_a_knockout_found_is_kept_and_nobody_is_asked_for_it_alone():
+    prompts = [make_prompt("of red ; big", index=0), make_prompt("of", index=1)]
+    # Padded on the left, as a causal model's: the second prompt's only token is its last column.
+    mask = [[True] * 4, [False] * 3 + [True]]
+    salience = [[0, 0.5, 0, 0.5], [0.0] * 4]
+    evidence = make_evidence(
+        torch.zeros(4, 3, 4), group_size=2, prompts=prompts, prompt_mask=mask, salience=torch.tensor(salience)
+    )
+    evidence = replace(evidence, observer=Losing())
+    assert explained(evidence) is None
+    knockout(evidence)
+    found = explained(evidence)
+    assert found is not None
+    # Three tokens of 2 nats; the second prompt has no segment.
+    assert found.nats.tolist() == [[6, 0], [6, 0], [0, 0], [0, 0]]
+    assert found.pieces[0].int().tolist() == [[0, 1, 0, 0], [0, 0, 0, 1]]
+    looked = look(evidence.rollout, torch.zeros(4, 3, 4), found)
+    assert torch.equal(looked.nats, found.nats)
+
+
+def test_rows_have_the_segments_of_a_prompt_and_what_each_explains_and_a_buffer_keeps_them(tmp_path):
+    policy = tiny.policy("t5")
+    step, prompts = tiny.make_step(policy), tiny.prompts(policy)
+    collected = step.collect(prompts, seed=3)
+    shown = Shown(3, policy.tokenizer, Uniform(), every=5)
+    assert (
+        "segments"
+        not in shown.rows(2, replace(collected, attended=[bare(one) for one in collected.attended]))[0]
+    )
+    known = []
+    for batch, looked in zip(collected.batches, collected.attended, strict=True):
+        part = batch.rollout
+        evidence = Evidence(part, step.observer.observe(part), Uniform()(part), step.observer)
+        knockout(evidence)
+        found = explained(evidence)
+        assert found is not None
+        known.append(replace(bare(looked), pieces=found.pieces, nats=found.nats))
+    whole = replace(collected, attended=known)
+    row = shown.rows(2, whole)[0]
+    pieces = [[prompts[0].text[slice(*row["tokens"][token])] for token in piece] for piece in row["segments"]]
+    alone = collected.rollout.groups(0, 1)
+    for words, piece, nats in zip(pieces, row["segments"], row["explained"], strict=True):
+        assert "".join(words).strip()
+        taken = torch.zeros_like(alone.prompt_mask)
+        taken[0, alone.prompt_mask[0].nonzero().flatten()[piece]] = True
+        lost = step.observer.logprobs(alone) - step.observer.logprobs(without(alone, taken))
+        assert nats == pytest.approx(float(lost[0].sum()), abs=0.006)  # rounded to hundredths
+    save_buffer(whole, tmp_path, 0)
+    assert shown.rows(2, load_buffer(tmp_path, 0, prompts, torch.device("cpu"))) == shown.rows(2, whole)
+
+
+def bare(looked):
+    return replace(looked, pieces=None, nats=None)
 
 
 @pytest.mark.parametrize("kind", ["llama", "t5"])

@@ -19,7 +19,7 @@ __all__ = ["load_buffer", "save_buffer"]
 
 OF_ROLLOUT = ("prompt_ids", "prompt_mask", "response_ids", "response_mask", "finished")
 OF_SCORES = ("signals", "reward", "weighted")
-OF_LOOK = ("attended", "weights", "columns")
+OF_LOOK = ("attended", "weights", "columns", "pieces", "nats")
 OF_BATCH = ("old_logprobs", "ref_logprobs", "entropy", "values", "advantages", "returns")
 
 
@@ -29,9 +29,9 @@ def save_buffer(collected: Collected, directory: Path, rank: int) -> None:
     tensors = {name: getattr(rollout, name) for name in OF_ROLLOUT}
     tensors |= {name: getattr(scores, name) for name in OF_SCORES}
     for number, (batch, looked) in enumerate(zip(collected.batches, collected.attended, strict=True)):
-        present = {name: getattr(batch, name) for name in OF_BATCH if getattr(batch, name) is not None}
-        present |= {name: getattr(looked, name) for name in OF_LOOK}
-        tensors |= {f"{number}.{name}": value for name, value in present.items()}
+        given = {name: getattr(batch, name) for name in OF_BATCH}
+        given |= {name: getattr(looked, name) for name in OF_LOOK}
+        tensors |= {f"{number}.{name}": value for name, value in given.items() if value is not None}
     # A copy each: safetensors refuses tensors that share memory, as parts of one rollout may.
     save_file(
         {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()},
@@ -61,7 +61,7 @@ def load_buffer(directory: Path, rank: int, prompts: Sequence[Prompt], device: t
         part = rollout.groups(first, first + groups)
         fields = {name: tensors.get(f"{number}.{name}") for name in OF_BATCH}
         batches.append(TrainBatch(part, **fields))  # type: ignore[arg-type]
-        attended.append(Look(**{name: tensors[f"{number}.{name}"] for name in OF_LOOK}))
+        attended.append(Look(**{name: tensors.get(f"{number}.{name}") for name in OF_LOOK}))  # type: ignore[arg-type]
         first += groups
     scores = Scores(tuple(about["names"]), **{name: tensors[name] for name in OF_SCORES})
     return Collected(rollout, scores, batches, attended)

@@ -48,6 +48,8 @@ class Shown:
         advantage           the mean over the response's tokens
         tokens              of each prompt token: its characters in ``prompt``
         salience, attended  of each prompt token: its weight, not normalised; the strongest attention it got
+        segments, explained of each segment of the prompt: its tokens; how many nats it explains of the response, by
+                            knockout, where a signal has asked for that
         attention           ``response``: the characters of each response token in ``response``; ``weights``: for
                             each of them ``[prompt token, weight, prompt token, weight, ...]``, the largest first
         """
@@ -75,6 +77,13 @@ class Shown:
                         "attended": [round(value, 3) for value in looked.attended[n][mask].tolist()],
                     }
                 )
+                if looked.pieces is not None and looked.nats is not None:
+                    pieces = [piece[mask].nonzero().flatten().tolist() for piece in looked.pieces[n // k]]
+                    nats = [round(value, 2) for value in looked.nats[n].tolist()]
+                    rows[-1]["segments"] = [piece for piece in pieces if piece]
+                    rows[-1]["explained"] = [
+                        value for piece, value in zip(pieces, nats, strict=True) if piece
+                    ]
                 if self.in_full(step):
                     ids = part.response_ids[n][part.response_mask[n]].tolist()
                     spans = token_spans(self.tokenizer, ids, response)

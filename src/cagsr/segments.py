@@ -1,9 +1,9 @@
 """What a prompt asks for, piece by piece: its segments, and what each did for every response token."""
 
-__all__ = ["knockout", "segments", "without"]
+__all__ = ["Explained", "explained", "knockout", "segments", "without"]
 
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -87,6 +87,25 @@ def _knockout(evidence: Evidence) -> Tensor:
     present = pieces_PJS.any(-1)[:, None, None] & rollout.response_mask.unflatten(0, shape[:2])[..., None]
     before = evidence.observation.logprobs.unflatten(0, shape[:2])[..., None]
     return ((before - found) * present).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What each segment of a prompt explains of a whole response.
+
+    pieces  [P J S] bool  as of `segments`
+    nats    [N J]         `knockout`, summed over the response; 0 for no segment
+    """
+
+    pieces: Tensor
+    nats: Tensor
+
+
+def explained(evidence: Evidence) -> Explained | None:
+    """What a signal has found out by `knockout`; None where no signal did: nobody is asked for this alone."""
+    if "knockout" not in evidence.derived:
+        return None
+    return Explained(segments(evidence), evidence.derived["knockout"].sum(1))
 
 
 def without(rollout: Rollout, taken: Tensor) -> Rollout:

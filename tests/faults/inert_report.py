@@ -178,6 +178,22 @@ def _response_system(parts: Parts, text: str) -> None:
     parts["more_systems"].append(text)
 
 
+def _evaluated(key: str) -> Field:
+    """Of the other run of the page, whose pairs are what it answered at its evaluations."""
+
+    def put(parts: Parts, text: str) -> None:
+        at = len(parts["evaluations"])
+        for step in (0, 3):
+            row = {"step": step, "prompt": f"p{at}", "response": f"r{at} {step}", "reward": 0.1}
+            parts["evaluations"].append(row | {key: text})
+
+    return put
+
+
+def _evaluated_metric(parts: Parts, text: str) -> None:
+    parts["evaluated_metrics"].append(text)
+
+
 def _response_metric(parts: Parts, text: str) -> None:
     parts["more_metrics"].append(text)
 
@@ -218,6 +234,9 @@ FIELDS: Mapping[str, Field] = {
     ),
     "pair's prompt": _both("prompt"),
     "pair's response": _both("response"),
+    "evaluated prompt": _evaluated("prompt"),
+    "evaluated response": _evaluated("response"),
+    "metric of evaluations": _evaluated_metric,
     "system of responses": _response_system,
     "metric of responses": _response_metric,
     "metric": lambda parts, text: parts["metrics"].append({"step": 1, text: 0.5, f"signal/{text}": 0.5}),
@@ -261,7 +280,7 @@ def prove(count: int, random: Random, advance: Callable[[], None]) -> list[str]:
 def outcome(started: Browser, dealt: Mapping[int, tuple[str, str]]) -> list[str]:
     """What the payloads of one page did; ``dealt``: number -> (field, payload)."""
     with tempfile.TemporaryDirectory() as directory:
-        path = write_report([_made(Path(directory), dealt)], Path(directory) / "report.html")
+        path = write_report(_made(Path(directory), dealt), Path(directory) / "report.html")
         page = started.new_page(reduced_motion="reduce")
         page.add_init_script("window.ran = []; window.canary = (number) => window.ran.push(number);")
         watched = watch(page)
@@ -272,11 +291,13 @@ def outcome(started: Browser, dealt: Mapping[int, tuple[str, str]]) -> list[str]
     return failures
 
 
-def _made(place: Path, dealt: Mapping[int, tuple[str, str]]) -> Path:
+def _made(place: Path, dealt: Mapping[int, tuple[str, str]]) -> list[Path]:
     parts: Parts = {
         "name": "run",
         "candidates": made_runs.group(),
         "responses": [],
+        "evaluations": [],
+        "evaluated_metrics": [],
         "more_systems": [],
         "more_metrics": [],
         "metrics": made_runs.metrics(),
@@ -303,7 +324,13 @@ def _made(place: Path, dealt: Mapping[int, tuple[str, str]]) -> Path:
     run = made_runs.make_run(place / name, config="", **kept)
     (run / "config.yaml").write_text(config, encoding="utf-8", errors="replace")
     made_runs.write(run / "responses.jsonl", parts["responses"])
-    return run
+    _evaluated("prompt")(parts, "last")
+    parts["evaluations"].sort(key=lambda row: row["step"])
+    for row in parts["evaluations"]:
+        row.update(dict.fromkeys(parts["evaluated_metrics"], 0.25 + row["step"]))
+    trained = made_runs.make_run(place / "trained", candidates=made_runs.explained_group())
+    made_runs.write(trained / "evaluations.jsonl", parts["evaluations"])
+    return [run, trained]
 
 
 def _use(page: Page) -> None:
@@ -311,12 +338,22 @@ def _use(page: Page) -> None:
     page.evaluate("""() => {
       const fire = (one, kind) => one.dispatchEvent(new Event(kind, { bubbles: true }));
       for (const one of document.querySelectorAll("details")) one.open = true;
+      const grown = () => {
+        for (const more of document.querySelectorAll(".more"))
+          for (let k = 0; k < 20 && !more.hidden; k++) more.click();
+      };
+      const [before, after] = ["before", "after"].map((name) => document.getElementById(`pairs-${name}`));
+      [before.selectedIndex, after.selectedIndex] = [after.length - 2, after.length - 1];
+      fire(after, "input");
+      grown();
+      document.getElementById("zoom-from").value = "2";
+      fire(document.getElementById("zoom-from"), "input");
       for (const select of document.querySelectorAll("select")) {
         for (const option of [...select.options]) { select.value = option.value; fire(select, "input"); }
         select.selectedIndex = select.id === "pairs-after" ? 1 : 0;
         fire(select, "input");
       }
-      for (const more of document.querySelectorAll(".more")) for (let k = 0; k < 20 && !more.hidden; k++) more.click();
+      grown();
       for (const button of document.querySelectorAll("#browse-list button")) {
         button.click();
         for (const word of document.querySelectorAll("#browse-detail .words span")) word.click();

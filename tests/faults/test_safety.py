@@ -158,5 +158,5 @@ def test_a_script_that_runs_is_named(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("field", inert_report.FIELDS)
 def test_what_is_attacked_is_on_the_page(field: str, tmp_path):
-    run = inert_report._made(tmp_path, {1: (field, "canary4711")})
-    assert "canary4711" in report_page.render(report_page.read_runs([run]))
+    runs = inert_report._made(tmp_path, {1: (field, "canary4711")})
+    assert "canary4711" in report_page.render(report_page.read_runs(runs))

@@ -59,7 +59,9 @@ def test_candidates_are_ordered_by_reward_and_split_into_signals(page):
 
 
 def test_a_word_that_nobody_covered_is_named_and_marked(page):
-    expect(page.locator("#browse-detail .says").first).to_have_text("Not covered by any candidate: food")
+    expect(page.locator("#browse-detail .says").first).to_have_text(
+        "By attention, not covered by any candidate: food"
+    )
     expect(page.locator("#browse-detail .prompt .missed")).to_have_text(["food"])
 
 
@@ -70,16 +72,61 @@ def test_pointing_at_a_response_word_lights_up_the_prompt(page):
     assert shade(word(prompt, "Vaults")) == 0
     expect(prompt.locator(".says")).to_have_text("“English” looked at English .48")
     page.mouse.move(5, 5)
-    expect(prompt.locator(".says")).to_have_text("Not covered by any candidate: food")
+    expect(prompt.locator(".says")).to_have_text("By attention, not covered by any candidate: food")
 
 
 def test_pointing_at_a_prompt_word_shows_who_covered_it(page):
     prompt = page.locator("#browse-detail .prompt")
     word(prompt, "English").hover()
-    expect(prompt.locator(".says")).to_have_text("“English” is covered by 1 of 2 candidates.")
+    expect(prompt.locator(".says")).to_have_text("By attention, “English” is covered by 1 of 2 candidates.")
     expect(cards(page).locator(".seen")).to_have_text(["covers it: .48", "does not cover it"])
     assert shade(word(cards(page).nth(0), "English")) > 0.2
     assert shade(word(cards(page).nth(0), "Vaults")) == 0
+
+
+def test_with_a_knockout_the_page_says_which_pieces_of_the_prompt_it_explains_and_that_it_is_the_measure(
+    chromium, tmp_path
+):
+    page = chromium.new_page()
+    watched = open_file(
+        page, write_report([made_runs.make_run(tmp_path / "run", candidates=made_runs.explained_group())])
+    )
+    pieces = page.locator("#browse-detail .pieces")
+    expect(pieces.locator("p")).to_have_text(
+        "Explained by knockout: how many responses lose at least 3 nats without this piece of the prompt"
+    )
+    expect(pieces.locator("li")).to_have_text(["name : Vaults 2 of 2", "food : English nobody"])
+    expect(pieces.locator(".nobody")).to_have_count(1)
+    says = page.locator("#browse-detail .prompt .says")
+    expect(says).to_have_text("By knockout, not covered by any candidate: food : English")
+    expect(page.locator("#browse-detail .prompt .missed")).to_have_text(["food", "English"])
+    word(page.locator("#browse-detail .prompt"), "English").hover()
+    expect(says).to_have_text(
+        "By attention, “English” is covered by 1 of 2 candidates; by knockout, “food : English” by 0."
+    )
+    expect(cards(page).locator(".seen")).to_have_text(
+        ["covers it: .48; explained: 2.99 nats", "does not cover it; explained: 0 nats"]
+    )
+    page.locator("#browse-show").select_option("missed")
+    expect(page.locator("#browse-count")).to_have_text("1 of 1 prompts")
+    assert watched.said == []
+    page.close()
+
+
+def test_a_training_run_has_pairs_too_of_the_prompts_that_it_was_evaluated_on(chromium, tmp_path):
+    page = chromium.new_page()
+    watched = open_file(page, write_report([made_runs.make_evaluated(tmp_path / "run")]))
+    expect(page.locator("#pairs-before option:checked")).to_have_text("base")
+    expect(page.locator("#pairs-after option")).to_have_text(
+        ["base", "after step 2 (best/)", "after step 3 (the last)"]
+    )
+    expect(page.locator("#pairs-after option:checked")).to_have_text("after step 3 (the last)")
+    expect(page.locator("#pairs-count")).to_contain_text("2 of 2 prompts. Greedy responses to development")
+    first = page.locator("#pairs-list > li").first
+    expect(first.locator("ins")).to_have_text(["c"])
+    expect(first.locator(".chips li")).to_have_text(["reward 0 → .500 ▲"])
+    assert watched.said == []
+    page.close()
 
 
 def test_arrow_keys_do_what_the_pointer_does(page):
@@ -91,7 +138,7 @@ def test_arrow_keys_do_what_the_pointer_does(page):
     page.keyboard.press("ArrowLeft")
     expect(says).to_have_text("“serves” looked at name .30")
     page.keyboard.press("Escape")
-    expect(says).to_have_text("Not covered by any candidate: food")
+    expect(says).to_have_text("By attention, not covered by any candidate: food")
 
 
 def test_arrow_keys_go_through_the_prompts(page):
@@ -164,6 +211,55 @@ def test_curves_are_read_off_by_pointer_and_by_key(page):
     expect(page.locator("#announced")).to_have_text("step 3, .100")
 
 
+def x_ticks(chart: Locator) -> list[str]:
+    return chart.locator("svg .tick:visible[text-anchor=middle]").all_text_contents()
+
+
+def test_a_range_of_steps_is_dragged_or_typed_shown_by_all_curves_and_left_again(page):
+    chart = page.locator(".chart").filter(has_text="tokens a response")
+    other = page.locator(".chart").filter(has_text="nats a token away")
+    whole = x_ticks(chart)
+    assert "1" in whole
+    chart.locator("svg").scroll_into_view_if_needed()
+    box = chart.locator("svg").bounding_box()
+    assert box is not None
+    # Steps 1 to 3 lie between 44 and 310 of 320 pixels; from the middle on, these are 2 and 3.
+    at = [box["x"] + box["width"] * place / 320 for place in (184, 300)]
+    page.mouse.move(at[0], box["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(at[1], box["y"] + 70, steps=3)
+    expect(chart.locator(".band")).to_have_count(1)
+    page.mouse.up()
+    expect(chart.locator(".band")).to_have_count(0)
+    assert [page.locator(f"#zoom-{end}").input_value() for end in ("from", "to")] == ["2", "3"]
+    expect(page.locator("#zoom-says")).to_have_text("Steps 2 to 3.")
+    for seen in (chart, other):
+        assert [tick for tick in x_ticks(seen) if tick in "123"] == ["2", "3"]
+        expect(seen.locator(".whole")).to_be_hidden()
+    # Two points at the two ends, a length of 22 below one of 23.
+    points = chart.locator("polyline.line:visible").get_attribute("points")
+    assert points is not None
+    (left, low), (right, high) = [map(float, point.split(",")) for point in points.split()]
+    assert (left, right) == (44, 310)
+    assert low > high
+    chart.locator("svg").focus()
+    page.keyboard.press("Home")
+    expect(chart.locator(".read")).to_have_text("step 222.0")
+    page.keyboard.press("Escape")
+    assert x_ticks(chart) == whole
+    page.locator("#zoom-from").fill("3")
+    page.locator("#zoom-to").fill("1")
+    expect(page.locator("#zoom-says")).to_have_text("The first step must be below the last.")
+    assert x_ticks(chart) == whole
+    page.locator("#zoom-from").fill("1")
+    page.locator("#zoom-to").fill("2")
+    expect(page.locator("#zoom-says")).to_have_text("Steps 1 to 2.")
+    page.locator("#zoom-all").press("Enter")
+    expect(page.locator("#zoom-all")).to_be_disabled()
+    expect(page.locator("#zoom-from")).to_be_focused()
+    assert x_ticks(chart) == whole
+
+
 def test_runs_over_one_another_are_told_apart_by_more_than_colour(chromium, tmp_path):
     runs = [made_runs.make_run(tmp_path / name) for name in ("first", "second")]
     page = chromium.new_page()
@@ -181,12 +277,13 @@ def test_runs_over_one_another_are_told_apart_by_more_than_colour(chromium, tmp_
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [None, PHONE], ids=["desk", "phone"])
-@pytest.mark.parametrize("kind", ["demo", "comparison"])
+@pytest.mark.parametrize("kind", ["demo", "comparison", "evaluated"])
 def test_axe_finds_nothing_and_nothing_sticks_out(chromium, tmp_path, kind, viewport, scheme):
-    made = made_runs.make_demo if kind == "demo" else made_runs.make_comparison
+    made = getattr(made_runs, f"make_{kind}")
     page = chromium.new_page(viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
     open_file(page, write_report([made(tmp_path / kind)]))
     page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
+    page.locator("#zoom-from").fill("1")
     page.evaluate(AXE.read_text())
     found = page.evaluate("axe.run()")["violations"]
     assert [(one["id"], one["impact"], one["nodes"][0]["html"][:200]) for one in found] == []
@@ -233,7 +330,13 @@ def test_ten_thousand_candidates_open_in_under_two_seconds(chromium, tmp_path):
     look = {2: 0.31, 4: 0.22, 6: 0.13, 0: 0.05}
     rows = [
         made_runs.candidate(
-            f"{step} {candidate} {words}", candidate / 7, [look] * 32, step=step, prompt_index=step
+            f"{step} {candidate} {words}",
+            candidate / 7,
+            [look] * 32,
+            step=step,
+            prompt_index=step,
+            segments=[[0, 1, 2], [4, 6]],
+            explained=[5.0, candidate],
         )
         for step in range(1250)
         for candidate in range(8)

@@ -86,7 +86,7 @@ def test_a_limit_that_is_near_is_drawn_and_one_far_away_is_named():
 
 
 def test_a_long_run_is_thinned_to_means(monkeypatch):
-    monkeypatch.setattr(plot, "MOST_POINTS", 3)
+    monkeypatch.setattr(plot, "MOST_KEPT", 3)
     (line,) = picture(chart([1.0, 3.0, 5.0, 7.0, 10.0]), "c")["data"]["lines"]
     assert (line["x"], line["y"]) == ([0, 2, 4], [2.0, 6.0, 10.0])
 

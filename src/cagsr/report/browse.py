@@ -17,6 +17,8 @@ __all__ = ["MOST_CANDIDATES", "browsable", "suspicions"]
 
 MOST_CANDIDATES = 12_000
 SMALLEST = 0.03
+# So many nats a segment must explain to count as said: where the signal knockout, in every preset, is half way.
+SAID = 3.0
 # What makes a response that won its group suspect: it may have been paid for something else than answering.
 MOST_REPEATED, MOST_COPIED, MOST_LONGER = 0.1, 0.6, 1.6
 
@@ -38,6 +40,7 @@ def browsable(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "name": visible(run.name),
                 "signals": [visible(name) for name in signals],
                 "left_out": len(groups) - len(kept),
+                "said": SAID,
                 "groups": [_group(rows, signals) for rows in kept],
             }
         )
@@ -63,17 +66,29 @@ def suspicions(candidate: Candidate, group: Sequence[Candidate]) -> list[str]:
 
 
 def _group(rows: list[Candidate], signals: list[str]) -> dict[str, Any]:
-    """u: words of the prompt;  c: those that count, by position;  w: candidates, the best first."""
+    """u: words of the prompt;  c: those that count, by position;  w: candidates, the best first;  g, where a knockout
+    was made: the words of each segment of the prompt.
+    """
     rows = sorted(rows, key=lambda row: -row.reward)
     first = rows[0]
     prompt = Words.cut(first.prompt, first.tokens)
-    return {
+    entry = {
         "s": first.step,
         "i": first.prompt_index,
         "u": prompt.pieces,
         "c": _that_count(prompt, first.salience),
         "w": [_candidate(row, rows, prompt, signals) for row in rows],
     }
+    if first.segments and all(len(row.explained) == len(first.segments) for row in rows):
+        entry["g"] = [_words_of(prompt, segment) for segment in first.segments]
+        for shown, row in zip(entry["w"], rows, strict=True):
+            shown["d"] = [_short(nats) for nats in row.explained]
+    return entry
+
+
+def _words_of(prompt: Words, tokens: Sequence[int]) -> list[int]:
+    found = (prompt.of[token] for token in tokens if 0 <= token < len(prompt.of))
+    return sorted({piece for piece in found if piece is not None})
 
 
 def _that_count(prompt: Words, salience: list[float]) -> list[int]:
@@ -89,7 +104,8 @@ def _that_count(prompt: Words, salience: list[float]) -> list[int]:
 
 def _candidate(row: Candidate, group: list[Candidate], prompt: Words, signals: list[str]) -> dict[str, Any]:
     """r reward, a advantage, x raw signals, p what each added, u words, k attention to each prompt word in percent,
-    l for each word ``[prompt word, percent, ...]``, h suspicions, e whether it ended."""
+    l for each word ``[prompt word, percent, ...]``, h suspicions, e whether it ended; d, where a knockout was made,
+    the nats that each segment explains."""
     spans = row.attention.response if row.attention else []
     response = Words.cut(row.response, spans)
     looks = _looks(row, response, prompt)

@@ -61,6 +61,8 @@ class Candidate(Record):
     tokens: Spans = Field(default_factory=list)
     salience: list[float] = Field(default_factory=list)
     attended: list[float] = Field(default_factory=list)
+    segments: list[list[int]] = Field(default_factory=list)
+    explained: list[float] = Field(default_factory=list)
     attention: Attention | None = None
 
 

@@ -4,16 +4,56 @@ const text = (group) =>
   (group.text ??= [group.u.join(""), ...group.w.map((one) => one.u.join(""))].join("\n").toLowerCase());
 const spread = (group) => group.w[0].r - group.w[group.w.length - 1].r;
 
-// For each prompt word the strongest attention of any candidate; which words that count nobody reached.
-function reached(group) {
+// What nobody covered. By knockout where it was made: segments of the prompt that explain no response; else by
+// attention: words that count and that nobody looked at. Of attention the strongest of any candidate for each word.
+function reached(group, run) {
   if (!group.best) {
     group.best = group.u.map((_, at) => Math.max(0, ...group.w.map((one) => one.k[at] || 0)));
     group.limit = MISSED * Math.max(1, ...group.best);
-    group.missed = group.w.some((one) => one.k.length)
-      ? group.c.filter((at) => group.best[at] < group.limit)
-      : [];
+    group.counts = group.g && group.g.map((_, at) => group.w.filter((one) => one.d[at] >= run.said).length);
+    if (group.g) group.missed = group.g.filter((_, at) => !group.counts[at]);
+    else
+      group.missed = group.w.some((one) => one.k.length)
+        ? group.c.filter((at) => group.best[at] < group.limit).map((at) => [at])
+        : [];
+    group.unsaid = new Set(group.missed.flat());
   }
   return group;
+}
+
+// A segment's words as they stand in the prompt: its tokens may leave out what is between them.
+const written = (group, piece) =>
+  group.u
+    .slice(Math.min(...piece), Math.max(...piece) + 1)
+    .join("")
+    .trim();
+
+function segmentsOf(group, run) {
+  if (!group.g) return null;
+  return make(
+    "div",
+    { class: "pieces" },
+    make(
+      "p",
+      {},
+      "Explained by knockout: how many responses lose ",
+      `at least ${run.said} nats without this piece of the prompt`,
+    ),
+    make(
+      "ul",
+      {},
+      ...group.g.map((piece, at) =>
+        piece.length
+          ? make(
+              "li",
+              { class: group.counts[at] ? null : "nobody" },
+              make("span", { dir: "auto" }, written(group, piece)),
+              make("b", {}, group.counts[at] ? ` ${group.counts[at]} of ${group.w.length}` : " nobody"),
+            )
+          : null,
+      ),
+    ),
+  );
 }
 
 function shade(span, percent, strongest) {
@@ -111,25 +151,28 @@ function parts(candidate, group, signals) {
 }
 
 function detail(run, group) {
-  const { best, limit, missed } = reached(group),
+  const { best, limit, missed, unsaid } = reached(group, run),
     strongest = Math.max(1, ...best);
   const says = make("p", { class: "says", role: "status" });
   const known = group.w.some((one) => one.l),
     any = group.w.some((one) => one.k.length);
   const cards = [];
   const idle = () => {
-    says.textContent = !any
-      ? "No attention was kept for this prompt."
-      : missed.length
-        ? `Not covered by any candidate: ${missed.map((at) => group.u[at].trim()).join(", ")}`
-        : "Every word that counts was covered by some candidate.";
+    const by = group.g ? "knockout" : "attention",
+      named = missed.filter((piece) => piece.length).map((piece) => written(group, piece));
+    says.textContent =
+      !any && !group.g
+        ? "No attention was kept for this prompt."
+        : named.length
+          ? `By ${by}, not covered by any candidate: ${named.join(", ")}`
+          : `By ${by}, every ${group.g ? "piece" : "word that counts"} was covered by some candidate.`;
     group.u.forEach((_, at) => shade(prompt.spans[at], best[at], strongest));
     mark(null);
   };
   const mark = (asked, card = null, at = null) => {
     prompt.spans.forEach((span, place) => {
       span.classList.toggle("at", place === asked);
-      span.classList.toggle("missed", missed.includes(place));
+      span.classList.toggle("missed", unsaid.has(place));
     });
     for (const one of cards) {
       one.words.spans.forEach((span, place) => {
@@ -156,7 +199,13 @@ function detail(run, group) {
           if (look[k] === asked) shade(one.words.spans[place], look[k + 1], strongest);
       });
     }
-    says.textContent = `“${group.u[asked].trim()}” is covered by ${covering} of ${cards.length} candidates.`;
+    const at = group.g ? group.g.findIndex((piece) => piece.includes(asked)) : -1;
+    says.textContent =
+      `By attention, “${group.u[asked].trim()}” is covered by ${covering} of ${cards.length} candidates` +
+      (at < 0 ? "." : `; by knockout, “${written(group, group.g[at])}” by ${group.counts[at]}.`);
+    if (at >= 0)
+      for (const one of cards)
+        one.seen.textContent += `; explained: ${say(Math.max(0, one.candidate.d[at])) || 0} nats`;
   });
   const list = make("ol", { class: "cards" });
   group.w.forEach((candidate, rank) => {
@@ -202,6 +251,7 @@ function detail(run, group) {
       `Step ${group.s}, prompt ${group.i}: ${group.w.length} candidates, the highest reward first`,
     ),
     make("div", { class: "prompt" }, prompt.line, says),
+    segmentsOf(group, run),
     list,
     make(
       "p",
@@ -217,8 +267,8 @@ function detail(run, group) {
         ? make(
             "span",
             {},
-            "Shade and underline: attention. Covered: at least a third of the strongest attention that a word of " +
-              "this prompt got. Wavy: a word that counts and that no candidate covered.",
+            "Shade and underline: attention. Covered by attention: at least a third of the strongest that a word of " +
+              `this prompt got. Wavy: what by ${group.g ? "knockout" : "attention"} no candidate covered.`,
           )
         : null,
       make("span", {}, "Bars: what a signal added, against the mean of these candidates."),
@@ -239,13 +289,13 @@ function showCandidates() {
     ["late", "latest step first"],
     ["early", "earliest step first"],
     ["spread", "largest spread of reward"],
-    ["missed", "most words nobody covered"],
+    ["missed", "most that nobody covered"],
     ["low", "lowest best reward"],
   ]);
   const show = choices(byId("browse-show"), [
     ["all", "all prompts"],
     ["suspect", "suspected hacking"],
-    ["missed", "a word nobody covered"],
+    ["missed", "something nobody covered"],
     ["attention", "with attention of each word"],
   ]);
   const search = byId("browse-search"),
@@ -306,7 +356,7 @@ function showCandidates() {
     const kept = {
       all: () => true,
       suspect: (g) => g.w[0].h.length > 0,
-      missed: (g) => reached(g).missed.length > 0,
+      missed: (g) => reached(g, run).missed.length > 0,
       attention: (g) => g.w.some((one) => one.l),
     }[show.value];
     const found = run.groups.filter((group) => kept(group) && (!wanted || text(group).includes(wanted)));
@@ -315,7 +365,7 @@ function showCandidates() {
         late: (g, h) => h.s - g.s,
         early: (g, h) => g.s - h.s,
         spread: (g, h) => spread(h) - spread(g),
-        missed: (g, h) => reached(h).missed.length - reached(g).missed.length,
+        missed: (g, h) => reached(h, run).missed.length - reached(g, run).missed.length,
         low: (g, h) => g.w[0].r - h.w[0].r,
       }[order.value],
     );
