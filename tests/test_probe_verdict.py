@@ -181,7 +181,7 @@ def test_pairs_are_agreed_with_where_the_chosen_one_is_worth_more(base):
         Pair(prompts[2], words, "day city tea tea"),
     ]
     how = {"limit": 7, "pairs_per_pass": 2}
-    found = pair_accuracy(policy, pairs, panel, Uniform(), look(base, 3).sampled, **how)
+    found = pair_accuracy(policy, pairs, panel, Uniform(), look(base, 3).sampled, asked=panel, **how)
     assert found["length"].tolist() == [1.0, 0.0, 0.5]
     assert set(found) == {"length", "logprob", "coverage"}
 

@@ -104,6 +104,7 @@ def test_resuming_drops_rows_of_later_steps_and_a_torn_line(tmp_path):
     for step in range(1, 6):
         run.add_metrics(step, {"reward": step / 7})
         run.add_candidates(step, [{"response": "a"}, {"response": "b"}])
+        run.add_evaluation(step - 1, [{"prompt": "p", "response": "a"}])
     before = (run.path / "metrics.jsonl").read_bytes()
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 6, "rew')
@@ -113,6 +114,7 @@ def test_resuming_drops_rows_of_later_steps_and_a_torn_line(tmp_path):
     resumed.rewind(3)
     assert (run.path / "metrics.jsonl").read_bytes() == b"\n".join(before.split(b"\n")[:3]) + b"\n"
     assert [row["step"] for row in resumed.rows("candidates.jsonl")] == [1, 1, 2, 2, 3, 3]
+    assert [row["step"] for row in resumed.rows("evaluations.jsonl")] == [0, 1, 2, 3]
     resumed.add_metrics(4, {"reward": 4 / 7})
     resumed.add_metrics(5, {"reward": 5 / 7})
     assert (run.path / "metrics.jsonl").read_bytes() == before
@@ -181,6 +183,22 @@ def test_no_run_and_a_damaged_run_are_told_apart(tmp_path):
     (run.path / "run.json").write_text('{"id"')
     with pytest.raises(StorageError, match=r"run\.json is damaged"):
         RunDirectory.resume(run.path)
+
+
+@pytest.mark.parametrize("name", ["run.json", "summary.json", "metrics.jsonl"])
+def test_what_cannot_be_read_is_said_to_be_and_not_that_it_cannot_be_written(tmp_path, name):
+    run = start(tmp_path / "x")
+    run.close()
+    (run.path / name).unlink(missing_ok=True)
+    (run.path / name).mkdir()  # a user who may read everything cannot be refused a file
+    read = {
+        "run.json": lambda: RunDirectory.resume(run.path),
+        "summary.json": run.summary,
+        "metrics.jsonl": run.rows,
+    }
+    with pytest.raises(StorageError) as caught:
+        read[name]()
+    assert str(caught.value) == f"{run.path / name} cannot be read: Is a directory"
 
 
 def test_a_full_disk_is_a_storage_error_and_costs_no_earlier_file(tmp_path):

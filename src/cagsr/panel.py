@@ -31,12 +31,22 @@ class Panel:
             for key, term in zip(keys, terms, strict=True):
                 found.setdefault(key, Term(term.signal, 1.0, "none", term.options))
             self._columns[name] = [list(found).index(key) for key in keys]
+        self._extra = extra
         self.reward = Reward(list(found.values()), extra)
         self.rewards = {name: Reward(terms, extra) for name, terms in rewards.items()}
 
     def signals_of(self, name: str, signals: np.ndarray) -> np.ndarray:
         """[... C] as measured by ``reward`` -> [... c]: the columns of one of the rewards, in its order."""
         return signals[..., self._columns[name]]
+
+    def without(self, signal: str) -> "Panel":
+        """Only the rewards that do not read that signal."""
+        kept = {
+            name: reward.terms
+            for name, reward in self.rewards.items()
+            if all(term.signal != signal for term in reward.terms)
+        }
+        return Panel(kept, self._extra)
 
     def combine(self, name: str, signals_PKC: np.ndarray) -> np.ndarray:
         """[P K] the named reward of P groups of K candidates."""

@@ -136,16 +136,19 @@ def pair_accuracy(
     salience: Salience,
     sampled: Answers,
     *,
+    asked: Panel,
     limit: int,
     pairs_per_pass: int,
 ) -> dict[str, np.ndarray]:
-    """Reward of the panel -> [pairs] 1 where it prefers what was chosen, .5 for a tie, 0 otherwise.
+    """Reward of ``asked`` -> [pairs] 1 where it prefers what was chosen, .5 for a tie, 0 otherwise.
+
+    ``asked`` has those rewards of the ``panel``, which measured the base's samples, that can be measured here.
 
     A standardised term is measured in the spread of the base's samples: in a group of two it would be plus or minus
     one, whatever the difference.
     """
     assert sampled.signals is not None
-    measure = measure_signals(panel.reward, policy, salience)
+    measure = measure_signals(asked.reward, policy, salience)
     parts = []
     for start in range(0, len(pairs), pairs_per_pass):
         part = pairs[start : start + pairs_per_pass]
@@ -153,10 +156,10 @@ def pair_accuracy(
         parts.append(measure(policy.given([pair.prompt for pair in part], texts, limit)).cpu().numpy())
     signals = np.concatenate(parts)
     found = {}
-    for name, reward in panel.rewards.items():
+    for name, reward in asked.rewards.items():
         own = torch.from_numpy(panel.signals_of(name, sampled.signals))
         spread = reward.spread(own.flatten(0, 1), own.shape[1])
-        given = torch.from_numpy(panel.signals_of(name, signals))
+        given = torch.from_numpy(asked.signals_of(name, signals))
         values = reward.relative(given, torch.zeros_like(spread), spread).view(-1, 2).numpy()
         found[name] = (order(values)[:, 0, 1] + 1) / 2
     return found

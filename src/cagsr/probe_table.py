@@ -84,7 +84,7 @@ def _ranking(title: str, rows: Mapping[str, Mapping[str, Any]], primary: str | N
     parts = {truth: name for truth, name in PARTS.items() if truth in first}
     parts |= {"rouge_l": "ROUGE"} if "rouge_l" in first and primary != "rouge_l" else {}
     ranking = ("AUC", "95 %", *parts.values(), "best", "beyond") if primary else ()
-    has_pairs, judged = "pairs" in first, "verdict" in first
+    has_pairs, judged = any("pairs" in found for found in rows.values()), "verdict" in first
     table = _table(title, *ranking, *(["pairs"] if has_pairs else []))
     if judged:
         table.add_column("", justify="left")
@@ -99,7 +99,7 @@ def _ranking(title: str, rows: Mapping[str, Mapping[str, Any]], primary: str | N
             )
             cells += [_share(_auc(found, truth, None)) for truth in parts]
             cells += [_signed(ranked["gain"]["mean"]), _signed(ranked["partial"]["mean"])]
-        cells += [_share(found["pairs"]["mean"])] if has_pairs else []
+        cells += [_share(found["pairs"]["mean"] if "pairs" in found else None)] if has_pairs else []
         cells += [Text(f" {found['verdict']}", STYLES[found["verdict"]])] if judged else []
         table.add_row(name, *cells)
     return table

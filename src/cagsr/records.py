@@ -26,7 +26,7 @@ from typing import Any
 from cagsr.errors import InputError, NumericsError, StorageError
 from cagsr.identity import git_commit
 from cagsr.lock import LOCK, Lock
-from cagsr.storage import storing, sync_file, write_atomically
+from cagsr.storage import reading, storing, sync_file, write_atomically
 
 __all__ = ["RunDirectory", "fingerprint"]
 
@@ -110,20 +110,21 @@ class RunDirectory:
 
     def summary(self) -> dict[str, Any] | None:
         """What summary.json holds, None before the run ended."""
-        try:
-            return dict(json.loads((self.path / SUMMARY).read_text(encoding="utf-8")))
-        except FileNotFoundError:
+        path = self.path / SUMMARY
+        if not path.exists():
             return None
-        except (OSError, ValueError, TypeError):
-            raise StorageError(
-                f"{self.path / SUMMARY} is damaged; remove it and go on with --resume."
-            ) from None
+        try:
+            with reading(path):
+                return dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError):
+            raise StorageError(f"{path} is damaged; remove it and go on with --resume.") from None
 
     @staticmethod
     def refuse_used(path: str | Path) -> None:
         """Raise InputError when a new run cannot be created in ``path``: it holds a run (named) or other files."""
         path = Path(path)
-        found = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
+        with reading(path):
+            found = sorted(entry.name for entry in path.iterdir()) if path.is_dir() else []
         if RUN in found:
             try:
                 step = max((row.get("step", 0) for row in _rows(path / METRICS)), default=0)
@@ -226,12 +227,13 @@ def fingerprint(texts: Iterable[str]) -> str:
 
 
 def _about(path: Path) -> dict[str, Any]:
+    if not (path / RUN).exists():
+        raise InputError(f"{path} holds no run to resume: it has no {RUN}.")
     try:
-        about = json.loads((path / RUN).read_text(encoding="ascii"))
+        with reading(path / RUN):
+            about = json.loads((path / RUN).read_text(encoding="ascii"))
         return {**about, "id": str(about["id"]), "identity": dict(about["identity"])}
-    except FileNotFoundError:
-        raise InputError(f"{path} holds no run to resume: it has no {RUN}.") from None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise StorageError(f"{path / RUN} is damaged; the run cannot be told from another.") from None
 
 
@@ -248,7 +250,7 @@ def _shown(value: Any) -> str:
 def _rows(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    with storing(path):
+    with reading(path):
         lines = path.read_bytes().split(b"\n")
     rows = []
     for number, line in enumerate(lines[:-1], start=1):

@@ -13,6 +13,7 @@ from cagsr.errors import CagsrError, InputError, StorageError
 
 __all__ = [
     "place_atomically",
+    "reading",
     "refuse_existing",
     "storing",
     "sync_directory",
@@ -26,8 +27,17 @@ OF_WRITING = ("(os error ", "iostream error", "inline_container", "PytorchStream
 
 
 @contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn every failure to read in the block into a StorageError that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+@contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """Turn every failure to read or write in the block into a StorageError that names ``path``."""
+    """Turn every failure to write in the block into a StorageError that names ``path``."""
     try:
         yield
     except OSError as error:

@@ -77,6 +77,19 @@ def test_labelled_pairs_are_one_more_truth(probe, rows):
     assert max(map(len, shown)) <= 80
 
 
+def test_pairs_that_the_checker_cannot_read_are_judged_without_the_oracle_and_it_is_said(probe, rows):
+    pairs = rows("pairs.jsonl", {"prompt": "city : lyon", "chosen": "in lyon", "rejected": "tea"})
+    outcome = probe("data.task=slots", "--pairs", pairs)
+    assert outcome.code == 0, outcome.err
+    said = "  no oracle on pairs: the checker cannot read their rows (KeyError: 'slots')"
+    assert said in outcome.out.splitlines()
+    assert max(map(len, outcome.out.splitlines())) <= 80
+    summary = json.loads(probe("data.task=slots", "--pairs", pairs, "--json").out)
+    assert "pairs" not in summary["rewards"]["oracle"]
+    assert "quality" in summary["rewards"]["oracle"]
+    assert summary["rewards"]["robust"]["pairs"]["count"] == 1
+
+
 def test_a_reward_of_ones_own_is_probed_beside_the_presets(probe):
     terms = "reward.terms=[{signal: lexical_overlap, weight: 2, standardise: none}]"
     summary = json.loads(probe("data.task=slots", terms, "--json").out)

@@ -42,7 +42,7 @@ def finished(train):
 def test_a_run_directory_holds_what_the_contract_says(finished):
     names = {path.name for path in Path("run").iterdir()}
     files = {"config.yaml", "run.json", "run.lock", "metrics.jsonl", "candidates.jsonl", "summary.json"}
-    files |= {"report.html"}
+    files |= {"evaluations.jsonl", "report.html"}
     assert names == files | {"checkpoints", "model", "best"}
     assert [path.name for path in Path("run/checkpoints").iterdir()] == ["step-000002"]
     config = Config.load("run/config.yaml")
@@ -70,6 +70,25 @@ def test_metrics_have_a_row_a_step_and_a_row_an_evaluation(finished):
         assert "evaluation/reward" in means
         assert all(row[f"{name}/low"] <= row[name] <= row[f"{name}/high"] for name in means)
     assert steps[0]["tokens"] == pytest.approx(steps[0]["length"] * 6)
+
+
+def test_every_evaluation_keeps_greedy_responses_of_the_base_and_of_the_model_as_it_was(finished, train):
+    rows = lines("run/evaluations.jsonl")
+    assert [row["step"] for row in rows] == [0] * 5 + [1] * 5 + [2] * 5
+    assert len({row["prompt"] for row in rows}) == 5
+    # The means of these five prompts, which are all that the run was evaluated on, are the run's own numbers.
+    for evaluation in (row for row in lines("run/metrics.jsonl") if "evaluation/reward" in row):
+        of_step = [row for row in rows if row["step"] == evaluation["step"]]
+        for name in ("reward", "length", "slot_error_rate"):
+            mean = sum(row[name] for row in of_step) / 5
+            assert mean == pytest.approx(evaluation[f"evaluation/{name}"], abs=1e-6)
+    before = Path("run/evaluations.jsonl").read_text()
+    again = train(
+        "--resume", "--accept-changes", "train.steps=3", "train.evaluate_every=1", "train.learning_rate=0.01"
+    )
+    assert again.code == 0, again.err
+    assert Path("run/evaluations.jsonl").read_text().startswith(before)
+    assert [row["step"] for row in lines("run/evaluations.jsonl")][15:] == [3] * 5
 
 
 def test_candidates_hold_every_response_of_a_prompt_with_its_signals(finished):

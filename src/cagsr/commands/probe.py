@@ -23,6 +23,7 @@ from cagsr.metrics.rouge import rouge_l
 from cagsr.metrics.slots import slot_metrics
 from cagsr.panel import Panel, label
 from cagsr.policy.policy import Policy
+from cagsr.preferences import Pair
 from cagsr.probe import SHUFFLED, Probed, adversary_shares, observe, pair_accuracy, share_flat
 from cagsr.ranking import Ranked, rank
 from cagsr.reward import PRESETS, Reward, Term, load_preset
@@ -79,13 +80,15 @@ def probe(config: Config, console: Console, prompts: int = 100) -> dict[str, Any
     how: dict[str, Any] = {"prompts_per_pass": per_pass, "world": world, "seed": config.train.seed}
     probed = observe(policy, asked, sampling, panel, adversarial, salience, **how)
     truths, missing = _truths(config, split, asked, probed.sampled, checker)
-    agreed = _agreement(config, policy, panel, salience, probed, console)
+    agreed, unread = _agreement(config, policy, panel, salience, probed, checker, console)
     if not agreed:
         missing["pairs"] = "none given (--pairs FILE)"
+    if unread is not None:
+        missing["oracle on pairs"] = unread
     found = {
         name: Found(
             by=_ranked(name, panel, probed, truths),
-            pairs=interval(agreed[name]) if agreed else None,
+            pairs=interval(agreed[name]) if name in agreed else None,
             pair_count=len(agreed.get(name, ())),
             adversaries=adversary_shares(name, probed, panel, adversarial) if name in rewards else {},
             flat=share_flat(_scores(name, panel, probed)),
@@ -202,16 +205,35 @@ def _scores(name: str, panel: Panel, probed: Probed) -> np.ndarray:
 
 
 def _agreement(
-    config: Config, policy: Policy, panel: Panel, salience: Salience, probed: Probed, console: Console
-) -> dict[str, np.ndarray]:
-    """Reward -> [pairs] as of `pair_accuracy`; empty where no pairs are given."""
+    config: Config,
+    policy: Policy,
+    panel: Panel,
+    salience: Salience,
+    probed: Probed,
+    checker: Checker | None,
+    console: Console,
+) -> tuple[dict[str, np.ndarray], str | None]:
+    """Reward -> [pairs] as of `pair_accuracy`, empty where no pairs are given; why the oracle is not among them."""
     pairs, report = build.build_pairs(config, policy)
     if not pairs:
-        return {}
+        return {}, None
     say_rows(console, "pairs", report)
     pairs = pairs[:MOST_PAIRS]
     limit, size = config.sampling.max_new_tokens, max(1, config.train.micro_batch // 2)
-    return pair_accuracy(policy, pairs, panel, salience, probed.sampled, limit=limit, pairs_per_pass=size)
+    unread = None if checker is None else _unread(checker, pairs)
+    asked = panel if unread is None else panel.without("oracle")
+    how: dict[str, Any] = {"asked": asked, "limit": limit, "pairs_per_pass": size}
+    return pair_accuracy(policy, pairs, panel, salience, probed.sampled, **how), unread
+
+
+def _unread(checker: Checker, pairs: Sequence[Pair]) -> str | None:
+    """Why the checker cannot judge these pairs; None where it can. Pairs come from a file without its columns."""
+    for pair in pairs:
+        try:
+            checker.quality(pair.prompt.row, pair.chosen)
+        except Exception as error:  # a checker of the user's own may raise anything
+            return f"the checker cannot read their rows ({type(error).__name__}: {error})"
+    return None
 
 
 def _ranked(name: str, panel: Panel, probed: Probed, truths: Mapping[str, np.ndarray]) -> dict[str, Ranked]:

@@ -25,7 +25,7 @@ from cagsr.report.plot import HEIGHT, WIDTH, picture
 from cagsr.report.read import Run, read_run
 from cagsr.report.standings import costs, headline, standings
 from cagsr.report.text import visible
-from cagsr.storage import write_atomically
+from cagsr.storage import reading, write_atomically
 
 __all__ = ["read_runs", "render", "write_report"]
 
@@ -49,7 +49,9 @@ def write_report(directories: Sequence[str | Path], output: str | Path | None = 
         path = path / NAME
     if not path.parent.is_dir():
         raise InputError(f"{path.parent} is no directory. Create it, or name another with --output.")
-    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:2000]:
+    with reading(path):
+        earlier = path.read_text(encoding="utf-8", errors="replace")[:2000] if path.exists() else MARK
+    if MARK not in earlier:
         raise InputError(
             f"{path} is there already and is no report of cagsr. Name another file with --output."
         )
