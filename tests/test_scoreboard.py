@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tiny
-from cagsr import build
+from cagsr import build, splits
 from cagsr.config import Config
 from cagsr.errors import InputError
 from cagsr.evaluation import Answers
@@ -187,12 +187,12 @@ ROWS = [{"prompt": f"p{n}", "meaning": n, "reference": f"r{n}{k}"} for n in rang
 
 def test_all_references_of_a_prompt_are_collected_from_all_its_rows(config):
     given = config(ROWS, "data.holdout_column=meaning", "data.evaluation_count=2")
-    found = build.build_references(given, "development")
-    kept = [row.values["prompt"] for row in build.build_rows(given, "development")]
+    found = splits.build_references(given, "development")
+    kept = [row.values["prompt"] for row in splits.build_rows(given, "development")]
     assert len(kept) == 2
     for prompt in kept:
         assert found[prompt] == [f"r{prompt[1:]}{k}" for k in range(3)]
-    assert not set(found) & set(build.build_references(given, "train"))
+    assert not set(found) & set(splits.build_references(given, "train"))
 
 
 def test_references_may_be_a_list_and_each_text_counts_once(config):
@@ -202,15 +202,15 @@ def test_references_may_be_a_list_and_each_text_counts_once(config):
         {"prompt": "b", "reference": " "},
         {"prompt": [{"role": "user", "content": "c"}], "reference": "w"},
     ]
-    found = build.build_references(config(rows), "train")
+    found = splits.build_references(config(rows), "train")
     assert found["a"] == ["x", "y", "z"]
     assert list(found.values()) == [["x", "y", "z"], ["w"]]
 
 
 def test_a_task_has_one_reference_a_prompt():
     given = Config.load(None, ["data.task=slots", "data.evaluation_count=5"])
-    found = build.build_references(given)
-    rows = build.build_rows(given, "heldout")
+    found = splits.build_references(given)
+    rows = splits.build_rows(given, "heldout")
     assert found == {row.values["prompt"]: [row.values["reference"]] for row in rows}
 
 

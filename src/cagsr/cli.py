@@ -4,8 +4,6 @@
 """
 
 import json
-import os
-import re
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +15,17 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from cagsr.errors import CagsrError, InputError, MemoryRanOutError, StoppedError, ran_out_of_memory
+from cagsr.options import (
+    AcceptChanges,
+    ConfigFile,
+    Json,
+    MaxTime,
+    Overrides,
+    SkipInvalid,
+    console_for,
+    print_json,
+    time_limit,
+)
 from cagsr.prose import say, wrapped
 from cagsr.stops import Terminated, start_clock, terminate
 
@@ -45,28 +54,6 @@ app = typer.Typer(
     "130 Ctrl-C.",
 )
 
-ConfigFile = Annotated[
-    Path | None, typer.Option("--config", "-c", help="YAML file; `cagsr reference` lists every key.")
-]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted keys that win over the file.")
-]
-SkipInvalid = Annotated[
-    bool,
-    typer.Option(
-        "--skip-invalid", help="Drop rows that cannot be used, count and list them, instead of refusing."
-    ),
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else.")
-]
-AcceptChanges = Annotated[
-    bool, typer.Option("--accept-changes", help="Resume although config, model, data or code changed.")
-]
-MaxTime = Annotated[
-    str | None, typer.Option(help="Save and stop after so long, resumable: 90s, 45m, 2h, 1h30m.")
-]
-
 
 @app.command(epilog="Example: cagsr demo --model causal --full")
 def demo(
@@ -89,12 +76,12 @@ def demo(
     from cagsr.commands.demo import demo as run_demo
     from cagsr.commands.demo import rebuild
 
-    console = _console(as_json)
+    console = console_for(as_json)
     if rebuild_base:
         rebuild(model, console)
     given = {"seed": seed, "full": full, "overrides": overrides or [], "resume": resume}
     summary = run_demo(model, directory, console=console, **given)
-    _print_json(summary, as_json)
+    print_json(summary, as_json)
 
 
 @app.command(epilog="Example: cagsr sft --config examples/e2e.yaml sft.steps=2000")
@@ -113,8 +100,8 @@ def sft(
     from cagsr.commands.sft import run_sft
 
     given = _load(config, overrides, skip_invalid, max_time)
-    outcome = run_sft(given, _console(as_json), resume=resume, accept_changes=accept_changes)
-    _print_json(outcome, as_json)
+    outcome = run_sft(given, console_for(as_json), resume=resume, accept_changes=accept_changes)
+    print_json(outcome, as_json)
 
 
 @app.command(epilog="Example: cagsr train --config examples/e2e.yaml reward.preset=robust")
@@ -133,10 +120,10 @@ def train(
     from cagsr.commands.report import reported
     from cagsr.commands.train import run_training
 
-    given, console = _load(config, overrides, skip_invalid, max_time), _console(as_json)
+    given, console = _load(config, overrides, skip_invalid, max_time), console_for(as_json)
     with reported(Path(given.run.directory), console):
         trained = run_training(given, console, resume=resume, accept_changes=accept_changes)
-    _print_json(trained.outcome, as_json)
+    print_json(trained.outcome, as_json)
 
 
 @app.command(
@@ -168,7 +155,7 @@ def evaluate(
         raise InputError("cagsr eval needs at least one model: NAME=PATH")
     # Only so that a config with data.source is complete: every model is loaded by its own name.
     overrides.append(f"model.name={json.dumps(next(iter(models.values())))}")
-    console = _console(as_json)
+    console = console_for(as_json)
     loaded = _load(config, overrides, skip_invalid)
     summary = run_evaluation(loaded, models, split, not sampled, console)
     if not as_json:
@@ -180,7 +167,7 @@ def evaluate(
             say(console, f"\n{pair.removesuffix(f'-{first}')} against {first}, paired:", style="bold")
             for line in difference_lines(summary, pair):
                 say(console, line, indent="  ")
-    _print_json(summary, as_json)
+    print_json(summary, as_json)
 
 
 @app.command(epilog="Example: cagsr compare --config examples/paper.yaml --quick")
@@ -201,7 +188,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Every system on the same base, prompts and budget, side by side."""
-    console = _console(as_json)
+    console = console_for(as_json)
     if list_systems:
         from cagsr.systems import resolve
 
@@ -220,7 +207,7 @@ def compare(
     title = f"{summary['task']}, held out, {summary['prompts']} prompts, {seeds} seed{'s'[: seeds > 1]}; 95 % intervals"
     console.print(leaderboard(summary, title, console.width))
     say(console, f"{asked.compare.directory}/: table.md and table.csv have every metric, interval and cost")
-    _print_json(summary, as_json)
+    print_json(summary, as_json)
 
 
 @app.command(epilog="Example: cagsr score pairs.jsonl model.name=runs/base/model reward.preset=robust")
@@ -276,8 +263,10 @@ def calibrate(
     if not any(one.startswith(("reward.preset=", "reward.terms=")) for one in chosen):
         chosen = ["reward.preset=candidates", *chosen]
     loaded = _load(config, chosen, skip_invalid)
-    summary = run_calibration(loaded, output, _console(as_json), prompts=prompts, pairs=pairs, labels=labels)
-    _print_json(summary, as_json)
+    summary = run_calibration(
+        loaded, output, console_for(as_json), prompts=prompts, pairs=pairs, labels=labels
+    )
+    print_json(summary, as_json)
 
 
 @app.command(epilog="Example: cagsr probe --config my.yaml --pairs labelled.jsonl")
@@ -298,7 +287,7 @@ def probe(
     from cagsr.probe_table import show
 
     chosen = [*(overrides or []), *([] if pairs is None else [f"compare.preferences={json.dumps(pairs)}"])]
-    console = _console(as_json)
+    console = console_for(as_json)
     summary = run_probe(_load(config, chosen, skip_invalid), console, prompts)
     if as_json:
         print(json.dumps(summary))
@@ -332,14 +321,14 @@ def rate(
     """Let people rate responses, blind, on a page of this computer; every answer is kept in RUN/ratings.sqlite."""
     from cagsr.commands.rate import export_ratings, open_rating
 
-    console = _console(as_json)
+    console = console_for(as_json)
     if export:
         summary = export_ratings(directory, output, raters)
         if not as_json:
             from cagsr.rating.table import rating_table
 
             console.print(rating_table(summary, console.width), soft_wrap=True)
-        return _print_json(summary, as_json)
+        return print_json(summary, as_json)
     if raters is None:
         raise InputError("cagsr rate needs --raters NAME,NAME: a link is made for each. Or --export.")
     chosen = {"mode": mode, "items": items, "systems": systems, "seed": seed}
@@ -394,10 +383,10 @@ def doctor(
 
     report = examine(model, revision)
     if not as_json:
-        console = _console(as_json)
+        console = console_for(as_json)
         for line in described(report):
             say(console, line)
-    _print_json(report, as_json)
+    print_json(report, as_json)
 
 
 @app.command(epilog="Example: cagsr reference > my.yaml")
@@ -413,38 +402,8 @@ def _load(
 ) -> Any:
     from cagsr.config import Config
 
-    options = [*["data.skip_invalid=true"] * skip_invalid, *_time_limit(max_time)]
+    options = [*["data.skip_invalid=true"] * skip_invalid, *time_limit(max_time)]
     return Config.load(config, [*(overrides or []), *options])
-
-
-def _time_limit(text: str | None) -> list[str]:
-    """``1h30m`` as an override of ``run.max_seconds``."""
-    if text is None:
-        return []
-    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
-    seconds = (
-        sum(int(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True))
-        if match
-        else 0
-    )
-    if not seconds:
-        raise InputError(f"--max-time: got {text!r}, expected hours, minutes, seconds: 2h, 45m, 1h30m, 90s")
-    return [f"run.max_seconds={seconds}"]
-
-
-def _console(as_json: bool) -> Console:
-    """Progress and tables go to standard error when standard output belongs to a program.
-
-    What moves is for a person's terminal only: not for a file, whatever FORCE_COLOR says, nor for a build's log.
-    """
-    stream = sys.stderr if as_json else sys.stdout
-    moves = stream.isatty() and not os.environ.get("CI")
-    return Console(stderr=as_json, force_interactive=None if moves else False)
-
-
-def _print_json(value: Any, wanted: bool) -> None:
-    if wanted:
-        print(json.dumps(value, indent=2))
 
 
 def _print_error(message: str) -> None:

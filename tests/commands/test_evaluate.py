@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 import tiny
-from cagsr import build
+from cagsr import build, splits
 from cagsr.commands.evaluate import evaluate, split_arguments
 from cagsr.config import Config
 from cagsr.errors import InputError
@@ -31,28 +31,28 @@ def source(tmp_path):
 @pytest.mark.parametrize("split", ["heldout", "development"])
 def test_training_prompts_are_never_taken_for_evaluation_prompts(source, split):
     with pytest.raises(InputError, match=r"Name data\.holdout_column, data\.evaluation_source or data\.eval"):
-        build.build_rows(config(source), split)
-    assert len(build.build_rows(config(source), "train")) == 40
+        splits.build_rows(config(source), split)
+    assert len(splits.build_rows(config(source), "train")) == 40
 
 
 def test_there_is_evaluation_data_where_some_is_named(source):
-    assert not build.has_evaluation_data(config(source))
-    assert build.has_evaluation_data(config(source, "data.holdout_column=part"))
-    assert build.has_evaluation_data(config(source, "data.evaluation_source=other.jsonl"))
-    assert build.has_evaluation_data(config("data.source=some/hub-name", "data.evaluation_split=test"))
-    assert build.has_evaluation_data(config("data.task=slots"))
+    assert not splits.has_evaluation_data(config(source))
+    assert splits.has_evaluation_data(config(source, "data.holdout_column=part"))
+    assert splits.has_evaluation_data(config(source, "data.evaluation_source=other.jsonl"))
+    assert splits.has_evaluation_data(config("data.source=some/hub-name", "data.evaluation_split=test"))
+    assert splits.has_evaluation_data(config("data.task=slots"))
 
 
 def test_prompts_that_chose_best_are_known(source):
     named, kept = (
         config(source, extra) for extra in ("data.evaluation_source=b.jsonl", "data.holdout_column=part")
     )
-    assert [build.chose_best(named, split) for split in ("train", "development", "heldout")] == [
+    assert [splits.chose_best(named, split) for split in ("train", "development", "heldout")] == [
         False,
         True,
         True,
     ]
-    assert [build.chose_best(kept, split) for split in ("train", "development", "heldout")] == [
+    assert [splits.chose_best(kept, split) for split in ("train", "development", "heldout")] == [
         False,
         True,
         False,
@@ -61,7 +61,7 @@ def test_prompts_that_chose_best_are_known(source):
 
 def test_a_holdout_column_parts_the_rows(source):
     parts = [
-        {row.values["part"] for row in build.build_rows(config(source, "data.holdout_column=part"), split)}
+        {row.values["part"] for row in splits.build_rows(config(source, "data.holdout_column=part"), split)}
         for split in ("train", "development", "heldout")
     ]
     assert set.union(*parts) == set(range(40))
@@ -72,7 +72,7 @@ def test_a_row_that_cannot_be_parted_is_told_of_where_the_others_are_trained_on(
     path = tmp_path / "p.jsonl"
     path.write_text('{bad\n{"prompt": "x", "part": "\\ud800"}\n')
     given = config(f"data.source={path}", "data.holdout_column=part")
-    parts = [build.build_rows(given, split) for split in ("train", "development", "heldout")]
+    parts = [splits.build_rows(given, split) for split in ("train", "development", "heldout")]
     assert [row.place for row in parts[0] if row.problem] == [f"{path} row 1"]
     assert sum(map(len, parts)) == 2
 
@@ -82,7 +82,7 @@ def test_a_follow_up_column_that_no_row_has_is_said_before_a_model_is_loaded(sou
     with pytest.raises(
         InputError, match=r"metrics\.followup_column: no 'prat' column; did you mean 'part'\?"
     ):
-        build.read_rows(given, "heldout")
+        splits.read_rows(given, "heldout")
 
 
 # The command
@@ -175,13 +175,13 @@ def test_a_model_among_others_has_the_numbers_of_the_prompts_it_shares(compare):
 
 
 def test_models_without_a_common_prompt_are_refused(compare, monkeypatch):
-    built = build.build_prompts
+    built = splits.build_prompts
 
     def apart(config, policy, split, **options):
         prompts, report = built(config, policy, split, **options)
         return (prompts[:1] if policy.readable.kind == "causal" else prompts[1:]), report
 
-    monkeypatch.setattr(build, "build_prompts", apart)
+    monkeypatch.setattr(splits, "build_prompts", apart)
     with pytest.raises(InputError, match="t5 and llama have no prompt in common"):
         compare("llama", "t5")
 

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 import tiny
-from cagsr import build
+from cagsr import build, splits
 from cagsr.commands.sft import run_sft
 from cagsr.config import Config
 from cagsr.errors import InputError
@@ -18,7 +18,7 @@ def config(*overrides):
 
 
 def references(policy, *overrides):
-    return build.build_prompts(config(*overrides), policy, "train", need_reference=True)
+    return splits.build_prompts(config(*overrides), policy, "train", need_reference=True)
 
 
 @pytest.mark.parametrize(("name", "most"), [("bart", 64), ("bart-forced", 63)])
@@ -29,10 +29,10 @@ def test_a_decoder_with_learned_positions_limits_the_response(name, most):
     assert rollout.lengths.tolist() == [most] * 12
     assert policy(rollout).logprobs.isfinite().all()
     assert policy.observe(rollout).attention.shape[1] == most
-    build.build_prompts(config(f"sampling.max_new_tokens={most}"), policy, "train")
+    splits.build_prompts(config(f"sampling.max_new_tokens={most}"), policy, "train")
     message = f"sampling.max_new_tokens: {most + 1} tokens, and the model's decoder has positions for"
     with pytest.raises(InputError, match=message):
-        build.build_prompts(config(f"sampling.max_new_tokens={most + 1}"), policy, "train")
+        splits.build_prompts(config(f"sampling.max_new_tokens={most + 1}"), policy, "train")
     words = " ".join(policy.tokenizer.convert_ids_to_tokens([7] * 70))
     assert policy.given(tiny.prompts(policy), [words] * 4, limit=most).lengths.tolist() == [most] * 4
     with pytest.raises(InputError, match=f"Set sampling.max_new_tokens to {most} or less"):
@@ -91,7 +91,7 @@ def test_held_out_prompts_are_looked_at_before_supervised_training(sft, tmp_path
 
 def test_references_that_are_cut_are_counted(sft, tmp_path):
     policy = tiny.policy("bart")
-    rows = build.build_rows(config(), "train")
+    rows = splits.build_rows(config(), "train")
     lengths = sorted(len(policy.tokenizer(row.values["reference"])["input_ids"]) for row in rows)
     assert lengths[0] < lengths[2]
     error, text = sft(f"sft.max_reference_tokens={lengths[2] - 1}")

@@ -10,7 +10,7 @@ from typing import Any
 from data_mutations import WORDS, GivenData
 from transformers import PreTrainedTokenizerBase
 
-from cagsr import build
+from cagsr import splits
 from cagsr.config import Config
 from cagsr.data import DataReport, encode, map_columns
 from cagsr.errors import InputError
@@ -97,7 +97,7 @@ def _unparted(rows: list[Row], given: GivenData, random: Random) -> list[str]:
         config = Config.load(
             None, ["model.name=m", *(f"data.{key}={json.dumps(value)}" for key, value in settings)]
         )
-        train, *held = (build.build_rows(config, split) for split in ("train", "development", "heldout"))
+        train, *held = (splits.build_rows(config, split) for split in ("train", "development", "heldout"))
     except InputError:  # a name that no config can hold, or that no row has
         return []
     kept = {row.place for row in train}

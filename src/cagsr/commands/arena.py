@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from cagsr import build
+from cagsr import build, splits
 from cagsr.commands.carry_out import carry_out
 from cagsr.commands.identity import of_data
 from cagsr.commands.rows import say_rows
@@ -60,14 +60,14 @@ class Arena:
         self.world = World(Accelerator(mixed_precision=config.train.mixed_precision))
         self.checker = build.build_checker(config)
         self.reward = build.build_reward(config, self.checker)
-        rows = {split: build.read_rows(config, split) for split in ("heldout", "train")}
+        rows = {split: splits.read_rows(config, split) for split in ("heldout", "train")}
         algorithm = config.algorithm.model_copy(update={"name": "grpo"})  # the base needs no critic
         self.base = build.build_policy(config.model_copy(update={"algorithm": algorithm}))
         self.base.to(self.world.device)
         self.prompts = self._prompts("heldout", rows["heldout"])[: config.data.evaluation_count]
         self.training = self._prompts("train", rows["train"])
         self.salience = build.build_salience(config, self.training)
-        pairs, report = build.build_pairs(config, self.base)
+        pairs, report = splits.build_pairs(config, self.base)
         if pairs:
             say_rows(console, "pairs", report)
         self.human, self.held_out_pairs = self._usable(pairs)
@@ -75,7 +75,7 @@ class Arena:
         self.found: dict[str, list[Result]] = {}
 
     def _prompts(self, split: str, rows: list[Row]) -> list[Prompt]:
-        prompts, report = build.build_prompts(self.config, self.base, split, rows=rows)
+        prompts, report = splits.build_prompts(self.config, self.base, split, rows=rows)
         say_rows(self.console, f"{split} prompts", report)
         return prompts
 

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
 
-from cagsr import build, data, sources
+from cagsr import build, data, sources, splits
 from cagsr.calibration import Fit, Pairs, calibrated_terms, cross_validated
 from cagsr.commands import silence_libraries
 from cagsr.commands.rows import say_rows
@@ -76,10 +76,10 @@ def calibrate(
     reward = build.build_reward(config, build.build_checker(config))
     seed = config.train.seed
     rows = None if pairs is None else _labelled(pairs, labels, seed)
-    unlabelled = build.read_rows(config, "train")
+    unlabelled = splits.read_rows(config, "train")
     policy = build.build_policy(config)
     policy.to(Accelerator().device)
-    found, report = build.build_prompts(config, policy, "train", rows=unlabelled)
+    found, report = splits.build_prompts(config, policy, "train", rows=unlabelled)
     say_rows(console, "train prompts", report)
     salience = build.build_salience(config, found)
     chosen = _some(found, prompts, seed)

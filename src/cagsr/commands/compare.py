@@ -1,6 +1,7 @@
 """`cagsr compare`: every system on the same base, prompts, sampling and budget, and a table to believe."""
 
 import time
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator, PartialState
 from rich.console import Console
 
-from cagsr import build
+from cagsr import build, splits
 from cagsr.commands import silence_libraries
 from cagsr.commands.arena import Arena
 from cagsr.commands.identity import of_start
@@ -72,7 +73,7 @@ def compare(
     if PartialState().num_processes > 1:
         raise InputError("cagsr compare runs as one process; start it without accelerate launch or torchrun.")
     build.check_metrics(config)
-    build.check_evaluation_data(config)
+    splits.check_evaluation_data(config)
     build.build_checker(config)
     record = _open(config, directory, resume, accept_changes)
     try:
@@ -100,8 +101,32 @@ def _run_all(
         raise
     record.check_identity(arena.inputs())  # what runs are measured on cannot be accepted otherwise
     record.settle(arena.inputs())
+    not_for = _measure_all(arena, systems, config.compare.seeds, console)
+    summary = {
+        "task": config.data.task or config.data.source,
+        "base": build.base_name(config),
+        "seeds": list(config.compare.seeds),
+        "prompts": len(arena.prompts),
+        "budget": _budget(config),
+        **_compared(arena, config),
+        "not_for_this_data": not_for,
+        "measured_by": arena.scoreboard.describe(),
+        "reward_models": arena.reward_models(),
+        "pairs_on_held_out_prompts_left_out": arena.held_out_pairs,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    record.write_summary(summary)
+    write_atomically(directory / "table.csv", csv_text(summary))
+    write_atomically(directory / "table.md", markdown(summary))
+    report_at_end(directory, console)
+    return summary
+
+
+def _measure_all(
+    arena: Arena, systems: dict[str, System], seeds: Sequence[int], console: Console
+) -> dict[str, str]:
+    """Every system with every seed; returns those that are not for this data, with why."""
     not_for: dict[str, str] = {}
-    seeds = config.compare.seeds
     done, total = count(1), len(seeds) * (len(systems) - 1) + 1  # the base is the same for all seeds
     for seed in seeds:
         bench = arena.bench(seed)
@@ -117,24 +142,7 @@ def _run_all(
                 not_for[name] = str(reason)
                 arena.found.pop(name, None)  # with some of the seeds only it cannot be compared
                 say(console, f"{place}  {name}: not for this data ({reason})")
-    summary = {
-        "task": config.data.task or config.data.source,
-        "base": build.base_name(config),
-        "seeds": list(seeds),
-        "prompts": len(arena.prompts),
-        "budget": _budget(config),
-        **_compared(arena, config),
-        "not_for_this_data": not_for,
-        "measured_by": arena.scoreboard.describe(),
-        "reward_models": arena.reward_models(),
-        "pairs_on_held_out_prompts_left_out": arena.held_out_pairs,
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    record.write_summary(summary)
-    write_atomically(directory / "table.csv", csv_text(summary))
-    write_atomically(directory / "table.md", markdown(summary))
-    report_at_end(directory, console)
-    return summary
+    return not_for
 
 
 def _open(config: Config, directory: Path, resume: bool, accept_changes: bool) -> RunDirectory:

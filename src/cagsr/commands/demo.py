@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cagsr import build
+from cagsr import build, splits
 from cagsr.commands import silence_libraries
 from cagsr.commands.carry_out import trained_policy
 from cagsr.commands.report import report_at_end
@@ -80,7 +80,7 @@ def demo(
     checker = build.build_checker(config)
     assert checker is not None, "the demo's tasks have checkers"
     base = build.build_policy(config)
-    prompts, _ = build.build_prompts(config, base, "heldout")
+    prompts, _ = splits.build_prompts(config, base, "heldout")
     say(
         console,
         f"{config.data.task}: {len(prompts)} held-out prompts, {base.readable}, seed {config.train.seed}",

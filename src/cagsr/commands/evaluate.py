@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from cagsr import build
+from cagsr import build, splits
 from cagsr.commands import silence_libraries
 from cagsr.commands.rows import say_rows
 from cagsr.config import Config
@@ -18,9 +18,11 @@ from cagsr.errors import InputError
 from cagsr.evaluation import Answers, answer, measure_signals, read_by, spread_of
 from cagsr.metrics.bootstrap import summarise
 from cagsr.policy.policy import Policy
+from cagsr.policy.sampling import Sampling
 from cagsr.prose import say
 from cagsr.reward import Reward
 from cagsr.scoreboard import Scoreboard, on_common_prompts, preference_summary
+from cagsr.tasks.task import Checker
 from cagsr.types import Prompt, Rollout
 from cagsr.world import World
 
@@ -69,26 +71,60 @@ def evaluate(
     silence_libraries()
     started = time.perf_counter()
     if split != "train":
-        build.check_evaluation_data(config)
+        splits.check_evaluation_data(config)
     build.check_metrics(config)
     checker = build.build_checker(config)
     reward = build.build_reward(config, checker)
     world = World(Accelerator())
     console.quiet = world.rank > 0
-    if build.chose_best(config, split):
+    if splits.chose_best(config, split):
         say(console, f"{split} prompts: also used to choose best/, so its numbers are a little too good")
     sampling = build.build_sampling(config)
     decoding = sampling.greedy() if greedy else sampling
+    asked, answers, observer, scoreboard = _answered(
+        config, models, split, decoding, reward, checker, world, console
+    )
+    common = asked[list(asked)[-1]]
+    values, responses = _on_common(asked, answers, common, observer, scoreboard)
+    first, *others = values
+    # Once, not by every process: each question to a judge has its price.
+    said = _opinions(config, scoreboard, common, responses) if world.rank == 0 else {}
+    for name, opinions in said.pop("values", {}).items():
+        values[name] |= opinions
+    return {
+        "task": config.data.task or config.data.source,
+        "seed": config.train.seed,
+        "split": split,
+        "decoding": "greedy" if greedy else f"{sampling.candidates} samples a prompt",
+        "prompts": len(common),
+        "seconds": round(time.perf_counter() - started, 1),
+        **summarise(values, [(other, first) for other in others]),
+        "measured_by": scoreboard.describe(),
+        **said,
+    }
+
+
+def _answered(
+    config: Config,
+    models: dict[str, str],
+    split: str,
+    decoding: Sampling,
+    reward: Reward,
+    checker: Checker | None,
+    world: World,
+    console: Console,
+) -> tuple[dict[str, list[Prompt]], dict[str, Answers], "Observer", Scoreboard]:
+    """Of every model the prompts that all so far could read, and its answers; the first one judges them all."""
     asked: dict[str, list[Prompt]] = {}
     answers: dict[str, Answers] = {}
     observer = scoreboard = None
-    rows = build.read_rows(config, split)
+    rows = splits.read_rows(config, split)
     for name, path in models.items():
         chosen = config.model.model_copy(update={"name": path})
         alone = config.model_copy(update={"model": chosen})
         policy = build.build_policy(alone)
         policy.to(world.device)
-        prompts, report = build.build_prompts(config, policy, split, rows=rows)
+        prompts, report = splits.build_prompts(config, policy, split, rows=rows)
         say_rows(console, f"{name}, {split} prompts", report)
         prompts = prompts[: config.data.evaluation_count]
         if observer is None:
@@ -107,32 +143,27 @@ def evaluate(
         )
     assert observer is not None, "at least one model"
     assert scoreboard is not None
-    common = asked[list(asked)[-1]]
+    return asked, answers, observer, scoreboard
+
+
+def _on_common(
+    asked: dict[str, list[Prompt]],
+    answers: dict[str, Answers],
+    common: list[Prompt],
+    observer: "Observer",
+    scoreboard: Scoreboard,
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[str]]]:
+    """Metrics and first responses of every model on the ``common`` prompts; the first one's reward has mean 0."""
     values, responses = {}, {}
     for name, prompts in asked.items():
         measured = scoreboard.values(prompts, answers[name]) | observer.values(answers[name])
         kept = np.isin([prompt.index for prompt in prompts], [prompt.index for prompt in common])
         values[name] = {metric: array[kept] for metric, array in measured.items()}
         responses[name] = [answers[name].responses[row][0] for row in np.flatnonzero(kept)]
-    first, *others = values
-    base = values[first]["reward"].mean()
+    base = next(iter(values.values()))["reward"].mean()
     for metrics in values.values():
         metrics["reward"] = metrics["reward"] - base
-    # Once, not by every process: each question to a judge has its price.
-    said = _opinions(config, scoreboard, common, responses) if world.rank == 0 else {}
-    for name, opinions in said.pop("values", {}).items():
-        values[name] |= opinions
-    return {
-        "task": config.data.task or config.data.source,
-        "seed": config.train.seed,
-        "split": split,
-        "decoding": "greedy" if greedy else f"{sampling.candidates} samples a prompt",
-        "prompts": len(common),
-        "seconds": round(time.perf_counter() - started, 1),
-        **summarise(values, [(other, first) for other in others]),
-        "measured_by": scoreboard.describe(),
-        **said,
-    }
+    return values, responses
 
 
 def _opinions(

@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from cagsr import build
+from cagsr import build, splits
 from cagsr.commands import silence_libraries
 from cagsr.commands.rows import say_rows
 from cagsr.config import Config
@@ -62,19 +62,9 @@ def probe(config: Config, console: Console, prompts: int = 100) -> dict[str, Any
     extra = {ENTROPY: _entropy, **build.checker_signals(checker)}
     panel = Panel(rewards | _signals(rewards), extra)
     adversarial = Panel(rewards | {LOG_PROBABILITY: [Term(LOG_PROBABILITY, 1.0, "none")]}, extra)
-    split = "development" if build.has_evaluation_data(config) else "train"
+    split = "development" if splits.has_evaluation_data(config) else "train"
     config = _of_prompts(config, split, prompts)
-    rows = build.read_rows(config, split)
-    policy, world = build.build_policy(config), World(Accelerator())
-    console.quiet = console.quiet or world.rank > 0
-    policy.to(world.device)
-    asked, report = build.build_prompts(config, policy, split, rows=rows)
-    say_rows(console, f"{split} prompts", report)
-    if len(asked) < 2:
-        raise InputError(
-            "cagsr probe hands responses to other prompts, and there is only one; give more data"
-        )
-    asked = asked[:prompts]
+    policy, asked, world = _loaded(config, split, prompts, console)
     salience = build.build_salience(config, asked)
     per_pass = max(1, config.train.micro_batch // sampling.candidates)
     how: dict[str, Any] = {"prompts_per_pass": per_pass, "world": world, "seed": config.train.seed}
@@ -86,13 +76,7 @@ def probe(config: Config, console: Console, prompts: int = 100) -> dict[str, Any
     if unread is not None:
         missing["oracle on pairs"] = unread
     found = {
-        name: Found(
-            by=_ranked(name, panel, probed, truths),
-            pairs=interval(agreed[name]) if name in agreed else None,
-            pair_count=len(agreed.get(name, ())),
-            adversaries=adversary_shares(name, probed, panel, adversarial) if name in rewards else {},
-            flat=share_flat(_scores(name, panel, probed)),
-        )
+        name: _found(name, panel, adversarial if name in rewards else None, probed, truths, agreed.get(name))
         for name in panel.rewards
         if name != ENTROPY
     }
@@ -121,6 +105,39 @@ def probe(config: Config, console: Console, prompts: int = 100) -> dict[str, Any
         "cost": _cost(config, policy, asked[:per_pass], panel.rewards[chosen], salience, probed.sampled),
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def _loaded(config: Config, split: str, count: int, console: Console) -> tuple[Policy, list[Prompt], World]:
+    """The base and the first ``count`` prompts. What is wrong with the data is found before the model is loaded."""
+    rows = splits.read_rows(config, split)
+    policy, world = build.build_policy(config), World(Accelerator())
+    console.quiet = console.quiet or world.rank > 0
+    policy.to(world.device)
+    asked, report = splits.build_prompts(config, policy, split, rows=rows)
+    say_rows(console, f"{split} prompts", report)
+    if len(asked) < 2:
+        raise InputError(
+            "cagsr probe hands responses to other prompts, and there is only one; give more data"
+        )
+    return policy, asked[:count], world
+
+
+def _found(
+    name: str,
+    panel: Panel,
+    adversarial: Panel | None,
+    probed: Probed,
+    truths: Mapping[str, np.ndarray],
+    agreed: np.ndarray | None,
+) -> Found:
+    """What is known of a reward, or of a signal alone: against that nobody makes adversaries (None)."""
+    return Found(
+        by=_ranked(name, panel, probed, truths),
+        pairs=None if agreed is None else interval(agreed),
+        pair_count=0 if agreed is None else len(agreed),
+        adversaries={} if adversarial is None else adversary_shares(name, probed, panel, adversarial),
+        flat=share_flat(_scores(name, panel, probed)),
+    )
 
 
 def _rewards(config: Config, checker: Checker | None) -> tuple[dict[str, Sequence[Term]], str]:
@@ -186,7 +203,7 @@ def _truths(
             "invented": -metrics["hallucination"].reshape(shape),
             "repeated": -metrics["repetition"].reshape(shape),
         }
-    references = build.build_references(config, split)
+    references = splits.build_references(config, split)
     unanswered = sum(prompt_key(prompt) not in references for prompt in prompts)
     if unanswered:
         missing["references"] = f"{unanswered} of {len(prompts)} prompts have none"
@@ -214,7 +231,7 @@ def _agreement(
     console: Console,
 ) -> tuple[dict[str, np.ndarray], str | None]:
     """Reward -> [pairs] as of `pair_accuracy`, empty where no pairs are given; why the oracle is not among them."""
-    pairs, report = build.build_pairs(config, policy)
+    pairs, report = splits.build_pairs(config, policy)
     if not pairs:
         return {}, None
     say_rows(console, "pairs", report)

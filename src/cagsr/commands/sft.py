@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import Progress
 
-from cagsr import build
+from cagsr import build, splits
 from cagsr.commands import memory_named, silence_libraries, warn
 from cagsr.commands.claim import Claim
 from cagsr.commands.identity import of_data, of_loaded, of_start
@@ -70,10 +70,10 @@ def run_sft(
 
 
 def _fine_tune(config: Config, console: Console, claim: Claim) -> dict[str, Any]:
-    rows = build.read_rows(config, "train", need_reference=True)
+    rows = splits.read_rows(config, "train", need_reference=True)
     policy = _new_policy(config, rows) if config.sft.scratch else build.build_policy(config)
     policy.to(claim.accelerator.device)
-    prompts, report = build.build_prompts(config, policy, "train", need_reference=True, rows=rows)
+    prompts, report = splits.build_prompts(config, policy, "train", need_reference=True, rows=rows)
     references = [prompt.row["reference"] for prompt in prompts]
     say_rows(console, "references", report)
     _say_cut(policy, references, config.sft.max_reference_tokens, console)
@@ -164,9 +164,9 @@ def _say_cut(policy: Policy, references: list[str], limit: int, console: Console
 
 def _held_out_prompts(config: Config, policy: Policy) -> list[Prompt]:
     """Built before training, so that what is wrong with them is not found after it."""
-    if not build.has_evaluation_data(config):
+    if not splits.has_evaluation_data(config):
         return []
-    return build.build_prompts(config, policy, "development")[0]
+    return splits.build_prompts(config, policy, "development")[0]
 
 
 def _evaluate(

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from rich.console import Console
 
-from cagsr import build
+from cagsr import build, splits
 from cagsr.candidates import Shown
 from cagsr.card import model_card
 from cagsr.commands import memory_named, silence_libraries, warn
@@ -105,7 +105,7 @@ def _train(
     claim: Claim,
     evaluate: bool,
 ) -> Trained:
-    rows = build.read_rows(config, "train")
+    rows = splits.read_rows(config, "train")
     policy = build.build_policy(config)
     prompts = _prompts(config, policy, "train", console, rows)
     salience = build.build_salience(config, prompts)
@@ -198,7 +198,7 @@ class Recorder:
 def _prompts(
     config: Config, policy: Policy, split: str, console: Console, rows: Sequence[Row] | None = None
 ) -> list[Prompt]:
-    prompts, report = build.build_prompts(config, policy, split, rows=rows)
+    prompts, report = splits.build_prompts(config, policy, split, rows=rows)
     say_rows(console, f"{split} prompts", report)
     return prompts
 
@@ -217,7 +217,7 @@ def _say_without_content(salience: Salience, prompts: Sequence[Prompt], console:
 def _evaluator(
     config: Config, policy: Policy, step: Step, checker: Any, console: Console
 ) -> Evaluator | None:
-    if not build.has_evaluation_data(config):
+    if not splits.has_evaluation_data(config):
         return None
     return Evaluator(
         policy,

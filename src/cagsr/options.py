@@ -1,0 +1,77 @@
+"""The options that several commands share, what they mean, and where a command that takes ``--json`` prints."""
+
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from cagsr.errors import InputError
+
+__all__ = [
+    "AcceptChanges",
+    "ConfigFile",
+    "Json",
+    "MaxTime",
+    "Overrides",
+    "SkipInvalid",
+    "console_for",
+    "print_json",
+    "time_limit",
+]
+
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", "-c", help="YAML file; `cagsr reference` lists every key.")
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Dotted keys that win over the file.")
+]
+SkipInvalid = Annotated[
+    bool,
+    typer.Option(
+        "--skip-invalid", help="Drop rows that cannot be used, count and list them, instead of refusing."
+    ),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print the result as JSON on standard output, nothing else.")
+]
+AcceptChanges = Annotated[
+    bool, typer.Option("--accept-changes", help="Resume although config, model, data or code changed.")
+]
+MaxTime = Annotated[
+    str | None, typer.Option(help="Save and stop after so long, resumable: 90s, 45m, 2h, 1h30m.")
+]
+
+
+def time_limit(text: str | None) -> list[str]:
+    """``1h30m`` as an override of ``run.max_seconds``."""
+    if text is None:
+        return []
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
+    seconds = (
+        sum(int(part or 0) * unit for part, unit in zip(match.groups(), (3600, 60, 1), strict=True))
+        if match
+        else 0
+    )
+    if not seconds:
+        raise InputError(f"--max-time: got {text!r}, expected hours, minutes, seconds: 2h, 45m, 1h30m, 90s")
+    return [f"run.max_seconds={seconds}"]
+
+
+def console_for(as_json: bool) -> Console:
+    """Progress and tables go to standard error when standard output belongs to a program.
+
+    What moves is for a person's terminal only: not for a file, whatever FORCE_COLOR says, nor for a build's log.
+    """
+    stream = sys.stderr if as_json else sys.stdout
+    moves = stream.isatty() and not os.environ.get("CI")
+    return Console(stderr=as_json, force_interactive=None if moves else False)
+
+
+def print_json(value: Any, wanted: bool) -> None:
+    if wanted:
+        print(json.dumps(value, indent=2))
