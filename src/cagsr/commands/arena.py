@@ -22,7 +22,7 @@ from cagsr.evaluation import Answers, answer, best_of, measure_signals, response
 from cagsr.kl import k1
 from cagsr.policy.policy import Policy
 from cagsr.preferences import Pair
-from cagsr.prose import duration, said, say
+from cagsr.prose import duration, fitting, say
 from cagsr.records import RESPONSES, fingerprint
 from cagsr.sources import Row
 from cagsr.storage import write_atomically
@@ -142,8 +142,8 @@ class Arena:
         result = self._with_people(name, _read(directory / RESULT), directory)
         self.found.setdefault(name, []).append(result)
         numbers = [f"{metric} {value.mean():.3f}" for metric, value in list(result.greedy.items())[:3]]
-        shown = said([*numbers, duration(result.cost["seconds"])])
-        say(self.console, f"{place}: {shown}")
+        parts = [place, duration(result.cost["seconds"]), *numbers]
+        say(self.console, fitting(parts, self.console.width))
 
     def _with_people(self, name: str, result: Result, directory: Path) -> Result:
         """With what people say of the responses; never kept, because people rate what is measured already."""
