@@ -267,8 +267,8 @@ function detail(run, group) {
         ? make(
             "span",
             {},
-            "Shade and underline: attention. Covered by attention: at least a third of the strongest that a word of " +
-              `this prompt got. Wavy: what by ${group.g ? "knockout" : "attention"} no candidate covered.`,
+            "Shade and underline: attention. Covered by attention: at least a third of the strongest that a word " +
+              `of this prompt got. Wavy: what by ${group.g ? "knockout" : "attention"} no candidate covered.`,
           )
         : null,
       make("span", {}, "Bars: what a signal added, against the mean of these candidates."),

@@ -65,33 +65,36 @@ function drawn(chart, low, high) {
   const x = (value) => place([low, high, left, right], value).toFixed(1),
     y = (value) => place([least, most, bottom, TOP], value).toFixed(1);
   const path = (points) => points.map(([at, value]) => `${x(at)},${y(value)}`).join(" ");
-  const across = (kind, value) => make("line", { class: kind, x1: left, x2: right, y1: y(value), y2: y(value) });
+  const across = (kind, value) =>
+    make("line", { class: kind, x1: left, x2: right, y1: y(value), y2: y(value) });
+  const label = (kind, at, height, anchor, text) =>
+    make("text", { class: kind, x: at, y: height, "text-anchor": anchor }, text);
   return [
     ...ticks(least, most, 4).flatMap((value) => [
       across("grid", value),
-      make("text", { class: "tick", x: left - 6, y: Number(y(value)) + 3.5, "text-anchor": "end" }, tick(value)),
+      label("tick", left - 6, Number(y(value)) + 3.5, "end", tick(value)),
     ]),
     ...ticks(low, high, 4)
       .filter(Number.isInteger)
-      .map((step) =>
-        make("text", { class: "tick", x: x(step), y: bottom + 17, "text-anchor": "middle" }, tick(step)),
-      ),
+      .map((step) => label("tick", x(step), bottom + 17, "middle", tick(step))),
     ...chart.limits
       .filter(([value]) => value >= least && value <= most)
       .flatMap(([value, says]) => [
         across("limit", value),
-        make(
-          "text",
-          { class: "limit-text", x: right - 2, y: Number(y(value)) + (y(value) > 24 ? -4 : 11), "text-anchor": "end" },
-          says,
-        ),
+        label("limit-text", right - 2, Number(y(value)) + (y(value) > 24 ? -4 : 11), "end", says),
       ]),
     ...lines.flatMap((line) => {
       const many = line.points.length >= SMOOTHED_FROM && !line.low,
         run = `run-${line.run}`;
       return [
         ...(line.low ? line.inside : []).map(([at, n]) =>
-          make("line", { class: `bar ${run}`, x1: x(at), x2: x(at), y1: y(line.low[n]), y2: y(line.high[n]) }),
+          make("line", {
+            class: `bar ${run}`,
+            x1: x(at),
+            x2: x(at),
+            y1: y(line.low[n]),
+            y2: y(line.high[n]),
+          }),
         ),
         make("polyline", { class: `line ${run}${many ? " faint" : ""}`, points: path(line.points) }),
         many ? make("polyline", { class: `line ${run}`, points: path(smoothed(line.points)) }) : null,
