@@ -147,7 +147,7 @@ def evaluate(
     """Models side by side on held-out prompts, each compared with the first."""
     from cagsr.commands.evaluate import evaluate as run_evaluation
     from cagsr.commands.evaluate import named_models, split_arguments
-    from cagsr.tables import comparison_table, difference_lines
+    from cagsr.tables import show_evaluation
 
     named, overrides = split_arguments(arguments)
     models = named_models(named)
@@ -159,14 +159,7 @@ def evaluate(
     loaded = _load(config, overrides, skip_invalid)
     summary = run_evaluation(loaded, models, split, not sampled, console)
     if not as_json:
-        which = {"heldout": "held out", "train": "prompts trained on"}.get(split, split)
-        title = f"{summary['task']}, {which}, {summary['decoding']}; mean and 95 % interval"
-        console.print(comparison_table(summary, title, console.width))
-        first = next(iter(summary["systems"]))
-        for pair in summary["differences"]:
-            say(console, f"\n{pair.removesuffix(f'-{first}')} against {first}, paired:", style="bold")
-            for line in difference_lines(summary, pair):
-                say(console, line, indent="  ")
+        show_evaluation(summary, console)
     print_json(summary, as_json)
 
 

@@ -47,7 +47,7 @@ def wrapped(text: str, width: int, indent: str = "") -> str:
 
 
 def said(parts: Iterable[str]) -> str:
-    """``parts`` ("reward 2.34", "12 s left") with two spaces between them; `wrapped` breaks none of them."""
+    """``parts`` ("reward 2.34", "report: PATH") with two spaces between them; `wrapped` breaks none of them."""
     return "  ".join(part.replace(" ", GLUE) for part in parts)
 
 

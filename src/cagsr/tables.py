@@ -13,9 +13,18 @@ from rich.text import Text
 from cagsr.errors import printable
 from cagsr.metrics.directions import HIGHER_IS_BETTER
 from cagsr.metrics.slots import METRICS
+from cagsr.prose import say
 from cagsr.types import Prompt
 
-__all__ = ["comparison_table", "difference_lines", "legend", "shaded", "shades"]
+__all__ = [
+    "comparison_table",
+    "difference_lines",
+    "legend",
+    "shaded",
+    "shades",
+    "show_differences",
+    "show_evaluation",
+]
 
 TITLES = {
     "slot_error_rate": "slot errors",
@@ -128,6 +137,22 @@ def difference_lines(summary: Mapping[str, Any], pair: str) -> list[str]:
             verdict = COUNTS.get(name, ("higher", "lower"))[mean < 0]
         lines.append(f"{_title(name):<{width}} {mean:+z.3f}  [{low:+z.3f}, {high:+z.3f}]  {verdict}")
     return lines
+
+
+def show_evaluation(summary: Mapping[str, Any], console: Console) -> None:
+    """What `cagsr eval` found: the table, and how each model differs from the first."""
+    which = {"heldout": "held out", "train": "prompts trained on"}.get(summary["split"], summary["split"])
+    title = f"{summary['task']}, {which}, {summary['decoding']}; mean and 95 % interval"
+    console.print(comparison_table(summary, title, console.width))
+    first = next(iter(summary["systems"]))
+    for pair in summary["differences"]:
+        show_differences(summary, pair, pair.removesuffix(f"-{first}"), first, console)
+
+
+def show_differences(summary: Mapping[str, Any], pair: str, name: str, other: str, console: Console) -> None:
+    say(console, f"\n{name} against {other}, paired:", style="bold")
+    for line in difference_lines(summary, pair):
+        say(console, line, indent="  ")
 
 
 def shades(console: Console) -> bool:

@@ -68,7 +68,7 @@ def test_a_full_disk_is_said_to_the_rater_and_at_the_terminal_and_costs_nothing(
         assert kept > 5
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
-    assert errors.count("NOT SAVED, an answer of anna: ") == 1
+    assert errors.count("NOT SAVED, an answer of anna:") == 1
     assert "Traceback" not in errors
     with sqlite3.connect(directory / "ratings.sqlite") as connection:
         assert connection.execute("SELECT count(*) FROM history").fetchone() == (kept,)

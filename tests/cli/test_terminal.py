@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cagsr.display import Display
+from cagsr.options import console_for
 from cagsr.prose import say, wrapped
 from cagsr.tables import comparison_table, legend, shaded, shades
 from cagsr.types import Prompt
@@ -224,6 +225,30 @@ def test_shades_need_colours_enough_and_else_there_are_digits_and_a_legend():
     assert not shades(Console(file=StringIO()))
     assert legend(colour=False).plain.startswith("(9) the strongest, (3) a third of it")
     assert legend(colour=True).plain.split() == ["weak", "1", "2", "3", "4", "5", "strong"]
+
+
+def test_an_error_breaks_between_words_in_a_terminal_and_is_one_line_in_a_log(cagsr, monkeypatch):
+    one = cagsr("train", "data.task=none")
+    assert (one.code, one.err.count("\n")) == (2, 1)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    lines = cagsr("train", "data.task=none").err.splitlines()
+    assert lines[0] == 'error: override data.task: got "none",'
+    assert max(map(len, lines)) <= 40
+    assert " ".join(map(str.strip, lines)) == one.err.strip()
+
+
+@pytest.mark.parametrize(
+    ("terminal", "changes", "moves"),
+    [(True, {}, True), (True, {"CI": "true"}, False), (False, {"FORCE_COLOR": "1"}, False)],
+)
+def test_what_moves_is_for_a_person_s_terminal_only(terminal, changes, moves, monkeypatch):
+    for name in ("CI", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"TERM": "xterm", **changes}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert console_for(as_json=False).is_interactive == moves
 
 
 def train_in(directory, models, steps, *arguments):

@@ -30,7 +30,7 @@ from cagsr.policy.policy import Policy
 from cagsr.prose import say
 from cagsr.records import RESPONSES, RUN, SUMMARY, RunDirectory
 from cagsr.storage import write_atomically
-from cagsr.tables import comparison_table, difference_lines, legend, shaded, shades
+from cagsr.tables import comparison_table, legend, shaded, shades, show_differences
 from cagsr.tasks.task import Checker
 from cagsr.types import Prompt
 from cagsr.world import World
@@ -197,9 +197,7 @@ def _show(summary: dict[str, Any], console: Console) -> None:
     title = f"{summary['task']}, held out; mean and 95 % interval (bootstrap over prompts)"
     console.print()
     console.print(comparison_table(summary, title, console.width))
-    console.print("\n[bold]cagsr against base[/], paired:")
-    for line in difference_lines(summary, "cagsr-base"):
-        say(console, line, indent="  ")
+    show_differences(summary, "cagsr-base", "cagsr", "base", console)
     errors = {name: metrics["slot_error_rate"]["mean"] for name, metrics in summary["systems"].items()}
     cut = 1 - errors["cagsr"] / max(errors["base"], 1e-9)
     say(

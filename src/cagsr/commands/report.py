@@ -8,7 +8,7 @@ from rich.console import Console
 
 from cagsr.commands import warn
 from cagsr.errors import StoppedError
-from cagsr.prose import say
+from cagsr.prose import said, say
 from cagsr.report import write_report
 from cagsr.report.serve import Live, server
 
@@ -42,7 +42,7 @@ def report_at_end(directory: Path, console: Console) -> None:
             f"Try again: cagsr report {directory}",
         )
     else:
-        say(console, f"report: {path}")
+        say(console, said([f"report: {path}"]))
 
 
 def serve(directories: Sequence[Path], port: int, console: Console) -> None:

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cagsr.prose import wrapped
+from cagsr.prose import said, wrapped
 
 __all__ = ["rating_table"]
 
@@ -33,7 +33,7 @@ def rating_table(summary: Mapping[str, Any], width: int = 80) -> Group:
     lines = [
         f"{summary['ratings']} ratings; {summary['pairs']} pairs, {left_out} left out (ties, empty texts)"
     ]
-    lines += [f"written: {path}" for path in summary["files"]]
+    lines += [said([f"written: {path}"]) for path in summary["files"]]
     return Group(*parts, *(Text(wrapped(line, width)) for line in lines))
 
 
