@@ -117,10 +117,8 @@ def test_a_training_run_has_pairs_too_of_the_prompts_that_it_was_evaluated_on(ch
     page = chromium.new_page()
     watched = open_file(page, write_report([made_runs.make_evaluated(tmp_path / "run")]))
     expect(page.locator("#pairs-before option:checked")).to_have_text("base")
-    expect(page.locator("#pairs-after option")).to_have_text(
-        ["base", "after step 2 (best/)", "after step 3 (the last)"]
-    )
-    expect(page.locator("#pairs-after option:checked")).to_have_text("after step 3 (the last)")
+    expect(page.locator("#pairs-after option")).to_have_text(["base", "step 2 (best/)", "step 3 (last)"])
+    expect(page.locator("#pairs-after option:checked")).to_have_text("step 3 (last)")
     expect(page.locator("#pairs-count")).to_contain_text("2 of 2 prompts. Greedy responses to development")
     first = page.locator("#pairs-list > li").first
     expect(first.locator("ins")).to_have_text(["c"])

@@ -35,8 +35,8 @@ def _by_step(run: Run) -> dict[tuple[str, str], list[Response]]:
     chosen = best.get("step") if isinstance(best, dict) else None
     named = {}
     for step, rows in sorted(run.evaluated.items()):
-        marks = [text for text, holds in (("the last", step == last), ("best/", step == chosen)) if holds]
-        name = f"after step {step}" + (f" ({', '.join(marks)})" if marks else "") if step else "base"
+        marks = [text for text, holds in (("last", step == last), ("best/", step == chosen)) if holds]
+        name = f"step {step}" + (f" ({', '.join(marks)})" if marks else "") if step else "base"
         named[name, ""] = rows
     return named
 
