@@ -5,8 +5,8 @@ import pytest
 import made_runs
 from cagsr.report import browse
 from cagsr.report.browse import browsable, suspicions
-from cagsr.report.pairs import comparable
-from cagsr.report.read import Candidate, Response, Run
+from cagsr.report.pairs import before_and_after, comparable
+from cagsr.report.read import Candidate, Response, Run, read_run
 
 
 def given(*rows: dict) -> list[Candidate]:
@@ -33,6 +33,35 @@ def test_words_look_at_words_and_the_end_of_the_prompt_is_none():
     assert best["u"] == ["Vaults ", "serves ", "English"]
     assert best["l"] == [[2, 60], [0, 30], [6, 48]]
     assert best["k"] == [30, 0, 60, 0, 0, 0, 48]
+
+
+def test_what_a_knockout_explains_goes_with_the_words_of_its_segments():
+    (group,) = shown(*made_runs.explained_group())["groups"]
+    assert group["g"] == [[0, 2], [4, 6]]
+    assert [one["d"] for one in group["w"]] == [[9.1, 2.99], [3.0, -0.4]]
+    first, second = made_runs.explained_group()
+    # One that lacks it, or a segment of tokens that are not there: nothing is made up.
+    (without,) = shown(first, second | {"explained": []})["groups"]
+    assert "g" not in without
+    (beyond,) = shown(*(row | {"segments": [[0, 99], [7]]} for row in (first, second)))["groups"]
+    assert beyond["g"] == [[0], []]
+
+
+def test_without_held_out_responses_pairs_are_those_of_the_evaluations_and_it_is_said(tmp_path):
+    trained = before_and_after(read_run(made_runs.make_evaluated(tmp_path / "run")))
+    assert trained is not None
+    assert [system["name"] for system in trained["systems"]] == ["base", "step 2 (best/)", "step 3 (last)"]
+    assert trained["systems"][2] == {
+        "name": "step 3 (last)",
+        "responses": ["a b c", "x"],
+        "values": [[0.5], [0.1]],
+    }
+    assert trained["primary"] == 0
+    assert trained["what"].startswith("Greedy responses to development prompts: none is trained on")
+    held_out = before_and_after(read_run(made_runs.make_demo(tmp_path / "demo")))
+    assert held_out is not None
+    assert held_out["what"] == "Greedy responses to held-out prompts."
+    assert before_and_after(read_run(made_runs.make_run(tmp_path / "plain"))) is None
 
 
 def test_a_word_of_several_tokens_looks_as_its_strongest_and_gets_what_all_its_tokens_get():
