@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedType
 from transformers import get_scheduler
 
 from cagsr import kl
@@ -45,6 +45,7 @@ __all__ = [
     "build_sampling",
     "build_scoreboard",
     "build_step",
+    "check_launch",
     "check_metrics",
     "check_training",
     "checker_signals",
@@ -98,6 +99,21 @@ def check_training(config: Config, reward: Reward | None = None) -> None:
                 f"reward: standardise: {kind} of {', '.join(alone)} compares a response with others, and there is "
                 "one, so it would always be 0. Set sampling.candidates to 2 or more, or choose another reward."
             )
+
+
+def check_launch(accelerator: Accelerator) -> None:
+    """Raises InputError under a launcher whose training would fail, or be another than was asked for."""
+    reasons = {
+        DistributedType.FSDP: "sampling needs whole weights, and FSDP gives each process a shard",
+        DistributedType.DEEPSPEED: "DeepSpeed takes its optimizer step inside the backward pass, before loss and "
+        "gradient were looked at, and once for every micro-batch",
+    }
+    reason = reasons.get(accelerator.distributed_type)
+    if reason:
+        raise InputError(
+            f"{accelerator.distributed_type.value}: not supported: {reason}. Launch with data parallelism "
+            "(examples/accelerate/ddp.yaml); where the weights are too large for that, train an adapter (model.lora)."
+        )
 
 
 def build_policy(config: Config) -> Policy:

@@ -3,9 +3,9 @@
 collect   prompts -> sampled responses -> the observer's attention -> signals -> reward -> advantages
 update    epochs over those responses: forward, loss, backward, clip, optimizer step
 
-The pass that gives the reference's log-probabilities gives the attention too; only a signal that asks again (what if
-this piece of the prompt were not there?) costs more. Whatever is long (attention, logits) lives for one part of the
-rollout only.
+The pass that gives the reference's log-probabilities gives the attention too, and a policy that observes itself reads
+it while it writes; only a signal that asks again (what if this piece of the prompt were not there?) costs more. What is
+long (attention, logits) lives for one part of the rollout only.
 """
 
 import math
@@ -26,7 +26,8 @@ from cagsr.losses import token_weights
 from cagsr.policy.policy import Policy, Reference, Scored
 from cagsr.policy.sampling import Sampling
 from cagsr.reward import Reward
-from cagsr.types import Evidence, Prompt, Rollout, Scores, TrainBatch
+from cagsr.segments import explained
+from cagsr.types import Evidence, Observation, Prompt, Rollout, Scores, TrainBatch
 from cagsr.world import World
 
 __all__ = ["Collected", "Progress", "Step"]
@@ -80,16 +81,18 @@ class Step:
     @torch.no_grad()
     def collect(self, prompts: list[Prompt], seed: int) -> Collected:
         with self.accelerator.autocast():
-            rollout = self.policy.sample(prompts, self.sampling, seed)
+            rollout, seen = self._sample(prompts, seed)
             parts, measured, attended = [], [], []
-            for part in rollout.split(self.groups_per_pass):
-                observation = self.observer.observe(part)
+            for start in range(0, len(prompts), self.groups_per_pass):
+                stop = min(start + self.groups_per_pass, len(prompts))
+                part = rollout.groups(start, stop)
+                observation = seen.of_groups(rollout, start, stop) if seen else self.observer.observe(part)
                 by_reference = observation
                 if self.observer is not self.reference:
                     by_reference = self.reference.observe(part)
                 evidence = Evidence(part, observation, self.salience(part), self.observer)
                 measured.append(self.reward.measure(evidence))
-                attended.append(look(part, observation.attention))
+                attended.append(look(part, observation.attention, explained(evidence)))
                 batch = TrainBatch(part, by_reference.logprobs)
                 parts.append(self._with_old(batch) if self.algorithm.needs_old else batch)
         signals = torch.cat(measured)
@@ -98,6 +101,12 @@ class Step:
         weighted = self.world.mine(self.reward.weighted(everywhere, rollout.group_size))
         batches = self.algorithm.estimate(reward, parts, self.leash.coefficient, self.world)
         return Collected(rollout, Scores(self.reward.names, signals, reward, weighted), batches, attended)
+
+    def _sample(self, prompts: list[Prompt], seed: int) -> tuple[Rollout, Observation | None]:
+        """A live observer has seen what it wrote while it wrote it."""
+        if self.observer is self.policy:
+            return self.policy.sample_observed(prompts, self.sampling, seed)
+        return self.policy.sample(prompts, self.sampling, seed), None
 
     def _with_old(self, batch: TrainBatch) -> TrainBatch:
         """With what `update` will compute before its first step, to the bit; nothing here is differentiated.

@@ -120,6 +120,16 @@ class Observation:
     certainty: Tensor
     prompt_logprobs: Tensor
 
+    def of_groups(self, rollout: "Rollout", start: int, stop: int) -> "Observation":
+        """What it tells of ``rollout.groups(start, stop)``, where it is an observation of the whole ``rollout``."""
+        k, columns = rollout.group_size, rollout.prompt_mask[start:stop].any(0)
+        rows = slice(start * k, stop * k)
+        width = max(int(rollout.response_mask[rows].sum(-1).max()), 1)
+        found = {name: value[rows, :width] for name, value in vars(self).items()}
+        return Observation(
+            **{name: value[..., columns] if value.dim() > 2 else value for name, value in found.items()}
+        )
+
 
 class Observer(Protocol):
     """Who reads: a model that attention and log-probabilities are taken from, without gradient."""

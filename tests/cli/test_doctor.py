@@ -25,6 +25,7 @@ def test_a_model_that_can_be_trained(cagsr, models):
     assert model["supported"] is True
     assert model["architecture"] == "encoder-decoder"
     assert model["attention"] == "cross-attention of 2 of 2 layers (0, 1)"
+    assert model["prompts"] == "a prompt is computed once for all its responses"
     assert model["end_of_sequence_ids"] == [1]
     assert (model["chat_template"], model["fast_tokenizer"]) == (False, True)
 

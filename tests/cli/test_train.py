@@ -1,6 +1,7 @@
 """`cagsr train`: what a run directory holds, how a run goes on, and every way of training once."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,15 @@ def test_metrics_have_a_row_a_step_and_a_row_an_evaluation(finished):
         assert "evaluation/reward" in means
         assert all(row[f"{name}/low"] <= row[name] <= row[f"{name}/high"] for name in means)
     assert steps[0]["tokens"] == pytest.approx(steps[0]["length"] * 6)
+
+
+def test_candidates_say_what_a_knockout_found_where_the_reward_made_one(train):
+    assert train("reward.preset=robust").code == 0
+    for row in lines("run/candidates.jsonl"):
+        assert len(row["segments"]) == len(row["explained"]) > 0
+        # Said is a sigmoid of nats; the signal is their mean.
+        said = [1 / (1 + math.exp(3 - nats)) for nats in row["explained"]]
+        assert sum(said) / len(said) == pytest.approx(row["signals"]["knockout"], abs=0.01)
 
 
 def test_every_evaluation_keeps_greedy_responses_of_the_base_and_of_the_model_as_it_was(finished, train):

@@ -318,3 +318,34 @@ def test_transformers_own_loop_writes_the_same(name, sampling):
     by_generate = policy.sample(prompts, sampling, seed=3)
     for field in ("response_ids", "response_mask", "finished"):
         assert torch.equal(getattr(by_generate, field), getattr(shared, field))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("layers", ["all", "last"])
+@pytest.mark.parametrize("shared", [True, False])
+def test_what_is_seen_while_writing_is_what_a_pass_over_the_written_sees(name, layers, shared, monkeypatch):
+    monkeypatch.setattr("cagsr.policy.decoding.LEAVING", 0.01)
+    policy = tiny.policy(name, extra_eos=20, layers=layers, temperature=0.7)
+    if not shared:
+        policy.sharing = Sharing("a test compares")
+    prompts, sampling = tiny.prompts(policy), tiny.sampling(temperature=0.7, min_new_tokens=2)
+    rollout, seen = policy.sample_observed(prompts, sampling, seed=3)
+    expected = policy.observe(policy.sample(prompts, sampling, seed=3))
+    assert rollout.lengths.unique().numel() > 2
+    for field, value in vars(expected).items():
+        torch.testing.assert_close(getattr(seen, field), value, rtol=1e-4, atol=1e-5, msg=field)
+    part = rollout.groups(1, 3)
+    for field, value in vars(policy.observe(part)).items():
+        torch.testing.assert_close(
+            getattr(seen.of_groups(rollout, 1, 3), field), value, rtol=1e-4, atol=1e-5, msg=field
+        )
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_autocast_samples_as_it_scores(name):
+    policy = tiny.policy(name, extra_eos=20)
+    with torch.autocast("cpu", torch.bfloat16):
+        rollout, seen = policy.sample_observed(tiny.prompts(policy), tiny.SHORT, seed=3)
+        expected = policy.observe(rollout)
+    torch.testing.assert_close(seen.logprobs, expected.logprobs, rtol=0.1, atol=0.2)
+    torch.testing.assert_close(seen.attention, expected.attention, rtol=0, atol=0.05)

@@ -230,7 +230,7 @@ def test_every_algorithm_learns_a_trivial_reward(name, algorithm):
     )
     prompts = tiny.prompts(policy)
     before = float(step.collect(prompts, seed=99).scores.reward.mean())
-    for number in range(12):
+    for number in range(20):
         step.update(step.collect(prompts, seed=number).batches)
     after = float(step.collect(prompts, seed=99).scores.reward.mean())
     assert after > before + 0.2
@@ -261,6 +261,7 @@ def test_trap_24_the_reward_read_by_the_reference_does_not_move_with_the_policy(
         # The same responses again, from a policy that attends in another way.
         perturb(policy, by=0.1)
         policy.sample = lambda *_, rollout=rollout: rollout
+        policy.sample_observed = lambda *_, rollout=rollout, policy=policy: (rollout, policy.observe(rollout))
         again = step.collect(prompts, seed=3)
         assert torch.equal(again.scores.signals, first.scores.signals) == (not observer_moves)
         assert not torch.equal(again.batches[0].old_logprobs, first.batches[0].old_logprobs)

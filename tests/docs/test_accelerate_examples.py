@@ -1,6 +1,7 @@
 """The configs for `accelerate launch`: Accelerate reads them, and what the page on many GPUs says of FSDP is so."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import tiny
+from cagsr import build
+from cagsr.errors import InputError
 
 EXAMPLES = ROOT / "examples" / "accelerate"
 
@@ -64,6 +67,21 @@ def test_the_deepspeed_example_makes_accelerates_plugin(monkeypatch):
     assert plugin.deepspeed_config["train_micro_batch_size_per_gpu"] == 1
     written = json.loads((EXAMPLES / "deepspeed-zero2.json").read_text())
     assert plugin.deepspeed_config.items() >= written.items()
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (DistributedType.FSDP, "sampling needs whole weights"),
+        (DistributedType.DEEPSPEED, "takes its optimizer step inside the backward pass"),
+    ],
+)
+def test_a_launcher_that_would_train_something_else_is_refused_by_name(kind, reason):
+    with pytest.raises(
+        InputError, match=f"^{kind.value}: not supported: .*{reason}.* Launch with data parallelism"
+    ):
+        build.check_launch(SimpleNamespace(distributed_type=kind))
+    build.check_launch(SimpleNamespace(distributed_type=DistributedType.MULTI_GPU))
 
 
 @pytest.fixture

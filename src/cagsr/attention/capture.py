@@ -149,18 +149,27 @@ class Reading:
 
         query [P H K*T D], key [P G S D], lse [P H K*T], bias as of `blocks.add_attention`, K = ``responses``.
         """
-        if module in self._read:
-            raise RuntimeError(
-                f"{type(module).__name__} was called twice in one capture (by a second pass, or by gradient "
-                "checkpointing): use one `with capture(...)` for one pass."
-            )
-        self._read.add(module)
+        self._check(module)
         groups, heads, length, columns = *query.shape[:3], key.shape[2]
         if self._sum is None:
             shape = (groups * responses, length // responses, columns)
             self._sum = torch.zeros(shape, dtype=torch.float32, device=query.device)
         share = 1.0 / (heads * len(self._modules))
         add_attention(self._sum.view(groups, length, columns), query, key, lse, bias, scale, share)
+
+    def add_row(self, module: nn.Module, weights: Tensor) -> None:
+        """The same where the weights are at hand: those [N H S] of one query a row."""
+        self._check(module)
+        mean = weights.float().mean(1, keepdim=True) / len(self._modules)
+        self._sum = mean if self._sum is None else self._sum.add_(mean)
+
+    def _check(self, module: nn.Module) -> None:
+        if module in self._read:
+            raise RuntimeError(
+                f"{type(module).__name__} was called twice in one capture (by a second pass, or by gradient "
+                "checkpointing): use one `with capture(...)` for one pass."
+            )
+        self._read.add(module)
 
     def release(self) -> None:
         """Let go of the masks that were kept for the next layer."""

@@ -5,13 +5,16 @@ Each step is one row of n tokens, the last one of every response that is still w
 under one softmax. The row over the prompt is what a reading of attention asks for, so that it costs nothing here.
 """
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .shared_prompt import Rows, counted
+
+if TYPE_CHECKING:
+    from .capture import Reading
 
 __all__ = ["SharedCache"]
 
@@ -73,24 +76,39 @@ class SharedCache:
         scale: float,
         dropout: float,
         window: int | None,
-        reading: object = None,
+        reading: "Reading | None" = None,
     ) -> Tensor:
-        """The attention output [1 m H D] of ``query [1 H m D]``, ``key`` and ``value [1 G m D]``. No gradient."""
-        if reading is not None:
-            raise RuntimeError(
-                "attention cannot be read while decoding: read it in a pass over what was written."
-            )
+        """The attention output [1 m H D] of ``query [1 H m D]``, ``key`` and ``value [1 G m D]``. No gradient.
+
+        A ``reading`` gets the row [n 1 S] of the query that predicts each response's next token.
+        """
         query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
         if module not in self._kept:
-            return self._begin(module, query, key, value, scale, window)[None]
-        kept = self._with_room(module, key, value)
-        kept.own_key[:, :, self.written] = key
-        kept.own_value[:, :, self.written] = value
-        return self._advance(kept, query, scale, window)[None]
+            output, on_prompt = self._begin(module, query, key, value, scale, window, reading is not None)
+        else:
+            output, on_prompt = self._advance(module, query, key, value, scale, window)
+        if reading is not None and on_prompt is not None:
+            reading.add_row(module, on_prompt)
+        return output[None]
+
+    def on_columns(self, attention_nS: Tensor) -> Tensor:
+        """What a reading gave, with each prompt's tokens in the columns where ``prompt_mask`` has them."""
+        of = self.rows // self.group_size
+        placed = attention_nS.new_zeros(len(of), self.prompt_mask.shape[1])
+        placed[self.prompt_mask[of]] = attention_nS[self.prompts.mask[of]]
+        return placed
 
     def _begin(
-        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None
-    ) -> Tensor:
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        window: int | None,
+        reads: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """The output of the prompts [m H D], and, asked for it, the weights [N H S] of their last tokens."""
         query_P, key_P, value_P = (self.prompts.pad(each).transpose(1, 2) for each in (query, key, value))
         room = [
             each.new_zeros(len(self.rows), *each.shape[1:2], BLOCK, each.shape[-1]) for each in (key, value)
@@ -105,28 +123,46 @@ class SharedCache:
         output = F.scaled_dot_product_attention(
             query_P, key_P, value_P, bias, is_causal=bias is None, scale=scale, enable_gqa=grouped
         )
-        return self.prompts.flat(output.transpose(1, 2))
+        flat = self.prompts.flat(output.transpose(1, 2))
+        if not reads:
+            return flat, None
+        last = query_P[torch.arange(len(query_P)), :, self.prompts.lengths - 1]
+        placed = self._of_groups(last.repeat_interleave(self.group_size, 0), key_P.shape[1])
+        scores = self._of_rows(placed @ key_P.transpose(2, 3), last.shape[1]).float() * scale
+        bias = self._bias_over(window, 0)
+        return flat, (scores if bias is None else scores + bias).softmax(-1)
 
-    def _with_room(self, module: nn.Module, key: Tensor, value: Tensor) -> Kept:
+    def _with_room(self, module: nn.Module) -> Kept:
         kept = self._kept[module]
         if self.written == kept.own_key.shape[2]:
             longer = [F.pad(each, (0, 0, 0, self.written)) for each in (kept.own_key, kept.own_value)]
             kept = self._kept[module] = Kept(kept.prompt_key, kept.prompt_value, *longer)
         return kept
 
-    def _advance(self, kept: Kept, query: Tensor, scale: float, window: int | None) -> Tensor:
-        rows, heads, width = query.shape
+    def _advance(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        window: int | None,
+    ) -> tuple[Tensor, Tensor]:
+        """The output [n H D] of one more token a row, and the weights [n H S] that it gave to the prompt."""
+        kept, (rows, heads, width) = self._with_room(module), query.shape
+        kept.own_key[:, :, self.written] = key
+        kept.own_value[:, :, self.written] = value
         groups = kept.prompt_key.shape[1]
         own = slice(0, self.written + 1)
         over_prompt = self._of_rows(self._of_groups(query, groups) @ kept.prompt_key.transpose(2, 3), heads)
         over_own = query.view(rows, groups, -1, width) @ kept.own_key[:, :, own].transpose(2, 3)
         scores = torch.cat([over_prompt, over_own.flatten(1, 2)], -1).float() * scale
-        bias = self._bias_over(window)
+        bias = self._bias_over(window, self.written + 1)
         weights = (scores if bias is None else scores + bias).softmax(-1).to(query.dtype)
         on_prompt, on_own = weights.split([over_prompt.shape[-1], self.written + 1], -1)
         output = self._of_rows(self._of_groups(on_prompt, groups) @ kept.prompt_value, heads)
         on_own = on_own.reshape(rows, groups, heads // groups, -1)
-        return output + (on_own @ kept.own_value[:, :, own]).flatten(1, 2)
+        return output + (on_own @ kept.own_value[:, :, own]).flatten(1, 2), on_prompt
 
     def _of_groups(self, of_rows: Tensor, groups: int) -> Tensor:
         """[n H X] -> [P G K*H/G X]: a place for each candidate of a prompt, zeros for those that have left."""
@@ -142,25 +178,24 @@ class SharedCache:
         of_rows = placed.reshape(-1, heads, of_groups.shape[-1])
         return of_rows if len(of_rows) == len(self.rows) else of_rows[self.rows]
 
-    def _bias_over(self, window: int | None) -> Tensor | None:
-        """[n 1 S+t] 0 or -inf, or None: nothing is hidden. The layers of a step share it."""
-        step = (window, self.written, len(self.rows))
+    def _bias_over(self, window: int | None, own: int) -> Tensor | None:
+        """[n 1 S+own] 0 or -inf for a token that comes after ``own`` - 1 of its response and sees itself too.
+
+        None: nothing is hidden. 0: the prompt's last token. The layers of a step share it.
+        """
+        step = (window, own, len(self.rows))
         if self._bias[0] != step:
-            self._bias = (step, self._make_bias(window))
+            self._bias = (step, self._make_bias(window, own))
         return self._bias[1]
 
-    def _make_bias(self, window: int | None) -> Tensor | None:
-        width = self.prompts.mask.shape[1]
-        far = width + self.written + 1 if window is None else window
-        windowed = far < width + self.written + 1
-        if self.prompts.even and not windowed:
+    def _make_bias(self, window: int | None, own: int) -> Tensor | None:
+        width, device = self.prompts.mask.shape[1], self.rows.device
+        far = width + own if window is None else window
+        if self.prompts.even and far >= width + own:
             return None
         of = self.rows // self.group_size
-        seen = self.prompts.mask[of]
-        own = torch.ones(len(of), self.written + 1, dtype=torch.bool, device=of.device)
-        if windowed:
-            position = self.prompts.lengths[of, None] + self.written
-            seen = seen & (position - torch.arange(width, device=of.device) < far)
-            own &= self.written - torch.arange(self.written + 1, device=of.device) < far
-        seen = torch.cat([seen, own], -1)
-        return torch.zeros(seen.shape, device=of.device).masked_fill_(~seen, -torch.inf)[:, None]
+        position = self.prompts.lengths[of, None] + own - 1
+        near = position - torch.arange(width, device=device) < far
+        own_near = (own - 1 - torch.arange(own, device=device) < far).expand(len(of), -1)
+        seen = torch.cat([self.prompts.mask[of] & near, own_near], -1)
+        return torch.zeros(seen.shape, device=device).masked_fill_(~seen, -torch.inf)[:, None]

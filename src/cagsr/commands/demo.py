@@ -200,9 +200,10 @@ def _show(summary: dict[str, Any], console: Console) -> None:
     show_differences(summary, "cagsr-base", "cagsr", "base", console)
     errors = {name: metrics["slot_error_rate"]["mean"] for name, metrics in summary["systems"].items()}
     cut = 1 - errors["cagsr"] / max(errors["base"], 1e-9)
+    change = f"{cut:.0%} fewer" if cut >= 0 else f"{-cut:.0%} more"
     say(
         console,
-        f"\nSlot errors {errors['base']:.3f} -> {errors['cagsr']:.3f} ({cut:.0%} fewer) in "
+        f"\nSlot errors {errors['base']:.3f} -> {errors['cagsr']:.3f} ({change}) in "
         f"{summary['seconds']:.0f} s, without a label.",
         style="bold",
     )

@@ -83,6 +83,7 @@ def _examine(name: str, revision: str | None, trust_remote_code: bool) -> dict[s
         "supported": True,
         "architecture": policy.readable.kind,
         "attention": str(policy.readable),
+        "prompts": str(policy.sharing),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "end_of_sequence_ids": policy.eos_ids,
         "chat_template": policy.tokenizer.chat_template is not None,

@@ -78,6 +78,7 @@ def run_training(
         log_with=list(config.run.trackers) or None,
         project_dir=config.run.directory,
     )
+    build.check_launch(accelerator)
     console.quiet = console.quiet or not accelerator.is_main_process
     identity = of_start(config, READ, accelerator, reward)
     claim = Claim(
@@ -128,6 +129,8 @@ def _train(
     shown = Shown.of_run(config.run.log_candidates, policy.tokenizer, salience, config.train.steps)
     recorder = Recorder(config, claim, shown, evaluator)
     say(console, f"{name}: {policy.readable}; reward {', '.join(reward.names)}")
+    if not policy.sharing.possible:
+        say(console, f"slower than it might be: {policy.sharing}", style="dim")
     say(console, f"every number of every step: {claim.directory}/metrics.jsonl", style="dim")
     with Display(console, config.train.steps, name) as display:
         trainer.observers = (recorder, display)

@@ -1,6 +1,7 @@
 """Causal language models: one sequence ``[prompt | response]``, read by self-attention."""
 
 import inspect
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -79,8 +80,10 @@ class CausalPolicy(Policy):
         longest = rollout.prompt_ids.shape[1] + rollout.response_ids.shape[1]
         return self.sharing.possible and longest <= (self.sharing.longest or longest)
 
-    def decoder(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int) -> "CausalDecoder":
-        return CausalDecoder(self, prompt_ids, prompt_mask, candidates)
+    def decoder(
+        self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool
+    ) -> "CausalDecoder":
+        return CausalDecoder(self, prompt_ids, prompt_mask, candidates, reads)
 
     @property
     def can_keep(self) -> bool:
@@ -92,8 +95,10 @@ class CausalPolicy(Policy):
 class CausalDecoder:
     """Every step is one row: first all prompts, then the last token of each response that is still written."""
 
-    def __init__(self, policy: CausalPolicy, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int):
-        self.policy, self.prompt_ids = policy, prompt_ids
+    def __init__(
+        self, policy: CausalPolicy, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool
+    ):
+        self.policy, self.prompt_ids, self.reads = policy, prompt_ids, reads
         self.cache = SharedCache(prompt_mask, candidates)
 
     def begin(self) -> Tensor:
@@ -111,14 +116,17 @@ class CausalDecoder:
     def _pass(self, ids: Tensor, predicting: Tensor) -> Tensor:
         """[m V] logits at the places ``predicting`` of the row ``ids`` [1 m]."""
         keep = {"logits_to_keep": predicting} if self.policy.can_keep else {}
-        logits = self.policy.model(
-            input_ids=ids,
-            attention_mask=self.cache.mask,
-            position_ids=self.cache.positions,
-            shared_prompt=self.cache,
-            use_cache=False,
-            **keep,
-        ).logits[0]
+        with capture(self.policy.readable) if self.reads else nullcontext() as reading:
+            logits = self.policy.model(
+                input_ids=ids,
+                attention_mask=self.cache.mask,
+                position_ids=self.cache.positions,
+                shared_prompt=self.cache,
+                use_cache=False,
+                **keep,
+            ).logits[0]
+        if reading is not None:
+            self.attention = self.cache.on_columns(reading.attention[:, 0])
         return logits if keep else logits[predicting]
 
 

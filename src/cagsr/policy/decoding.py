@@ -4,6 +4,7 @@
 longest response ends. It still writes the responses of models that cannot share their prompts.
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from cagsr.policy.sampling import Sampling, draw
 
-__all__ = ["Decoder", "decode"]
+__all__ = ["Decoder", "Written", "decode"]
 
 LEAVING = 0.25
 """The share of a batch that must have ended before it leaves: leaving copies the cache of those that stay."""
@@ -28,35 +29,51 @@ class Decoder(Protocol):
         """[n V] logits of the next token, after ``tokens`` [n]."""
         ...
 
+    attention: Tensor
+    """[n S] of the last pass, from the query that predicts the next token to the prompt's columns, if it reads."""
+
     def keep(self, rows: Tensor) -> None:
         """Go on with these of the batch's rows alone."""
         ...
 
 
+Written = Callable[[int, Tensor, Tensor, Tensor], None]
+"""Told of every step: its number t, the rows [n] of the N that write, their logits [n V] and their tokens [n]."""
+
+
 def decode(
-    decoder: Decoder, sampling: Sampling, uniform_NT: Tensor | None, eos_ids: list[int], pad_id: int
+    decoder: Decoder,
+    sampling: Sampling,
+    uniform_NT: Tensor | None,
+    eos_ids: list[int],
+    pad_id: int,
+    written: Written | None = None,
 ) -> Tensor:
     """[N T] response tokens, ``pad_id`` after a row's end; T is what the longest took.
 
-    ``uniform_NT`` are the numbers that tokens are drawn by; None decodes greedily.
+    ``uniform_NT`` are the numbers that tokens are drawn by; None decodes greedily. ``written`` is told of rows that
+    have ended too, for as long as they are in the batch.
     """
     logits = decoder.begin()
     ends = torch.tensor(eos_ids, device=logits.device)
     rows = torch.arange(len(logits), device=logits.device)  # which response each row of the batch writes
     ended = torch.zeros_like(rows, dtype=torch.bool)
-    written = torch.full((len(rows), sampling.max_new_tokens), pad_id, device=logits.device)
+    response_ids = torch.full((len(rows), sampling.max_new_tokens), pad_id, device=logits.device)
     for t in range(sampling.max_new_tokens):
+        allowed = logits.float()
         if t < sampling.min_new_tokens:
-            logits = logits.index_fill(-1, ends, -torch.inf)
+            allowed = allowed.index_fill(-1, ends, -torch.inf)
         numbers = None if uniform_NT is None else uniform_NT[rows.to(uniform_NT.device), t]
-        tokens = draw(logits.float(), numbers, sampling).masked_fill(ended, pad_id)
-        written[rows, t] = tokens
+        tokens = draw(allowed, numbers, sampling).masked_fill(ended, pad_id)
+        response_ids[rows, t] = tokens
+        if written is not None:
+            written(t, rows, logits, tokens)
         ended = ended | torch.isin(tokens, ends)
         if t + 1 == sampling.max_new_tokens or ended.all():
-            return written[:, : t + 1]
+            return response_ids[:, : t + 1]
         if ended.sum() >= LEAVING * len(rows):
             staying = (~ended).nonzero().squeeze(-1)
             decoder.keep(staying)
             rows, tokens, ended = rows[staying], tokens[staying], ended[staying]
         logits = decoder.advance(tokens)
-    return written[:, :0]
+    return response_ids[:, :0]

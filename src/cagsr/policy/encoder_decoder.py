@@ -1,5 +1,6 @@
 """Encoder-decoders: the prompt goes through the encoder, the response reads it by cross-attention."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -66,8 +67,10 @@ class EncoderDecoderPolicy(Policy):
             predictions = self.predict(rollout)
         return predictions, reading.attention
 
-    def decoder(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int) -> "EncoderDecoderDecoder":
-        return EncoderDecoderDecoder(self, prompt_ids, prompt_mask, candidates)
+    def decoder(
+        self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool
+    ) -> "EncoderDecoderDecoder":
+        return EncoderDecoderDecoder(self, prompt_ids, prompt_mask, candidates, reads)
 
     def begun(self, rows: int) -> dict[str, Tensor]:
         return {"decoder_input_ids": self.prefixes(rows)}
@@ -88,9 +91,15 @@ class EncoderDecoderDecoder:
     """Cross-attention's keys and values are made once per prompt, and shared until responses leave."""
 
     def __init__(
-        self, policy: EncoderDecoderPolicy, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int
+        self,
+        policy: EncoderDecoderPolicy,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        candidates: int,
+        reads: bool,
     ):
-        self.model, self.candidates, self.shared = policy.model, candidates, True
+        self.model, self.readable, self.reads = policy.model, policy.readable, reads
+        self.candidates, self.shared = candidates, True
         self.encoded = policy.encode_prompts(prompt_ids, prompt_mask)
         self.mask = prompt_mask[:, None, None]
         self.prefixes = policy.prefixes(candidates * len(prompt_ids))
@@ -112,13 +121,17 @@ class EncoderDecoderDecoder:
         self.mask, self.encoded = self.mask[prompts], self.encoded[prompts]
 
     def _pass(self, ids: Tensor) -> Tensor:
-        output = self.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=self.encoded),
-            attention_mask=self.mask,
-            decoder_input_ids=ids,
-            past_key_values=self.cache,
-            use_cache=True,
-        )
+        last = slice(ids.shape[1] - 1, ids.shape[1])
+        with capture(self.readable, last) if self.reads else nullcontext() as reading:
+            output = self.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=self.encoded),
+                attention_mask=self.mask,
+                decoder_input_ids=ids,
+                past_key_values=self.cache,
+                use_cache=True,
+            )
+        if reading is not None:
+            self.attention = reading.attention[:, 0]
         return output.logits[:, -1]
 
 

@@ -14,7 +14,7 @@ from cagsr.attention.capture import Readable
 from cagsr.attention.sharing import Sharing
 from cagsr.critic import ValueHead
 from cagsr.errors import InputError
-from cagsr.likelihood import facts, token_likelihood
+from cagsr.likelihood import Facts, facts, token_likelihood
 from cagsr.policy.decoding import Decoder, decode
 from cagsr.policy.sampling import InverseTransform, Sampling, response_mask, uniforms
 from cagsr.types import Observation, Prompt, Rollout
@@ -82,8 +82,11 @@ class Policy(nn.Module, ABC):
         """`predict`, and the attention [N T S] from each response's rows to its prompt's columns in that pass."""
 
     @abstractmethod
-    def decoder(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int) -> Decoder:
-        """What writes N responses, the prompt computed once per group. For models that can share (``sharing``)."""
+    def decoder(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool) -> Decoder:
+        """What writes N responses, each prompt computed once, and ``reads`` attention meanwhile if it is told to.
+
+        For models that can share (``sharing``).
+        """
 
     # Verbs ----------------------------------------------------------------------------------------------------
 
@@ -94,10 +97,56 @@ class Policy(nn.Module, ABC):
         numbers = uniforms(prompts, sampling, seed) if sampling.temperature > 0 else None
         with self._generating(sampling) as config:
             if self.sharing.possible:
-                decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates)
+                decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates, reads=False)
                 response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id)
             else:
                 response_ids = self._generate(prompt_ids, prompt_mask, sampling, numbers, config)
+        return self._rollout(prompts, prompt_ids, prompt_mask, response_ids)
+
+    @torch.no_grad()
+    def sample_observed(
+        self, prompts: list[Prompt], sampling: Sampling, seed: int = 0
+    ) -> tuple[Rollout, Observation]:
+        """`sample`, and what `observe` would say of it, read while decoding: no pass over what was written.
+
+        Holds [N T S] twice for as long as the observation lives, where `observe` can be asked part by part.
+        """
+        if not self.sharing.possible:
+            rollout = self.sample(prompts, sampling, seed)
+            return rollout, self.observe(rollout)
+        prompt_ids, prompt_mask = self.collate(prompts)
+        numbers = uniforms(prompts, sampling, seed) if sampling.temperature > 0 else None
+        prompt_of_row = prompt_ids.repeat_interleave(sampling.candidates, 0)
+        steps: list[tuple[Tensor, Tensor, Facts]] = []
+
+        def written(t: int, rows: Tensor, logits: Tensor, tokens: Tensor) -> None:
+            each = torch.arange(len(rows), device=rows.device)
+            found = facts(logits, each, tokens, prompt_of_row[rows], self.temperature)
+            steps.append((rows, decoder.attention, found))
+
+        with self._generating(sampling):
+            decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates, reads=True)
+            response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id, written)
+        rollout = self._rollout(prompts, prompt_ids, prompt_mask, response_ids)
+        shape, columns = response_ids.shape, prompt_ids.shape[1]
+        attention = torch.zeros(*shape, columns, device=response_ids.device)
+        told = Facts(
+            *(
+                torch.zeros(
+                    *shape, *([columns] if name == "prompt_logprobs" else []), device=response_ids.device
+                )
+                for name in Facts._fields
+            )
+        )
+        for t, (rows, row_attention, found) in enumerate(steps):
+            attention[rows, t] = row_attention
+            for whole, value in zip(told, found, strict=True):
+                whole[rows, t] = value
+        return rollout, observed(rollout, attention, told)
+
+    def _rollout(
+        self, prompts: list[Prompt], prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor
+    ) -> Rollout:
         mask, finished = response_mask(response_ids, self.eos_ids)
         response_ids = response_ids.masked_fill(~mask, self.pad_id)
         return Rollout(
@@ -125,27 +174,14 @@ class Policy(nn.Module, ABC):
         """Attention to the prompt and what else one pass over given responses tells. See `types.Observation`."""
         predictions, attention = self.read(rollout)
         mask = rollout.response_mask
-        prompt_ids, prompt_mask = (
-            each.repeat_interleave(rollout.group_size, 0)
-            for each in (rollout.prompt_ids, rollout.prompt_mask)
-        )
-        rows = mask.nonzero()[:, 0]
-        found = facts(
-            predictions.logits,
+        prompt_of_row = rollout.prompt_ids.repeat_interleave(rollout.group_size, 0)
+        place, tokens, others = (
             predictions.place[mask],
             rollout.response_ids[mask],
-            prompt_ids[rows],
-            self.temperature,
+            prompt_of_row[mask.nonzero()[:, 0]],
         )
-        columns = prompt_mask[:, None, :] & mask[:, :, None]
-        return Observation(
-            attention=attention * columns,
-            logprobs=_in_rows(found.logprobs, mask),
-            confidence=_in_rows(found.confidence, mask),
-            entropy=_in_rows(found.entropy, mask),
-            certainty=_in_rows(found.certainty, mask),
-            prompt_logprobs=_in_rows(found.prompt_logprobs, mask) * columns,
-        )
+        found = facts(predictions.logits, place, tokens, others, self.temperature)
+        return observed(rollout, attention, Facts(*(_in_rows(each, mask) for each in found)))
 
     @torch.no_grad()
     def logprobs(self, rollout: Rollout) -> Tensor:
@@ -300,6 +336,14 @@ class Reference:
         """[N T] as of `Policy.logprobs`."""
         with self._adapter_off() if self._adapter_off else nullcontext():
             return self._policy.logprobs(rollout)
+
+
+def observed(rollout: Rollout, attention_NTS: Tensor, told: Facts) -> Observation:
+    """What was read at every step, ``told`` as [N T ...], and 0 wherever there is padding."""
+    mask = rollout.response_mask
+    columns = rollout.prompt_mask.repeat_interleave(rollout.group_size, 0)[:, None, :] & mask[:, :, None]
+    shown = {name: value * (columns if value.dim() > 2 else mask) for name, value in told._asdict().items()}
+    return Observation(attention=attention_NTS * columns, **shown)
 
 
 def places(rows: int, width: int, length: int, first: int, device: torch.device) -> Tensor:
