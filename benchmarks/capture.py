@@ -1,171 +1,117 @@
-"""What reading attention costs: time and memory against the same SDPA pass, and against eager attention.
+"""What reading attention costs: time and memory against the same SDPA pass, and against eager attention."""
 
-    python benchmarks/capture.py            prints the table
-    python benchmarks/capture.py --write    also writes docs/performance.md
-
-One process, one model (Llama shape, 12 layers, hidden 512, 8 heads), prompt and response of 512 tokens each,
-4 of the 12 layers read. The ways take turns in a random order, so that whatever else the machine does falls
-on all of them alike; a ratio is taken within each round, and the table gives its median and range. Seconds are
-those that the process spent computing: waiting for a busy machine is not a cost of attention.
-"""
-
-import argparse
-import datetime
-import os
-import platform
-import random
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
-import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
+from benchmarks.protocol import Bound, Taken, cpu, peak_bytes, ratios, spread, take_turns
+from benchmarks.record import Part, Plan, Table
 from cagsr.attention import ATTENTION, Readable, capture, inspect
 
-S = T = 512
-LAYERS_READ = (8, 9, 10, 11)
-PAGE = Path(__file__).parent.parent / "docs" / "performance.md"
+LAYERS = 12
+MIB = 2**20
+ABOUT = """A forward pass of a Llama shape (12 layers, hidden 512, 8 heads, vocabulary 8000), one row, whose prompt is
+padded to S on the left with a quarter of it empty.
+
+- **sdpa**: the pass alone, by transformers' own SDPA attention.
+- **capture, n layers**: the same pass while the attention of n layers is read.
+- **eager**: the pass with `output_attentions=True`, from which the same A is taken.
+
+A itself is 4NTS bytes. Each layer's own weights, which eager attention keeps, would be 4NH(S+T)² bytes."""
 
 
-def model() -> PreTrainedModel:
+@dataclass(frozen=True)
+class Size:
+    prompt: int
+    response: int
+
+    def __str__(self) -> str:
+        return f"S {self.prompt}, T {self.response}"
+
+
+SIZES = [Size(256, 256), Size(1024, 256), Size(256, 1024), Size(1024, 1024)]
+READ = {1: (11,), 4: (8, 9, 10, 11), 12: tuple(range(12))}
+PROMISED = Size(1024, 1024)
+"""The size of the bounds; there eager attention and other numbers of layers are left out of the quick plan."""
+
+
+def model(size: Size) -> PreTrainedModel:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=8000,
         hidden_size=512,
         intermediate_size=1376,
-        num_hidden_layers=12,
+        num_hidden_layers=LAYERS,
         num_attention_heads=8,
         num_key_value_heads=8,
-        max_position_embeddings=S + T,
+        max_position_embeddings=size.prompt + size.response,
     )
     return AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION).eval()
 
 
-def batch(prompts: list[int]) -> dict[str, Tensor]:
-    """Prompts of the given lengths, padded on the left to S, each with a response of T tokens."""
-    ids = torch.randint(3, 8000, (len(prompts), S + T))
-    mask = (torch.arange(S + T) >= S - torch.tensor(prompts)[:, None]).long()
+def batch(size: Size) -> dict[str, Tensor]:
+    """One prompt of three quarters of S, padded on the left, and a response of T tokens."""
+    width = size.prompt + size.response
+    mask = (torch.arange(width) >= size.prompt // 4).long()[None]
     return {
-        "input_ids": ids,
+        "input_ids": torch.randint(3, 8000, (1, width)),
         "attention_mask": mask,
         "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
     }
 
 
-def ways(
-    net: PreTrainedModel, readable: Readable, inputs: dict[str, Tensor]
-) -> dict[str, Callable[[], object]]:
-    """The three passes that are compared. Switching the implementation only sets a field of the config."""
+def ways(net: PreTrainedModel, size: Size, inputs: dict[str, Tensor]) -> dict[str, Callable[[], object]]:
+    """The passes that are compared. Switching the implementation only sets a field of the config."""
+    rows = slice(size.prompt - 1, size.prompt - 1 + size.response)
+    columns = slice(0, size.prompt)
 
     def sdpa() -> object:
         net.set_attn_implementation("sdpa")
         return net(**inputs, use_cache=False).logits
 
-    def read() -> object:
-        net.set_attn_implementation(ATTENTION)
-        with capture(readable, rows=slice(S - 1, S - 1 + T), columns=slice(0, S)) as reading:
-            logits = net(**inputs, use_cache=False).logits
-        return logits, reading.attention
+    def reading(readable: Readable) -> Callable[[], object]:
+        def read() -> object:
+            net.set_attn_implementation(ATTENTION)
+            with capture(readable, rows=rows, columns=columns) as found:
+                logits = net(**inputs, use_cache=False).logits
+            return logits, found.attention
+
+        return read
 
     def eager() -> object:
         net.set_attn_implementation("eager")
         output = net(**inputs, use_cache=False, output_attentions=True)
-        chosen = [output.attentions[layer][:, :, S - 1 : S - 1 + T, :S].mean(1) for layer in LAYERS_READ]
+        chosen = [output.attentions[layer][:, :, rows, columns].mean(1) for layer in READ[4]]
         return output.logits, torch.stack(chosen).mean(0)
 
-    return {"sdpa": sdpa, "capture": read, "eager": eager}
-
-
-def seconds(passes: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    taken: dict[str, list[float]] = {name: [] for name in passes}
-    order = list(passes)
-    for _ in range(rounds):
-        random.shuffle(order)
-        for name in order:
-            start = time.process_time()
-            passes[name]()
-            taken[name].append(time.process_time() - start)
-    return taken
-
-
-def peak_bytes(work: Callable[[], object]) -> int:
-    """The most that PyTorch's allocator held at one time during ``work``, beyond what it held before."""
-    with torch.profiler.profile(
-        activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True
-    ) as profile:
-        work()
-    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
-    held = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        peak = max(peak, held)
-    return peak
-
-
-def spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.3f} ({min(values):.3f}-{max(values):.3f})"
+    captures = {f"capture, {n} layers": reading(inspect(net, layers=list(read))) for n, read in READ.items()}
+    return {"sdpa": sdpa, **captures, "eager": eager}
 
 
 @torch.no_grad()
-def measure(rounds: int) -> list[str]:
-    net = model()
-    readable = inspect(net, layers=LAYERS_READ)
-    lines = [
-        "| Batch | Way | CPU seconds: median (range) | Times SDPA: median (range) | Memory beyond SDPA |",
-        "|---|---|---|---|---|",
-    ]
-    print("\n".join(lines))
-    for title, prompts in {"no padding": [S], "padded prompt": [389]}.items():
-        passes = ways(net, readable, batch(prompts))
-        seconds(passes, 1)
-        taken = seconds(passes, rounds)
+def measure(plan: Plan) -> Part:
+    rows: list[list[str]] = []
+    bounds: list[Bound] = []
+    turns: dict[str, list[Taken]] = {}
+    for size in [Size(64, 64), PROMISED] if plan.quick else SIZES:
+        passes = ways(model(size), size, batch(size))
+        taken = take_turns(passes, plan.rounds)
         peaks = {name: peak_bytes(work) for name, work in passes.items()}
+        turns |= {f"{size}: {name}": each for name, each in taken.items()}
+        over = {name: ratios(cpu(each), cpu(taken["sdpa"])) for name, each in taken.items()}
+        extra = {name: (peak - peaks["sdpa"]) / MIB for name, peak in peaks.items()}
         for name in passes:
-            ratios = [mine / sdpa for mine, sdpa in zip(taken[name], taken["sdpa"], strict=True)]
-            extra = (peaks[name] - peaks["sdpa"]) / 2**20
-            lines.append(f"| {title} | {name} | {spread(taken[name])} | {spread(ratios)} | {extra:.1f} MiB |")
-            print(lines[-1], flush=True)
-    return lines
-
-
-def page(lines: list[str], rounds: int) -> str:
-    table = "\n".join(lines)
-    return f"""# What reading attention costs
-
-`python benchmarks/capture.py --write` made this page: a Llama shape (12 layers, hidden 512, 8 heads, float32),
-one row, prompt and response of {S} tokens each, {len(LAYERS_READ)} of 12 layers read.
-
-- **sdpa**: the forward pass alone, by transformers' own SDPA attention.
-- **capture**: the same pass while attention is read.
-- **eager**: the pass with `output_attentions=True`, from which the same A is taken.
-
-{table}
-
-{rounds} rounds in one process, the ways in random order within a round; ratios are taken within the round.
-Seconds are those that the process spent computing, so that waiting for a busy machine does not count. Memory is
-the highest sum that PyTorch's allocator held during the pass (from its profiler), less the same for sdpa; A
-itself, 1 MiB, is part of it. Each layer's own [H Q K] weights would be 32 MiB.
-
-Measured {datetime.date.today()} on {os.cpu_count()} cores, CPU ({platform.machine()}), {torch.get_num_threads()}
-thread(s) used; torch {torch.__version__}, transformers {transformers.__version__}.
-"""
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--write", action="store_true", help="write docs/performance.md")
-    parser.add_argument("--rounds", type=int, default=9)
-    options = parser.parse_args()
-    random.seed(0)
-    lines = measure(options.rounds)
-    if options.write:
-        PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(page(lines, options.rounds), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
+            seconds = spread(cpu(taken[name])).text(3)
+            rows.append([str(size), name, seconds, over[name].text(3), f"{extra[name]:.1f} MiB"])
+        if size == PROMISED:
+            what = f"capture, 4 of 12 layers, {size}"
+            allowed = 1.5 * 4 * size.response * size.prompt / MIB + 32
+            bounds = [
+                Bound(f"{what}: time of the SDPA pass", "most", 1.03, over["capture, 4 layers"], "x"),
+                Bound(f"{what}: extra memory", "most", allowed, spread([extra["capture, 4 layers"]]), " MiB"),
+            ]
+    columns = ["Size", "Way", "Seconds", "Times SDPA", "Memory beyond SDPA"]
+    return Part("Reading attention", ABOUT, [Table("", columns, rows)], bounds, turns)
