@@ -1,5 +1,6 @@
 """A whole step against TRL's GRPOTrainer: same model, prompts, K, lengths, kind of optimizer."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -15,7 +16,10 @@ from benchmarks.trl_step import SETTINGS, EagerCoverage, TrlStep
 SHAPE = Shape(prompts=2, candidates=8, response_tokens=32)
 QUICK = replace(SHAPE, layers=2, hidden=32, vocabulary=300, response_tokens=8)
 PROMPT_TOKENS = {"1:4": 8, "1:1": 32, "2:1": 64, "6:1": 192}
-CONSTANT, EAGER, COVERAGE, ROBUST = "TRL", "TRL, eager reward", "cagsr, coverage", "cagsr, robust"
+CONSTANT, EAGER, COMPACT = "TRL", "TRL, eager reward", "TRL, compact head"
+BY_TRL = (CONSTANT, EAGER, COMPACT)
+COVERAGE, ROBUST = "cagsr, coverage", "cagsr, robust"
+ALSO = {"2:1": (COMPACT, ROBUST), "6:1": (COMPACT,)}
 PROMISED = {
     CONSTANT: {"1:4": 1.0, "2:1": 1.8, "6:1": 2.8},
     EAGER: {"2:1": 2.2, "6:1": 3.4},
@@ -28,10 +32,12 @@ because both are given `min_new_tokens`. One step is one optimizer step on all o
 - **{EAGER}**: the same; its reward function runs a frozen copy of the base with eager attention and
   `output_attentions=True` over all prompts and responses, and computes coverage. It is the cheapest such function:
   one pass, no language-model head, none of the preset's other terms.
+- **{COMPACT}**, where prompts are long: TRL with constants, changed in one place, so that its head computes the
+  responses' positions only. It does so on a GPU; on a CPU it computes the prompts' too, and no setting says otherwise.
 - **{COVERAGE}**: `Step.collect`, the step's row of metrics, `Step.update`; the reward is the preset `coverage`, from
   captured attention.
-- **{ROBUST}**: the same with the preset `robust`, which asks the observer once more for each of a prompt's pieces
-  (at most {segment_count(max(PROMPT_TOKENS.values()))}).
+- **{ROBUST}**, at one S:T: the same with the preset `robust`, which asks the observer once more for each of a prompt's
+  pieces ({segment_count(PROMPT_TOKENS["2:1"])} here).
 
 TRL's settings: {", ".join(f"`{name}={value}`" for name, value in SETTINGS.items())},
 `per_device_train_batch_size={SHAPE.prompts * SHAPE.candidates}`, `num_generations={SHAPE.candidates}`,
@@ -46,7 +52,9 @@ def constants(prompts: list[str], **_: Any) -> list[float]:
     return [float(row % SHAPE.candidates) for row in range(len(prompts))]
 
 
-def measure_at(shape: Shape, plan: Plan) -> tuple[dict[str, list[Taken]], dict[str, int]]:
+def measure_at(
+    shape: Shape, plan: Plan, also: Sequence[str]
+) -> tuple[dict[str, list[Taken]], dict[str, int]]:
     """Every way's turns, and the bytes that one more step held at the most."""
     with saved(shape) as directory, ExitStack() as stack:
         frozen = AutoModelForCausalLM.from_pretrained(directory, attn_implementation="eager").eval()
@@ -54,16 +62,19 @@ def measure_at(shape: Shape, plan: Plan) -> tuple[dict[str, list[Taken]], dict[s
         trl = TrlStep(shape, directory, constants)
         stack.callback(trl.end)
 
-        def of_trl(reward: Any) -> None:
-            trl.reward = reward
+        def of_trl(reward: Any, compact: bool = False) -> None:
+            trl.reward, trl.compact = reward, compact
             trl()
 
         ways = {
             CONSTANT: partial(of_trl, constants),
             EAGER: partial(of_trl, eager),
             COVERAGE: partial(whole_step, *step_of(shape, directory, "coverage")),
-            ROBUST: partial(whole_step, *step_of(shape, directory, "robust")),
         }
+        if COMPACT in also:
+            ways[COMPACT] = partial(of_trl, constants, compact=True)
+        if ROBUST in also:
+            ways[ROBUST] = partial(whole_step, *step_of(shape, directory, "robust"))
         return take_turns(ways, plan.rounds), {name: peak_bytes(work) for name, work in ways.items()}
 
 
@@ -73,12 +84,12 @@ def measure(plan: Plan) -> Part:
     faster: dict[tuple[str, str, str], Spread] = {}
     for name, tokens in PROMPT_TOKENS.items():
         shape = replace(QUICK if plan.quick else SHAPE, prompt_tokens=tokens)
-        taken, peaks = measure_at(shape, plan)
+        taken, peaks = measure_at(shape, plan, ALSO.get(name, ()))
         turns |= {f"{name}: {way}": each for way, each in taken.items()}
         for way, each in taken.items():
-            over = {trl: ratios(cpu(taken[trl]), cpu(each)) for trl in (CONSTANT, EAGER)}
+            over = {trl: ratios(cpu(taken[trl]), cpu(each)) for trl in BY_TRL if trl in taken}
             faster |= {(trl, way, name): ratio for trl, ratio in over.items()}
-            ratio_cells = [ratio.text() for ratio in over.values()]
+            ratio_cells = [over[trl].text() if trl in over else "" for trl in BY_TRL]
             rows.append([name, way, spread(cpu(each)).text(), *ratio_cells, f"{peaks[way] / MIB:.0f} MiB"])
     bounds = [
         Bound(
@@ -91,5 +102,5 @@ def measure(plan: Plan) -> Part:
         for way, limits in PROMISED.items()
         for name, limit in limits.items()
     ]
-    columns = ["S:T", "Way", "Seconds", f"{CONSTANT} / this", f"{EAGER} / this", "Memory"]
+    columns = ["S:T", "Way", "Seconds", *(f"{trl} / this" for trl in BY_TRL), "Memory"]
     return Part("A whole step against TRL", ABOUT, [Table("", columns, rows)], bounds, turns)

@@ -4,6 +4,7 @@ Run by itself it is one of those processes: ``accelerate launch -m benchmarks.pr
 """
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -35,11 +36,11 @@ Wall seconds of the first process; the ratio is that of a step of one launch to 
 def measure(plan: Plan) -> Part:
     shape = QUICK if plan.quick else SHAPE
     taken: dict[int, list[Taken]] = {1: [], 2: []}
-    order = [1, 2] * (1 if plan.quick else LAUNCHES)
+    order = [1, 2] * LAUNCHES
     Random(0).shuffle(order)
     with saved(shape) as directory:
         for count in order:
-            taken[count] += _launch(count, shape, directory, plan.rounds)
+            taken[count] += _launch(count, shape, directory, math.ceil(plan.rounds / LAUNCHES))
     walls = {count: [one.wall for one in each] for count, each in taken.items()}
     faster = ratios(walls[1], walls[2])
     rows = [

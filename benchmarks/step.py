@@ -15,11 +15,8 @@ from cagsr.step import Step
 __all__ = ["Clock", "measure"]
 
 SHAPES = {
-    "causal, S:T = 2:1": Shape(prompts=2, prompt_tokens=64, response_tokens=32),
-    "causal, S:T = 6:1": Shape(prompts=2, prompt_tokens=192, response_tokens=32),
-    "encoder-decoder, S:T = 4:1": Shape(
-        architecture="t5", layers=3, prompts=2, prompt_tokens=128, response_tokens=32
-    ),
+    "causal": Shape(prompts=2, prompt_tokens=128, response_tokens=32),
+    "encoder-decoder": Shape(architecture="t5", layers=3, prompts=2, prompt_tokens=128, response_tokens=32),
 }
 QUICK = Shape(layers=2, hidden=32, vocabulary=300, prompts=2, prompt_tokens=16, response_tokens=8)
 REWARD = "reward"
@@ -36,7 +33,7 @@ ABOUT = f"""Every step is taken whole; what is called in it is timed, each part 
 
 {chr(10).join(f"- **{name}**: {what}." for name, what in PARTS.items())}
 
-{Shape()} (the T5 shape: 3 layers), 2 ragged prompts, K = 8."""
+{SHAPES["causal"]}, and {SHAPES["encoder-decoder"]}; 2 ragged prompts, K = 8, S = 128, T = 32."""
 
 
 @dataclass

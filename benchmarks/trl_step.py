@@ -2,8 +2,10 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from datasets import Dataset
@@ -89,13 +91,14 @@ class TrlStep:
     """`trainer.train()`, stopped before each of its steps; a call lets it take one.
 
     Generation, reference and reward, loss, backward pass, clipping, optimizer: the loop is TRL's own, untouched.
-    ``reward`` can be changed between two calls.
+    ``reward`` and ``compact`` can be changed between two calls. Compact, its head computes the responses' positions
+    only, as it does on a GPU; on a CPU, TRL computes those of the prompts too, and no setting of it says otherwise.
     """
 
     def __init__(self, shape: Shape, directory: Path, reward: Callable[..., list[float]], **settings: Any):
         from trl import GRPOConfig, GRPOTrainer
 
-        self.reward = reward
+        self.reward, self.compact = reward, False
         given = SETTINGS | settings
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -122,7 +125,8 @@ class TrlStep:
         return self.reward(**given)
 
     def __call__(self) -> None:
-        self._loop.switch()
+        with patch("trl.trainer.utils._use_triton", lambda _: True) if self.compact else nullcontext():
+            self._loop.switch()
 
     def end(self) -> None:
         self._loop.throw(GreenletExit)

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import trl.trainer.utils as trl_utils
 from transformers import AutoModelForCausalLM
 
 from benchmarks.against_trl import constants
@@ -174,6 +175,35 @@ def test_a_call_lets_trl_take_exactly_one_optimizer_step_on_the_same_prompts(cau
     for prompts, responses in asked:
         assert sorted(prompts) == sorted(text for text in texts(CAUSAL) for _ in range(5))
         assert {len(response) for response in responses} == {7}
+
+
+def test_trl_with_a_compact_head_scores_the_same_and_computes_no_position_of_a_prompt(causal, monkeypatch):
+    scored, positions = [], []
+    trl = TrlStep(CAUSAL, causal, constants)
+    ask, head = trl.trainer._get_per_token_logps_and_entropies, trl_utils._ChunkedLogProbFunction
+
+    def watched(model, ids, *given, **named):
+        found = ask(model, ids, *given, **named)
+        scored.append((ids, given, found[0].detach()))
+        return found
+
+    class Counted(head):
+        @staticmethod
+        def forward(ctx, hidden, *given):
+            positions.append(len(hidden))
+            return head.forward(ctx, hidden, *given)
+
+    monkeypatch.setattr(trl.trainer, "_get_per_token_logps_and_entropies", watched)
+    monkeypatch.setattr(trl_utils, "_ChunkedLogProbFunction", Counted)
+    trl.compact = True
+    trl()
+    trl.end()
+    assert positions == [15 * 7] * 2
+    ids, given, compact = scored[0]  # those of the reference, which does not change
+    with torch.no_grad():
+        plain = ask(trl.trainer.ref_model, ids, *given)[0]
+    assert positions[2] == 15 * (13 + 7 - 1)
+    torch.testing.assert_close(compact, plain, rtol=1e-5, atol=1e-5)
 
 
 def part(title, median):
