@@ -99,15 +99,18 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
 def page(record: Mapping[str, Any]) -> str:
     """The Markdown of a record."""
     sections = "\n".join(_section(part) for part in record.values())
-    return f"""# What things cost
-
-`make bench` measures all of this and writes this page from `performance.json`, where every turn is kept;
-`make bench ARGS='--only NAME'` measures one part again ({", ".join(f"`{name}`" for name in record)}).
+    parts = ", ".join(f"`{name}`" for name in record)
+    about = f"""`make bench` measures all of this and writes this page from `performance.json`, where every turn is
+kept;
+`make bench ARGS='--only NAME'` measures one part again ({parts}).
 
 Ways take turns in one process, in an order drawn anew for each round; a ratio is taken within its round. The tables
 give the median and, in brackets, the range. Seconds are those that the process spent computing on one thread, so
 that waiting for a busy machine does not count, unless a table says "wall". Memory is the highest sum that PyTorch's
-allocator held, from its profiler, beyond what it held before. All is float32 on the CPU.
+allocator held, from its profiler, beyond what it held before. All is float32 on the CPU."""
+    return f"""# What things cost
+
+{_wrapped(about)}
 
 ## What was promised
 

@@ -1,7 +1,7 @@
 """Where the time of a step goes: sampling, scoring, reward, update."""
 
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -40,7 +40,7 @@ ABOUT = f"""Every step is taken whole; what is called in it is timed, each part 
 class Clock:
     """Seconds of this process by part; a part that is called within another is not counted twice."""
 
-    seconds: Counter[str] = field(default_factory=Counter)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     _inner: list[float] = field(default_factory=list)
 
     def timed(self, part: str, work: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +77,7 @@ def watch(step: Step, clock: Clock) -> None:
 
 def measure(plan: Plan) -> Part:
     clocks: dict[str, Clock] = {}
-    kept: dict[str, list[Counter[str]]] = {}
+    kept: dict[str, list[dict[str, float]]] = {}
     ways: dict[str, Callable[[], object]] = {}
     with ExitStack() as stack:
         for title, shape in {"causal": QUICK}.items() if plan.quick else SHAPES.items():
@@ -94,22 +94,22 @@ def measure(plan: Plan) -> Part:
 
 
 def _noting(
-    clock: Clock, kept: list[Counter[str]], work: Callable[..., Any], *given: Any
+    clock: Clock, kept: list[dict[str, float]], work: Callable[..., Any], *given: Any
 ) -> Callable[[], object]:
     def turn() -> None:
-        clock.seconds = Counter()
+        clock.seconds = defaultdict(float)
         work(*given)
         kept.append(clock.seconds)
 
     return turn
 
 
-def _shares(kept: list[Counter[str]], part: str) -> list[float]:
+def _shares(kept: list[dict[str, float]], part: str) -> list[float]:
     """Percent of each step; the first step of all warmed up."""
-    return [100 * seconds[part] / seconds.total() for seconds in kept[1:]]
+    return [100 * seconds[part] / sum(seconds.values()) for seconds in kept[1:]]
 
 
-def _table(kept: dict[str, list[Counter[str]]], taken: dict[str, list[Taken]]) -> Table:
+def _table(kept: dict[str, list[dict[str, float]]], taken: dict[str, list[Taken]]) -> Table:
     rows = [
         [name, spread(cpu(taken[name])).text(), *(spread(_shares(each, part)).text(1) for part in PARTS)]
         for name, each in kept.items()
@@ -117,7 +117,7 @@ def _table(kept: dict[str, list[Counter[str]]], taken: dict[str, list[Taken]]) -
     return Table("Percent of the step:", ["Step", "Seconds", *PARTS], rows)
 
 
-def _bounds(kept: dict[str, list[Counter[str]]]) -> list[Bound]:
+def _bounds(kept: dict[str, list[dict[str, float]]]) -> list[Bound]:
     return [
         Bound(
             f"signals and standardising, of a step ({name})", "most", 1.0, spread(_shares(each, REWARD)), " %"

@@ -10,7 +10,6 @@ from unittest.mock import patch
 import torch
 from datasets import Dataset
 from greenlet import GreenletExit, getcurrent, greenlet
-from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -54,10 +53,7 @@ class EagerCoverage:
     __name__ = "coverage"
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase):
-        self.model, self.tokenizer = (
-            model.get_base_model() if hasattr(model, "peft_config") else model,
-            tokenizer,
-        )
+        self.model, self.tokenizer = model, tokenizer
         words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
         self.is_content = torch.tensor([word.isalnum() for word in words])
 
@@ -74,8 +70,8 @@ class EagerCoverage:
             use_cache=False,
             output_attentions=True,
         )
-        attention = sum(layer[:, :, width - 1 : -1, :width].mean(1) for layer in output.attentions)
-        looked: Tensor = (attention / len(output.attentions)).amax(1)
+        by_layer = [layer[:, :, width - 1 : -1, :width].mean(1) for layer in output.attentions]
+        looked = torch.stack(by_layer).mean(0).amax(1)
         weights = self.is_content[prompt["input_ids"]].float()
         return ((looked * weights).sum(-1) / weights.sum(-1)).tolist()
 
@@ -84,7 +80,9 @@ class _Pause(TrainerCallback):
     """Gives control back to whoever asked for a step, before the next one begins."""
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        getcurrent().parent.switch()
+        asker = getcurrent().parent
+        assert asker is not None, "train() runs in a greenlet of TrlStep"
+        asker.switch()
 
 
 class TrlStep:
