@@ -18,6 +18,7 @@ from cagsr.config import Config
 from cagsr.measure import measure
 from cagsr.policy.policy import Policy
 from cagsr.policy.scratch import new_model
+from cagsr.splits import build_prompts
 from cagsr.step import Step
 from cagsr.types import Prompt
 
@@ -144,8 +145,8 @@ def step_of(
     config = config_of(shape, directory, preset)
     policy = build.build_policy(config)
     if as_policy is not None:
-        policy = as_policy(policy.model, policy.tokenizer, policy.readable)
-    prompts, _ = build.build_prompts(config, policy, "train")
+        policy = as_policy(policy.model, policy.tokenizer, policy.readable, policy.sharing)
+    prompts, _ = build_prompts(config, policy, "train")
     reward = build.build_reward(config, None)
     accelerator = Accelerator(cpu=True)
     step = build.build_step(config, policy, reward, build.build_salience(config, prompts), accelerator)

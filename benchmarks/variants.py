@@ -1,15 +1,14 @@
 """The same passes without sharing a prompt among its candidates: what the shared ones are compared with."""
 
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from cagsr.attention.capture import Reading, capture
+from cagsr.attention.sharing import Sharing
 from cagsr.policy.causal import CausalPolicy
-from cagsr.policy.encoder_decoder import EncoderDecoderPolicy
+from cagsr.policy.encoder_decoder import EncoderDecoderDecoder, EncoderDecoderPolicy
+from cagsr.policy.policy import Predictions
 from cagsr.types import Rollout
 
 __all__ = ["EncodesEachCandidate", "ReadsEachCandidate", "apart"]
@@ -27,33 +26,21 @@ def apart(rollout: Rollout) -> Rollout:
 
 
 class EncodesEachCandidate(EncoderDecoderPolicy):
-    """The encoder runs once per response, in sampling, scoring and training."""
+    """Encoder and cross-attention's keys and values run once per response, in sampling, scoring and training."""
 
-    def response_pass(self, rollout: Rollout, hidden: bool) -> tuple[Tensor, Tensor | None]:
-        return super().response_pass(apart(rollout), hidden)
+    def predict(self, rollout: Rollout, hidden: bool = False) -> Predictions:
+        return super().predict(apart(rollout), hidden)
 
-    def prefill(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int) -> dict[str, Any]:
+    def decoder(
+        self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool
+    ) -> EncoderDecoderDecoder:
         repeated = (tensor.repeat_interleave(candidates, 0) for tensor in (prompt_ids, prompt_mask))
-        return super().prefill(*repeated, 1)
+        return super().decoder(*repeated, 1, reads)
 
 
 class ReadsEachCandidate(CausalPolicy):
-    """Every response is scored and observed as one whole sequence ``[prompt | response]``."""
+    """Every response is scored and observed as one whole sequence ``[prompt | response]``, and sampled alone."""
 
-    def response_pass(self, rollout: Rollout, hidden: bool) -> tuple[Tensor, Tensor | None]:
-        rows, width = apart(rollout), rollout.response_ids.shape[1]
-        mask = torch.cat([rows.prompt_mask, rows.response_mask], 1).long()
-        output = self.model(
-            input_ids=torch.cat([rows.prompt_ids, rows.response_ids], 1),
-            attention_mask=mask,
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            use_cache=False,
-            output_hidden_states=hidden,
-            logits_to_keep=width + 1,
-        )
-        states = output.hidden_states[-1][:, -width - 1 : -1] if hidden else None
-        return output.logits[:, -width - 1 : -1], states
-
-    def reading(self, rollout: Rollout) -> AbstractContextManager[Reading]:
-        prompt, response = rollout.prompt_ids.shape[1], rollout.response_ids.shape[1]
-        return capture(self.readable, rows=slice(prompt - 1, prompt - 1 + response), columns=slice(0, prompt))
+    def __init__(self, *given: Any, **settings: Any):
+        super().__init__(*given, **settings)
+        self.sharing = Sharing("a benchmark compares")
