@@ -112,4 +112,4 @@ def _log_softmax(logits: Tensor, place: Tensor, temperature: float) -> Tensor:
 
 
 def _entropy(logprobs: Tensor) -> Tensor:
-    return torch.special.entr(logprobs.exp()).sum(-1)
+    return logprobs.exp().mul_(logprobs.clamp(IMPOSSIBLE)).sum(-1).neg()
