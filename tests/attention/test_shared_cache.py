@@ -87,3 +87,29 @@ def test_a_prompt_is_kept_once_and_a_response_takes_the_room_it_needs():
     cache.keep(torch.tensor([1, 4]))
     assert cache._kept[module].own_value.shape == (2, KEY_HEADS, 32, WIDTH)
     assert cache._kept[module].prompt_value.shape == (2, KEY_HEADS, 11, WIDTH)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sharp_scores_of_a_short_type_are_not_rounded_before_the_softmax(dtype: torch.dtype):
+    """The scaled scores spread by 16; float16 would overflow at 65,504 before they are scaled."""
+    cache, module = SharedCache(torch.ones(1, 40, dtype=torch.bool), 1), nn.Module()
+    generator, outputs = torch.Generator().manual_seed(0), []
+    drawn = [torch.randn(1, 41, 1, 64, generator=generator).to(dtype).transpose(1, 2) for _ in range(3)]
+    query, key, value = 60 * drawn[0], 60 * drawn[1], drawn[2]
+    scale = 16 / (3600 * 8)
+    for tokens in (slice(0, 40), slice(40, 41)):
+        part = (each[:, :, tokens] for each in (query, key, value))
+        outputs.append(cache.attend(module, *part, scale, 0.0, None))
+    scores = query[0, 0, 40].double() @ key[0, 0].double().T * scale
+    assert 10 < scores.std() < 25
+    expected = scores.softmax(-1) @ value[0, 0].double()
+    assert outputs[1].dtype == dtype
+    torch.testing.assert_close(outputs[1][0, 0, 0].double(), expected, rtol=0.01, atol=0.01)
+
+
+def test_windows_of_alternating_layers_do_not_disturb_each_other():
+    cache = SharedCache(torch.ones(1, 9, dtype=torch.bool), 1)
+    near, far = cache._bias_over(3, 2), cache._bias_over(None, 2)
+    assert far is None
+    assert cache._bias_over(3, 2) is near
+    assert (near == 0).sum() == 3

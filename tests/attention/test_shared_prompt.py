@@ -8,12 +8,16 @@ import pytest
 import tiny_models
 import torch
 from tiny_models import CAUSAL, ENCODER_DECODER
-from torch import Tensor
-from transformers import MambaConfig, MambaForCausalLM
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import tiny
+from cagsr.attention import ATTENTION
+from cagsr.attention import sharing as sharing_module
+from cagsr.attention.capture import attention_forward
 from cagsr.attention.shared_prompt import SharedPrompt, fold, of_each, unfold
 from cagsr.attention.sharing import Sharing, inspect_sharing
+from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.policy.load import make_policy, with_lora
 from cagsr.policy.policy import Policy
 from cagsr.types import Prompt, Rollout
@@ -262,45 +266,122 @@ def test_folding_puts_the_responses_of_a_group_one_after_another():
     assert folded.shape == (2, 5, 21, 1)
     assert torch.equal(folded[1, 4, 7:14], rows[4, 4])
     assert torch.equal(unfold(folded.transpose(1, 2), 3), rows.transpose(1, 2))
-    assert of_each(3, slice(2, 4), 21).tolist() == [2, 3, 9, 10, 16, 17]
+    assert of_each(3, slice(2, 4), 21, rows.device).tolist() == [2, 3, 9, 10, 16, 17]
 
 
 # What cannot be shared ------------------------------------------------------------------------------------------
 
 
-def test_a_model_that_mixes_tokens_outside_attention_is_named_and_computes_prompts_again():
-    bloom = tiny_models.build("llama")
-    mixing = bloom.model.layers[1].mlp
-    # As a state-space layer would: each token adds what stands before it in the row.
-    mixing.register_forward_hook(lambda _, __, output: output + output.cumsum(1))
-    sharing = inspect_sharing(bloom)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_mixes_tokens_outside_attention_is_named_and_computes_prompts_again(dtype: torch.dtype):
+    model = tiny_models.build("llama").to(dtype)
+    assert inspect_sharing(model) == Sharing()
+    # As a state-space layer would: each token adds a little of what stands before it in the row.
+    model.model.layers[1].mlp.register_forward_hook(lambda _, __, output: output + 0.2 * output.cumsum(1))
+    sharing = inspect_sharing(model)
     assert not sharing.possible
     assert "something but attention mixes its tokens" in str(sharing)
 
 
 def test_a_model_that_does_not_hand_on_the_keyword_is_named():
-    config = MambaConfig(vocab_size=41, hidden_size=20, num_hidden_layers=2, state_size=3)
-    sharing = inspect_sharing(MambaForCausalLM(config))
-    assert not sharing.possible
+    shape = tiny_models.SHAPE | {"use_qkv_bias": False}
+    config = AutoConfig.for_model(
+        "stablelm", **{key: shape[key] for key in shape if key != "initializer_range"}
+    )
+    sharing = inspect_sharing(AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION))
+    assert sharing.reason == "ValueError: it does not hand keywords on to its attention"
     assert str(sharing).startswith("each response computes its prompt again (")
 
 
-def test_a_window_that_attention_is_not_told_of_limits_how_long_rows_are_shared(
+def test_queries_that_are_scaled_by_their_place_in_the_row_are_named():
+    model = tiny_models.build("llama")
+    model.config.attn_temperature_tuning = True
+    assert "scales its queries" in str(inspect_sharing(model))
+
+
+def test_a_mask_that_a_model_makes_for_itself_is_not_ignored():
+    attention = nn.Module()
+    attention.is_causal = True
+    shared = SharedPrompt(torch.ones(1, 3).bool(), torch.ones(1, 2).bool())
+    states = torch.randn(1, 5, 4, 6)
+    for mask in (None, torch.zeros(1, 1, 4, 4)):
+        with pytest.raises(UnsupportedModelError, match="makes another mask than it is given"):
+            attention_forward(attention, states, states, states, mask, shared_prompt=shared)
+
+
+def test_a_model_that_fails_in_the_plain_way_too_is_refused():
+    model = tiny_models.build("t5")
+    model.lm_head.register_forward_hook(lambda *_: 1 / 0)
+    with pytest.raises(UnsupportedModelError, match="ZeroDivisionError: division by zero"):
+        inspect_sharing(model)
+
+
+def test_memory_that_runs_out_in_the_probe_is_no_reason(monkeypatch: pytest.MonkeyPatch):
+    def hungry(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(SharedPrompt, "row", hungry)
+    with pytest.raises(torch.OutOfMemoryError):
+        inspect_sharing(tiny_models.build("llama"))
+
+
+def olmoe(window: int) -> PreTrainedModel:
+    """It tells its attention function of a window, and makes a mask without one."""
+    shape = tiny_models.GROUPED | {"sliding_window": window, "num_experts": 3, "num_experts_per_tok": 2}
+    return AutoModelForCausalLM.from_config(
+        AutoConfig.for_model("olmoe", **shape), attn_implementation=ATTENTION
+    ).eval()
+
+
+def test_a_window_is_tried_before_it_is_believed_and_limits_what_is_shared_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ):
-    policy = policy_of("mistral", sliding_window=11)
-    assert policy.sharing == Sharing()
+    assert policy_of("mistral", sliding_window=17).sharing == Sharing()
+    assert inspect_sharing(olmoe(17)) == Sharing(longest=17)
+    monkeypatch.setattr(sharing_module, "LONGEST_PROBE", 16)
+    assert policy_of("mistral", sliding_window=17).sharing == Sharing(longest=17)
     silent = tiny_models.build("llama")
-    silent.config.sliding_window = 17
-    assert inspect_sharing(silent) == Sharing(longest=17)
+    silent.config.sliding_window = 19
+    assert inspect_sharing(silent) == Sharing(longest=19)
+
+
+@pytest.mark.parametrize(
+    ("rope", "longest"),
+    [
+        ({"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}, 64),
+        ({"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}, None),
+    ],
+)
+def test_positions_that_turn_with_the_longest_of_a_batch_limit_what_is_shared(
+    rope: dict, longest: int | None
+):
+    assert inspect_sharing(tiny_models.build("llama", rope_parameters=rope)).longest == longest
+
+
+def test_beyond_its_limit_a_model_scores_and_samples_each_response_alone(monkeypatch: pytest.MonkeyPatch):
+    policy, calls = policy_of("llama"), []
     policy.sharing = Sharing(longest=17)
-    calls = []
-    one_by_one = policy._one_by_one
-    monkeypatch.setattr(policy, "_one_by_one", lambda *given: calls.append(given) or one_by_one(*given))
+    for name in ("_one_by_one", "_generate"):
+        plain = getattr(policy, name)
+        monkeypatch.setattr(
+            policy,
+            name,
+            lambda *given, name=name, plain=plain, **named: calls.append(name) or plain(*given, **named),
+        )
     policy(rolled(policy, (11, 3, 5), (6,) * 9))
+    policy.sample(rolled(policy).prompts, tiny.sampling(max_new_tokens=6))
     assert not calls
     policy(rolled(policy, (11, 3, 5), (7,) * 9))
-    assert len(calls) == 1
+    policy.sample(rolled(policy).prompts, tiny.sampling(max_new_tokens=7))
+    policy.sample_observed(rolled(policy).prompts, tiny.sampling(max_new_tokens=7))
+    assert calls == ["_one_by_one", "_generate", "_generate", "_one_by_one"]
+
+
+def test_a_prompt_without_tokens_is_refused_by_its_index():
+    policy = policy_of("llama")
+    prompts = rolled(policy).prompts
+    with pytest.raises(InputError, match="the prompt of index 1 has no tokens"):
+        policy.sample([prompts[0], replace(prompts[1], ids=())], tiny.SHORT)
 
 
 def test_the_probe_leaves_a_model_as_it_was():

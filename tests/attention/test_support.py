@@ -198,3 +198,10 @@ def test_attention_that_differs_from_the_models_own_is_refused(broken: str, monk
     with pytest.raises(UnsupportedModelError, match="layer 1 cannot be read exactly"):
         inspect(model)
     assert inspect(model, layers=[0]).layers == (0,)
+
+
+def test_attention_that_an_index_makes_sparse_is_refused():
+    model = build("llama")
+    model.config.index_topk = 17
+    with pytest.raises(UnsupportedModelError, match="chooses by an index which keys its attention sees"):
+        inspect(model)

@@ -5,9 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForSeq2SeqLM, T5GemmaConfig
 
 import tiny
+from cagsr.attention import ATTENTION
 from cagsr.attention.sharing import Sharing
+from cagsr.errors import NumericsError
+from cagsr.policy.load import make_policy
 from cagsr.policy.sampling import InverseTransform, Sampling, response_mask, uniforms
 
 ARCHITECTURES = ("t5", "bart", "bart-forced", "llama", "qwen2", "mistral")
@@ -349,3 +353,40 @@ def test_autocast_samples_as_it_scores(name):
         expected = policy.observe(rollout)
     torch.testing.assert_close(seen.logprobs, expected.logprobs, rtol=0.1, atol=0.2)
     torch.testing.assert_close(seen.attention, expected.attention, rtol=0, atol=0.05)
+
+
+def test_logits_that_are_not_finite_are_said_and_not_drawn_from():
+    policy = tiny.policy("llama")
+    policy.model.lm_head.register_forward_hook(lambda _, __, logits: logits * torch.nan)
+    with pytest.raises(NumericsError, match="logits are not finite, so that no token can be drawn"):
+        policy.sample(tiny.prompts(policy), tiny.SHORT)
+
+
+def test_a_decoder_with_a_window_forgets_nothing_of_its_prompt():
+    side = {
+        "vocab_size": 127,
+        "hidden_size": 24,
+        "intermediate_size": 28,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "sliding_window": 5,
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "query_pre_attn_scalar": 8,
+        "pad_token_id": 0,
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+    }
+    torch.manual_seed(0)
+    config = T5GemmaConfig(
+        encoder=side, decoder=side, vocab_size=127, pad_token_id=0, bos_token_id=2, eos_token_id=1
+    )
+    model = AutoModelForSeq2SeqLM.from_config(config, attn_implementation=ATTENTION).eval()
+    model.generation_config.decoder_start_token_id = 2
+    policy = make_policy(model, tiny._tokenizer("encoder-decoder"))
+    prompts = tiny.prompts(policy, (3, 11, 7))
+    shared = policy.sample(prompts, tiny.SHORT, seed=3)
+    policy.sharing = Sharing("a test compares")
+    assert torch.equal(policy.sample(prompts, tiny.SHORT, seed=3).response_ids, shared.response_ids)

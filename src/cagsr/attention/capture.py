@@ -129,7 +129,7 @@ class Reading:
 
         rows, columns = _range(self._rows, query.shape[2] // responses), _range(self._columns, key.shape[2])
         if responses > 1:
-            rows = of_each(responses, rows, query.shape[2])
+            rows = of_each(responses, rows, query.shape[2], query.device)
         output, lse = attend(module, query, key, value, bias, is_causal, scale, dropout, rows)
         block = cut(bias, is_causal, rows, columns)
         self.add(module, query[:, :, rows], key[:, :, columns], lse, block, scale, responses)
@@ -258,6 +258,8 @@ def attention_forward(
         raise RuntimeError("attention is read without gradient: wrap the pass in torch.no_grad().")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if shared_prompt is not None:
+        if attention_mask is None or attention_mask.numel() != 1:
+            raise UnsupportedModelError(f"{type(module).__name__} makes another mask than it is given.")
         return shared_prompt.attend(module, query, key, value, scale, dropout, window, reading), None
     responses = query.shape[0] // key.shape[0]
     if responses > 1:

@@ -23,7 +23,10 @@ BLOCK = 16
 
 
 class Kept(NamedTuple):
-    """Keys and values of one attention module: of the prompts [P G S D], and of the rows [n G room D]."""
+    """Keys and values of one attention module: of the prompts [P G S D], and of the rows [n G room D].
+
+    Keys in float32: scores of a short float type would be rounded before the softmax, as no kernel rounds them.
+    """
 
     prompt_key: Tensor
     prompt_value: Tensor
@@ -47,7 +50,7 @@ class SharedCache:
         self.written = 0  # tokens of each response that are in the cache
         self.ends = lengths.cumsum(0) - 1
         self._kept: dict[nn.Module, Kept] = {}
-        self._bias: tuple[object, Tensor | None] = ((), None)
+        self._biases: dict[int | None, tuple[tuple[int, int], Tensor | None]] = {}
 
     @property
     def positions(self) -> Tensor:
@@ -82,6 +85,11 @@ class SharedCache:
 
         A ``reading`` gets the row [n 1 S] of the query that predicts each response's next token.
         """
+        device = query.device.type
+        if torch.is_autocast_enabled(device):
+            query, key, value = (each.to(torch.get_autocast_dtype(device)) for each in (query, key, value))
+            with torch.autocast(device, enabled=False):
+                return self.attend(module, query, key, value, scale, dropout, window, reading)
         query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
         if module not in self._kept:
             output, on_prompt = self._begin(module, query, key, value, scale, window, reading is not None)
@@ -110,10 +118,9 @@ class SharedCache:
     ) -> tuple[Tensor, Tensor | None]:
         """The output of the prompts [m H D], and, asked for it, the weights [N H S] of their last tokens."""
         query_P, key_P, value_P = (self.prompts.pad(each).transpose(1, 2) for each in (query, key, value))
-        room = [
-            each.new_zeros(len(self.rows), *each.shape[1:2], BLOCK, each.shape[-1]) for each in (key, value)
-        ]
-        self._kept[module] = Kept(key_P.contiguous(), value_P.contiguous(), *room)
+        of_prompts = (_exact(key_P).contiguous(), value_P.contiguous())
+        room = (each.new_zeros(len(self.rows), each.shape[1], BLOCK, each.shape[3]) for each in of_prompts)
+        kept = self._kept[module] = Kept(*of_prompts, *room)
         bias = None
         if window is not None and window < key_P.shape[2]:
             column = torch.arange(key_P.shape[2], device=key.device)
@@ -126,9 +133,10 @@ class SharedCache:
         flat = self.prompts.flat(output.transpose(1, 2))
         if not reads:
             return flat, None
-        last = query_P[torch.arange(len(query_P)), :, self.prompts.lengths - 1]
-        placed = self._of_groups(last.repeat_interleave(self.group_size, 0), key_P.shape[1])
-        scores = self._of_rows(placed @ key_P.transpose(2, 3), last.shape[1]).float() * scale
+        last = query_P[torch.arange(len(query_P), device=query.device), :, self.prompts.lengths - 1]
+        last = _exact(last.repeat_interleave(self.group_size, 0)) * scale
+        placed = self._of_groups(last, key_P.shape[1])
+        scores = self._of_rows(placed @ kept.prompt_key.transpose(2, 3), last.shape[1])
         bias = self._bias_over(window, 0)
         return flat, (scores if bias is None else scores + bias).softmax(-1)
 
@@ -150,15 +158,16 @@ class SharedCache:
     ) -> tuple[Tensor, Tensor]:
         """The output [n H D] of one more token a row, and the weights [n H S] that it gave to the prompt."""
         kept, (rows, heads, width) = self._with_room(module), query.shape
-        kept.own_key[:, :, self.written] = key
+        kept.own_key[:, :, self.written] = _exact(key)
         kept.own_value[:, :, self.written] = value
         groups = kept.prompt_key.shape[1]
         own = slice(0, self.written + 1)
+        query = _exact(query) * scale
         over_prompt = self._of_rows(self._of_groups(query, groups) @ kept.prompt_key.transpose(2, 3), heads)
         over_own = query.view(rows, groups, -1, width) @ kept.own_key[:, :, own].transpose(2, 3)
-        scores = torch.cat([over_prompt, over_own.flatten(1, 2)], -1).float() * scale
+        scores = torch.cat([over_prompt, over_own.flatten(1, 2)], -1)
         bias = self._bias_over(window, self.written + 1)
-        weights = (scores if bias is None else scores + bias).softmax(-1).to(query.dtype)
+        weights = (scores if bias is None else scores + bias).softmax(-1).to(value.dtype)
         on_prompt, on_own = weights.split([over_prompt.shape[-1], self.written + 1], -1)
         output = self._of_rows(self._of_groups(on_prompt, groups) @ kept.prompt_value, heads)
         on_own = on_own.reshape(rows, groups, heads // groups, -1)
@@ -183,10 +192,10 @@ class SharedCache:
 
         None: nothing is hidden. 0: the prompt's last token. The layers of a step share it.
         """
-        step = (window, own, len(self.rows))
-        if self._bias[0] != step:
-            self._bias = (step, self._make_bias(window, own))
-        return self._bias[1]
+        step = (own, len(self.rows))
+        if self._biases.get(window, ((), None))[0] != step:
+            self._biases[window] = (step, self._make_bias(window, own))
+        return self._biases[window][1]
 
     def _make_bias(self, window: int | None, own: int) -> Tensor | None:
         width, device = self.prompts.mask.shape[1], self.rows.device
@@ -199,3 +208,7 @@ class SharedCache:
         own_near = (own - 1 - torch.arange(own, device=device) < far).expand(len(of), -1)
         seen = torch.cat([self.prompts.mask[of] & near, own_near], -1)
         return torch.zeros(seen.shape, device=device).masked_fill_(~seen, -torch.inf)[:, None]
+
+
+def _exact(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

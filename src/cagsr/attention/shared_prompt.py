@@ -80,6 +80,7 @@ class SharedPrompt:
         self.place = torch.zeros(response_mask.shape, dtype=torch.long, device=device)
         self.place[:, 0] = torch.arange(len(prompts), device=device).repeat_interleave(self.group_size)
         self.place[:, 1:][self.read_mask] = len(prompts) + written
+        self.asked = 0  # how often an attention function did come here
         self._biases: dict[tuple[int | None, torch.dtype], Biases] = {}
 
     def row(self, prompt_ids: Tensor, response_ids: Tensor) -> Tensor:
@@ -110,6 +111,7 @@ class SharedPrompt:
         A ``reading`` gets the attention [N T S] of the T queries that predict each response: the prompt's last token
         and the response's own, whose last token predicts nothing and is not there.
         """
+        self.asked += 1
         device = query.device.type
         if torch.is_autocast_enabled(device):
             query, key, value = (each.to(torch.get_autocast_dtype(device)) for each in (query, key, value))
@@ -184,10 +186,10 @@ def unfold(output: Tensor, responses: int) -> Tensor:
     return output.unflatten(1, (responses, -1)).flatten(0, 1)
 
 
-def of_each(responses: int, rows: slice, length: int) -> Tensor:
+def of_each(responses: int, rows: slice, length: int, device: torch.device) -> Tensor:
     """[K*T] the positions of ``rows`` of each response in a folded row of ``length``."""
-    starts = torch.arange(0, length, length // responses)
-    return (starts[:, None] + torch.arange(rows.start, rows.stop)).flatten()
+    starts = torch.arange(0, length, length // responses, device=device)
+    return (starts[:, None] + torch.arange(rows.start, rows.stop, device=device)).flatten()
 
 
 def _attend(
@@ -260,7 +262,7 @@ def _read(
 ) -> None:
     """The rows of a group are folded, so that its prompt's keys are read once for all K responses."""
     k, (count, _, width, _) = shared.group_size, key_P.shape
-    last_P = query_P[torch.arange(count), :, shared.prompts.lengths - 1][:, :, None]
+    last_P = query_P[torch.arange(count, device=query_P.device), :, shared.prompts.lengths - 1][:, :, None]
     lse_P = log_sum_exp(last_P, key_P, biases.last, scale)
     predicting = torch.cat([last_P.repeat_interleave(k, 0), query_N], 2)
     lse = torch.cat([lse_P.repeat_interleave(k, 0), lse_N], 2)

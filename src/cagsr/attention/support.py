@@ -30,10 +30,15 @@ def inspect(model: PreTrainedModel, layers: str | Sequence[int] = "all") -> Read
     Raises UnsupportedModelError for a model whose attention cannot be read exactly, and InputError for layers
     that it does not have.
     """
-    name = _name(model)
+    name = name_of(model)
     if not model.can_generate():
         raise UnsupportedModelError(CANNOT_GENERATE.format(name=name))
     kind = "encoder-decoder" if model.config.is_encoder_decoder else "causal"
+    if getattr(model.config.get_text_config(decoder=True), "index_topk", None):
+        raise UnsupportedModelError(
+            f"{name} chooses by an index which keys its attention sees, for implementations that it knows by name, "
+            f"and {ATTENTION!r} is none of them. Choose a model with dense attention."
+        )
     with evaluating(model):
         found = _find(model, kind, name)
         readable = _choose(model, kind, found, layers)
@@ -62,7 +67,7 @@ def token_ids(model: PreTrainedModel, count: int) -> Tensor:
     return ids.to(embeddings.weight.device)
 
 
-def _name(model: PreTrainedModel) -> str:
+def name_of(model: PreTrainedModel) -> str:
     return model.config.name_or_path or model.config.model_type
 
 
@@ -156,7 +161,7 @@ def _choose(
         missing = sorted(set(layers) - set(numbers))
         if missing or not wanted:
             raise InputError(
-                f"{_name(model)} has no readable attention in layers {missing or list(layers)}; "
+                f"{name_of(model)} has no readable attention in layers {missing or list(layers)}; "
                 f"choose from {', '.join(map(str, numbers))}."
             )
     return Readable(kind, tuple(found[number] for number in wanted), tuple(wanted), len(numbers))

@@ -1,6 +1,5 @@
 """Causal language models: one sequence ``[prompt | response]``, read by self-attention."""
 
-import inspect
 from contextlib import nullcontext
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 from cagsr.attention.capture import capture
 from cagsr.attention.shared_cache import SharedCache
 from cagsr.attention.shared_prompt import SharedPrompt
+from cagsr.attention.sharing import can_keep
 from cagsr.policy.policy import Policy, Predictions, places
 from cagsr.types import Rollout
 
@@ -25,12 +25,12 @@ class CausalPolicy(Policy):
     padding_side = "left"
 
     def predict(self, rollout: Rollout, hidden: bool = False) -> Predictions:
-        if self._can_share(rollout):
+        if self.sharing.allows(rollout.prompt_ids.shape[1] + rollout.response_ids.shape[1]):
             return self._sharing(SharedPrompt(rollout.prompt_mask, rollout.response_mask), rollout, hidden)
         return self._one_by_one(rollout, hidden)
 
     def read(self, rollout: Rollout) -> tuple[Predictions, Tensor]:
-        if self._can_share(rollout):
+        if self.sharing.allows(rollout.prompt_ids.shape[1] + rollout.response_ids.shape[1]):
             shared = SharedPrompt(rollout.prompt_mask, rollout.response_mask)
             with capture(self.readable) as reading:
                 predictions = self._sharing(shared, rollout, hidden=False)
@@ -76,10 +76,6 @@ class CausalPolicy(Policy):
         states = output.hidden_states[-1][:, -width - 1 :].flatten(0, 1) if hidden else None
         return Predictions(kept.flatten(0, 1), places(len(ids), width, width + 1, 0, ids.device), states)
 
-    def _can_share(self, rollout: Rollout) -> bool:
-        longest = rollout.prompt_ids.shape[1] + rollout.response_ids.shape[1]
-        return self.sharing.possible and longest <= (self.sharing.longest or longest)
-
     def decoder(
         self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool
     ) -> "CausalDecoder":
@@ -87,9 +83,7 @@ class CausalPolicy(Policy):
 
     @property
     def can_keep(self) -> bool:
-        """Whether the model can leave out the logits that nobody asks for."""
-        unwrap = getattr(self.model, "get_base_model", lambda: self.model)
-        return "logits_to_keep" in inspect.signature(unwrap().forward).parameters
+        return can_keep(getattr(self.model, "get_base_model", lambda: self.model)())
 
 
 class CausalDecoder:

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cagsr.policy.sampling import Sampling, draw
+from cagsr.policy.sampling import WITHOUT_FLOAT64, Sampling, draw
 
 __all__ = ["Decoder", "Written", "decode"]
 
@@ -55,10 +55,13 @@ def decode(
     have ended too, for as long as they are in the batch.
     """
     logits = decoder.begin()
-    ends = torch.tensor(eos_ids, device=logits.device)
-    rows = torch.arange(len(logits), device=logits.device)  # which response each row of the batch writes
+    device = logits.device
+    if uniform_NT is not None and device.type != WITHOUT_FLOAT64:
+        uniform_NT = uniform_NT.to(device)
+    ends = torch.tensor(eos_ids, device=device)
+    rows = torch.arange(len(logits), device=device)  # which response each row of the batch writes
     ended = torch.zeros_like(rows, dtype=torch.bool)
-    response_ids = torch.full((len(rows), sampling.max_new_tokens), pad_id, device=logits.device)
+    response_ids = torch.full((len(rows), sampling.max_new_tokens), pad_id, device=device)
     for t in range(sampling.max_new_tokens):
         allowed = logits.float()
         if t < sampling.min_new_tokens:

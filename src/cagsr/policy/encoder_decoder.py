@@ -104,7 +104,8 @@ class EncoderDecoderDecoder:
         self.mask = prompt_mask[:, None, None]
         self.prefixes = policy.prefixes(candidates * len(prompt_ids))
         config = policy.model.config
-        self.cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache(config=config))
+        # Cross-attention has no window, whatever the config says of the decoder's own.
+        self.cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache())
 
     def begin(self) -> Tensor:
         return self._pass(self.prefixes)

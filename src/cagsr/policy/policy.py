@@ -96,7 +96,7 @@ class Policy(nn.Module, ABC):
         prompt_ids, prompt_mask = self.collate(prompts)
         numbers = uniforms(prompts, sampling, seed) if sampling.temperature > 0 else None
         with self._generating(sampling) as config:
-            if self.sharing.possible:
+            if self._shares(prompt_ids, sampling):
                 decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates, reads=False)
                 response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id)
             else:
@@ -111,10 +111,10 @@ class Policy(nn.Module, ABC):
 
         Holds [N T S] twice for as long as the observation lives, where `observe` can be asked part by part.
         """
-        if not self.sharing.possible:
+        prompt_ids, prompt_mask = self.collate(prompts)
+        if not self._shares(prompt_ids, sampling):
             rollout = self.sample(prompts, sampling, seed)
             return rollout, self.observe(rollout)
-        prompt_ids, prompt_mask = self.collate(prompts)
         numbers = uniforms(prompts, sampling, seed) if sampling.temperature > 0 else None
         prompt_of_row = prompt_ids.repeat_interleave(sampling.candidates, 0)
         steps: list[tuple[Tensor, Tensor, Facts]] = []
@@ -143,6 +143,9 @@ class Policy(nn.Module, ABC):
             for whole, value in zip(told, found, strict=True):
                 whole[rows, t] = value
         return rollout, observed(rollout, attention, told)
+
+    def _shares(self, prompt_ids: Tensor, sampling: Sampling) -> bool:
+        return self.sharing.allows(prompt_ids.shape[1] + sampling.max_new_tokens)
 
     def _rollout(
         self, prompts: list[Prompt], prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor
@@ -214,7 +217,15 @@ class Policy(nn.Module, ABC):
             )
 
     def collate(self, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
-        """``prompt_ids, prompt_mask [P S]``, padded on this architecture's side."""
+        """``prompt_ids, prompt_mask [P S]``, padded on this architecture's side.
+
+        Raises InputError for a prompt without a token: nothing could follow it.
+        """
+        empty = next((prompt.index for prompt in prompts if not prompt.ids), None)
+        if empty is not None:
+            raise InputError(
+                f"the prompt of index {empty} has no tokens; remove it, or choose another tokenizer"
+            )
         width = max(len(prompt.ids) for prompt in prompts)
         ids = torch.full((len(prompts), width), self.pad_id)
         mask = torch.zeros((len(prompts), width), dtype=torch.bool)

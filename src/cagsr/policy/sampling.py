@@ -14,6 +14,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from cagsr.errors import NumericsError
 from cagsr.types import Prompt
 
 __all__ = ["InverseTransform", "Sampling", "draw", "response_mask", "uniforms"]
@@ -56,7 +57,8 @@ def uniforms(prompts: list[Prompt], sampling: Sampling, seed: int) -> Tensor:
 def draw(scores: Tensor, uniform_n: Tensor | None, sampling: Sampling) -> Tensor:
     """[n] a token for each row of ``scores`` [n V], by inverse transform from its own number in [0, 1).
 
-    Temperature, top-k and top-p are applied first. None for the numbers takes the likeliest token.
+    Temperature, top-k and top-p are applied first. None for the numbers takes the likeliest token. Raises
+    NumericsError for logits that no token can be drawn from.
     """
     if uniform_n is None:
         return scores.argmax(-1)
@@ -67,7 +69,13 @@ def draw(scores: Tensor, uniform_n: Tensor | None, sampling: Sampling) -> Tensor
     # Scaled to the last sum, which rounding leaves a little off 1; strictly below it, so that a token of
     # probability 0 is never drawn.
     target = uniform_n[:, None].to(cumulative) * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1).to(scores.device)
+    chosen = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    if chosen.max() >= scores.shape[-1]:
+        raise NumericsError(
+            "the model's logits are not finite, so that no token can be drawn; the weights may have diverged. Lower "
+            "train.learning_rate, train in float32, or go back to an earlier checkpoint."
+        )
+    return chosen.to(scores.device)
 
 
 def _warpers(sampling: Sampling) -> LogitsProcessorList:
