@@ -45,6 +45,7 @@ class Algorithm:
         """Whether a step must know the sampling policy's log-probabilities before its update.
 
         With a single optimizer step a rollout they are those of the pass that is differentiated, and the ratio is 1.
+        `Step.collect` wants them too where another engine sampled: it is held to them before anything is learnt.
         """
         several = self.epochs * self.minibatches > 1
         return several or self.needs_critic or self.kl_placement == "reward"
@@ -99,15 +100,22 @@ class Algorithm:
     def token_losses(
         self, scored: Scored, batch: TrainBatch, kl_coefficient: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss [N T] of each token, and what it consists of, to be looked at."""
+        """The loss [N T] of each token, and what it consists of, to be looked at.
+
+        Where another engine drew the tokens, the terms that are right on average over the policy's own tokens are
+        weighted by `losses.importance_weight`: the policy's loss and k2. Entropy and values are not of one token.
+        """
         assert batch.advantages is not None, "estimate() comes before a loss"
         old = scored.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-        policy = losses.clipped_policy_loss(scored.logprobs, old, batch.advantages, self.clip)
+        sampled, weight = batch.rollout.sampled_logprobs, 1.0
+        if sampled is not None:
+            weight = losses.importance_weight(old, sampled)
+        policy = weight * losses.clipped_policy_loss(scored.logprobs, old, batch.advantages, self.clip)
         ratio = (scored.logprobs - old).exp().detach()
         parts = {"policy_loss": policy.detach(), "clipped": ((ratio - 1).abs() > self.clip).float()}
         loss = policy
         if self.kl_placement == "loss" and kl_coefficient:
-            loss = loss + kl_coefficient * kl.k2(scored.logprobs, batch.ref_logprobs)
+            loss = loss + kl_coefficient * weight * kl.k2(scored.logprobs, batch.ref_logprobs)
         if self.entropy_coefficient:
             loss = loss - self.entropy_coefficient * scored.entropy
         if scored.values is not None and batch.values is not None and batch.returns is not None:

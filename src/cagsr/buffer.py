@@ -27,6 +27,8 @@ def save_buffer(collected: Collected, directory: Path, rank: int) -> None:
     """Write one process's part as ``buffer-RANK.safetensors`` and ``.json``."""
     rollout, scores = collected.rollout, collected.scores
     tensors = {name: getattr(rollout, name) for name in OF_ROLLOUT}
+    if rollout.sampled_logprobs is not None:
+        tensors["sampled_logprobs"] = rollout.sampled_logprobs
     tensors |= {name: getattr(scores, name) for name in OF_SCORES}
     for number, (batch, looked) in enumerate(zip(collected.batches, collected.attended, strict=True)):
         given = {name: getattr(batch, name) for name in OF_BATCH}
@@ -54,6 +56,7 @@ def load_buffer(directory: Path, rank: int, prompts: Sequence[Prompt], device: t
     rollout = Rollout(
         prompts=[known[index, occurrence] for index, occurrence in about["prompts"]],
         responses=about["responses"],
+        sampled_logprobs=tensors.get("sampled_logprobs"),
         **{name: tensors[name] for name in OF_ROLLOUT},
     )
     batches, attended, first = [], [], 0

@@ -23,9 +23,10 @@ from cagsr.metrics.ratings import read_ratings
 from cagsr.metrics.relevance import MINILM, Relevance, minilm_directory
 from cagsr.metrics.rouge import rouge_l
 from cagsr.perplexity import FollowUp
-from cagsr.policy.load import load_model, load_tokenizer, make_policy, with_lora
+from cagsr.policy.load import architecture_of, load_model, load_tokenizer, make_policy, with_lora
 from cagsr.policy.policy import Policy, Reference
 from cagsr.policy.sampling import Sampling
+from cagsr.policy.vllm import Client, Server, VLLMSampler, connect
 from cagsr.reward import Reward, Term, load_preset
 from cagsr.salience import Column, Idf, Salience, Span, Uniform
 from cagsr.scoreboard import Scoreboard
@@ -34,6 +35,7 @@ from cagsr.step import Step
 from cagsr.tasks import CHECKERS, TASKS
 from cagsr.tasks.task import Checker
 from cagsr.types import Evidence, Prompt, Signal
+from cagsr.world import World
 
 __all__ = [
     "base_name",
@@ -49,6 +51,7 @@ __all__ = [
     "check_metrics",
     "check_training",
     "checker_signals",
+    "connect_engine",
     "packaged",
 ]
 
@@ -270,7 +273,27 @@ def build_salience(config: Config, prompts: Sequence[Prompt]) -> Salience:
 
 
 def build_sampling(config: Config) -> Sampling:
-    return Sampling(**config.sampling.model_dump())
+    return Sampling(**config.sampling.model_dump(exclude={"engine", "vllm"}))
+
+
+def connect_engine(config: Config, accelerator: Accelerator) -> Client | None:
+    """The client of the server that ``sampling.engine`` names: before a model is loaded, and for `build_step`.
+
+    None for the policy, and in every process but the first. Raises InputError for an encoder-decoder, and what
+    `policy.vllm.connect` raises.
+    """
+    if config.sampling.engine == "policy":
+        return None
+    model, name = config.model, base_name(config)
+    kind = model.architecture
+    if kind == "auto":
+        kind = architecture_of(name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    if kind != "causal":
+        raise InputError(
+            f"sampling.engine: vllm writes with causal models only, and {name} is an {kind}; "
+            "set sampling.engine to policy"
+        )
+    return connect(Server(**config.sampling.vllm.model_dump()), accelerator.device, World(accelerator))
 
 
 def _groups_per_pass(config: Config, processes: int) -> int:
@@ -287,11 +310,17 @@ def _groups_per_pass(config: Config, processes: int) -> int:
 
 
 def build_step(
-    config: Config, policy: Policy, reward: Reward, salience: Salience, accelerator: Accelerator
+    config: Config,
+    policy: Policy,
+    reward: Reward,
+    salience: Salience,
+    accelerator: Accelerator,
+    client: Client | None = None,
 ) -> Step:
     """Optimizer, schedule, reference, algorithm: everything between prompts and an update.
 
-    The reference is taken here, from the policy as it is: load a checkpoint only afterwards.
+    ``client`` is what `connect_engine` gave. The reference is taken here, from the policy as it is: load a checkpoint
+    only afterwards.
     """
     training, algorithm = config.train, config.algorithm
     policy.to(accelerator.device)
@@ -334,4 +363,7 @@ def build_step(
         accelerator=accelerator,
         groups_per_pass=_groups_per_pass(config, accelerator.num_processes),
         max_grad_norm=training.max_grad_norm,
+        sampler=policy
+        if config.sampling.engine == "policy"
+        else VLLMSampler(policy, client, World(accelerator)),
     )

@@ -1,17 +1,22 @@
 """What one step's experience looks like in numbers: the row of metrics.jsonl and of the progress display."""
 
+import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from cagsr import kl
+from cagsr.errors import NumericsError
 from cagsr.signals import SIGNALS
 from cagsr.step import Collected, Step
 from cagsr.types import Evidence, Rollout
 from cagsr.world import World
 
 __all__ = ["measure", "repeated_trigrams", "shuffled_share"]
+
+# Nats a token. Other kernels and bfloat16 leave two engines with the same weights far below it.
+LARGEST_MISMATCH = 0.5
 
 
 def measure(collected: Collected, world: World) -> dict[str, float]:
@@ -24,7 +29,11 @@ def measure(collected: Collected, world: World) -> dict[str, float]:
     repetition        share of repeated trigrams
     kl                nats a token, k3;  kl_response: nats a response, k1;  entropy: nats a token
     tokens            response tokens, a sum
+    importance        where another engine sampled: the policy's probability of a token over the engine's, before
+                      `losses.importance_weight` bounds it;  importance_max: the largest of all tokens
+    mismatch          nats a token, KL of the engine's distribution to the policy's, k1: 0 if they have the same
 
+    Raises NumericsError for a mismatch with which nothing can be learnt.
     kl, kl_response and entropy are the update's to tell where `collect` left them to it (see `Algorithm.needs_old`).
     """
     rollout, scores = collected.rollout, collected.scores
@@ -55,7 +64,31 @@ def measure(collected: Collected, world: World) -> dict[str, float]:
         means[name] /= rows * world.size
     for name in means.keys() & {"kl", "entropy"}:
         means[name] /= max(means["tokens"], 1.0)
+    if rollout.sampled_logprobs is not None:
+        means |= _against_the_engine(collected, means["tokens"], world)
     return means
+
+
+def _against_the_engine(collected: Collected, tokens: float, world: World) -> dict[str, float]:
+    """How the policy's own log-probabilities compare with those that the responses were drawn by."""
+    differences = []
+    for batch in collected.batches:
+        sampled, mask = batch.rollout.sampled_logprobs, batch.rollout.response_mask
+        assert sampled is not None
+        assert batch.old_logprobs is not None, "`Step.collect` sees to it"
+        differences.append((batch.old_logprobs - sampled)[mask].cpu().double())
+    difference = torch.cat(differences)
+    ratio = difference.exp()
+    importance, mismatch = (world.total(torch.stack([ratio.sum(), -difference.sum()])) / tokens).tolist()
+    largest = float(world.gather(ratio.max().float().view(1).to(world.device)).max())
+    if not (mismatch <= LARGEST_MISMATCH and math.isfinite(largest)):
+        raise NumericsError(
+            f"the engine that sampled and the policy are {mismatch:.3g} nats a token apart (at most "
+            f"{LARGEST_MISMATCH:g}), the largest ratio of a token is {largest:.3g}: they do not have the same weights. "
+            "Does another run send its weights to the same server, or did it quantise them? With little of the "
+            "probability left by sampling.top_p or top_k, raise these. Nothing was learnt from it."
+        )
+    return {"importance": importance, "importance_max": largest, "mismatch": mismatch}
 
 
 def repeated_trigrams(rollout: Rollout) -> Tensor:

@@ -24,7 +24,7 @@ from cagsr.errors import NumericsError
 from cagsr.looks import Look, look
 from cagsr.losses import token_weights
 from cagsr.policy.policy import Policy, Reference, Scored
-from cagsr.policy.sampling import Sampling
+from cagsr.policy.sampling import Sampler, Sampling
 from cagsr.reward import Reward
 from cagsr.segments import explained
 from cagsr.types import Evidence, Observation, Prompt, Rollout, Scores, TrainBatch
@@ -60,7 +60,7 @@ def _go_on(progress: Progress) -> None:
 
 @dataclass
 class Step:
-    policy: Policy  # samples
+    policy: Policy  # what is trained
     network: nn.Module  # the policy as Accelerate wrapped it: the differentiable pass
     reference: Reference  # where the leash is tied
     observer: Reference | Policy  # whose attention is read
@@ -74,6 +74,7 @@ class Step:
     accelerator: Accelerator
     groups_per_pass: int
     max_grad_norm: float
+    sampler: Sampler | None = None  # who writes responses; None: the policy
 
     def __post_init__(self):
         self.world = World(self.accelerator)
@@ -82,6 +83,7 @@ class Step:
     def collect(self, prompts: list[Prompt], seed: int) -> Collected:
         with self.accelerator.autocast():
             rollout, seen = self._sample(prompts, seed)
+            needs_old = self.algorithm.needs_old or rollout.sampled_logprobs is not None
             parts, measured, attended = [], [], []
             for start in range(0, len(prompts), self.groups_per_pass):
                 stop = min(start + self.groups_per_pass, len(prompts))
@@ -94,7 +96,7 @@ class Step:
                 measured.append(self.reward.measure(evidence))
                 attended.append(look(part, observation.attention, explained(evidence)))
                 batch = TrainBatch(part, by_reference.logprobs)
-                parts.append(self._with_old(batch) if self.algorithm.needs_old else batch)
+                parts.append(self._with_old(batch) if needs_old else batch)
         signals = torch.cat(measured)
         everywhere = self.world.gather(signals)
         reward = self.world.mine(self.reward.combine(everywhere, rollout.group_size))
@@ -104,9 +106,9 @@ class Step:
 
     def _sample(self, prompts: list[Prompt], seed: int) -> tuple[Rollout, Observation | None]:
         """A live observer has seen what it wrote while it wrote it."""
-        if self.observer is self.policy:
+        if self.sampler is None and self.observer is self.policy:
             return self.policy.sample_observed(prompts, self.sampling, seed)
-        return self.policy.sample(prompts, self.sampling, seed), None
+        return (self.sampler or self.policy).sample(prompts, self.sampling, seed), None
 
     def _with_old(self, batch: TrainBatch) -> TrainBatch:
         """With what `update` will compute before its first step, to the bit; nothing here is differentiated.

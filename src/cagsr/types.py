@@ -46,6 +46,8 @@ class Rollout:
                                         part of its response: unmasked, trained, scored.
     finished                     [N]    bool: the response ended by itself rather than at the length limit.
     responses                    N texts, special tokens removed.
+    sampled_logprobs             [N T]  what another engine than the policy said of the tokens that it drew, 0 at
+                                        padding; None where the policy wrote the responses.
     """
 
     prompts: list[Prompt]
@@ -55,6 +57,7 @@ class Rollout:
     response_mask: Tensor
     finished: Tensor
     responses: list[str]
+    sampled_logprobs: Tensor | None = None
 
     @property
     def group_size(self) -> int:
@@ -81,6 +84,7 @@ class Rollout:
         prompt_mask, response_mask = self.prompt_mask[at], self.response_mask[of]
         columns = prompt_mask.any(0)
         width = max(int(response_mask.sum(-1).max()), 1)
+        sampled = self.sampled_logprobs
         return Rollout(
             prompts=[self.prompts[prompt] for prompt in prompts],
             prompt_ids=self.prompt_ids[at][:, columns],
@@ -89,6 +93,7 @@ class Rollout:
             response_mask=response_mask[:, :width],
             finished=self.finished[of],
             responses=[self.responses[row] for row in rows],
+            sampled_logprobs=None if sampled is None else sampled[of, :width],
         )
 
     def split(self, groups: int) -> Iterator["Rollout"]:

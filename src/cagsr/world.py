@@ -1,11 +1,14 @@
 """The processes of a run: what must be known of all of them to do the same as one would."""
 
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
+
+from cagsr.errors import CagsrError
 
 __all__ = ["World"]
 
@@ -43,9 +46,26 @@ class World:
         each = len(items) // self.size
         return items[self.rank * each : (self.rank + 1) * each]
 
+    def joined(self, items: list) -> list:
+        """The lists of all processes one after another, in rank order; the inverse of `share`."""
+        return items if self.size == 1 else gather_object(items)
+
     def from_main(self, value: Value) -> Value:
         """The main process's value, in every process."""
         return value if self.size == 1 else broadcast_object_list([value])[0]
+
+    def by_main(self, action: Callable[[], Value]) -> Value:
+        """What ``action``, done by the main process alone, gives; what it raises for a user, all processes raise."""
+        value, error = None, None
+        if self.rank == 0:
+            try:
+                value = action()
+            except CagsrError as raised:
+                error = raised
+        value, error = self.from_main((value, error))
+        if error is not None:
+            raise error
+        return value  # type: ignore[return-value]
 
     def first_request(self, request: int) -> int:
         """The first number of any process that is not 0, or 0: what one is asked, all are asked."""

@@ -22,6 +22,7 @@ __all__ = ["of_data", "of_loaded", "of_start"]
 
 # They move a run's files and its stops, never its numbers.
 FREE = {"train.save_every", "train.keep_checkpoints", "sft.directory", "sft.save_every"}
+FREE |= {"sampling.vllm.base_url", "sampling.vllm.group_port", "sampling.vllm.timeout"}
 
 
 def of_start(

@@ -22,6 +22,7 @@ from cagsr.display import Display
 from cagsr.errors import InputError
 from cagsr.evaluation import Evaluator, measure_signals
 from cagsr.policy.policy import Policy
+from cagsr.policy.vllm import Client
 from cagsr.prose import say
 from cagsr.records import fingerprint
 from cagsr.reward import Reward
@@ -107,11 +108,12 @@ def _train(
     evaluate: bool,
 ) -> Trained:
     rows = splits.read_rows(config, "train")
+    client = _engine(config, console, claim)
     policy = build.build_policy(config)
     prompts = _prompts(config, policy, "train", console, rows)
     salience = build.build_salience(config, prompts)
     _say_without_content(salience, prompts, console)
-    step = build.build_step(config, policy, reward, salience, claim.accelerator)
+    step = build.build_step(config, policy, reward, salience, claim.accelerator, client)
     evaluator = _evaluator(config, policy, step, checker, console) if evaluate else None
     evaluated = of_data(evaluator.prompts, "evaluation data") if evaluator else {}
     claim.start(of_data(prompts) | evaluated | of_loaded(policy))
@@ -140,6 +142,18 @@ def _train(
         finally:
             claim.accelerator.end_training()
     return Trained(policy, outcome)
+
+
+def _engine(config: Config, console: Console, claim: Claim) -> Client | None:
+    if config.sampling.engine == "vllm":
+        server = config.sampling.vllm
+        console.print(
+            f"responses come from vLLM at {server.base_url}; waiting for it, {server.timeout:g} s at most",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+    return build.connect_engine(config, claim.accelerator)
 
 
 class Recorder:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Any, NamedTuple, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
@@ -28,6 +29,7 @@ from cagsr.config.sections import (
     Sampling,
     Sft,
     Train,
+    Vllm,
     Watch,
 )
 from cagsr.document import read_document, write_document
@@ -136,6 +138,7 @@ def _conflicts(config: Config) -> Iterator[Conflict]:
             "a prompt's candidates would all be the same; set sampling.temperature above 0, top_k not to 1",
         )
     yield from _group_conflicts(config)
+    yield from _engine_conflicts(config)
     if algorithm.kl_target is not None and algorithm.kl_coefficient == 0:
         yield Conflict(
             ("algorithm.kl_target", "algorithm.kl_coefficient"),
@@ -205,6 +208,44 @@ def _group_conflicts(config: Config) -> Iterator[Conflict]:
             ("sampling.candidates", "reward.terms"),
             "standardise: group compares the candidates of a prompt; set sampling.candidates to 2 or more",
         )
+
+
+def _engine_conflicts(config: Config) -> Iterator[Conflict]:
+    sampling = config.sampling
+    if sampling.engine == "policy":
+        if sampling.vllm != Vllm():
+            yield Conflict(
+                ("sampling.vllm", "sampling.engine"),
+                "sampling.vllm is for sampling.engine: vllm; set that, or remove sampling.vllm",
+            )
+        return
+    if config.model.architecture == "encoder-decoder":
+        yield Conflict(
+            ("sampling.engine", "model.architecture"),
+            "sampling.engine: vllm writes with causal models only; set sampling.engine to policy",
+        )
+    if sampling.temperature == 0:
+        yield Conflict(
+            ("sampling.temperature", "sampling.engine"),
+            "sampling.engine: vllm is corrected by the probability that a token was drawn with, and temperature 0 "
+            "draws none; set sampling.temperature above 0",
+        )
+    if problem := _broken_url(sampling.vllm.base_url):
+        yield Conflict(("sampling.vllm.base_url",), f"sampling.vllm.base_url: {problem}")
+
+
+def _broken_url(url: str) -> str:
+    """What is wrong with a server's URL, in words; empty where it can be asked. A secret in it is not repeated."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        return f"no URL: {error}"
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        return "no user, password or query belongs in it: it is written into the records of every run"
+    if parts.scheme not in ("http", "https") or not host:
+        return f"{url!r} is no URL; it must be http:// or https:// and a host"
+    return ""
 
 
 def check_paths(config: Config) -> None:

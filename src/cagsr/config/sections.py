@@ -32,6 +32,7 @@ __all__ = [
     "Scratch",
     "Sft",
     "Train",
+    "Vllm",
     "Watch",
 ]
 
@@ -122,6 +123,21 @@ class Data(Section):
     seed: Seed = Field(default=0, description="Seed of generated prompts.")
 
 
+class Vllm(Section):
+    """A server of vLLM's own, started for training: docs/guides/many-gpus.md has the command."""
+
+    base_url: Text = Field(
+        default="http://localhost:8000", description="Where the server is, without a path of its API."
+    )
+    group_port: Annotated[int, Field(ge=1, le=65535)] = Field(
+        default=51216, description="Port on this machine at which the server fetches the weights."
+    )
+    timeout: Positive = Field(
+        default=240.0,
+        description="Seconds until the server must be up, and for each of the six attempts to get an answer.",
+    )
+
+
 class Sampling(Section):
     candidates: AtLeastOne = Field(default=8, description="Responses sampled for each prompt (K).")
     temperature: NotNegative = Field(
@@ -137,6 +153,13 @@ class Sampling(Section):
     max_new_tokens: AtLeastOne = Field(
         default=64, description="Longest response, end-of-sequence token included."
     )
+    engine: Literal["policy", "vllm"] = Field(
+        default="policy",
+        description="Who writes the responses that are trained on; causal models only for vllm. A vLLM server draws "
+        "by its own randomness: neither seed nor --resume gives the same responses again. Whatever is not trained "
+        "on, evaluations among it, the policy writes.",
+    )
+    vllm: Vllm = Field(default=Vllm(), description="The server, for engine: vllm.")
 
 
 class RewardTerm(Section):

@@ -27,11 +27,28 @@ from cagsr.policy.encoder_decoder import EncoderDecoderPolicy
 from cagsr.policy.policy import Policy
 from cagsr.storage import place_atomically, storing
 
-__all__ = ["load_model", "load_tokenizer", "make_policy", "save_model", "with_lora"]
+__all__ = ["architecture_of", "load_model", "load_tokenizer", "make_policy", "save_model", "with_lora"]
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 POLICIES: dict[str, type[Policy]] = {"causal": CausalPolicy, "encoder-decoder": EncoderDecoderPolicy}
+
+
+def architecture_of(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str:
+    """``causal`` or ``encoder-decoder``, by the config of a model (or of an adapter's base) alone.
+
+    Raises InputError for a name that leads nowhere.
+    """
+    try:
+        if os.path.isfile(os.path.join(name, ADAPTER)):
+            adapter = _peft(f"{name} is a LoRA adapter, which").PeftConfig.from_pretrained(name)
+            name, revision = str(adapter.base_model_name_or_path), adapter.revision
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+    except InputError:
+        raise
+    except Exception as error:  # what is in the files, libraries tell in errors of any kind
+        raise _not_loaded("the model", name, error) from error
+    return _kind_of(config)
 
 
 def load_model(

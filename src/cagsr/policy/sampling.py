@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -15,9 +15,9 @@ from transformers import (
 )
 
 from cagsr.errors import NumericsError
-from cagsr.types import Prompt
+from cagsr.types import Prompt, Rollout
 
-__all__ = ["InverseTransform", "Sampling", "draw", "response_mask", "uniforms"]
+__all__ = ["InverseTransform", "Sampler", "Sampling", "draw", "response_mask", "uniforms"]
 
 WITHOUT_FLOAT64 = "mps"
 
@@ -35,6 +35,12 @@ class Sampling:
 
     def greedy(self) -> "Sampling":
         return Sampling(1, 0.0, 1.0, 0, self.min_new_tokens, self.max_new_tokens)
+
+
+class Sampler(Protocol):
+    """Who writes responses: the policy itself, or an engine that has the policy's weights of this moment."""
+
+    def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout: ...
 
 
 def uniforms(prompts: list[Prompt], sampling: Sampling, seed: int) -> Tensor:

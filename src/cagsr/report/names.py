@@ -17,6 +17,7 @@ TITLES = {
     "kl_coefficient": "KL price",
     "grad_norm": "gradient norm",
     "tokens_per_second": "tokens a second",
+    "importance_max": "largest importance",
 }
 MEANINGS = {
     "reward": "mean over the candidates of a step",
@@ -32,6 +33,9 @@ MEANINGS = {
     "seconds": "a step",
     "loss": "what the optimizer sees",
     "clipped": "share of tokens whose ratio was cut",
+    "importance": "the policy's probability of a token over that of the engine that drew it",
+    "importance_max": "of all tokens of a step",
+    "mismatch": "nats a token between the engine that sampled and the policy",
 }
 
 
