@@ -10,9 +10,11 @@ import broken_processes
 import processes
 import pytest
 import torch
+import vllm_processes
 from accelerate import Accelerator
 
 import tiny
+from fake_vllm import FakeVLLM
 
 # --cpu would run a single process, whatever --num_processes says; the script itself asks for the CPU.
 LAUNCH = (
@@ -75,6 +77,24 @@ def test_when_one_process_is_in_trouble_all_stop_save_or_fail_together_and_go_on
     assert both | {"random_states_0.pkl", "random_states_1.pkl"} <= set(found["held"])
     for key, value in found["weights"].items():
         assert torch.equal(found["again"][key], value), key
+
+
+def test_the_first_process_asks_a_vllm_server_for_all_and_every_process_gets_its_share(tmp_path):
+    with FakeVLLM(tiny.make_model("llama", seed=5)) as server:
+        server.spoil = lambda choices: len(server.asked) == 3 and choices.pop()
+        found = launched(vllm_processes.__file__, tmp_path / "found.pt", server.url, server.group_port)
+    assert found["clients"] == [True, False]
+    prompts = [list(prompt.ids) for prompt in tiny.prompts(tiny.policy("llama"))]
+    assert [asked.prompt for asked in server.asked] == [prompts] * 3
+    assert found["tokens"] == server.answered[:2]
+    assert len(server.received) == 3
+    for received, weights in zip(server.received, found["weights"], strict=False):
+        assert all(torch.equal(weight, weights[name]) for name, weight in received.items())
+    for row in found["rows"]:
+        assert row["importance"] == pytest.approx(1, abs=1e-4)
+    assert len(found["errors"]) == 2
+    assert len(set(found["errors"])) == 1
+    assert "it gave 11 responses, asked for 12" in found["errors"][0]
 
 
 KILLER = """
