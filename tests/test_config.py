@@ -228,10 +228,42 @@ def test_a_broken_override_is_refused_by_name(tmp_path, override, message):
             [],
             "cfg.yaml:3 train.evaluate_every needs data.evaluation_source",
         ),
+        (
+            TASK + "sampling:\n  vllm: {group_port: 5}",
+            [],
+            "cfg.yaml:3 sampling.vllm is for sampling.engine: vllm; set that, or remove sampling.vllm",
+        ),
+        (
+            TASK + "sampling: {engine: vllm}\nmodel: {architecture: encoder-decoder}",
+            [],
+            "cfg.yaml:2 sampling.engine: vllm writes with causal models only",
+        ),
+        (
+            TASK + "sampling: {engine: vllm, temperature: 0, candidates: 1}\nalgorithm: {name: ppo}\n"
+            "reward: {terms: [{signal: a, standardise: none}]}",
+            [],
+            "cfg.yaml:2 sampling.engine: vllm is corrected by the probability that a token was drawn with",
+        ),
     ],
 )
 def test_combinations_that_cannot_work_are_refused_before_a_model_loads(tmp_path, text, overrides, message):
     assert complaint(tmp_path, text, overrides).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("host:8000", "'host:8000' is no URL; it must be http:// or https:// and a host"),
+        ("http://", "'http://' is no URL; it must be http:// or https:// and a host"),
+        ("http://host:port", "no URL: Port could not be cast"),
+        ("http://me:secret@host", "no user, password or query belongs in it"),
+        ("http://host/?key=secret", "no user, password or query belongs in it"),
+    ],
+)
+def test_a_servers_url_is_one_and_holds_no_secret(tmp_path, url, message):
+    told = complaint(tmp_path, TASK + f"sampling:\n  engine: vllm\n  vllm:\n    base_url: {url!r}\n")
+    assert told.startswith(f"cfg.yaml:5 sampling.vllm.base_url: {message}")
+    assert "secret" not in told
 
 
 def test_every_conflict_is_told_even_when_two_concern_one_key(tmp_path):

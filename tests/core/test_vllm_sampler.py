@@ -106,9 +106,17 @@ def test_a_rollout_is_as_the_policys_own_and_keeps_what_the_server_said_of_it(se
     # The server has the policy's weights and its temperature, so they agree up to rounding.
     torch.testing.assert_close(rollout.sampled_logprobs, policy.logprobs(rollout), rtol=0, atol=1e-4)
     assert not rollout.sampled_logprobs[~rollout.response_mask].any()
-    part = rollout.groups(1, 3)
-    width = part.response_mask.shape[1]
-    assert part.sampled_logprobs.equal(rollout.sampled_logprobs[3:9, :width])
+
+
+def test_a_part_of_a_rollout_has_what_the_server_said_of_it(server):
+    policy = tiny.policy("llama", extra_eos=60)
+    sampler = VLLMSampler(policy, connected(server), World(Accelerator(cpu=True)))
+    rollout = sampler.sample(tiny.prompts(policy), tiny.sampling(candidates=1))
+    shortest = int(rollout.lengths.argmin())
+    part = rollout.groups(shortest, shortest + 1)
+    width = int(rollout.lengths.min())
+    assert width < rollout.response_ids.shape[1]
+    assert part.sampled_logprobs.equal(rollout.sampled_logprobs[shortest : shortest + 1, :width])
 
 
 def test_the_row_of_numbers_says_how_far_the_server_is_from_the_policy(server):

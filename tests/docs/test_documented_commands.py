@@ -38,6 +38,8 @@ NOT_RUN = {
     "make table": "hours; it is cagsr compare, which is run",
     "kill -9 …": "what it does to a run is proved in tests/faults",
     ". .venv/bin/activate": "there is no such environment here",
+    "VLLM_SERVER_DEV_MODE=1 vllm serve": "vLLM needs a GPU; a fake of it serves in tests/cli/test_train_vllm.py",
+    "cagsr train --config vllm.yaml": "it needs that server; run against the fake one there",
     "ACCELERATE_USE_CPU=1 torchrun": "run by tests/core/test_distributed.py",
 }
 

@@ -147,12 +147,7 @@ def _train(
 def _engine(config: Config, console: Console, claim: Claim) -> Client | None:
     if config.sampling.engine == "vllm":
         server = config.sampling.vllm
-        console.print(
-            f"responses come from vLLM at {server.base_url}; waiting for it, {server.timeout:g} s at most",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
+        say(console, f"responses come from vLLM at {server.base_url}; waiting for it, {server.timeout:g} s at most")
     return build.connect_engine(config, claim.accelerator)
 
 
