@@ -33,8 +33,8 @@ def measure(collected: Collected, world: World) -> dict[str, float]:
                       `losses.importance_weight` bounds it;  importance_max: the largest of all tokens
     mismatch          nats a token, KL of the engine's distribution to the policy's, k1: 0 if they have the same
 
-    Raises NumericsError for a mismatch with which nothing can be learnt.
     kl, kl_response and entropy are the update's to tell where `collect` left them to it (see `Algorithm.needs_old`).
+    Raises NumericsError for an engine that cannot have the policy's weights.
     """
     rollout, scores = collected.rollout, collected.scores
     # Summed in float64 on the CPU: not every device has it, and these are a few numbers a response.

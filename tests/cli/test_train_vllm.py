@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
 
 import tiny
@@ -94,9 +95,16 @@ def test_a_server_that_is_not_there_is_said_before_the_model_is_loaded(train, se
     assert not Path("run/run.json").exists()
 
 
-def test_an_encoder_decoder_is_refused_before_the_model_is_loaded_and_the_server_asked(train, server, models):
-    outcome = train(*server.settings)
+@pytest.mark.parametrize("kind", ["a model", "an adapter of one"])
+def test_an_encoder_decoder_is_refused_before_the_model_is_loaded_and_the_server_asked(
+    train, server, models, tmp_path, kind
+):
+    name = shutil.copytree(models / "t5", tmp_path / "named")
+    (name / "model.safetensors").write_bytes(b"no weights")
+    if kind == "an adapter of one":
+        LoraConfig(base_model_name_or_path=str(name)).save_pretrained(tmp_path / "adapter")
+        name = tmp_path / "adapter"
+    outcome = train(*server.settings, model=name)
     assert outcome.code == 2
-    assert "sampling.engine: vllm writes with causal models only, and" in outcome.err
-    assert "t5 is an encoder-decoder" in outcome.err
+    assert f"sampling.engine: vllm writes with causal models only, and {name} is an encoder" in outcome.err
     assert server.calls == []

@@ -150,10 +150,8 @@ class VLLMSampler:
         response_ids = torch.full((len(drawn), width), self.policy.pad_id)
         sampled = torch.zeros(len(drawn), width)
         for row, (ids, logprobs) in enumerate(drawn):
-            response_ids[row, : len(ids)], sampled[row, : len(ids)] = (
-                torch.tensor(ids),
-                torch.tensor(logprobs),
-            )
+            response_ids[row, : len(ids)] = torch.tensor(ids)
+            sampled[row, : len(ids)] = torch.tensor(logprobs)
         response_ids, sampled = response_ids.to(prompt_ids.device), sampled.to(prompt_ids.device)
         mask, finished = response_mask(response_ids, self.policy.eos_ids)
         response_ids = response_ids.masked_fill(~mask, self.policy.pad_id)
