@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cagsr import build, segments
+from cagsr import build, segments, splits
 from cagsr.attention.capture import capture
 from cagsr.config import Config
 from cagsr.policy.policy import Policy
@@ -59,7 +59,7 @@ def main() -> None:
 def _task(name: str) -> tuple[Policy, list[Prompt]]:
     config = Config.load(overrides=[f"data.task={name}", "data.evaluation_count=60"])
     policy = build.build_policy(config)
-    return policy, build.build_prompts(config, policy, "heldout")[0]
+    return policy, splits.build_prompts(config, policy, "heldout")[0]
 
 
 def _evidence(policy: Policy, prompts: list[Prompt], texts: list[str]) -> Evidence:
@@ -83,7 +83,7 @@ def _causal(policy: Policy, prompt: Prompt) -> str:
     greedy = build.build_sampling(Config.load(overrides=["data.task=keywords"])).greedy()
     rollout = policy.sample([prompt], greedy)
     with torch.no_grad(), capture(policy.readable) as reading:
-        policy.response_pass(rollout, hidden=False)
+        policy.model(input_ids=torch.cat([rollout.prompt_ids, rollout.response_ids], 1), use_cache=False)
     whole = reading.attention[0]
     prompt_tokens, written = _tokens(prompt), _written(policy, rollout, 0)
     names = [*prompt_tokens, *written]

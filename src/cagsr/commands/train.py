@@ -147,7 +147,10 @@ def _train(
 def _engine(config: Config, console: Console, claim: Claim) -> Client | None:
     if config.sampling.engine == "vllm":
         server = config.sampling.vllm
-        say(console, f"responses come from vLLM at {server.base_url}; waiting for it, {server.timeout:g} s at most")
+        say(
+            console,
+            f"responses come from vLLM at {server.base_url}; waiting for it, {server.timeout:g} s at most",
+        )
     return build.connect_engine(config, claim.accelerator)
 
 
