@@ -1,6 +1,10 @@
 """What holds for all tests."""
 
+import os
 import signal
+
+# Triton reads it when it is imported, which torch does as well: kernels then run on the CPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 def pytest_configure():

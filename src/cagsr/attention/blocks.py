@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import create_position_bias_mask, sdpa_attention_forward
 
+from .fused import fused_attention
+
 BLOCK = 1 << 18
 """Scores computed at a time: 1 MB in float32, about what a core's cache holds."""
 
@@ -43,22 +45,15 @@ def attend(
     rows: slice | Tensor,
 ) -> tuple[Tensor, Tensor]:
     """The output [N Q H D] as sdpa gives it, and the log-sum-exp [N H T] of ``rows`` over all keys; no gradient."""
-    if _has_flash(query, key, value, dropout):
-        output, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, is_causal, attn_mask=bias, scale=scale
-        )
+    fused = fused_attention(query, key, value, bias, is_causal, scale, dropout)
+    if fused is not None:
+        output, lse = fused
         return output.transpose(1, 2).contiguous(), lse[:, :, rows]
     output, _ = sdpa_attention_forward(
         module, query, key, value, bias, dropout=dropout, scaling=scale, is_causal=is_causal
     )
     every_key = cut(bias, is_causal, rows, slice(0, key.shape[2]))
     return output, log_sum_exp(query[:, :, rows], key, every_key, scale)
-
-
-def _has_flash(query: Tensor, key: Tensor, value: Tensor, dropout: float) -> bool:
-    """Whether sdpa would take the CPU flash kernel, the one that hands out its log-sum-exp."""
-    same = query.shape[-1] == key.shape[-1] == value.shape[-1]
-    return query.device.type == "cpu" and dropout == 0.0 and same
 
 
 def log_sum_exp(query: Tensor, key: Tensor, bias: Tensor | None, scale: float) -> Tensor:

@@ -18,7 +18,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from ..errors import UnsupportedModelError
-from .blocks import add_attention, additive, attend, cut
+from .blocks import additive, attend, cut
+from .kernel_choice import add_attention
 from .shared_cache import SharedCache
 from .shared_prompt import SharedPrompt, fold, of_each, unfold
 
