@@ -137,6 +137,20 @@ def test_a_row_that_sees_no_key_adds_nothing(dtype: torch.dtype):
     torch.testing.assert_close((total - before)[:, 3:].sum(-1), torch.ones(N, T - 3))
 
 
+def test_tensors_whose_last_axis_is_not_contiguous_are_read_and_written():
+    def turned(tensor: Tensor) -> Tensor:
+        return tensor.mT.contiguous().mT
+
+    query, key = inputs(6, 2, 13)
+    bias, total = turned(biasing("of all", 6)), turned(torch.zeros(N, T, S))
+    lse = turned(scores(query, key, bias, 0.3).logsumexp(-1).float())
+    kernel.add_attention(total, turned(query), turned(key), lse, bias, 0.3, 1 / 6)
+    torch.testing.assert_close(total.sum(-1), torch.ones(N, T))
+    expected = torch.zeros(N, T, S)
+    blocks.add_attention(expected, query, key, lse, bias, 0.3, 1 / 6)
+    torch.testing.assert_close(total, expected, rtol=0, atol=1e-6)
+
+
 def read(name: str, prompts: list[int], responses: list[int]) -> Tensor:
     model = tiny_models.build(name)
     rows, columns = tiny_models.positions(name)

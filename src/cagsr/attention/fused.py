@@ -32,19 +32,21 @@ def fused_attention(
     """
     if dropout > 0.0:
         return None
-    if query.device.type == "cpu":
-        if not query.shape[-1] == key.shape[-1] == value.shape[-1]:
-            return None
+    if query.device.type == "cpu" and query.shape[-1] == key.shape[-1] == value.shape[-1]:
         return aten._scaled_dot_product_flash_attention_for_cpu(
             query, key, value, 0.0, is_causal, attn_mask=bias, scale=scale
         )
-    if query.device.type != "cuda":
-        return None
+    return _on_cuda(query, key, value, bias, is_causal, scale) if query.device.type == "cuda" else None
+
+
+def _on_cuda(
+    query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, is_causal: bool, scale: float
+) -> tuple[Tensor, Tensor] | None:
     grouped = query.shape[1] != key.shape[1]
     if grouped and not use_gqa_in_sdpa(bias, key, value):
         key, value = (repeat_kv(each, query.shape[1] // each.shape[1]) for each in (key, value))
         grouped = False
-    kernel = ON_CUDA.get(_choice(query, key, value, bias, is_causal, scale, grouped))
+    kernel = KERNELS.get(_choice(query, key, value, bias, is_causal, scale, grouped))
     return None if kernel is None else kernel(query, key, value, bias, is_causal, scale)
 
 
@@ -95,7 +97,7 @@ def _cudnn(
     return output, lse.reshape(query.shape[:3])
 
 
-ON_CUDA = {
+KERNELS = {
     SDPBackend.FLASH_ATTENTION.value: _flash,
     SDPBackend.EFFICIENT_ATTENTION.value: _efficient,
     SDPBackend.CUDNN_ATTENTION.value: _cudnn,
