@@ -8,7 +8,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python; d
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { echo $$name; break; }; done)
 
-.PHONY: demo test check docs bench table prove prove-pages golden
+.PHONY: demo test check docs bench gpu-check table prove prove-pages golden
 
 demo: $(READY)
 	$(BIN)/cagsr demo $(ARGS)
@@ -30,6 +30,10 @@ docs: $(READY)
 # About fifteen minutes on 2 cores that do nothing else: what things cost. Writes docs/performance.md and .json.
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# Some minutes on a CUDA GPU, without network: exactness, cost and memory of reading there. Writes docs/gpu.md.
+gpu-check: $(READY)
+	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
 
 table: $(READY)
 	$(BIN)/python benchmarks/table.py $(ARGS)
