@@ -37,6 +37,8 @@ def modules():
 
 @pytest.mark.parametrize("name", modules())
 def test_every_public_name_exists_and_every_module_says_what_it_is(name):
+    if name == "cagsr.attention.kernel":
+        pytest.importorskip("triton", reason="Triton is made for Linux alone")
     module = importlib.import_module(name)
     assert [public for public in getattr(module, "__all__", []) if not hasattr(module, public)] == []
     assert module.__doc__ or hasattr(module, "__path__"), f"{name} has no docstring"

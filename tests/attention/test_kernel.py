@@ -183,3 +183,4 @@ def test_the_kernel_compiles_without_a_gpu_and_keeps_everything_in_registers(tmp
     found = [json.loads(line) for line in output.splitlines()]
     assert len(found) == 6
     assert [each for each in found if each["stack"] > 0 or each["shared"] > 99 * 1024] == []
+    assert all(each["reused"] for each in found), "a batch of other lengths is compiled for anew"

@@ -1,5 +1,6 @@
 """The kernel is used where it works, and whoever has a GPU where it does not is told and goes on."""
 
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -58,6 +59,12 @@ def test_a_kernel_that_computes_something_else_is_not_used(wrong: float, monkeyp
     monkeypatch.setattr(kernel, "add_attention", off)
     with pytest.warns(RuntimeWarning, match="beside that of the torch path"):
         assert not kernel_works(HERE, torch.float32, 20)
+
+
+def test_reading_attention_imports_no_triton_before_there_is_a_use_for_it():
+    """Torch and transformers import it where it is installed; we do without."""
+    code = "import sys; sys.modules['triton'] = None; import cagsr.attention; print('cagsr.attention.kernel' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 
 def test_without_triton_nothing_is_said(monkeypatch: pytest.MonkeyPatch):
