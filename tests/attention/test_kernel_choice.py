@@ -63,7 +63,10 @@ def test_a_kernel_that_computes_something_else_is_not_used(wrong: float, monkeyp
 
 def test_reading_attention_imports_no_triton_before_there_is_a_use_for_it():
     """Torch and transformers import it where it is installed; we do without."""
-    code = "import sys; sys.modules['triton'] = None; import cagsr.attention; print('cagsr.attention.kernel' in sys.modules)"
+    code = (
+        "import sys; sys.modules['triton'] = None; import cagsr.attention; "
+        "print('cagsr.attention.kernel' in sys.modules)"
+    )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
 
 

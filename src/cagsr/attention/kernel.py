@@ -9,8 +9,8 @@ signals want A itself.
 
 Importing this module imports Triton; `kernel_choice` does it where there is a use for it.
 
-Not run on a GPU yet (docs/gpu.md). It was run by Triton's interpreter, and compiled for sm_80 to sm_120. So the size of
-a tile is not one that was measured to be fast: it is the largest for which ptxas keeps everything in registers.
+Not run on a GPU yet (docs/gpu.md). It was run by Triton's interpreter, and compiled for sm_80, sm_90 and sm_100. So the
+size of a tile is not one that was measured to be fast: it is the largest for which ptxas keeps everything in registers.
 """
 
 import torch

@@ -59,7 +59,7 @@ def _difference(add: Callable[..., None], device: torch.device, dtype: torch.dty
         query = torch.randn(2, 4, 67, width, generator=generator).to(dtype)
         key = torch.randn(2, 2, 71, width, generator=generator).to(dtype)
         hidden = torch.rand(2, 1, 67, 71, generator=generator) < 0.3
-        expected = torch.zeros(2, 67, 71)
+        expected = torch.zeros(2, 67, 71, dtype=torch.float32)
     bias = torch.zeros_like(hidden, dtype=torch.float32).masked_fill(hidden, -torch.inf)
     scale = width**-0.5
     lse = blocks.log_sum_exp(query, key, bias, scale)
