@@ -33,7 +33,7 @@ bench: $(READY)
 
 # Some minutes on a CUDA GPU, without network: exactness, cost and memory of reading there. Writes docs/gpu.md.
 gpu-check: $(READY)
-	$(BIN)/python benchmarks/gpu_check.py $(ARGS)
+	$(BIN)/python -m benchmarks.gpu.check $(ARGS)
 
 table: $(READY)
 	$(BIN)/python benchmarks/table.py $(ARGS)

@@ -1,4 +1,4 @@
-"""Part of gpu_check: attention as it is read on a device, by the kernel and by the torch path, against float64."""
+"""Part of the check: attention as it is read on a device, by the kernel and by the torch path, against float64."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

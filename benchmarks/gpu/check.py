@@ -1,6 +1,6 @@
 """Is attention read exactly on a GPU, and what does it cost there?
 
-    python benchmarks/gpu_check.py    some minutes on a CUDA GPU, without network; writes docs/gpu.md and docs/gpu.json
+    python -m benchmarks.gpu.check  some minutes on a CUDA GPU, without network; writes docs/gpu.md and docs/gpu.json
 
 Exit code 0: everything agrees with float64. 1: something does not, and the page says what. 2: there is no CUDA GPU.
 ``--device cpu`` runs the same on tiny shapes, to test this program; its figures mean nothing.
@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from gpu_cost import DTYPES, TINY, Shapes, overhead
-from gpu_exact import correctness, uses_kernel
-from gpu_page import about, disagreeing, page, save
-from gpu_policies import sharing, steps
+from benchmarks.gpu.cost import DTYPES, TINY, Shapes, overhead
+from benchmarks.gpu.exact import correctness, uses_kernel
+from benchmarks.gpu.page import about, disagreeing, page, save
+from benchmarks.gpu.policies import sharing, steps
 
-DOCS = Path(__file__).parent.parent / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def check(device: torch.device, shapes: Shapes) -> dict[str, Any]:

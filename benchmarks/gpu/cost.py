@@ -1,4 +1,4 @@
-"""Part of gpu_check: shapes, how time and memory are taken, and what reading costs beside the SDPA pass."""
+"""Part of the check: shapes, how time and memory are taken, and what reading costs beside the SDPA pass."""
 
 import random
 import statistics
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
+from benchmarks.gpu.exact import torch_path
 from cagsr.attention import ATTENTION, capture, inspect
-from gpu_exact import torch_path
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -1,4 +1,4 @@
-"""Part of gpu_check: what sharing a prompt saves, and a whole step, of models made from nothing."""
+"""Part of the check: what sharing a prompt saves, and a whole step, of models made from nothing."""
 
 import random
 from functools import partial
@@ -9,16 +9,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
+from benchmarks.gpu.cost import DTYPES, Shapes, compared, milliseconds, peak
 from cagsr import build
 from cagsr.attention.sharing import Sharing
 from cagsr.config import Config
 from cagsr.policy.load import make_policy
 from cagsr.policy.policy import Policy
 from cagsr.policy.scratch import new_model
+from cagsr.splits import build_prompts
 from cagsr.tasks import TASKS
 from cagsr.tasks.tokenizer import tokenizer
 from cagsr.types import Observation, Prompt, Rollout
-from gpu_cost import DTYPES, Shapes, compared, milliseconds, peak
 
 ARCHITECTURES = {"llama": "causal", "t5": "encoder-decoder"}
 
@@ -120,7 +121,7 @@ def step(device: torch.device, config: Config) -> dict[str, Any]:
     AcceleratorState._reset_state(reset_partial_state=True)  # one process has one precision otherwise
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=config.train.mixed_precision)
     policy = build.build_policy(config)
-    prompts, _ = build.build_prompts(config, policy, "train")
+    prompts, _ = build_prompts(config, policy, "train")
     built = build.build_step(
         config,
         policy,

@@ -1,4 +1,4 @@
-"""Part of gpu_check: what was found as docs/gpu.json, and as a page to read, docs/gpu.md."""
+"""Part of the check: what was found as docs/gpu.json, and as a page to read, docs/gpu.md."""
 
 import datetime
 import json
