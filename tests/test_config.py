@@ -313,7 +313,17 @@ def test_every_key_says_what_it_means():
     assert [field for field in sections(Config) if not field.description] == []
 
 
+@pytest.fixture
+def recursion_limit_of_python():
+    """Some libraries raise it, and a pattern that is nested too deeply by Python's own is then none."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(limit)
+
+
 @pytest.mark.parametrize("pattern", ["[", "x{9999999999}", "(?z)", "(" * 500 + ")" * 500])
+@pytest.mark.usefixtures("recursion_limit_of_python")
 def test_a_pattern_that_is_none_is_said_where_it_stands(tmp_path, pattern):
     text = f"{TASK}reward:\n  salience:\n    kind: span\n    pattern: '{pattern}'\n"
     assert complaint(tmp_path, text).startswith(

@@ -8,6 +8,7 @@ import cagsr.evaluation as evaluation
 from cagsr.evaluation import Answers, Evaluator
 from cagsr.policy.sampling import Sampling
 from cagsr.reward import SMALLEST_UNIT, Reward, Term
+from cagsr.types import Prompt
 
 TERMS = [Term("coverage"), Term("repetition"), Term("unfinished", weight=3.0, standardise="none")]
 
@@ -31,7 +32,7 @@ def evaluate(monkeypatch):
         return Answers([["a"]] * len(values), *[np.ones(shape)] * 3, values)
 
     monkeypatch.setattr(evaluation, "answer", answer)
-    prompts = [None] * 60
+    prompts = [Prompt("", (), (), (), index) for index in range(60)]
     made = Evaluator(None, prompts, Sampling(candidates=2), Reward(TERMS), None, None, None, 11)
     made.asked = asked
     return made

@@ -260,7 +260,9 @@ def attention_forward(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if shared_prompt is not None:
         if attention_mask is None or attention_mask.numel() != 1:
-            raise UnsupportedModelError(f"{type(module).__name__} makes another mask than it is given.")
+            raise UnsupportedModelError(
+                f"{type(module).__name__} makes another mask than it is given. Choose another model."
+            )
         return shared_prompt.attend(module, query, key, value, scale, dropout, window, reading), None
     responses = query.shape[0] // key.shape[0]
     if responses > 1:
