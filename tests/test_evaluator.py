@@ -8,7 +8,6 @@ import cagsr.evaluation as evaluation
 from cagsr.evaluation import Answers, Evaluator
 from cagsr.policy.sampling import Sampling
 from cagsr.reward import SMALLEST_UNIT, Reward, Term
-from cagsr.types import Prompt
 
 TERMS = [Term("coverage"), Term("repetition"), Term("unfinished", weight=3.0, standardise="none")]
 
@@ -32,7 +31,9 @@ def evaluate(monkeypatch):
         return Answers([["a"]] * len(values), *[np.ones(shape)] * 3, values)
 
     monkeypatch.setattr(evaluation, "answer", answer)
-    prompts = [Prompt("", (), (), (), index) for index in range(60)]
+    # Two answers stand for sixty; what was answered is not looked at here.
+    monkeypatch.setattr(evaluation, "response_rows", lambda *_: [])
+    prompts = [None] * 60
     made = Evaluator(None, prompts, Sampling(candidates=2), Reward(TERMS), None, None, None, 11)
     made.asked = asked
     return made
