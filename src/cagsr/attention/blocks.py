@@ -82,19 +82,24 @@ def add_attention(
     query [N H T D], key [N G S D] with H a multiple of G, lse [N H T] over all keys, bias [1|N 1|H T S].
     """
     batch, heads, length, _ = query.shape
-    repeats = heads // key.shape[1]
-    if bias is None:
-        bias = total.new_zeros(()).expand(1, 1, length, key.shape[2])
-    bias = bias.to(total.device).expand(batch, -1, -1, -1)
+    repeats, columns = heads // key.shape[1], key.shape[2]
+    if bias is not None:
+        bias = bias.to(total.device).expand(batch, -1, length, -1)
     # A row that sees no key has the mask's own huge negative number as lse, which would cancel the mask.
-    lse = lse.masked_fill(lse < torch.finfo(query.dtype).min / 2, torch.inf)
-    step = max(1, BLOCK // (length * key.shape[2]))
-    buffer = torch.empty_like(total[:step])
+    lse = lse.float().masked_fill(lse < torch.finfo(query.dtype).min / 2, torch.inf)
+    # The log-sum-exp is subtracted by the product itself: it is one more feature of a query, and 1 that of a key.
+    query = torch.cat([query.float() * scale, -lse.unsqueeze(-1)], -1)
+    key = torch.cat([key.float(), key.new_ones(1, dtype=torch.float32).expand(*key.shape[:3], 1)], -1)
+    rows = max(1, min(length, BLOCK // columns))
+    step = max(1, min(batch, BLOCK // (rows * columns)))
+    buffer = total.new_empty(step, rows, columns)
     for start in range(0, batch, step):
-        rows = slice(start, min(start + step, batch))
-        weights = buffer[: rows.stop - rows.start]
-        for head in range(heads):
-            torch.sub(bias[rows, head % bias.shape[1]], lse[rows, head, :, None], out=weights)
-            query_h, key_h = query[rows, head].float(), key[rows, head // repeats].float()
-            weights.baddbmm_(query_h, key_h.transpose(1, 2), alpha=scale)
-            total[rows].add_(weights.exp_(), alpha=share)
+        some = slice(start, min(start + step, batch))
+        for first in range(0, length, rows):
+            each = slice(first, min(first + rows, length))
+            weights = buffer[: some.stop - some.start, : each.stop - each.start]
+            for head in range(heads):
+                torch.bmm(query[some, head, each], key[some, head // repeats].transpose(1, 2), out=weights)
+                if bias is not None:
+                    weights += bias[some, head % bias.shape[1], each]
+                total[some, each].add_(weights.exp_(), alpha=share)

@@ -111,15 +111,6 @@ class Reading:
 
         ``responses`` is how many of a group are folded into one row of queries (see `shared_prompt.fold`).
         """
-        device = query.device.type
-        if torch.is_autocast_enabled(device):
-            # Autocast changes sdpa's inputs (a rotary query is float32 beside a bfloat16 value), but not those of
-            # the flash kernel; and it would round our own float32 scores.
-            query, key, value = (each.to(torch.get_autocast_dtype(device)) for each in (query, key, value))
-            with torch.autocast(device, enabled=False):
-                return self.attend(
-                    module, query, key, value, mask, position_bias, scale, dropout, is_causal, responses
-                )
         is_causal = is_causal and mask is None and query.shape[2] > 1
         if is_causal:
             # The causal flag counts from the upper left: later keys (a static cache) are never seen.
@@ -258,19 +249,13 @@ def attention_forward(
     if reading is not None and torch.is_grad_enabled():
         raise RuntimeError("attention is read without gradient: wrap the pass in torch.no_grad().")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if shared_prompt is not None:
-        if attention_mask is None or attention_mask.numel() != 1:
-            raise UnsupportedModelError(
-                f"{type(module).__name__} makes another mask than it is given. Choose another model."
-            )
-        return shared_prompt.attend(module, query, key, value, scale, dropout, window, reading), None
-    responses = query.shape[0] // key.shape[0]
+    responses, device = query.shape[0] // key.shape[0], query.device.type
     if responses > 1:
         # Folded, so that keys and values are read once; the position bias is alike for each of the group.
         query = fold(query, responses)
         if position_bias is not None:
             position_bias = position_bias.repeat(1, 1, responses, 1) if position_bias.any() else None
-    if reading is None:
+    if reading is None and shared_prompt is None:
         output, _ = sdpa_attention_forward(
             module,
             query,
@@ -283,19 +268,22 @@ def attention_forward(
             position_bias=position_bias,
             **kwargs,
         )
-    else:
-        is_causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+        return unfold(output, responses), None
+    if torch.is_autocast_enabled(device):
+        # Autocast changes sdpa's inputs (a rotary query is float32 beside a bfloat16 value), but not those of the flash
+        # kernel; and it would round our own float32 scores.
+        query, key, value = (each.to(torch.get_autocast_dtype(device)) for each in (query, key, value))
+    with torch.autocast(device, enabled=False):
+        if shared_prompt is not None:
+            if attention_mask is None or attention_mask.numel() != 1:
+                raise UnsupportedModelError(
+                    f"{type(module).__name__} makes another mask than it is given. Choose another model."
+                )
+            return shared_prompt.attend(module, query, key, value, scale, dropout, window, reading), None
+        assert reading is not None
+        causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
         output = reading.attend(
-            module,
-            query,
-            key,
-            value,
-            attention_mask,
-            position_bias,
-            scale,
-            dropout,
-            bool(is_causal),
-            responses,
+            module, query, key, value, attention_mask, position_bias, scale, dropout, causal, responses
         )
     return unfold(output, responses), None
 

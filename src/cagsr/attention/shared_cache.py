@@ -85,11 +85,6 @@ class SharedCache:
 
         A ``reading`` gets the row [n 1 S] of the query that predicts each response's next token.
         """
-        device = query.device.type
-        if torch.is_autocast_enabled(device):
-            query, key, value = (each.to(torch.get_autocast_dtype(device)) for each in (query, key, value))
-            with torch.autocast(device, enabled=False):
-                return self.attend(module, query, key, value, scale, dropout, window, reading)
         query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
         if module not in self._kept:
             output, on_prompt = self._begin(module, query, key, value, scale, window, reading is not None)

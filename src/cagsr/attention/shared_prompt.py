@@ -112,12 +112,28 @@ class SharedPrompt:
         and the response's own, whose last token predicts nothing and is not there.
         """
         self.asked += 1
-        device = query.device.type
-        if torch.is_autocast_enabled(device):
-            query, key, value = (each.to(torch.get_autocast_dtype(device)) for each in (query, key, value))
-            with torch.autocast(device, enabled=False):
-                return _attend(self, module, query, key, value, scale, dropout, window, reading)
-        return _attend(self, module, query, key, value, scale, dropout, window, reading)
+        prompts, responses = self.prompts, self.responses
+        biases = self.biases(window, query.dtype)
+        flat = [each[0].transpose(0, 1).split(self.split) for each in (query, key, value)]
+        query_P, key_P, value_P = (prompts.pad(each[0]).transpose(1, 2) for each in flat)
+        output_P = _sdpa(module, query_P, key_P, value_P, biases.prompts, scale, dropout)
+        query_N, own_key, own_value = (responses.pad(each[1]).transpose(1, 2) for each in flat)
+        empty = own_value.new_zeros(*query_N.shape[:3], own_value.shape[-1])
+        output_N, lse_N = empty.transpose(1, 2), empty.sum(-1, dtype=torch.float32)
+        if self.split[1]:  # the kernel cannot be asked nothing
+            key_N, value_N = (
+                torch.cat([of_prompt.repeat_interleave(self.group_size, 0), own], 2)
+                for of_prompt, own in ((key_P, own_key), (value_P, own_value))
+            )
+            if reading is None:
+                output_N = _sdpa(module, query_N, key_N, value_N, biases.responses, scale, dropout)
+            else:
+                output_N, lse_N = attend(
+                    module, query_N, key_N, value_N, biases.responses, False, scale, dropout, slice(None)
+                )
+        if reading is not None:
+            _read(reading, module, self, biases, query_P, query_N, key_P, lse_N, scale)
+        return torch.cat([prompts.flat(output_P), responses.flat(output_N)])[None]
 
     def on_columns(self, attention_NTS: Tensor) -> Tensor:
         """What a reading gave, with the prompt's tokens in the columns where ``prompt_mask`` has them, 0 elsewhere."""
@@ -190,41 +206,6 @@ def of_each(responses: int, rows: slice, length: int, device: torch.device) -> T
     """[K*T] the positions of ``rows`` of each response in a folded row of ``length``."""
     starts = torch.arange(0, length, length // responses, device=device)
     return (starts[:, None] + torch.arange(rows.start, rows.stop, device=device)).flatten()
-
-
-def _attend(
-    shared: SharedPrompt,
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scale: float,
-    dropout: float,
-    window: int | None,
-    reading: "Reading | None",
-) -> Tensor:
-    prompts, responses = shared.prompts, shared.responses
-    biases = shared.biases(window, query.dtype)
-    flat = [each[0].transpose(0, 1).split(shared.split) for each in (query, key, value)]
-    query_P, key_P, value_P = (prompts.pad(each[0]).transpose(1, 2) for each in flat)
-    output_P = _sdpa(module, query_P, key_P, value_P, biases.prompts, scale, dropout)
-    query_N, own_key, own_value = (responses.pad(each[1]).transpose(1, 2) for each in flat)
-    empty = own_value.new_zeros(*query_N.shape[:3], own_value.shape[-1])
-    output_N, lse_N = empty.transpose(1, 2), empty.sum(-1, dtype=torch.float32)
-    if shared.split[1]:  # the kernel cannot be asked nothing
-        key_N, value_N = (
-            torch.cat([of_prompt.repeat_interleave(shared.group_size, 0), own], 2)
-            for of_prompt, own in ((key_P, own_key), (value_P, own_value))
-        )
-        if reading is None:
-            output_N = _sdpa(module, query_N, key_N, value_N, biases.responses, scale, dropout)
-        else:
-            output_N, lse_N = attend(
-                module, query_N, key_N, value_N, biases.responses, False, scale, dropout, slice(None)
-            )
-    if reading is not None:
-        _read(reading, module, shared, biases, query_P, query_N, key_P, lse_N, scale)
-    return torch.cat([prompts.flat(output_P), responses.flat(output_N)])[None]
 
 
 def _sdpa(
