@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from cagsr import likelihood
-from cagsr.likelihood import facts, token_likelihood
+from cagsr.likelihood import facts, token_likelihood, token_logprobs
 
 PLACES, VOCABULARY, ROWS, TEMPERATURE = 7, 11, 13, 0.7
 
@@ -94,6 +94,13 @@ def test_no_copy_of_all_logits_is_made_but_their_gradient():
         held += event.nbytes()
         peak = max(peak, held)
     assert size < peak < 2.2 * size
+
+
+@pytest.mark.usefixtures("chunk")
+def test_logprobs_alone_are_those_of_the_likelihood_to_the_bit():
+    logits, place, tokens = drawn()
+    expected, _ = token_likelihood(logits, place, tokens, TEMPERATURE)
+    assert torch.equal(token_logprobs(logits, place, tokens, TEMPERATURE), expected)
 
 
 @pytest.mark.usefixtures("chunk")

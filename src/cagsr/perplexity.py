@@ -8,7 +8,7 @@ import torch
 
 from cagsr.conversation import render
 from cagsr.errors import InputError
-from cagsr.likelihood import token_likelihood
+from cagsr.likelihood import token_logprobs
 from cagsr.policy.policy import Policy
 from cagsr.types import Prompt, Rollout
 
@@ -57,7 +57,7 @@ class FollowUp:
             predictions, mask = self.policy.predict(rollout), rollout.response_mask
             logprobs = torch.zeros(mask.shape)
             place, tokens = predictions.place[mask], rollout.response_ids[mask]
-            logprobs[mask.cpu()] = token_likelihood(predictions.logits, place, tokens)[0].cpu()
+            logprobs[mask.cpu()] = token_logprobs(predictions.logits, place, tokens).cpu()
             means = -logprobs.double().sum(-1) / mask.sum(-1).cpu()
             values[chosen] = means.numpy()
         return values

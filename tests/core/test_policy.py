@@ -129,6 +129,18 @@ def test_trap_15_attention_rows_are_the_queries_that_predict_each_token(name, la
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])
+def test_logprobs_alone_ask_for_no_states_and_are_the_same(name):
+    policy = tiny.policy(name, extra_eos=20, critic=True)
+    rollout, asked = rolled(policy), []
+    predict = policy.predict
+    policy.predict = lambda rollout, hidden=False: asked.append(hidden) or predict(rollout, hidden)
+    found = policy.logprobs(rollout)
+    assert asked == [False]
+    with torch.no_grad():
+        assert torch.equal(found, policy(rollout).logprobs)
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
 def test_prompt_logprobs_are_the_likelihood_of_each_prompt_token_at_each_step(name):
     policy = tiny.policy(name, extra_eos=20)
     rollout = rolled(policy)

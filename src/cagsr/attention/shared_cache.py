@@ -81,7 +81,8 @@ class SharedCache:
         window: int | None,
         reading: "Reading | None" = None,
     ) -> Tensor:
-        """The attention output [1 m H D] of ``query [1 H m D]``, ``key`` and ``value [1 G m D]``. No gradient.
+        """The attention output [1 m H D] of ``query [1 H m D]``, ``key`` and ``value [1 G m D]``. No gradient, and no
+        ``dropout``: who decodes is in eval mode.
 
         A ``reading`` gets the row [n 1 S] of the query that predicts each response's next token.
         """

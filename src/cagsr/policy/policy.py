@@ -14,7 +14,7 @@ from cagsr.attention.capture import Readable
 from cagsr.attention.sharing import Sharing
 from cagsr.critic import ValueHead
 from cagsr.errors import InputError
-from cagsr.likelihood import Facts, facts, token_likelihood
+from cagsr.likelihood import Facts, facts, token_likelihood, token_logprobs
 from cagsr.policy.decoding import Decoder, decode
 from cagsr.policy.sampling import InverseTransform, Sampling, response_mask, uniforms
 from cagsr.types import Observation, Prompt, Rollout
@@ -189,7 +189,9 @@ class Policy(nn.Module, ABC):
     @torch.no_grad()
     def logprobs(self, rollout: Rollout) -> Tensor:
         """[N T] log-probabilities of the response tokens, 0 at padding; nothing else is computed."""
-        return self.forward(rollout).logprobs
+        predictions, mask = self.predict(rollout), rollout.response_mask
+        place, tokens = predictions.place[mask], rollout.response_ids[mask]
+        return _in_rows(token_logprobs(predictions.logits, place, tokens, self.temperature), mask)
 
     # Text and tokens --------------------------------------------------------------------------------------
 
