@@ -18,6 +18,7 @@ from cagsr.attention.capture import attention_forward
 from cagsr.attention.shared_prompt import SharedPrompt, fold, of_each, unfold
 from cagsr.attention.sharing import Sharing, inspect_sharing
 from cagsr.errors import InputError, UnsupportedModelError
+from cagsr.policy import policy as policy_module
 from cagsr.policy.load import make_policy, with_lora
 from cagsr.policy.policy import Policy
 from cagsr.types import Prompt, Rollout
@@ -361,10 +362,10 @@ def test_positions_that_turn_with_the_longest_of_a_batch_limit_what_is_shared(
 def test_beyond_its_limit_a_model_scores_and_samples_each_response_alone(monkeypatch: pytest.MonkeyPatch):
     policy, calls = policy_of("llama"), []
     policy.sharing = Sharing(longest=17)
-    for name in ("_one_by_one", "_generate"):
-        plain = getattr(policy, name)
+    for owner, name in ((policy, "_one_by_one"), (policy_module, "generate")):
+        plain = getattr(owner, name)
         monkeypatch.setattr(
-            policy,
+            owner,
             name,
             lambda *given, name=name, plain=plain, **named: calls.append(name) or plain(*given, **named),
         )
@@ -374,7 +375,7 @@ def test_beyond_its_limit_a_model_scores_and_samples_each_response_alone(monkeyp
     policy(rolled(policy, (11, 3, 5), (7,) * 9))
     policy.sample(rolled(policy).prompts, tiny.sampling(max_new_tokens=7))
     policy.sample_observed(rolled(policy).prompts, tiny.sampling(max_new_tokens=7))
-    assert calls == ["_one_by_one", "_generate", "_generate", "_one_by_one"]
+    assert calls == ["_one_by_one", "generate", "generate", "_one_by_one"]
 
 
 def test_a_prompt_without_tokens_is_refused_by_its_index():

@@ -219,9 +219,11 @@ def test_prompts_of_a_single_token_can_be_continued():
             assert rollout.response_ids[row][rollout.response_mask[row]].tolist() == expected
 
 
+@pytest.mark.parametrize("sharing", [Sharing(), Sharing("a test compares")])
 @pytest.mark.parametrize("name", ["bart", "llama"])
-def test_the_models_own_generation_settings_do_not_change_what_is_sampled(name):
+def test_the_models_own_generation_settings_do_not_change_what_is_sampled(name, sharing):
     policy = tiny.policy(name)
+    policy.sharing = sharing
     prompts = tiny.prompts(policy)
     expected = policy.sample(prompts, tiny.SHORT, seed=3)
     own = policy.model.generation_config
@@ -244,9 +246,11 @@ def test_the_models_own_generation_settings_do_not_change_what_is_sampled(name):
     assert own.to_dict() == before
 
 
+@pytest.mark.parametrize("sharing", [Sharing(), Sharing("a test compares")])
 @pytest.mark.parametrize("name", ["t5", "bart", "llama"])
-def test_sampling_in_training_mode_with_gradient_checkpointing_keeps_its_cache(name):
+def test_sampling_in_training_mode_with_gradient_checkpointing_keeps_its_cache(name, sharing):
     policy = tiny.policy(name)
+    policy.sharing = sharing
     prompts = tiny.prompts(policy)
     expected = policy.sample(prompts, tiny.SHORT, seed=3)
     policy.model.activation_checkpointing_enable()

@@ -2,21 +2,22 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from typing import Any, NamedTuple, cast
+from contextlib import nullcontext
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cagsr.attention.capture import Readable
 from cagsr.attention.sharing import Sharing
+from cagsr.attention.support import evaluating
 from cagsr.critic import ValueHead
 from cagsr.errors import InputError
 from cagsr.likelihood import Facts, facts, token_likelihood, token_logprobs
 from cagsr.policy.decoding import Decoder, decode
-from cagsr.policy.sampling import InverseTransform, Sampling, response_mask, uniforms
+from cagsr.policy.generating import generate
+from cagsr.policy.sampling import Sampling, response_mask, uniforms
 from cagsr.types import Observation, Prompt, Rollout
 
 __all__ = ["Policy", "Predictions", "Reference", "Scored", "places"]
@@ -95,12 +96,15 @@ class Policy(nn.Module, ABC):
         """K candidates per prompt. The same seed and prompts give the same responses in any batch."""
         prompt_ids, prompt_mask = self.collate(prompts)
         numbers = uniforms(prompts, sampling, seed) if sampling.temperature > 0 else None
-        with self._generating(sampling) as config:
+        # In training mode with gradient checkpointing, layers drop the cache that they are handed.
+        with evaluating(self.model):
             if self._shares(prompt_ids, sampling):
                 decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates, reads=False)
                 response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id)
             else:
-                response_ids = self._generate(prompt_ids, prompt_mask, sampling, numbers, config)
+                begun = self.begun(sampling.candidates * len(prompts))
+                settings = (sampling, numbers, self.eos_ids, self.pad_id)
+                response_ids = generate(self.model, prompt_ids, prompt_mask, begun, *settings)
         return self._rollout(prompts, prompt_ids, prompt_mask, response_ids)
 
     @torch.no_grad()
@@ -124,25 +128,17 @@ class Policy(nn.Module, ABC):
             found = facts(logits, each, tokens, prompt_of_row[rows], self.temperature)
             steps.append((rows, decoder.attention, found))
 
-        with self._generating(sampling):
+        with evaluating(self.model):
             decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates, reads=True)
             response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id, written)
         rollout = self._rollout(prompts, prompt_ids, prompt_mask, response_ids)
-        shape, columns = response_ids.shape, prompt_ids.shape[1]
-        attention = torch.zeros(*shape, columns, device=response_ids.device)
-        told = Facts(
-            *(
-                torch.zeros(
-                    *shape, *([columns] if name == "prompt_logprobs" else []), device=response_ids.device
-                )
-                for name in Facts._fields
-            )
+        shape = response_ids.shape
+        attention = _over_steps(shape, [(rows, value) for rows, value, _ in steps])
+        told = (
+            _over_steps(shape, [(rows, found[n]) for rows, _, found in steps])
+            for n in range(len(Facts._fields))
         )
-        for t, (rows, row_attention, found) in enumerate(steps):
-            attention[rows, t] = row_attention
-            for whole, value in zip(told, found, strict=True):
-                whole[rows, t] = value
-        return rollout, observed(rollout, attention, told)
+        return rollout, observed(rollout, attention, Facts(*told))
 
     def _shares(self, prompt_ids: Tensor, sampling: Sampling) -> bool:
         return self.sharing.allows(prompt_ids.shape[1] + sampling.max_new_tokens)
@@ -268,65 +264,9 @@ class Policy(nn.Module, ABC):
         moved = (tensor.to(self.device) for tensor in (response_ids, mask, finished))
         return Rollout(prompts, prompt_ids, prompt_mask, *moved, responses=responses)
 
-    def _generate(
-        self,
-        prompt_ids: Tensor,
-        prompt_mask: Tensor,
-        sampling: Sampling,
-        uniform_NT: Tensor | None,
-        config: GenerationConfig,
-    ) -> Tensor:
-        """[N T] response tokens by transformers' own loop, each prompt once for each of its candidates."""
-        k = sampling.candidates
-        processors = LogitsProcessorList()
-        if uniform_NT is not None:
-            processors.append(InverseTransform(sampling, uniform_NT))
-        begun = self.begun(k * len(prompt_ids))
-        generated = cast(Any, self.model).generate(
-            input_ids=prompt_ids.repeat_interleave(k, 0),
-            attention_mask=prompt_mask.repeat_interleave(k, 0).long(),
-            generation_config=config,
-            logits_processor=processors,
-            **begun,
-        )
-        response_ids = generated[:, begun.get("decoder_input_ids", prompt_ids).shape[1] :]
-        return (
-            response_ids if response_ids.shape[1] else response_ids.new_full((len(generated), 1), self.pad_id)
-        )
-
     def begun(self, rows: int) -> dict[str, Tensor]:
         """What ``generate`` is told of ``rows`` responses: nothing, or what an encoder-decoder's begin with."""
         return {}
-
-    def generation_config(self, sampling: Sampling) -> GenerationConfig:
-        return GenerationConfig(
-            do_sample=False,
-            max_new_tokens=sampling.max_new_tokens,
-            min_new_tokens=sampling.min_new_tokens or None,
-            eos_token_id=self.eos_ids,
-            pad_token_id=self.pad_id,
-            decoder_start_token_id=self.model.generation_config.decoder_start_token_id,
-        )
-
-    @contextmanager
-    def _generating(self, sampling: Sampling) -> Iterator[GenerationConfig]:
-        """The settings of ``generate``, and nothing else, for the time of the block.
-
-        What a given config leaves open ``generate`` takes from the model's own, which may hold beams, penalties or
-        forced tokens: responses would then be drawn from another distribution than the one that is scored. In
-        training mode with gradient checkpointing, layers drop the cache that they are handed.
-        """
-        config = self.generation_config(sampling)
-        model = getattr(self.model, "get_base_model", lambda: self.model)()
-        own, training = model.generation_config, [module for module in model.modules() if module.training]
-        model.generation_config = config
-        model.eval()
-        try:
-            yield config
-        finally:
-            model.generation_config = own
-            for module in training:
-                module.training = True
 
 
 class Reference:
@@ -362,6 +302,14 @@ def observed(rollout: Rollout, attention_NTS: Tensor, told: Facts) -> Observatio
 def places(rows: int, width: int, length: int, first: int, device: torch.device) -> Tensor:
     """[rows width] of the `Predictions` of padded rows of ``length``, whose place ``first`` predicts token 0."""
     return (torch.arange(rows, device=device) * length + first)[:, None] + torch.arange(width, device=device)
+
+
+def _over_steps(shape: torch.Size, steps: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """[N T ...] of rows and values [n ...] of each step; 0 where a row was not in the batch."""
+    whole = steps[0][1].new_zeros(*shape, *steps[0][1].shape[1:])
+    for t, (rows, values) in enumerate(steps):
+        whole[rows, t] = values
+    return whole
 
 
 def _in_rows(flat: Tensor, mask: Tensor) -> Tensor:
