@@ -18,6 +18,7 @@ from cagsr.commands import silence_libraries
 PARTS = {
     "trl": "against_trl",
     "sharing": "sharing",
+    "sampling": "sampling",
     "step": "step",
     "capture": "capture",
     "growth": "growth",
