@@ -114,7 +114,7 @@ def test_a_disk_without_room_is_said_early_with_exit_4(train, early, monkeypatch
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("cagsr.config.tempfile.TemporaryFile", full)
+    monkeypatch.setattr("cagsr.config.paths.tempfile.TemporaryFile", full)
     outcome = train()
     assert (outcome.code, outcome.err) == (
         4,
