@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from cagsr.leaderboard import markdown
+from cagsr.leaderboard import markdown, overview
 from cagsr.records import RunDirectory
 
 CONFIG = "examples/paper.yaml"
@@ -104,6 +104,7 @@ def page(summaries: dict[str, dict], arguments: argparse.Namespace) -> str:
         "Greedy answers to held-out prompts; 95 % intervals by a paired bootstrap over prompts and seeds; **bold**: "
         "Holm's corrected p < .05 among all systems of a table. With one seed an interval speaks of these prompts "
         "only, not of another seed. What each system is: `cagsr compare --list`.\n",
+        f"\n## Slot errors, all cases\n\n{overview(summaries)}",
     ]
     for name, summary in summaries.items():
         budget = summary["budget"]

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from cagsr.comparison import compared
-from cagsr.leaderboard import csv_text, leaderboard, markdown, primary
+from cagsr.leaderboard import csv_text, leaderboard, markdown, overview, primary
 
 
 @pytest.fixture
@@ -97,6 +97,17 @@ def test_markdown_has_one_cell_a_column_in_every_row_and_bold_where_the_correcte
     assert "4.50 [4.50, 4.50]" in row
     base = next(line for line in lines if line.startswith("| no-rl"))
     assert ".303" in base
+
+
+def test_an_overview_has_a_column_for_each_comparison_and_a_gap_where_a_system_is_not_for_its_data(summary):
+    smaller = {**summary, "systems": {name: summary["systems"][name] for name in ("no-rl", "lexical")}}
+    assert overview({"slots-t5": summary, "qa-t5": smaller}).splitlines() == [
+        "| system | slots-t5 | qa-t5 |",
+        "| --- | --- | --- |",
+        "| no-rl | .400 | .400 |",
+        "| cagsr-grpo | **.130** |  |",
+        "| lexical | **.420** | **.420** |",
+    ]
 
 
 def test_csv_has_a_line_for_every_system_and_metric_and_keeps_the_numbers_whole(summary):
