@@ -36,7 +36,7 @@ gpu-check: $(READY)
 	$(BIN)/python -m benchmarks.gpu.check $(ARGS)
 
 table: $(READY)
-	$(BIN)/python benchmarks/table.py $(ARGS)
+	$(BIN)/python -m benchmarks.table $(ARGS)
 
 # About twenty minutes on 2 cores: what the program promises, each at its full count. Writes docs/reliability.md.
 prove: $(READY)

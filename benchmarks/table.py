@@ -3,8 +3,8 @@
     make table                    three seeds
     make table ARGS=--quick       one seed, the two bases that ship: 4 minutes on 2 cores
 
-Each case is two commands: `cagsr sft` makes its base, `cagsr compare` does the rest. Two cases run at a time, one
-thread each. What is finished is not done again.
+Each case is three commands: `cagsr sft` makes its base, `cagsr probe` says what to expect of it, `cagsr compare` does
+the rest. Two cases run at a time, one thread each. What is finished is not done again.
 """
 
 import argparse
@@ -16,13 +16,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from benchmarks.verdicts import matrix, outcomes, rows
 from cagsr.leaderboard import markdown, overview
 from cagsr.records import RunDirectory
+from cagsr.storage import write_atomically
 
 CONFIG = "examples/paper.yaml"
+PROBE = "probe.json"
 SFT = ["sft.batch_size=64", "sft.schedule=cosine", "sft.warmup_steps=100"]
 RATES = {"t5": "2.0e-3", "llama": "3.0e-3"}
 SIZE = ["sft.scratch.layers=3", "sft.scratch.hidden=128", "sft.scratch.heads=4"]
@@ -55,10 +59,18 @@ CASES = [
 ]
 
 
-def command(case: Case, directory: Path, quick: bool, extra: list[str]) -> list[list[str]]:
+@dataclass(frozen=True)
+class Found:
+    """What a case came to: what the probe printed, and the comparison's summary."""
+
+    probe: dict[str, Any]
+    summary: dict[str, Any]
+
+
+def commands(case: Case, directory: Path, quick: bool, extra: list[str]) -> list[list[str]]:
     """The commands that this case still needs, in their order."""
     task, base = f"data.task={case.task}", directory / case.name / "base"
-    commands = []
+    needed = []
     if (base / "run.json").exists() and not (base / "summary.json").exists():
         RunDirectory.move_aside(base)  # stopped before its end
     if case.steps and not (base / "summary.json").exists():
@@ -68,36 +80,44 @@ def command(case: Case, directory: Path, quick: bool, extra: list[str]) -> list[
             f"sft.learning_rate={case.rate or RATES[case.shape]}",
         ]
         given = [task, *size, f"sft.directory={base}", *SFT, *shape]
-        commands.append(["sft", "--config", CONFIG, *given])
+        needed.append(["sft", "--config", CONFIG, *given])
+    model = [f"model.name={base / 'model'}"] * bool(case.steps)
+    if not (directory / case.name / PROBE).exists():
+        needed.append(["probe", "--config", CONFIG, "--json", task, *model])
     target = directory / case.name / "compare"
-    settings = [task, f"compare.directory={target}", *extra]
-    if case.steps:
-        settings.append(f"model.name={base / 'model'}")
+    settings = [task, f"compare.directory={target}", *extra, *model]
     place = target.with_name("compare-quick") if quick else target
     flags = ["--quick"] * quick + ["--resume"] * (place / "run.json").exists()
-    commands.append(["compare", "--config", CONFIG, *flags, *settings])
-    return commands
+    needed.append(["compare", "--config", CONFIG, *flags, *settings])
+    return needed
 
 
-def run(case: Case, directory: Path, quick: bool, extra: list[str]) -> Path:
+def run(case: Case, directory: Path, quick: bool, extra: list[str]) -> Found:
     place = directory / case.name
     place.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     with (place / "log.txt").open("a", encoding="utf-8") as log:
-        for arguments in command(case, directory, quick, extra):
+        for arguments in commands(case, directory, quick, extra):
             print(f"{case.name}: cagsr {' '.join(arguments)}", flush=True)
-            subprocess.run(
+            probes = arguments[0] == "probe"
+            done = subprocess.run(
                 [sys.executable, "-m", "cagsr", *arguments],
                 check=True,
-                stdout=log,
+                stdout=subprocess.PIPE if probes else log,
                 stderr=log,
                 env=environment,
+                text=True,
             )
-    return place / ("compare-quick" if quick else "compare") / "summary.json"
+            if probes:
+                write_atomically(place / PROBE, done.stdout)
+    summary = place / ("compare-quick" if quick else "compare") / "summary.json"
+    return Found(*(json.loads(path.read_text(encoding="utf-8")) for path in (place / PROBE, summary)))
 
 
-def page(summaries: dict[str, dict], arguments: argparse.Namespace) -> str:
+def page(found: dict[str, Found], arguments: argparse.Namespace) -> str:
     how = "make table" + (" ARGS=--quick" if arguments.quick else "")
+    summaries = {name: one.summary for name, one in found.items()}
+    told = [line for name, one in found.items() for line in outcomes(name, one.probe, one.summary)]
     parts = [
         "# Results\n",
         f"`{how}`, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} CPU cores, float32, torch {torch.__version__}. "
@@ -105,6 +125,7 @@ def page(summaries: dict[str, dict], arguments: argparse.Namespace) -> str:
         "Holm's corrected p < .05 among all systems of a table. With one seed an interval speaks of these prompts "
         "only, not of another seed. What each system is: `cagsr compare --list`.\n",
         f"\n## Slot errors, all cases\n\n{overview(summaries)}",
+        f"\n## What the probe said before, and what training did\n\n{matrix(told)}\n{rows(told)}",
     ]
     for name, summary in summaries.items():
         budget = summary["budget"]
@@ -140,11 +161,7 @@ def main() -> None:
         found = list(
             pool.map(lambda case: run(case, arguments.directory, arguments.quick, arguments.settings), chosen)
         )
-    summaries = {
-        case.name: json.loads(path.read_text(encoding="utf-8"))
-        for case, path in zip(chosen, found, strict=True)
-    }
-    text = page(summaries, arguments)
+    text = page({case.name: one for case, one in zip(chosen, found, strict=True)}, arguments)
     if arguments.page is None:
         print(text)
     else:

@@ -16,6 +16,7 @@ from benchmarks.step import Clock
 from benchmarks.subjects import Shape, saved, step_of, texts
 from benchmarks.trl_step import EagerCoverage, TrlStep
 from benchmarks.variants import EncodesEachCandidate, ReadsEachCandidate, apart
+from benchmarks.verdicts import matrix, outcomes, rows
 from cagsr.reward import Reward, Term
 from cagsr.segments import segments
 from cagsr.types import Evidence
@@ -225,3 +226,46 @@ def test_a_part_measured_again_replaces_what_the_record_had_of_it_and_nothing_el
     assert "| fast | at most 2x | 2.50 (1.00-5.00)x | missed by 25.0 % (quick) | second |" in page
     assert "## Second, again\n\nHow it was measured.\n\n- one\n- two\n\nSeconds:\n\n| Way | Seconds |" in page
     assert "## Second\n" not in page
+
+
+def test_a_probe_is_held_to_what_training_did_and_invention_is_no_help():
+    base = {"headroom": 0.2, "alike": 0.0, "empty": 0.0, "unfinished": 0.0, "repeated": 0.0, "unread": 0.0}
+    said = {
+        "robust": ("go", 0.92),
+        "paper": ("no", 0.59),
+        "lexical": ("caution", 0.75),
+        "length": ("no", 0.8),
+    }
+    probe = {
+        "base": {**base, "entropy": 0.7, "greedy_quality": 0.6},
+        "rewards": {
+            name: {"verdict": level, "reasons": ["why"], "quality": {"auc": {"mean": auc}}}
+            for name, (level, auc) in said.items()
+        },
+    }
+    after = {"cagsr-grpo": (0.1, 0.0), "paper": (0.5, 0.0), "lexical": (0.3, 0.02), "length": (0.39, 0.019)}
+    summary = {
+        "systems": {name: {"slot_error_rate": {"mean": mean}} for name, (mean, _) in after.items()}
+        | {"no-rl": {"slot_error_rate": {"mean": 0.4}}, "dpo": {"slot_error_rate": {"mean": 0.2}}},
+        "differences": {
+            f"{name}-no-rl": {
+                "slot_error_rate": {"mean": mean - 0.4, "low": mean - 0.41, "high": mean - 0.39},
+                "hallucination": {"mean": invented},
+            }
+            for name, (mean, invented) in after.items()
+        },
+    }
+    found = outcomes("slots-t5", probe, summary)
+    assert [(one.preset, one.level, one.helped) for one in found] == [
+        ("robust", "go", True),
+        ("paper", "no", False),
+        ("lexical", "caution", False),
+        ("length", "no", True),
+    ]
+    assert matrix(found).splitlines()[2:] == ["| go | 1 | 0 |", "| caution | 0 | 1 |", "| no | 1 | 1 |"]
+    assert rows(found).splitlines()[2] == (
+        "| slots-t5 | robust | go | 0.92 | 0.400 -> 0.100 | -0.300 [-0.310, -0.290] | +0.000 | helped |"
+    )
+    # A base that no reward can help is refused, whatever the reward's own verdict.
+    probe["base"]["headroom"] = 0.001
+    assert {one.level for one in outcomes("slots-t5", probe, summary)} == {"no"}
