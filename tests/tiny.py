@@ -21,6 +21,7 @@ from cagsr.policy.sampling import Sampling
 from cagsr.policy.scratch import new_model
 from cagsr.reward import Reward, Term
 from cagsr.salience import Uniform
+from cagsr.sharding import prepare
 from cagsr.step import Step
 from cagsr.tasks import TASKS, tokenizer
 from cagsr.types import Evidence, Prompt
@@ -145,7 +146,7 @@ def make_step(policy: Policy, **settings: Any) -> Step:
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = kind(trained, lr=learning_rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.98**step)
-    network, prepared = accelerator.prepare(policy, optimizer)
+    network, prepared = prepare(policy, optimizer, accelerator)
     defaults: dict[str, Any] = {
         "observer": reference,
         "reward": low_token_reward(),

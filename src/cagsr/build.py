@@ -30,6 +30,7 @@ from cagsr.policy.vllm import Client, Server, VLLMSampler, connect
 from cagsr.reward import Reward, Term, load_preset
 from cagsr.salience import Column, Idf, Salience, Span, Uniform
 from cagsr.scoreboard import Scoreboard
+from cagsr.sharding import ALONE, asked_to_shard, check_shards, prepare
 from cagsr.splits import build_references
 from cagsr.step import Step
 from cagsr.tasks import CHECKERS, TASKS
@@ -104,19 +105,26 @@ def check_training(config: Config, reward: Reward | None = None) -> None:
             )
 
 
-def check_launch(accelerator: Accelerator) -> None:
-    """Raises InputError under a launcher whose training would fail, or be another than was asked for."""
-    reasons = {
-        DistributedType.FSDP: "sampling needs whole weights, and FSDP gives each process a shard",
-        DistributedType.DEEPSPEED: "DeepSpeed takes its optimizer step inside the backward pass, before loss and "
-        "gradient were looked at, and once for every micro-batch",
-    }
-    reason = reasons.get(accelerator.distributed_type)
-    if reason:
+def check_launch(accelerator: Accelerator, command: str, config: Config | None = None) -> None:
+    """Raises InputError under a launcher whose training would fail, or be another than was asked for.
+
+    ``config`` is that of a ``command`` which can train in shards; None for one that cannot.
+    """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
         raise InputError(
-            f"{accelerator.distributed_type.value}: not supported: {reason}. Launch with data parallelism "
-            "(examples/accelerate/ddp.yaml); where the weights are too large for that, train an adapter (model.lora)."
+            "DEEPSPEED: not supported: DeepSpeed takes its optimizer step inside the backward pass, before loss and "
+            "gradient were looked at, and once for every micro-batch. Launch with data parallelism "
+            "(examples/accelerate/ddp.yaml) or FSDP2 (examples/accelerate/fsdp.yaml)."
         )
+    if not asked_to_shard(accelerator):
+        return
+    if config is None:
+        raise InputError(f"FSDP: only `cagsr train` trains in shards, {command} does not. {ALONE}.")
+    check_shards(accelerator)
+    if config.model.lora is not None:
+        raise InputError(f"FSDP: not with model.lora. {ALONE}, or set model.lora to null.")
+    if config.sampling.engine == "vllm":
+        raise InputError(f"FSDP: not with sampling.engine: vllm. {ALONE}, or set sampling.engine to policy.")
 
 
 def build_policy(config: Config) -> Policy:
@@ -327,7 +335,7 @@ def build_step(
     reference = Reference(policy)
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer: Any = torch.optim.AdamW(trained, lr=training.learning_rate, weight_decay=training.weight_decay)
-    network, optimizer = accelerator.prepare(policy, optimizer)
+    network, optimizer = prepare(policy, optimizer, accelerator)
     updates = training.steps * algorithm.epochs * algorithm.minibatches
     warmup = training.warmup_steps * algorithm.epochs * algorithm.minibatches
     scheduler = get_scheduler(

@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from cagsr import seal
 from cagsr.errors import InputError, NumericsError, StorageError
+from cagsr.sharding import all_finite, is_sharded, load_state, save_state
 from cagsr.storage import storing, sync_directory
 from cagsr.world import World
 
@@ -143,8 +144,7 @@ class Checkpoints:
         groups = [group for optimizer in self.accelerator._optimizers for group in optimizer.param_groups]
         configured = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         try:
-            self._demand_trained(path)
-            self.accelerator.load_state(str(path), strict=not self._frozen())
+            self._load_state(path)
         except (RuntimeError, ValueError, KeyError) as error:
             why = (str(error).splitlines() or [""])[0]
             raise InputError(
@@ -182,7 +182,7 @@ class Checkpoints:
         """A step can be finite and still leave weights that are not."""
         for model in self.accelerator._models:
             for name, weight in model.named_parameters():
-                if weight.requires_grad and not torch.isfinite(weight).all():
+                if weight.requires_grad and not all_finite(weight):
                     raise NumericsError(
                         f"step {step}: the weights {name} are not finite any more; nothing was saved. Go on from the "
                         "last checkpoint with a smaller train.learning_rate (--resume --accept-changes)."
@@ -193,7 +193,20 @@ class Checkpoints:
             not weight.requires_grad for model in self.accelerator._models for weight in model.parameters()
         )
 
+    def _load_state(self, path: Path) -> None:
+        models, optimizers = self.accelerator._models, self.accelerator._optimizers
+        if any(map(is_sharded, models)):
+            load_state(models[0], optimizers[0], self.accelerator, path)
+            return
+        self._demand_trained(path)
+        self.accelerator.load_state(str(path), strict=not self._frozen())
+
     def _save_state(self, staging: Path) -> None:
+        models, optimizers = self.accelerator._models, self.accelerator._optimizers
+        if any(map(is_sharded, models)):
+            # Accelerate gathers between two files: a process that could not write the first would keep all waiting.
+            save_state(models[0], optimizers[0], self.accelerator, staging)
+            return
         hook = self.accelerator.register_save_state_pre_hook(_without_frozen) if self._frozen() else None
         try:
             self.accelerator.save_state(str(staging))

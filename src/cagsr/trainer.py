@@ -16,6 +16,7 @@ from cagsr.checkpoint import Checkpoints, forward
 from cagsr.errors import InputError, NumericsError
 from cagsr.measure import measure, shuffled_share
 from cagsr.policy.load import save_model
+from cagsr.sharding import whole, whole_weights
 from cagsr.step import Collected, Progress, Step
 from cagsr.stops import Stops
 from cagsr.types import Prompt
@@ -144,12 +145,13 @@ class Trainer:
     def _begin(self, number: int) -> Begun:
         schedule, world = self.schedule, self.step.world
         prompts = prompts_for(self.prompts, number, schedule.prompts_per_step, schedule.seed)
-        collected = self.step.collect(world.share(prompts), seed=step_seed(schedule.seed, number))
-        row = measure(collected, world)
-        if number % schedule.shuffled_every == 0:
-            share = shuffled_share(self.step, collected)
-            if share is not None:
-                row["shuffled"] = share
+        with whole(self.step.policy, self.step.accelerator):
+            collected = self.step.collect(world.share(prompts), seed=step_seed(schedule.seed, number))
+            row = measure(collected, world)
+            if number % schedule.shuffled_every == 0:
+                share = shuffled_share(self.step, collected)
+                if share is not None:
+                    row["shuffled"] = share
         row["learning_rate"] = float(self.step.scheduler.get_last_lr()[0])
         row["kl_coefficient"] = self.step.leash.coefficient
         return Begun(collected, row, Progress())
@@ -191,7 +193,8 @@ class Trainer:
     def _evaluate(self, step: int) -> None:
         if self.evaluate is None:
             return
-        row = {"step": float(step), **self.evaluate()}
+        with whole(self.step.policy, self.step.accelerator):
+            row = {"step": float(step), **self.evaluate()}
         self.history.append(row)
         for observer in self.observers:
             observer.on_evaluation(step, row)
@@ -201,8 +204,9 @@ class Trainer:
             self._save_model("best")
 
     def _save_model(self, name: str) -> None:
+        weights = whole_weights(self.step.policy.model, self.step.accelerator)
         if self.step.accelerator.is_main_process:
-            save_model(self.step.policy, self.directory / name)
+            save_model(self.step.policy, self.directory / name, weights)
         self.step.accelerator.wait_for_everyone()
 
     def _save(self, step: int, begun: Begun | None = None) -> None:

@@ -72,6 +72,7 @@ def compare(
     directory = Path(config.compare.directory)
     if PartialState().num_processes > 1:
         raise InputError("cagsr compare runs as one process; start it without accelerate launch or torchrun.")
+    build.check_launch(Accelerator(mixed_precision=config.train.mixed_precision), "cagsr compare")
     build.check_metrics(config)
     splits.check_evaluation_data(config)
     build.build_checker(config)

@@ -71,6 +71,7 @@ def demo(
     settings = [f"train.seed={seed}", f"run.directory={directory}", *overrides]
     config = Config.load(build.packaged(CONFIGS[kind]), settings)
     check_paths(config)
+    build.check_launch(Accelerator(mixed_precision=config.train.mixed_precision), "cagsr demo")
     directory = Path(config.run.directory)
     if not resume:
         _claim(directory, console)

@@ -49,6 +49,7 @@ def of_start(
         found |= _of_module(config.data.checker)
     packages = {name: value for name, value in versions().items() if name != "peft" or config.model.lora}
     found |= {"processes": accelerator.num_processes, "device": accelerator.device.type}
+    found["weights"] = "in shards (FSDP2)" if accelerator.is_fsdp2 else "whole"
     return found | {"code of cagsr": code(), **packages}
 
 

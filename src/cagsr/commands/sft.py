@@ -52,7 +52,7 @@ def run_sft(
     if not config.sft.scratch:
         build.check_training(config)
     accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
-    build.check_launch(accelerator)
+    build.check_launch(accelerator, "cagsr sft")
     console.quiet = console.quiet or not accelerator.is_main_process
     claim = Claim(
         config.sft.directory,

@@ -79,7 +79,7 @@ def run_training(
         log_with=list(config.run.trackers) or None,
         project_dir=config.run.directory,
     )
-    build.check_launch(accelerator)
+    build.check_launch(accelerator, "cagsr train", config)
     console.quiet = console.quiet or not accelerator.is_main_process
     identity = of_start(config, READ, accelerator, reward)
     claim = Claim(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -187,9 +187,10 @@ def with_lora(policy: Policy, *, r: int, alpha: int, target_modules: str | list[
         raise InputError(f"model.lora.target_modules: {reason(error)}") from error
 
 
-def save_model(policy: Policy, directory: Path) -> None:
+def save_model(policy: Policy, directory: Path, weights: dict[str, Tensor] | None = None) -> None:
     """Weights (safetensors), config with the dropout it came with, tokenizer; each file whole or as it was before.
 
+    ``weights`` are those to write where the model itself holds shards of them (`sharding.whole_weights`).
     Other files of the directory stay. Raises StorageError.
     """
     config = policy.model.config
@@ -199,7 +200,7 @@ def save_model(policy: Policy, directory: Path) -> None:
         shutil.rmtree(staging, ignore_errors=True)
         try:
             config.update(policy.dropout)
-            policy.model.save_pretrained(staging)
+            policy.model.save_pretrained(staging, state_dict=weights)
         finally:
             config.update(while_training)
         policy.tokenizer.save_pretrained(staging)

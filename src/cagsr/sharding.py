@@ -1,0 +1,234 @@
+"""Weights in shards (FSDP2): each process trains its part, reads the whole, and what is saved is whole.
+
+Accelerate shards the policy and its optimizer in place: blocks of the model on their own, the rest with the policy. A
+pass through the policy gathers weights as it goes, so it must be taken by all processes together. Rollouts and
+evaluations are not like that: they call modules inside the policy, and one process may take more passes than another.
+For their time every process holds all weights.
+
+Files are those of a run whose processes hold all weights: the same names, the same tensors.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.checkpointing import load_accelerator_state, save_accelerator_state
+from accelerate.utils import DistributedType, DynamoBackend, FullyShardedDataParallelPlugin, save
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
+from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_map
+
+from cagsr.errors import InputError
+
+__all__ = [
+    "ALONE",
+    "all_finite",
+    "asked_to_shard",
+    "check_shards",
+    "is_sharded",
+    "load_state",
+    "prepare",
+    "save_state",
+    "whole",
+    "whole_weights",
+]
+
+ALONE = "Launch with data parallelism (examples/accelerate/ddp.yaml)"
+WEIGHTS, MOMENTS = "model.safetensors", "optimizer.bin"  # as Accelerate calls them
+
+
+def asked_to_shard(accelerator: Accelerator) -> bool:
+    """Whether FSDP was asked for, also where Accelerate does without it."""
+    asked = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    return asked or accelerator.distributed_type == DistributedType.FSDP
+
+
+def check_shards(accelerator: Accelerator) -> None:
+    """Raises InputError where FSDP was asked for and would fail, or be another than this module expects."""
+    if accelerator.distributed_type != DistributedType.FSDP:
+        raise InputError(
+            f"FSDP: Accelerate shards on GPUs, in processes of a launcher; here ({accelerator.device.type}) it would "
+            f"silently leave weights whole. {ALONE}."
+        )
+    plugin = _plugin(accelerator)
+    if plugin.fsdp_version != 2:
+        raise InputError(
+            f"FSDP: version {plugin.fsdp_version} is not supported: weights cannot be gathered for a rollout. Set "
+            "fsdp_version: 2, as in examples/accelerate/fsdp.yaml."
+        )
+    by_block = plugin.auto_wrap_policy in (None, transformer_auto_wrap_policy)
+    compiled = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO  # type: ignore[union-attr] # always set
+    nested = accelerator.parallelism_config is not None
+    for wrong, setting, mend in (
+        (isinstance(plugin.cpu_offload, CPUOffloadPolicy), "fsdp_offload_params: true", "Set it to false."),
+        (plugin.cpu_ram_efficient_loading, "fsdp_cpu_ram_efficient_loading: true", "Set it to false."),
+        (
+            plugin.activation_checkpointing,
+            "fsdp_activation_checkpointing: true",
+            "Set it to false, and train.gradient_checkpointing to true.",
+        ),
+        (plugin.ignored_modules is not None, "fsdp_ignored_modules", "Leave it out."),
+        (not by_block, "fsdp_auto_wrap_policy: SIZE_BASED_WRAP", "Set it to TRANSFORMER_BASED_WRAP."),
+        (compiled, "dynamo_backend", "Set it to no."),
+        (nested, "parallelism_config", "Leave it out: all processes share one set of shards."),
+    ):
+        if wrong:
+            raise InputError(f"FSDP: not with {setting}. {mend}")
+
+
+def is_sharded(module: nn.Module) -> bool:
+    return isinstance(module, FSDPModule)
+
+
+def prepare(policy: Any, optimizer: Optimizer, accelerator: Accelerator) -> tuple[nn.Module, Any]:
+    """`Accelerator.prepare`, which shards under FSDP2: block by block, and with the numbers of data parallelism.
+
+    Raises InputError where the launcher's config names a block that the model does not have.
+
+    *Differs from* what Accelerate does alone: its mixed precision rounds gradients before they are averaged, and the
+    log-probabilities that the policy returns. Autocast rounds neither, and is what rollouts run under.
+    """
+    if accelerator.is_fsdp2:
+        plugin = _plugin(accelerator)
+        plugin.mixed_precision_policy = None
+        blocks: list[str] = sorted(policy.model._no_split_modules or ())
+        unknown = sorted(set(plugin.transformer_cls_names_to_wrap or ()) - set(blocks))
+        if unknown:
+            raise InputError(
+                f"FSDP: fsdp_transformer_layer_cls_to_wrap: {', '.join(unknown)} is no block of the model. Leave it "
+                f"out, or name its blocks: {', '.join(blocks)}."
+            )
+        if plugin.transformer_cls_names_to_wrap is None:
+            plugin.transformer_cls_names_to_wrap = blocks
+        policy.forward = accelerator.autocast()(policy.forward)
+        # T5's blocks hand on a view, the position bias; it is only ever added to something.
+        warnings.filterwarnings(
+            "ignore", r"FSDP2-wrapped module \(FSDP\w*T5Block\) returned a view", UserWarning
+        )
+    return accelerator.prepare(policy, optimizer)
+
+
+@contextmanager
+def whole(policy: nn.Module, accelerator: Accelerator) -> Iterator[None]:
+    """Every process holds all weights while the block runs; nothing inside it needs another process.
+
+    All processes enter and leave together. Nothing is differentiated inside. Without shards this does nothing.
+    """
+    if not isinstance(policy, FSDPModule):
+        yield
+        return
+    # The module that is called first takes itself for the root, and in a rollout that is a block. torch has no public
+    # way to say which one is.
+    policy._get_fsdp_state()._lazy_init()
+    parts = [module for module in policy.modules() if isinstance(module, FSDPModule)]
+    policy.set_reshard_after_forward(False)
+    for part in parts:
+        part.unshard()
+    try:
+        yield
+    finally:
+        # Gives the weights back, and forgets the order of passes, by which a backward pass would gather ahead: it may
+        # be another one in another process.
+        policy.reset_iter_state()
+        again = bool(_plugin(accelerator).reshard_after_forward)
+        for part in parts[1:]:
+            part.set_reshard_after_forward(again, recurse=False)
+
+
+def whole_weights(module: nn.Module, accelerator: Accelerator) -> dict[str, Tensor] | None:
+    """All weights by their names, on the CPU of the main process; empty in others. None without shards.
+
+    Weights that are tied come once, under their first name. All processes call it together.
+    """
+    weights = _named(module)
+    if not any(isinstance(weight, DTensor) for weight in weights.values()):
+        return None
+    return _gathered({name: weight.detach() for name, weight in weights.items()}, accelerator)
+
+
+def all_finite(weight: Tensor) -> bool:
+    """Of a weight, or of all its shards; then all processes ask together."""
+    found = torch.isfinite(weight.to_local() if isinstance(weight, DTensor) else weight).all()
+    if isinstance(weight, DTensor):
+        bad = (~found).to(weight.device, torch.int32)
+        torch.distributed.all_reduce(bad, group=weight.device_mesh.get_group())
+        found = bad == 0
+    return bool(found)
+
+
+def save_state(policy: nn.Module, optimizer: Any, accelerator: Accelerator, directory: Path) -> None:
+    """What `Accelerator.save_state` writes of a policy that is whole; `load_state` shards it again.
+
+    The main process writes weights and moments, every process its random numbers. All is gathered before anything is
+    written: a process that cannot write keeps none waiting.
+    """
+    weights = whole_weights(policy, accelerator)
+    moments = optimizer.state_dict()
+    moments = {**moments, "state": _gathered(moments["state"], accelerator)}
+    if accelerator.is_main_process:
+        save(weights, directory / WEIGHTS, safe_serialization=True)
+        save(moments, directory / MOMENTS)
+    save_accelerator_state(str(directory), [], [], [], [], accelerator.process_index, accelerator.step)
+
+
+@torch.no_grad()
+def load_state(policy: nn.Module, optimizer: Any, accelerator: Accelerator, directory: Path) -> None:
+    """Put back what `save_state` wrote. Raises ValueError or RuntimeError for what does not fit."""
+    weights = load_file(directory / WEIGHTS)
+    for name, weight in _named(policy).items():
+        if name not in weights or weights[name].shape != weight.shape:
+            raise ValueError(f"it has no {name} of shape {tuple(weight.shape)}")
+        weight.copy_(_like(weight, weights[name]))
+    moments = torch.load(directory / MOMENTS, weights_only=True)
+    trained = [weight for group in optimizer.param_groups for weight in group["params"]]
+    for number, of_weight in moments["state"].items():
+        weight = trained[number]
+        # Adam's count of steps has no shape of the weight's, and is not in shards.
+        of_weight |= {
+            name: _like(weight, value) for name, value in of_weight.items() if value.shape == weight.shape
+        }
+    optimizer.load_state_dict(moments)
+    load_accelerator_state(str(directory), [], [], [], [], accelerator.process_index)
+
+
+def _plugin(accelerator: Accelerator) -> FullyShardedDataParallelPlugin:
+    plugin = accelerator.state.fsdp_plugin
+    assert plugin is not None, "Accelerate has one wherever it shards"
+    return plugin
+
+
+def _named(module: nn.Module) -> dict[str, Tensor]:
+    """Weights and buffers as they lie in ``module``, in shards; each once."""
+    first: dict[int, str] = {}
+    state = module.state_dict(keep_vars=True)  # the very tensors: tied ones are one
+    return {name: value for name, value in state.items() if first.setdefault(id(value), name) == name}
+
+
+def _gathered(tree: Any, accelerator: Accelerator) -> Any:
+    """Every shard in ``tree`` as a whole tensor on the CPU, in the main process; tensors of no use in others."""
+
+    def gather(value: Any) -> Any:
+        full = value.full_tensor() if isinstance(value, DTensor) else value
+        if not isinstance(full, Tensor):
+            return full
+        return full.cpu() if accelerator.is_main_process else full.new_empty(0)
+
+    return tree_map(gather, tree)
+
+
+def _like(weight: Tensor, full: Tensor) -> Tensor:
+    """This process's shard of ``full``, cut as ``weight`` is."""
+    full = full.to(weight.device)
+    if not isinstance(weight, DTensor):
+        return full
+    # Every process has read all of it, so none has to send it.
+    return distribute_tensor(full, weight.device_mesh, weight.placements, src_data_rank=None)

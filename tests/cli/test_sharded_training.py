@@ -1,0 +1,120 @@
+"""`cagsr train` under FSDP2: the config that ships, read by Accelerate's own launcher."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sharded_cli
+import torch
+from safetensors.torch import load_file
+
+TESTS = Path(__file__).parents[1]
+FSDP = TESTS.parent / "examples/accelerate/fsdp.yaml"
+RUN = [
+    "train",
+    "data.task=slots",
+    "data.count=11",
+    "data.evaluation_count=5",
+    "train.steps=2",
+    "train.prompts_per_step=4",
+    "train.micro_batch=3",
+    "train.learning_rate=1e-4",
+    "train.gradient_checkpointing=true",
+    "sampling.candidates=3",
+    "sampling.max_new_tokens=7",
+]
+
+
+def launched(directory, models, program, *settings):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FSDP)]
+    command += ["--num_processes", "2", "--main_process_port", "0", *program, *RUN, *settings]
+    paths = {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
+    quiet = {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [*command, f"model.name={models / 'llama'}"],
+        cwd=directory,
+        env={**os.environ, **paths, **quiet},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def rows(directory):
+    found = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    other = ("seconds", "tokens_per_second", "warning")
+    return [{key: value for key, value in row.items() if key not in other} for row in found]
+
+
+@pytest.mark.parametrize("precision", ["no", "bf16"])
+def test_in_shards_the_command_line_trains_and_saves_what_one_process_does(
+    precision, tmp_path, models, cagsr
+):
+    setting = f"train.mixed_precision={precision}"
+    done = launched(tmp_path, models, [sharded_cli.__file__], setting, "run.directory=sharded")
+    assert done.returncode == 0, done.stderr[-3000:]
+    alone = cagsr(*RUN, setting, "run.directory=alone", f"model.name={models / 'llama'}")
+    assert alone.code == 0, alone.err
+    near = {"no": 1e-5, "bf16": 1e-3}[precision]
+    for row, expected in zip(rows(tmp_path / "sharded"), rows(tmp_path / "alone"), strict=True):
+        assert row == pytest.approx(expected, rel=10 * near, abs=near)
+    for name in ("model", "best"):
+        ours, theirs = (tmp_path / run / name for run in ("sharded", "alone"))
+        assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()}
+        assert json.loads((ours / "config.json").read_text()) == json.loads(
+            (theirs / "config.json").read_text()
+        )
+        weights, expected = (load_file(each / "model.safetensors") for each in (ours, theirs))
+        assert weights.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(weights[key], value, rtol=0, atol=near, msg=key)
+    assert (
+        json.loads((tmp_path / "sharded/run.json").read_text())["identity"]["weights"] == "in shards (FSDP2)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            ["train", "data.task=slots"],
+            "FSDP: Accelerate shards on GPUs, in processes of a launcher; here (cpu)",
+        ),
+        (["sft", "data.task=slots"], "FSDP: only `cagsr train` trains in shards, cagsr sft does not."),
+        (
+            ["compare", "data.task=slots"],
+            "FSDP: only `cagsr train` trains in shards, cagsr compare does not.",
+        ),
+        (["demo", "--directory", "demo"], "FSDP: only `cagsr train` trains in shards, cagsr demo does not."),
+    ],
+)
+def test_what_would_not_be_trained_in_shards_is_refused_before_anything_is_written(
+    command, said, cagsr, models, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    named = [] if command[0] == "demo" else [f"model.name={models / 'llama'}"]
+    ended = cagsr(*command, *named)
+    assert ended.code == 2
+    assert said in " ".join(ended.err.split())
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("model.lora={r: 2}", "FSDP: not with model.lora. Launch with data parallelism"),
+        ("sampling.engine=vllm", "FSDP: not with sampling.engine: vllm. Launch with data parallelism"),
+    ],
+)
+def test_what_does_not_go_with_shards_is_refused_before_anything_is_written(
+    setting, said, cagsr, models, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("cagsr.commands.train.Accelerator", sharded_cli.accelerator)
+    ended = cagsr(*RUN, f"model.name={models / 'llama'}", setting)
+    assert ended.code == 2
+    assert said in " ".join(ended.err.split())
+    assert not list(tmp_path.iterdir())

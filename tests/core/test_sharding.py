@@ -1,0 +1,99 @@
+"""FSDP2 in two processes does what one process does, is saved like it, and goes on to the same bits."""
+
+import pytest
+import sharded_processes
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from test_distributed import launched
+
+import tiny
+from cagsr import sharding
+from cagsr.errors import InputError
+from sharded import fsdp2
+
+
+@pytest.mark.parametrize("name", sorted(sharded_processes.RUNS))
+def test_two_processes_with_a_shard_each_train_as_one_with_all_and_go_on_to_the_same_bits(name, tmp_path):
+    found = launched(sharded_processes.__file__, tmp_path / "found.pt", tmp_path, name)
+    alone = sharded_processes.run(name, Accelerator(cpu=True), tmp_path / "alone")
+
+    assert found["responses"] == alone["responses"]
+    # Evaluated, trained, evaluated, trained, evaluated.
+    assert len(found["rows"]) == len(alone["rows"]) == 5
+    for row, expected in zip(found["rows"], alone["rows"], strict=True):
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    for saved in ("weights", "held"):
+        assert found[saved].keys() == alone[saved].keys()
+        for key, value in alone[saved].items():
+            torch.testing.assert_close(found[saved][key], value, rtol=1e-5, atol=1e-5, msg=key)
+            assert torch.equal(found["again"][saved][key], found[saved][key]), key
+    start = tiny.weights_of(tiny.policy(sharded_processes.RUNS[name][0]).model)
+    assert max(float((start[key] - value).abs().max()) for key, value in found["weights"].items()) > 1e-3
+
+    (stopped,) = set(found["stopped"])
+    assert stopped.startswith("StoppedError: stopped by SIGTERM in step 2, after 1 optimizer steps")
+    assert found["kept"] == ["step-000001-update-0001"]
+    assert found["rows again"] == found["rows"]
+    for one, other in zip(*(found["moments"][n].values() for n in (0, 1)), strict=True):
+        assert all(torch.equal(one[key], other[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
+
+    mine, theirs = sorted(found["full"], key=lambda message: "another process" in message)
+    assert "No space left on device" in mine
+    assert "could not be written by another process. The earlier checkpoints are untouched." in theirs
+    assert found["untouched"]
+    # A number that is not finite lies in one process's shard; both see it.
+    assert len(found["bad"]) == 2
+    assert all(message.startswith("NumericsError: step 9: the weights ") for message in found["bad"])
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+    # Accelerate's plugin writes some of its settings there.
+    monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")
+    yield Accelerator(cpu=True)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"fsdp_version": 1}, "version 1 is not supported: .* Set fsdp_version: 2"),
+        ({"cpu_offload": True}, "not with fsdp_offload_params: true. Set it to false"),
+        (
+            {"cpu_ram_efficient_loading": True},
+            "not with fsdp_cpu_ram_efficient_loading: true. Set it to false",
+        ),
+        (
+            {"activation_checkpointing": True},
+            "not with fsdp_activation_checkpointing: true. .*train.gradient",
+        ),
+        ({"ignored_modules": "model.lm_head"}, "not with fsdp_ignored_modules. Leave it out"),
+        (
+            {"auto_wrap_policy": "size_based_wrap"},
+            "not with fsdp_auto_wrap_policy: SIZE_BASED_WRAP. Set it to TRANSFORMER_BASED_WRAP",
+        ),
+    ],
+)
+def test_a_setting_of_fsdp_that_would_train_wrongly_or_fail_is_refused_by_name(settings, said, accelerator):
+    with pytest.raises(InputError, match=f"^FSDP: {said}"):
+        sharding.check_shards(fsdp2(accelerator, **settings))
+
+
+def test_where_accelerate_would_leave_weights_whole_that_is_said(accelerator, monkeypatch):
+    assert not sharding.asked_to_shard(accelerator)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert sharding.asked_to_shard(accelerator)
+    with pytest.raises(
+        InputError, match=r"^FSDP: Accelerate shards on GPUs, .* here \(cpu\) it would silently"
+    ):
+        sharding.check_shards(accelerator)
+
+
+def test_a_block_that_the_model_does_not_have_is_named(accelerator):
+    policy = tiny.policy("llama")
+    optimizer = torch.optim.SGD(policy.parameters())
+    with pytest.raises(
+        InputError, match=r"T5Block is no block of the model. .* its blocks: LlamaDecoderLayer\."
+    ):
+        sharding.prepare(policy, optimizer, fsdp2(accelerator, transformer_cls_names_to_wrap=["T5Block"]))
