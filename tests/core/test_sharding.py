@@ -71,7 +71,7 @@ def accelerator(monkeypatch):
         ({"ignored_modules": "model.lm_head"}, "not with fsdp_ignored_modules. Leave it out"),
         (
             {"auto_wrap_policy": "size_based_wrap"},
-            "not with fsdp_auto_wrap_policy: SIZE_BASED_WRAP. Set it to TRANSFORMER_BASED_WRAP",
+            "not with fsdp_auto_wrap_policy: SIZE_BASED_WRAP. Set it to TRANSFORMER_",
         ),
     ],
 )

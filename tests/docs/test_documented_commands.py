@@ -41,6 +41,8 @@ NOT_RUN = {
     "VLLM_SERVER_DEV_MODE=1 vllm serve": "vLLM needs a GPU; a fake of it serves in tests/cli/test_train_vllm.py",
     "cagsr train --config vllm.yaml": "it needs that server; run against the fake one there",
     "ACCELERATE_USE_CPU=1 torchrun": "run by tests/core/test_distributed.py",
+    "accelerate launch --config_file examples/accelerate/fsdp.yaml": "Accelerate shards on GPUs only; run as if it did "
+    "here by tests/cli/test_sharded_training.py",
 }
 
 # Appended to a command, unless it names the key itself.
