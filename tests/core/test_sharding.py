@@ -4,7 +4,9 @@ import pytest
 import sharded_processes
 import torch
 from accelerate import Accelerator
+from accelerate.parallelism_config import ParallelismConfig
 from accelerate.state import AcceleratorState
+from accelerate.utils import TorchDynamoPlugin
 from test_distributed import launched
 
 import tiny
@@ -78,6 +80,21 @@ def accelerator(monkeypatch):
 def test_a_setting_of_fsdp_that_would_train_wrongly_or_fail_is_refused_by_name(settings, said, accelerator):
     with pytest.raises(InputError, match=f"^FSDP: {said}"):
         sharding.check_shards(fsdp2(accelerator, **settings))
+
+
+@pytest.mark.parametrize(
+    ("part", "value", "said"),
+    [
+        ("dynamo_plugin", TorchDynamoPlugin(backend="inductor"), "not with dynamo_backend. Set it to no"),
+        ("parallelism_config", ParallelismConfig(), "not with parallelism_config. Leave it out"),
+    ],
+)
+def test_what_accelerate_would_lay_over_the_shards_is_refused_by_name(part, value, said, accelerator):
+    fsdp2(accelerator)
+    sharding.check_shards(accelerator)
+    AcceleratorState._shared_state[part] = value
+    with pytest.raises(InputError, match=f"^FSDP: {said}"):
+        sharding.check_shards(accelerator)
 
 
 def test_where_accelerate_would_leave_weights_whole_that_is_said(accelerator, monkeypatch):
