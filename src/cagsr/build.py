@@ -16,6 +16,7 @@ from cagsr.algorithm import Algorithm
 from cagsr.config import Config
 from cagsr.errors import InputError, closest
 from cagsr.identity import identity
+from cagsr.launch import refuse_unseen
 from cagsr.metrics.endpoint import Endpoint, refuse_secrets
 from cagsr.metrics.judge import Judge
 from cagsr.metrics.local_model import LocalModel
@@ -116,8 +117,12 @@ def check_launch(accelerator: Accelerator, command: str, config: Config | None =
             "gradient were looked at, and once for every micro-batch. Launch with data parallelism "
             "(examples/accelerate/ddp.yaml) or FSDP2 (examples/accelerate/fsdp.yaml)."
         )
-    if not asked_to_shard(accelerator):
-        return
+    if asked_to_shard(accelerator):
+        _check_sharded(accelerator, command, config)
+    refuse_unseen(accelerator.num_processes)
+
+
+def _check_sharded(accelerator: Accelerator, command: str, config: Config | None) -> None:
     if config is None:
         raise InputError(f"FSDP: only `cagsr train` trains in shards, {command} does not. {ALONE}.")
     check_shards(accelerator)

@@ -15,6 +15,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from cagsr.errors import CagsrError, InputError, MemoryRanOutError, StoppedError, ran_out_of_memory
+from cagsr.launch import refuse_several
 from cagsr.options import (
     AcceptChanges,
     ConfigFile,
@@ -31,9 +32,18 @@ from cagsr.stops import Terminated, start_clock, terminate
 
 __all__ = ["app", "main"]
 
+# Commands that do not share their work among processes.
+ALONE = ("calibrate", "compare", "demo", "rate", "report", "score")
+
 
 class Commands(TyperGroup):
-    """Typer ends a command at Ctrl-C in silence; a run that was stopped says so."""
+    """Typer ends a command at Ctrl-C in silence; a run that was stopped says so. Some commands run alone only."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        if name in ALONE:
+            refuse_several(name)
+        return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -100,8 +110,9 @@ def sft(
     from cagsr.commands.sft import run_sft
 
     given = _load(config, overrides, skip_invalid, max_time)
-    outcome = run_sft(given, console_for(as_json), resume=resume, accept_changes=accept_changes)
-    print_json(outcome, as_json)
+    console = console_for(as_json)
+    outcome = run_sft(given, console, resume=resume, accept_changes=accept_changes)
+    print_json(outcome, as_json, console)
 
 
 @app.command(epilog="Example: cagsr train --config examples/e2e.yaml reward.preset=robust")
@@ -123,7 +134,7 @@ def train(
     given, console = _load(config, overrides, skip_invalid, max_time), console_for(as_json)
     with reported(Path(given.run.directory), console):
         trained = run_training(given, console, resume=resume, accept_changes=accept_changes)
-    print_json(trained.outcome, as_json)
+    print_json(trained.outcome, as_json, console)
 
 
 @app.command(
@@ -160,7 +171,7 @@ def evaluate(
     summary = run_evaluation(loaded, models, split, not sampled, console)
     if not as_json:
         show_evaluation(summary, console)
-    print_json(summary, as_json)
+    print_json(summary, as_json, console)
 
 
 @app.command(epilog="Example: cagsr compare --config examples/paper.yaml --quick")
@@ -282,10 +293,10 @@ def probe(
     chosen = [*(overrides or []), *([] if pairs is None else [f"compare.preferences={json.dumps(pairs)}"])]
     console = console_for(as_json)
     summary = run_probe(_load(config, chosen, skip_invalid), console, prompts)
-    if as_json:
-        print(json.dumps(summary))
-    else:
+    if not as_json:
         show(summary, console)
+    elif not console.quiet:
+        print(json.dumps(summary))
 
 
 @app.command(epilog="Example: cagsr rate runs/paper --raters anna,ben; then: cagsr rate runs/paper --export")

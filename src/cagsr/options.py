@@ -72,6 +72,7 @@ def console_for(as_json: bool) -> Console:
     return Console(stderr=as_json, force_interactive=None if moves else False)
 
 
-def print_json(value: Any, wanted: bool) -> None:
-    if wanted:
+def print_json(value: Any, wanted: bool, console: Console | None = None) -> None:
+    """``value`` on standard output, if it is ``wanted``: once, and not by the processes whose console is quiet."""
+    if wanted and not (console and console.quiet):
         print(json.dumps(value, indent=2))

@@ -6,7 +6,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from rich.console import Console
 
 from cagsr import build, splits
@@ -70,8 +70,6 @@ def compare(
     systems = {BASE: systems.pop(BASE, resolve([BASE], [])[BASE]), **systems}
     resolve([config.compare.control], config.compare.labels)  # a misspelt control would only not be there
     directory = Path(config.compare.directory)
-    if PartialState().num_processes > 1:
-        raise InputError("cagsr compare runs as one process; start it without accelerate launch or torchrun.")
     build.check_launch(Accelerator(mixed_precision=config.train.mixed_precision), "cagsr compare")
     build.check_metrics(config)
     splits.check_evaluation_data(config)

@@ -16,6 +16,7 @@ from cagsr.commands.rows import say_rows
 from cagsr.config import Config
 from cagsr.errors import InputError
 from cagsr.evaluation import Answers, answer, measure_signals, read_by, spread_of
+from cagsr.launch import refuse_unseen
 from cagsr.metrics.bootstrap import summarise
 from cagsr.policy.policy import Policy
 from cagsr.policy.sampling import Sampling
@@ -76,6 +77,7 @@ def evaluate(
     checker = build.build_checker(config)
     reward = build.build_reward(config, checker)
     world = World(Accelerator())
+    refuse_unseen(world.size)
     console.quiet = world.rank > 0
     if splits.chose_best(config, split):
         say(console, f"{split} prompts: also used to choose best/, so its numbers are a little too good")

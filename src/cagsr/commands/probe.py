@@ -18,6 +18,7 @@ from cagsr.commands.rows import say_rows
 from cagsr.config import Config
 from cagsr.errors import InputError
 from cagsr.evaluation import Answers, measure_signals
+from cagsr.launch import refuse_unseen
 from cagsr.metrics.bootstrap import interval
 from cagsr.metrics.rouge import rouge_l
 from cagsr.metrics.slots import slot_metrics
@@ -109,9 +110,11 @@ def probe(config: Config, console: Console, prompts: int = 100) -> dict[str, Any
 
 def _loaded(config: Config, split: str, count: int, console: Console) -> tuple[Policy, list[Prompt], World]:
     """The base and the first ``count`` prompts. What is wrong with the data is found before the model is loaded."""
-    rows = splits.read_rows(config, split)
-    policy, world = build.build_policy(config), World(Accelerator())
+    world = World(Accelerator())
+    refuse_unseen(world.size)
     console.quiet = console.quiet or world.rank > 0
+    rows = splits.read_rows(config, split)
+    policy = build.build_policy(config)
     policy.to(world.device)
     asked, report = splits.build_prompts(config, policy, split, rows=rows)
     say_rows(console, f"{split} prompts", report)

@@ -1,0 +1,63 @@
+"""Started by torchrun or accelerate launch: what shares its work does, the rest says that it runs alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ALONE = {
+    "calibrate": ["--output=out.yaml", "data.task=slots"],
+    "compare": ["data.task=slots", "compare.directory=out"],
+    "demo": ["--directory=out"],
+    "rate": ["out", "--raters=anna"],
+    "report": ["out"],
+    "score": ["pairs.jsonl", "--output=out"],
+}
+SHARED = {
+    "eval": ["base=nowhere", "data.task=slots"],
+    "probe": ["data.task=slots", "model.name=nowhere"],
+    "sft": ["data.task=slots", "model.name=nowhere", "sft.directory=out"],
+    "train": ["data.task=slots", "model.name=nowhere", "run.directory=out"],
+}
+
+
+@pytest.mark.parametrize("command", sorted(ALONE))
+def test_a_command_that_runs_alone_says_so_before_it_does_anything(cagsr, tmp_path, monkeypatch, command):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = cagsr(command, *ALONE[command])
+    assert refused.code == 2
+    assert (
+        f"cagsr {command} runs as one process, and 2 were launched. Start it without torchrun" in refused.err
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", sorted(SHARED))
+def test_processes_that_do_not_see_each_other_are_refused_with_the_mend(
+    cagsr, tmp_path, monkeypatch, command
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused = cagsr(command, *SHARED[command])
+    assert refused.code == 2
+    assert "Set ACCELERATE_USE_CPU=1 to run them together on CPUs" in refused.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_probe_by_two_processes_finds_what_one_finds_and_says_it_once(cagsr, models, small):
+    arguments = ["probe", *small, "data.task=slots", f"model.name={models / 't5'}", "--prompts=3", "--json"]
+    source = str(Path(__file__).parents[2] / "src")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m"]
+    ended = subprocess.run(
+        [*launcher, "cagsr", *arguments],
+        env={**os.environ, "PYTHONPATH": source, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert ended.returncode == 0, ended.stderr
+    together, alone = json.loads(ended.stdout), json.loads(cagsr(*arguments).out)
+    assert together["base"] == pytest.approx(alone["base"], abs=1e-5)
+    assert together["verdict"] == alone["verdict"]
