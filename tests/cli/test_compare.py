@@ -37,6 +37,10 @@ def test_a_comparison_writes_a_run_directory_for_every_run_and_one_table(compare
             run_directory = directory / name / f"seed-{seed}"
             kept = {entry.name for entry in run_directory.iterdir()}
             assert {"run.json", "config.yaml", "metrics.jsonl", "summary.json", "model"} <= kept
+    for place in ("no-rl/seed-0", "best-of-k/seed-0", "best-of-k/seed-1"):  # nothing is trained there
+        assert {"run.json", "config.yaml", "summary.json", "responses.jsonl"} <= {
+            entry.name for entry in (directory / place).iterdir()
+        }
     assert not (directory / "no-rl" / "seed-1").exists()
     rows = [
         json.loads(line) for line in (directory / "lexical/seed-1/responses.jsonl").read_text().splitlines()

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from cagsr import build, splits
-from cagsr.commands.carry_out import carry_out
+from cagsr.commands.carry_out import carry_out, record_untrained
 from cagsr.commands.identity import of_data
 from cagsr.commands.rows import say_rows
 from cagsr.config import Config
@@ -191,14 +191,16 @@ class Arena:
         self, recipe: Recipe, bench: Bench, directory: Path
     ) -> tuple[Answers, Answers | None, int, float]:
         """Greedy and sampled answers of what the recipe makes, the tokens generated for it, seconds of training."""
+        train = self.config.train.model_copy(update={"seed": bench.seed})
+        run = self.config.run.model_copy(update={"directory": str(directory)})
+        config = self.config.model_copy(update={"train": train, "run": run, "watch": _warning(self.config)})
+        if isinstance(recipe, Unchanged | Choose):
+            record_untrained(config)
         if isinstance(recipe, Unchanged):
             return *self._answers(self.base), 0, 0.0
         if isinstance(recipe, Choose):
             chosen, tokens = self._chosen(bench)
             return chosen, None, tokens, 0.0
-        train = self.config.train.model_copy(update={"seed": bench.seed})
-        run = self.config.run.model_copy(update={"directory": str(directory)})
-        config = self.config.model_copy(update={"train": train, "run": run, "watch": _warning(self.config)})
         carried = carry_out(recipe, config, Console(quiet=True), self.accept_changes)
         carried.policy.to(self.world.device)
         return *self._answers(carried.policy), carried.tokens, carried.seconds

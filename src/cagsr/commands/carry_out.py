@@ -20,7 +20,7 @@ from cagsr.records import METRICS, RUN, RunDirectory, fingerprint
 from cagsr.supervised import Supervised, fine_tune
 from cagsr.systems.recipe import Imitate, Prefer, Reinforce
 
-__all__ = ["Carried", "carry_out", "trained_policy"]
+__all__ = ["Carried", "carry_out", "record_untrained", "trained_policy"]
 
 # Preferences move a model faster than rewards do: at the learning rate of reinforcement DPO unlearns the language.
 PREFERENCE_RATE = 0.3
@@ -51,6 +51,16 @@ def carry_out(
     if not done:
         _teach(recipe, config)
     return Carried(trained_policy(config), 0, _summary(directory)["seconds"])
+
+
+def record_untrained(config: Config) -> None:
+    """A run directory for a system that trains nothing: config, identity and a summary of 0 steps."""
+    directory = Path(config.run.directory)
+    accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
+    with Claim(directory, config, {}, accelerator, resume=(directory / RUN).exists()) as claim:
+        claim.start({})
+        assert claim.run is not None, "a comparison is one process"
+        claim.run.write_summary({"steps": 0, "seconds": 0.0})
 
 
 def _is_finished(directory: Path) -> bool:
