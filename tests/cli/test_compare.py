@@ -86,6 +86,24 @@ def test_a_comparison_stopped_between_two_systems_ends_with_the_numbers_of_one_t
     assert json.loads(resumed.out)["systems"] == json.loads(whole.out)["systems"]
 
 
+def test_what_a_run_warned_of_is_said_and_kept_in_the_summary_after_a_resume_too(compared):
+    watched = ("compare.seeds=[0]", "compare.systems=[no-rl, lexical]", "watch.kl.limit=1.0e-9")
+    first, directory = compared(
+        *watched, "watch.kl.patience=1", "algorithm.epochs=2", "train.learning_rate=0.1"
+    )
+    assert first.code == 0, first.err
+    assert "warning: lexical, step 2: kl is" in " ".join(first.out.split())
+    summary = json.loads((directory / "summary.json").read_text())
+    assert list(summary["warnings"]) == ["lexical"]
+    found = summary["warnings"]["lexical"][0]
+    assert (found["seed"], found["step"]) == (0, 2)
+    again, _ = compared(
+        *watched, "watch.kl.patience=1", "algorithm.epochs=2", "train.learning_rate=0.1", "--resume"
+    )
+    assert again.code == 0, again.err
+    assert json.loads((directory / "summary.json").read_text())["warnings"] == summary["warnings"]
+
+
 def test_an_unknown_system_or_control_is_refused_before_anything_is_written(compared):
     for key in ("compare.systems=[no-rl, cagsr-gpro]", "compare.control=lexcial"):
         outcome, directory = compared(key)

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from cagsr import build, splits
+from cagsr.commands import warn
 from cagsr.commands.carry_out import carry_out, record_untrained
 from cagsr.commands.identity import of_data
 from cagsr.commands.rows import say_rows
@@ -23,7 +24,7 @@ from cagsr.kl import k1
 from cagsr.policy.policy import Policy
 from cagsr.preferences import Pair
 from cagsr.prose import duration, fitting, say
-from cagsr.records import RESPONSES, fingerprint
+from cagsr.records import METRICS, RESPONSES, RunDirectory, fingerprint
 from cagsr.sources import Row
 from cagsr.storage import write_atomically
 from cagsr.systems import System
@@ -73,6 +74,7 @@ class Arena:
         self.human, self.held_out_pairs = self._usable(pairs)
         self.scoreboard = build.build_scoreboard(config, self.base, self.checker)
         self.found: dict[str, list[Result]] = {}
+        self.warnings: dict[str, list[dict[str, Any]]] = {}
 
     def _prompts(self, split: str, rows: list[Row]) -> list[Prompt]:
         prompts, report = splits.build_prompts(self.config, self.base, split, rows=rows)
@@ -141,9 +143,15 @@ class Arena:
                 self._run(name, system, bench, directory)
         result = self._with_people(name, _read(directory / RESULT), directory)
         self.found.setdefault(name, []).append(result)
+        warned = [row for row in RunDirectory(directory, "").rows(METRICS) if "warning" in row]
+        if warned:
+            self.warnings.setdefault(name, []).extend({"seed": bench.seed, **row} for row in warned)
         numbers = [f"{metric} {value.mean():.3f}" for metric, value in list(result.greedy.items())[:3]]
         parts = [place, duration(result.cost["seconds"]), *numbers]
         say(self.console, fitting(parts, self.console.width))
+        if warned:
+            more = f", and {len(warned) - 1} more" if len(warned) > 1 else ""
+            warn(self.console, f"{name}, {warned[0]['warning']}{more}")
 
     def _with_people(self, name: str, result: Result, directory: Path) -> Result:
         """With what people say of the responses; never kept, because people rate what is measured already."""

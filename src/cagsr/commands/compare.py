@@ -109,6 +109,7 @@ def _run_all(
         "budget": _budget(config),
         **_compared(arena, config),
         "not_for_this_data": not_for,
+        "warnings": arena.warnings,
         "measured_by": arena.scoreboard.describe(),
         "reward_models": arena.reward_models(),
         "pairs_on_held_out_prompts_left_out": arena.held_out_pairs,
