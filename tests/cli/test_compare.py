@@ -41,6 +41,9 @@ def test_a_comparison_writes_a_run_directory_for_every_run_and_one_table(compare
         assert {"run.json", "config.yaml", "summary.json", "responses.jsonl"} <= {
             entry.name for entry in (directory / place).iterdir()
         }
+    for name in ("best-of-k", "lexical", "sft-best"):
+        about = json.loads((directory / name / "seed-1/run.json").read_text())
+        assert {"model", "train.seed", "code of cagsr", "torch"} <= about["identity"].keys()
     assert not (directory / "no-rl" / "seed-1").exists()
     rows = [
         json.loads(line) for line in (directory / "lexical/seed-1/responses.jsonl").read_text().splitlines()

@@ -203,7 +203,7 @@ class Arena:
         run = self.config.run.model_copy(update={"directory": str(directory)})
         config = self.config.model_copy(update={"train": train, "run": run, "watch": _warning(self.config)})
         if isinstance(recipe, Unchanged | Choose):
-            record_untrained(config)
+            record_untrained(config, self.accept_changes)
         if isinstance(recipe, Unchanged):
             return *self._answers(self.base), 0, 0.0
         if isinstance(recipe, Choose):

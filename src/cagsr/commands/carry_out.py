@@ -10,7 +10,8 @@ from rich.console import Console
 
 from cagsr import build
 from cagsr.commands.claim import Claim
-from cagsr.commands.train import run_training
+from cagsr.commands.identity import of_start
+from cagsr.commands.train import READ, run_training
 from cagsr.config import Config
 from cagsr.config.sections import RewardTerm
 from cagsr.direct_preference import DirectPreference, prefer
@@ -49,18 +50,25 @@ def carry_out(
         tokens = int(sum(row.get("tokens", 0) for row in RunDirectory(directory, "").rows(METRICS)))
         return Carried(trained_policy(config), tokens, _summary(directory)["seconds"])
     if not done:
-        _teach(recipe, config)
+        _teach(recipe, config, accept_changes)
     return Carried(trained_policy(config), 0, _summary(directory)["seconds"])
 
 
-def record_untrained(config: Config) -> None:
+def record_untrained(config: Config, accept_changes: bool = False) -> None:
     """A run directory for a system that trains nothing: config, identity and a summary of 0 steps."""
-    directory = Path(config.run.directory)
-    accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
-    with Claim(directory, config, {}, accelerator, resume=(directory / RUN).exists()) as claim:
+    with _claim(config, accept_changes) as claim:
         claim.start({})
         assert claim.run is not None, "a comparison is one process"
         claim.run.write_summary({"steps": 0, "seconds": 0.0})
+
+
+def _claim(config: Config, accept_changes: bool) -> Claim:
+    """The place of a run that `run_training` does not make, new or to go on with, and what it stands on."""
+    directory = Path(config.run.directory)
+    accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
+    known = of_start(config, READ, accelerator)
+    resume = (directory / RUN).exists()
+    return Claim(directory, config, known, accelerator, resume=resume, accept_changes=accept_changes)
 
 
 def _is_finished(directory: Path) -> bool:
@@ -99,13 +107,12 @@ def trained_policy(config: Config) -> Policy:
     return build.build_policy(config.model_copy(update={"model": model, "algorithm": algorithm}))
 
 
-def _teach(recipe: Imitate | Prefer, config: Config) -> None:
+def _teach(recipe: Imitate | Prefer, config: Config, accept_changes: bool) -> None:
     """As many optimizer steps as reinforcement learning takes, on its prompts and at its learning rate.
 
     Direct preference optimisation goes at PREFERENCE_RATE of it.
     """
     directory, training = Path(config.run.directory), config.train
-    accelerator = Accelerator(mixed_precision=training.mixed_precision)
     schedule: dict[str, Any] = {
         "steps": training.steps * config.algorithm.epochs * config.algorithm.minibatches,
         "batch_size": recipe.batch_size,
@@ -118,10 +125,9 @@ def _teach(recipe: Imitate | Prefer, config: Config) -> None:
     texts = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
     if isinstance(recipe, Imitate):
         texts = recipe.responses
-    claim = Claim(directory, config, {}, accelerator, resume=(directory / RUN).exists())
-    with claim:
+    with _claim(config, accept_changes) as claim:
         policy = build.build_policy(config)
-        policy.to(accelerator.device)
+        policy.to(claim.accelerator.device)
         claim.start({"data": fingerprint(texts)})
         continuation = claim.continuation(config, training.save_every, Console(quiet=True))
 
@@ -129,7 +135,7 @@ def _teach(recipe: Imitate | Prefer, config: Config) -> None:
             if claim.run is not None:
                 claim.run.add_metrics(step, {"loss": loss, **numbers})
 
-        longest, given = config.sampling.max_new_tokens, (accelerator, report, continuation)
+        longest, given = config.sampling.max_new_tokens, (claim.accelerator, report, continuation)
         with continuation.stops:
             if isinstance(recipe, Imitate):
                 settings = Supervised(
