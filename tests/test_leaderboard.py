@@ -117,3 +117,21 @@ def test_csv_has_a_line_for_every_system_and_metric_and_keeps_the_numbers_whole(
     assert float(row["mean"]) == summary["systems"]["cagsr-grpo"]["slot_error_rate"]["mean"]
     assert float(row["to lexical: mean"]) == pytest.approx(-0.29)
     assert row["to lexical: p_holm"] != ""
+
+
+def test_csv_has_the_difference_to_the_base_at_equal_length_and_how_many_prompts_that_is(summary):
+    summary["length_matched"] = {
+        "lexical-no-rl": {"prompts": 0.7, "slot_error_rate": {"mean": 0.02, "low": 0.01, "high": 0.03}},
+        "cagsr-grpo-no-rl": {"prompts": 0.0},
+    }
+    rows = list(csv.DictReader(io.StringIO(csv_text(summary))))
+    found = {
+        row["system"]: [row[f"at equal length: {part}"] for part in ("prompts", "mean", "low", "high")]
+        for row in rows
+        if row["metric"] == "slot_error_rate"
+    }
+    assert found == {
+        "no-rl": ["", "", "", ""],
+        "cagsr-grpo": ["0.0", "", "", ""],
+        "lexical": ["0.7", "0.02", "0.01", "0.03"],
+    }

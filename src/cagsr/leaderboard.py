@@ -158,14 +158,17 @@ def _mean(summary: Mapping[str, Any], name: str) -> str:
 
 
 def csv_text(summary: Mapping[str, Any]) -> str:
-    """One line a system and metric: system, metric, mean, low, high, and the differences with their p-values."""
-    others = _others(summary)
+    """One line a system and metric: system, metric, mean, low, high, the differences with their p-values, and the
+    difference to the base on the prompts that both answer at equal length, with the share of these prompts.
+    """
+    others, base = _others(summary), next(iter(summary["systems"]))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     parts = ("mean", "low", "high", "p", "p_holm")
     writer.writerow(
         ["system", "metric", "mean", "low", "high"]
         + [f"to {other}: {part}" for other in others for part in parts]
+        + [f"at equal length: {part}" for part in ("prompts", *parts[:3])]
     )
     for name, metrics in summary["systems"].items():
         for metric, value in metrics.items():
@@ -173,6 +176,9 @@ def csv_text(summary: Mapping[str, Any]) -> str:
             for other in others:
                 found = summary["differences"].get(f"{name}-{other}", {}).get(metric, {})
                 row += [found.get(part, "") for part in parts]
+            alike = summary["length_matched"].get(f"{name}-{base}", {})
+            row.append(alike.get("prompts", ""))
+            row += [alike.get(metric, {}).get(part, "") for part in parts[:3]]
             writer.writerow(row)
     return text.getvalue()
 

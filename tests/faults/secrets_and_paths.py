@@ -187,6 +187,7 @@ def _compare(name: str, run: Path) -> None:
 def _table(name: str, run: Path) -> None:
     value = {"mean": 1.0, "low": 0.5, "high": 1.5}
     parts: dict[str, Any] = {"systems": {name: {"length": value}}, "differences": {}, "sampled": {}}
+    parts |= {"length_matched": {}}
     parts |= {"opinions": {"systems": {name: {}}}, "not_for_this_data": {name: name}}
     parts |= {"cost": {name: {"seconds": 1, "generated_tokens": 1, "labels": 1}}}
     text = markdown(parts) + csv_text(parts)
