@@ -51,6 +51,7 @@ __all__ = [
     "build_step",
     "check_launch",
     "check_metrics",
+    "check_signal",
     "check_training",
     "checker_signals",
     "connect_engine",
@@ -197,6 +198,14 @@ def build_reward(config: Config, checker: Checker | None) -> Reward:
     return Reward(terms, checker_signals(checker))
 
 
+def check_signal(key: str, name: str, checker: Checker | None) -> None:
+    """Raises InputError, with the ``key`` of the config, for the name of no signal."""
+    try:
+        Reward([Term(name)], checker_signals(checker))
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error
+
+
 def checker_signals(checker: Checker | None) -> dict[str, Signal]:
     """The signals that a checker supplies: ``oracle``, or none without one."""
     return {} if checker is None else {"oracle": partial(_oracle, checker)}
@@ -269,8 +278,12 @@ def build_scoreboard(
 def _frozen(config: Config, name: str) -> Policy:
     """A model of another name, in evaluation only: no critic, no adapter, no code of its own."""
     revision = config.metrics.perplexity_revision
-    loaded, _ = load_model(name, revision=revision, dtype=config.model.dtype)
-    policy = make_policy(loaded, load_tokenizer(name, revision=revision))
+    try:
+        loaded, _ = load_model(name, revision=revision, dtype=config.model.dtype)
+        policy = make_policy(loaded, load_tokenizer(name, revision=revision))
+    except InputError as error:
+        problem = str(error).replace("model.name", "metrics.perplexity_model")
+        raise InputError(problem) from error
     return policy.requires_grad_(False)
 
 

@@ -15,7 +15,7 @@ from cagsr.sources import Row
 from cagsr.types import Prompt
 from cagsr.words import text_words
 
-__all__ = ["Pair", "best_against_worst", "degraded", "read_pairs"]
+__all__ = ["Pair", "best_against_worst", "degraded", "encoded_pairs", "pair_rows", "read_pairs"]
 
 # A clause begins with what joins it to the one before it.
 CLAUSE = re.compile(r"\s*[,;.!?]\s+|\s+(?:and|but|while|with)\s+")
@@ -36,6 +36,36 @@ class Pair:
 # Pairs of people -------------------------------------------------------------------------------------------------
 
 
+def pair_rows(
+    source: str, *, split: str = "train", config_name: str | None = None, revision: str | None = None
+) -> list[Row]:
+    """Rows of a file or data set with the columns prompt, chosen and rejected, before they are encoded.
+
+    ``chosen`` and ``rejected`` are texts, or conversations: the prompt's messages in a column of their own or at
+    the head of both, one assistant turn after them. A row whose two responses are no text, empty or the same has
+    that as its problem.
+
+    Raises InputError as `sources.read` and `data.map_columns` do, and for a missing column.
+    """
+    rows = sources.read(source, split, config_name, revision)
+    names = {name for row in rows for name in row.values}
+    for column in ("chosen", "rejected"):
+        if names and column not in names:
+            raise InputError(f"{source}: no {column!r} column{closest(column, names)}")
+    return map_columns([row if row.problem else _texts(row) for row in rows])
+
+
+def encoded_pairs(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, **encoding: Any
+) -> tuple[list[Pair], DataReport]:
+    """Pairs of what `pair_rows` gave, and what became of every row; ``encoding`` is handed to `data.encode`.
+
+    Raises InputError as that does.
+    """
+    prompts, report = encode(rows, tokenizer, **encoding)
+    return [Pair(prompt, prompt.row["chosen"], prompt.row["rejected"]) for prompt in prompts], report
+
+
 def read_pairs(
     source: str,
     tokenizer: PreTrainedTokenizerBase,
@@ -45,22 +75,9 @@ def read_pairs(
     revision: str | None = None,
     **encoding: Any,
 ) -> tuple[list[Pair], DataReport]:
-    """Pairs of a file or data set with the columns prompt, chosen and rejected, and what became of every row.
-
-    ``chosen`` and ``rejected`` are texts, or conversations: the prompt's messages in a column of their own or at
-    the head of both, one assistant turn after them. ``encoding`` is handed to `data.encode`.
-
-    Raises InputError as `sources.read`, `data.map_columns` and `data.encode` do, for a missing column, and with
-    one line for each row whose two responses are no text, empty or the same (unless ``skip_invalid``).
-    """
-    rows = sources.read(source, split, config_name, revision)
-    names = {name for row in rows for name in row.values}
-    for column in ("chosen", "rejected"):
-        if names and column not in names:
-            raise InputError(f"{source}: no {column!r} column{closest(column, names)}")
-    rows = map_columns([row if row.problem else _texts(row) for row in rows])
-    prompts, report = encode(rows, tokenizer, **encoding)
-    return [Pair(prompt, prompt.row["chosen"], prompt.row["rejected"]) for prompt in prompts], report
+    """`pair_rows` and `encoded_pairs` in one."""
+    rows = pair_rows(source, split=split, config_name=config_name, revision=revision)
+    return encoded_pairs(rows, tokenizer, **encoding)
 
 
 def _texts(row: Row) -> Row:

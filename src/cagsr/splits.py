@@ -6,7 +6,7 @@ from cagsr import data, sources
 from cagsr.config import Config
 from cagsr.errors import InputError, closest
 from cagsr.policy.policy import Policy
-from cagsr.preferences import Pair, read_pairs
+from cagsr.preferences import Pair, pair_rows, read_pairs
 from cagsr.tasks import TASKS
 from cagsr.tasks.task import split_of
 from cagsr.types import Prompt
@@ -17,6 +17,7 @@ __all__ = [
     "build_references",
     "build_rows",
     "check_evaluation_data",
+    "check_pairs",
     "chose_best",
     "has_evaluation_data",
     "read_rows",
@@ -166,6 +167,13 @@ def build_prompts(
         new_tokens=longest if causal else 0,
         new_tokens_key=key,
     )
+
+
+def check_pairs(config: Config) -> None:
+    """Raises InputError for all that can be wrong with ``compare.preferences`` and needs no tokenizer to be seen."""
+    given = config.compare.preferences
+    if given is not None and given != "simulated":
+        data.refuse_invalid(pair_rows(given), config.data.skip_invalid)
 
 
 def build_pairs(config: Config, policy: Policy) -> tuple[list[Pair], data.DataReport]:

@@ -106,7 +106,7 @@ def test_a_preset_that_is_there_is_never_overwritten(calibrate):
         (["--labels", "3"], "--labels: name the file of labelled pairs with --pairs"),
         (
             ["--pairs", "pairs.jsonl"],
-            "pairs.jsonl row 2: 'rejected' must be text; this row's columns: 'prompt', 'chosen'",
+            "pairs.jsonl row 2: rejected must be text, got NoneType",
         ),
         (["--pairs", "good.jsonl", "--labels", "5"], "--labels: good.jsonl has 2 pairs, fewer than 5"),
         (["--pairs", "missing.jsonl"], "missing.jsonl"),
@@ -114,7 +114,7 @@ def test_a_preset_that_is_there_is_never_overwritten(calibrate):
     ],
 )
 def test_what_cannot_be_calibrated_is_said(calibrate, rows, arguments, message):
-    good = {"prompt": PROMPT, "chosen": "tea", "rejected": ""}
+    good = {"prompt": PROMPT, "chosen": "tea", "rejected": "coffee"}
     rows("good.jsonl", good, good)
     rows("pairs.jsonl", good, {"prompt": PROMPT, "chosen": "tea"})
     outcome = calibrate(*arguments)

@@ -146,6 +146,39 @@ def test_the_base_is_trained_once_where_the_config_describes_a_new_one(cagsr, sm
     assert (directory / "base/model/model.safetensors").stat().st_mtime_ns == made
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("compare.preferences=missing.jsonl", "missing.jsonl: no such file"),
+        ("compare.conventional_reward=rouge", "compare.conventional_reward: unknown signal 'rouge'"),
+        ("model.dtype=bfloat16", "model.dtype: bfloat16 weights round most"),
+        ("reward.preset=oracel", "did you mean 'oracle'?"),
+        ("run.trackers=[no_such_dashboard]", "no_such_dashboard"),
+    ],
+)
+def test_what_can_be_seen_without_a_model_is_refused_before_a_base_is_made(
+    cagsr, small, tmp_path, key, message
+):
+    scratch = ["sft.scratch.layers=1", "sft.steps=2", f"compare.directory={tmp_path / 'comparison'}"]
+    outcome = cagsr("compare", *small, "data.task=slots", *scratch, key)
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_trl_the_systems_that_need_it_are_named_before_a_base_is_made(compared, monkeypatch):
+    monkeypatch.setattr("cagsr.systems.find_spec", lambda name: None)
+    refused, directory = compared("compare.systems=[no-rl, synthetic-preference, rlhf]")
+    assert refused.code == 2
+    assert "compare.systems: for synthetic-preference TRL trains a reward model" in refused.err
+    assert "pip install 'cagsr[preferences]'" in refused.err
+    assert not directory.exists()
+    others, _ = compared(
+        "compare.seeds=[0]", "compare.systems=[no-rl, rlhf]"
+    )  # rlhf has no pairs to learn from
+    assert others.code == 0, others.err
+
+
 def test_quick_is_a_smaller_comparison_in_a_directory_of_its_own(compared):
     outcome, directory = compared("--quick", "compare.systems=[no-rl, lexical]", "--json")
     assert outcome.code == 0, outcome.err

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
 
-from cagsr import build, data, sources, splits
+from cagsr import build, data, preferences, sources, splits
 from cagsr.calibration import Fit, Pairs, calibrated_terms, cross_validated
 from cagsr.commands import silence_libraries
 from cagsr.commands.rows import say_rows
@@ -31,7 +31,6 @@ from cagsr.types import Prompt, Rollout
 __all__ = ["calibrate"]
 
 Measure = Callable[[Rollout], Tensor]
-LABELLED = ("prompt", "chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def calibrate(
         raise InputError("--labels: name the file of labelled pairs with --pairs")
     reward = build.build_reward(config, build.build_checker(config))
     seed = config.train.seed
-    rows = None if pairs is None else _labelled(pairs, labels, seed)
+    rows = None if pairs is None else _labelled(config, pairs, labels)
     unlabelled = splits.read_rows(config, "train")
     policy = build.build_policy(config)
     policy.to(Accelerator().device)
@@ -188,18 +187,14 @@ def _fitted(pairs: Pairs, what: str, seed: int, prior: np.ndarray | None = None)
         raise InputError(f"{what}: {error}") from error
 
 
-def _labelled(source: str, labels: int | None, seed: int) -> list[sources.Row]:
+def _labelled(config: Config, source: str, labels: int | None) -> list[sources.Row]:
     """Rows with a prompt, a chosen and a rejected response: ``labels`` of them, drawn by the seed."""
-    rows = sources.read(source)
-    for row in rows:
-        wrong = [name for name in LABELLED if not isinstance(row.values.get(name), str)]
-        if wrong:
-            columns = ", ".join(map(repr, row.values)) or "none"
-            problem = row.problem or f"{wrong[0]!r} must be text; this row's columns: {columns}"
-            raise InputError(f"{row.place}: {problem}. Correct the row or remove it.")
-    if labels is not None and labels > len(rows):
-        raise InputError(f"--labels: {source} has {len(rows)} pairs, fewer than {labels}; lower --labels")
-    return Random(f"labels {seed}").sample(rows, len(rows) if labels is None else labels)
+    rows = preferences.pair_rows(source)
+    data.refuse_invalid(rows, config.data.skip_invalid)
+    usable = [row for row in rows if not row.problem]
+    if labels is not None and labels > len(usable):
+        raise InputError(f"--labels: {source} has {len(usable)} pairs, fewer than {labels}; lower --labels")
+    return Random(f"labels {config.train.seed}").sample(usable, len(usable) if labels is None else labels)
 
 
 def _given(
@@ -211,8 +206,8 @@ def _given(
 ) -> Pairs:
     """Labelled pairs as differences. Prompts are encoded as all others are."""
     causal = policy.readable.kind == "causal"
-    prompts, _ = data.encode(
-        data.map_columns(rows),
+    labelled, _ = preferences.encoded_pairs(
+        rows,
         policy.tokenizer,
         max_prompt_tokens=config.data.max_prompt_tokens,
         overlong=config.data.overlong,
@@ -220,11 +215,8 @@ def _given(
         new_tokens=config.sampling.max_new_tokens if causal else 0,
     )
     # Pairs of one prompt must stay in one fold, and every row of a file has an index of its own.
-    first = {prompt.text: prompt for prompt in reversed(prompts)}
-    groups = [
-        (first[prompt.text], str(prompt.row["chosen"]), {"labelled": str(prompt.row["rejected"])})
-        for prompt in prompts
-    ]
+    first = {pair.prompt.text: pair.prompt for pair in reversed(labelled)}
+    groups = [(first[pair.prompt.text], pair.chosen, {"labelled": pair.rejected}) for pair in labelled]
     return _pairs(config, policy, groups, measure, ruler)
 
 

@@ -1,7 +1,7 @@
 """`cagsr compare`: every system on the same base, prompts, sampling and budget, and a table to believe."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from cagsr.commands.arena import Arena
 from cagsr.commands.identity import of_start
 from cagsr.commands.report import report_at_end
 from cagsr.commands.sft import run_sft
-from cagsr.commands.train import READ
+from cagsr.commands.train import READ, check_trackers
 from cagsr.comparison import compared
 from cagsr.config import Config, check_paths
 from cagsr.errors import CagsrError, InputError
@@ -25,7 +25,7 @@ from cagsr.prose import say
 from cagsr.records import CONFIG, RUN, SUMMARY, RunDirectory
 from cagsr.scoreboard import on_common_prompts
 from cagsr.storage import write_atomically
-from cagsr.systems import System, resolve
+from cagsr.systems import System, check_packages, resolve
 from cagsr.systems.recipe import NotForThisDataError
 
 __all__ = ["compare", "quick"]
@@ -71,14 +71,25 @@ def compare(
     resolve([config.compare.control], config.compare.labels)  # a misspelt control would only not be there
     directory = Path(config.compare.directory)
     build.check_launch(Accelerator(mixed_precision=config.train.mixed_precision), "cagsr compare")
-    build.check_metrics(config)
-    splits.check_evaluation_data(config)
-    build.build_checker(config)
+    _check(config, systems)
     record = _open(config, directory, resume, accept_changes)
     try:
         return _run_all(config, console, directory, systems, record, resume, accept_changes)
     finally:
         record.close()
+
+
+def _check(config: Config, systems: Mapping[str, System]) -> None:
+    """Raises InputError for whatever can be wrong and needs no model to be seen: the base may take hours."""
+    check_packages(systems, config.compare.preferences is not None)
+    check_trackers(config.run.trackers)
+    build.check_metrics(config)
+    splits.check_evaluation_data(config)
+    splits.check_pairs(config)
+    checker = build.build_checker(config)
+    build.check_training(config, build.build_reward(config, checker))
+    if "policy-gradient" in systems:
+        build.check_signal("compare.conventional_reward", config.compare.conventional_reward, checker)
 
 
 def _run_all(

@@ -113,6 +113,7 @@ def _loaded(config: Config, split: str, count: int, console: Console) -> tuple[P
     world = World(Accelerator())
     refuse_unseen(world.size)
     console.quiet = console.quiet or world.rank > 0
+    splits.check_pairs(config)
     rows = splits.read_rows(config, split)
     policy = build.build_policy(config)
     policy.to(world.device)

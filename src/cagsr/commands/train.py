@@ -36,7 +36,7 @@ from cagsr.trainer import Schedule, Trainer
 from cagsr.types import Prompt
 from cagsr.watch import Limit, Watch
 
-__all__ = ["Trained", "run_training"]
+__all__ = ["Trained", "check_trackers", "run_training"]
 
 # Of so many development prompts every evaluation keeps the responses, to be read before and after.
 KEPT_RESPONSES = 24
@@ -70,7 +70,7 @@ def run_training(
     """
     silence_libraries()
     check_paths(config)
-    _check_trackers(config.run.trackers)
+    check_trackers(config.run.trackers)
     checker = build.build_checker(config)
     reward = build.build_reward(config, checker)
     build.check_training(config, reward)
@@ -264,7 +264,8 @@ def _watch(config: Config) -> Watch:
     return Watch({name: Limit(given.limit, given.action, given.patience) for name, given in limits.items()})
 
 
-def _check_trackers(names: Sequence[str]) -> None:
+def check_trackers(names: Sequence[str]) -> None:
+    """Raises InputError for a dashboard whose package is missing."""
     for name in names:
         if find_spec(name) is None:
             raise InputError(f"run.trackers: {name} is not installed: pip install {name}")

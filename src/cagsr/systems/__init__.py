@@ -4,9 +4,10 @@ A system is a function ``(bench) -> recipe``: it looks at what there is and says
 NotForThisDataError where it needs what this data does not have. A new one is a file and a line in SYSTEMS.
 """
 
-__all__ = ["SYSTEMS", "System", "resolve"]
+__all__ = ["SYSTEMS", "System", "check_packages", "resolve"]
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from importlib.util import find_spec
 
 from cagsr.errors import InputError, closest
 from cagsr.systems.bench import Bench
@@ -22,11 +23,14 @@ from cagsr.systems.synthetic_preference import synthetic_preference
 
 System = Callable[[Bench], Recipe]
 
+# Those that train a reward model: of pairs that nobody judged, and of people's.
+SYNTHETIC, FROM_PAIRS = "synthetic-preference", ("rlhf", "hybrid-")
+
 SYSTEMS: dict[str, System] = {
     "no-rl": no_rl,
     "continued-sft": continued_sft,
     "policy-gradient": policy_gradient,
-    "synthetic-preference": synthetic_preference,
+    SYNTHETIC: synthetic_preference,
     "cagsr-grpo": cagsr_grpo,
     "cagsr-ppo": cagsr_ppo,
     "rlhf": rlhf,
@@ -50,3 +54,16 @@ def resolve(names: Sequence[str] | None, labels: Sequence[int]) -> dict[str, Sys
         if name not in known:
             raise InputError(f"compare.systems: unknown system {name!r}{closest(name, known)}")
     return {name: known[name] for name in dict.fromkeys(names)}
+
+
+def check_packages(systems: Iterable[str], has_pairs: bool) -> None:
+    """Raises InputError where one of these systems trains a reward model and TRL, which does that, is missing.
+
+    ``has_pairs``: without pairs of people only synthetic-preference gets as far.
+    """
+    training = [name for name in systems if name == SYNTHETIC or (has_pairs and name.startswith(FROM_PAIRS))]
+    if training and find_spec("trl") is None:
+        raise InputError(
+            f"compare.systems: for {', '.join(training)} TRL trains a reward model, and it is not installed: "
+            "pip install 'cagsr[preferences]', or name other systems."
+        )
