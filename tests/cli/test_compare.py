@@ -179,6 +179,24 @@ def test_without_trl_the_systems_that_need_it_are_named_before_a_base_is_made(co
     assert others.code == 0, others.err
 
 
+def test_a_base_that_is_an_adapter_has_reward_models_too_and_the_summary_names_the_weights_of_all(
+    compared, train
+):
+    assert train("model.lora.r=2", "reward.preset=lexical").code == 0
+    asked = ["model.name=run/model", "compare.seeds=[0]", "compare.systems=[no-rl, synthetic-preference]"]
+    outcome, directory = compared(*asked, "sampling.max_new_tokens=17")
+    assert outcome.code == 0, outcome.err
+    assert "no comparison with compare.control: lexical is not among compare.systems" in " ".join(
+        outcome.out.split()
+    )
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["not_for_this_data"] == {}
+    assert summary["base_model"]["name"] == "run/model"
+    model = summary["reward_models"]["synthetic-preference-seed-0"]
+    assert model["name"].endswith("reward-models/synthetic-preference-seed-0")
+    assert len(model["sha256"]) == len(summary["base_model"]["sha256"]) == 64
+
+
 def test_quick_is_a_smaller_comparison_in_a_directory_of_its_own(compared):
     outcome, directory = compared("--quick", "compare.systems=[no-rl, lexical]", "--json")
     assert outcome.code == 0, outcome.err

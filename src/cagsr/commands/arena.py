@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from cagsr import build, splits
 from cagsr.commands import warn
 from cagsr.commands.carry_out import carry_out, record_untrained
 from cagsr.commands.identity import of_data
+from cagsr.commands.results import RESULT, Result, read_responses, read_result, stacked
 from cagsr.commands.rows import say_rows
 from cagsr.config import Config
-from cagsr.errors import StorageError
 from cagsr.evaluation import Answers, answer, best_of, measure_signals, response_rows, values_of
+from cagsr.identity import identity
 from cagsr.kl import k1
 from cagsr.policy.policy import Policy
 from cagsr.preferences import Pair
@@ -38,20 +39,6 @@ __all__ = ["Arena"]
 
 # Sampled figures stand beside the greedy ones: K samples to every fourth prompt.
 SAMPLED_EVERY = 4
-RESULT = "result.json"
-
-
-@dataclass(frozen=True)
-class Result:
-    """One run, measured: metric -> [P] of greedy responses, metric -> [Q] of sampled ones, and what it cost.
-
-    ``opinions`` of a judge and of people are [P] of greedy responses too, NaN where nobody had one.
-    """
-
-    greedy: dict[str, np.ndarray]
-    sampled: dict[str, np.ndarray]
-    opinions: dict[str, np.ndarray]
-    cost: dict[str, float]
 
 
 class Arena:
@@ -100,10 +87,18 @@ class Arena:
             ),
         }
 
+    def base_model(self) -> dict[str, str | None]:
+        """Name, and revision or hash of the weights, of what all systems start from."""
+        commit = getattr(self.base.model.config, "_commit_hash", None)
+        return identity(build.base_name(self.config), self.config.model.revision, commit)
+
     def reward_models(self) -> dict[str, Any]:
-        """What each reward model was trained on and how well it tells pairs that it was not."""
+        """Which weights each reward model has, what it was trained on, how well it tells pairs that it was not."""
         found = sorted((self.directory / "reward-models").glob("*/training.json"))
-        return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in found}
+        return {
+            path.parent.name: {**identity(str(path.parent)), **json.loads(path.read_text(encoding="utf-8"))}
+            for path in found
+        }
 
     def bench(self, seed: int) -> Bench:
         """What the systems of this seed are given."""
@@ -141,7 +136,7 @@ class Arena:
         if not (directory / RESULT).exists():
             with self.console.status(place):
                 self._run(name, system, bench, directory)
-        result = self._with_people(name, _read(directory / RESULT), directory)
+        result = self._with_people(name, read_result(directory), directory)
         self.found.setdefault(name, []).append(result)
         warned = [row for row in RunDirectory(directory, "").rows(METRICS) if "warning" in row]
         if warned:
@@ -157,9 +152,7 @@ class Arena:
         """With what people say of the responses; never kept, because people rate what is measured already."""
         if self.scoreboard.ratings is None:
             return result
-        said = self.scoreboard.people(
-            name, self.prompts, _responses(directory / RESPONSES, len(self.prompts))
-        )
+        said = self.scoreboard.people(name, self.prompts, read_responses(directory, len(self.prompts)))
         return replace(result, opinions=result.opinions | said.values, cost=result.cost | said.counts)
 
     def _run(self, name: str, system: System, bench: Bench, directory: Path) -> None:
@@ -180,15 +173,15 @@ class Arena:
 
     def greedy(self, name: str) -> dict[str, np.ndarray]:
         """metric -> [seeds, P]"""
-        return _stacked([result.greedy for result in self.found[name]])
+        return stacked([result.greedy for result in self.found[name]])
 
     def sampled(self, name: str) -> dict[str, np.ndarray]:
         """metric -> [seeds, Q]; empty for a system that does not sample."""
-        return _stacked([result.sampled for result in self.found[name]])
+        return stacked([result.sampled for result in self.found[name]])
 
     def opinions(self, name: str) -> dict[str, np.ndarray]:
         """metric -> [seeds, P], NaN where nobody had one."""
-        return _stacked([result.opinions for result in self.found[name]])
+        return stacked([result.opinions for result in self.found[name]])
 
     def cost(self, name: str) -> dict[str, float]:
         """Means over seeds: seconds, generated tokens, labels; what was asked of a judge and of people."""
@@ -252,7 +245,6 @@ class Arena:
         if sampled is not None and sampled.signals is not None:
             found = values_of(sampled, self.prompts[::SAMPLED_EVERY], self.checker)
             found["kl"] = sampled.signals[..., 0].mean(1).astype(float)
-        directory.mkdir(parents=True, exist_ok=True)
         rows = response_rows(self.prompts, greedy, values)
         write_atomically(directory / RESPONSES, "".join(json.dumps(row) + "\n" for row in rows))
         content = {
@@ -272,33 +264,3 @@ def _warning(config: Config) -> Any:
     limits = {name: limit for name, limit in config.watch if hasattr(limit, "action")}
     changed = {name: limit.model_copy(update={"action": "warn"}) for name, limit in limits.items()}
     return config.watch.model_copy(update=changed)
-
-
-def _read(path: Path) -> Result:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        parts = {
-            part: {metric: np.array(value, dtype=float) for metric, value in content[part].items()}
-            for part in ("greedy", "sampled", "opinions")
-        }
-        return Result(**parts, cost=content["cost"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{path} is damaged ({error}); remove it and run with --resume") from error
-
-
-def _responses(path: Path, count: int) -> list[str]:
-    try:
-        found = [json.loads(line)["response"] for line in path.read_text(encoding="utf-8").splitlines()]
-        if len(found) != count:
-            raise ValueError(f"{len(found)} responses to {count} prompts")
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StorageError(
-            f"{path} is damaged ({error}); remove {RESULT} beside it and run with --resume"
-        ) from error
-    return found
-
-
-def _stacked(values: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """metric -> [seeds, prompts], for the metrics that every seed has."""
-    common = [metric for metric in values[0] if all(metric in each for each in values)]
-    return {metric: np.stack([each[metric] for each in values]) for metric in common}

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from rich.console import Console
 
 from cagsr import build, splits
-from cagsr.commands import silence_libraries
+from cagsr.commands import silence_libraries, warn
 from cagsr.commands.arena import Arena
 from cagsr.commands.identity import of_start
 from cagsr.commands.report import report_at_end
@@ -109,12 +109,18 @@ def _run_all(
         if not resume:
             _abandon(directory)
         raise
+    if config.compare.control not in systems:
+        warn(
+            console,
+            f"no comparison with compare.control: {config.compare.control} is not among compare.systems",
+        )
     record.check_identity(arena.inputs())  # what runs are measured on cannot be accepted otherwise
     record.settle(arena.inputs())
     not_for = _measure_all(arena, systems, config.compare.seeds, console)
     summary = {
         "task": config.data.task or config.data.source,
         "base": build.base_name(config),
+        "base_model": arena.base_model(),
         "seeds": list(config.compare.seeds),
         "prompts": len(arena.prompts),
         "budget": _budget(config),

@@ -27,7 +27,15 @@ from cagsr.policy.encoder_decoder import EncoderDecoderPolicy
 from cagsr.policy.policy import Policy
 from cagsr.storage import place_atomically, storing
 
-__all__ = ["architecture_of", "load_model", "load_tokenizer", "make_policy", "save_model", "with_lora"]
+__all__ = [
+    "architecture_of",
+    "load_model",
+    "load_tokenizer",
+    "make_policy",
+    "merged",
+    "save_model",
+    "with_lora",
+]
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
@@ -139,6 +147,20 @@ def _load_adapter(name: str, **where: Any) -> tuple[PreTrainedModel, dict[str, f
             "Set base_model_name_or_path in its adapter_config.json to the model it was trained on."
         ) from error
     return cast(PreTrainedModel, merged), dropout
+
+
+def merged(name: str, directory: Path) -> str:
+    """``name``; for a LoRA adapter ``directory``, where its base is written with the adapter merged in: for loaders
+    of other classes, which read whole weights only.
+
+    Raises InputError as `load_model` does, and StorageError.
+    """
+    if not os.path.isfile(os.path.join(name, ADAPTER)):
+        return name
+    model, dropout = load_model(name)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    save_model(make_policy(model, load_tokenizer(name), dropout=dropout), directory)
+    return str(directory)
 
 
 def load_tokenizer(

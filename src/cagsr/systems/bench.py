@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from cagsr.evaluation import Answers, answer, measure_signals
+from cagsr.policy.load import merged
 from cagsr.policy.policy import Policy
 from cagsr.policy.sampling import Sampling
 from cagsr.preferences import Pair
@@ -151,7 +152,7 @@ class Bench:
             held_out = 0.2 if len(pairs) >= PAIRS_TO_HOLD_OUT else 0.0
             steps = max(LEAST_UPDATES, EPOCHS * len(pairs) // PAIRS_A_STEP)
             train_reward_model(
-                self.model,
+                merged(self.model, self.directory / "base"),
                 list(pairs),
                 directory,
                 steps=steps,

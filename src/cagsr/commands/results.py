@@ -1,0 +1,61 @@
+"""What is kept of a measured run: ``result.json`` beside its responses."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cagsr.errors import StorageError
+from cagsr.records import RESPONSES
+
+__all__ = ["RESULT", "Result", "read_responses", "read_result", "stacked"]
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run, measured: metric -> [P] of greedy responses, metric -> [Q] of sampled ones, and what it cost.
+
+    ``opinions`` of a judge and of people are [P] of greedy responses too, NaN where nobody had one.
+    """
+
+    greedy: dict[str, np.ndarray]
+    sampled: dict[str, np.ndarray]
+    opinions: dict[str, np.ndarray]
+    cost: dict[str, float]
+
+
+def read_result(directory: Path) -> Result:
+    """What was measured of the run in ``directory``. Raises StorageError where the file is damaged."""
+    path = directory / RESULT
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        parts = {
+            part: {metric: np.array(value, dtype=float) for metric, value in content[part].items()}
+            for part in ("greedy", "sampled", "opinions")
+        }
+        return Result(**parts, cost=content["cost"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{path} is damaged ({error}); remove it and run with --resume") from error
+
+
+def read_responses(directory: Path, count: int) -> list[str]:
+    """The greedy responses of a run, ``count`` of them. Raises StorageError where they are not there whole."""
+    path = directory / RESPONSES
+    try:
+        found = [json.loads(line)["response"] for line in path.read_text(encoding="utf-8").splitlines()]
+        if len(found) != count:
+            raise ValueError(f"{len(found)} responses to {count} prompts")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorageError(
+            f"{path} is damaged ({error}); remove {RESULT} beside it and run with --resume"
+        ) from error
+    return found
+
+
+def stacked(values: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """metric -> [seeds, prompts], for the metrics that every seed has."""
+    common = [metric for metric in values[0] if all(metric in each for each in values)]
+    return {metric: np.stack([each[metric] for each in values]) for metric in common}
