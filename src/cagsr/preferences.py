@@ -48,8 +48,11 @@ def pair_rows(
     Raises InputError as `sources.read` and `data.map_columns` do, and for a missing column.
     """
     rows = sources.read(source, split, config_name, revision)
+    if not rows:
+        raise InputError(f"{source} is empty; pairs are rows with prompt, chosen and rejected")
     names = {name for row in rows for name in row.values}
-    for column in ("chosen", "rejected"):
+    conversations = any(isinstance(row.values.get("chosen"), list) for row in rows)
+    for column in ("chosen", "rejected") if conversations else ("prompt", "chosen", "rejected"):
         if names and column not in names:
             raise InputError(f"{source}: no {column!r} column{closest(column, names)}")
     return map_columns([row if row.problem else _texts(row) for row in rows])

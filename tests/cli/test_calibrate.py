@@ -89,6 +89,17 @@ def test_labels_come_on_top_and_their_held_out_agreement_is_told(calibrate, rows
     assert "6 labelled pairs" in " ".join(Path("preset.yaml").read_text().split())
 
 
+def test_responses_of_pairs_that_are_cut_are_counted(calibrate, rows):
+    made = [
+        {"prompt": PROMPT.replace("lyon", city), "chosen": f"tea in {city} " + "tea " * 12, "rejected": "tea"}
+        for city in ("lyon", "bern", "cork")
+    ]
+    outcome = calibrate("--pairs", rows("pairs.jsonl", *made))
+    assert outcome.code == 0, outcome.err
+    said = " ".join(outcome.out.split())
+    assert "3 of 6 responses of pairs are longer than sampling.max_new_tokens (12) and are cut there" in said
+
+
 def test_a_preset_that_is_there_is_never_overwritten(calibrate):
     Path("mine.yaml").write_text("terms: []")
     outcome = calibrate("--output", "mine.yaml")
@@ -110,12 +121,24 @@ def test_a_preset_that_is_there_is_never_overwritten(calibrate):
         ),
         (["--pairs", "good.jsonl", "--labels", "5"], "--labels: good.jsonl has 2 pairs, fewer than 5"),
         (["--pairs", "missing.jsonl"], "missing.jsonl"),
+        (
+            ["--pairs", "good.jsonl"],
+            "2 prompts. Add pairs of other prompts, raise --labels, or leave out --pairs",
+        ),
+        (["--pairs", "empty.jsonl"], "empty.jsonl is empty; pairs are rows with prompt, chosen and rejected"),
+        (["--pairs", "text.jsonl"], "text.jsonl: no 'prompt' column; did you mean 'prompts'?"),
+        (
+            ["sampling.max_new_tokens=1"],
+            "contrasts: cross-validation needs pairs of at least 2 prompts. A response",
+        ),
         (["data.count=1"], "cagsr calibrate contrasts prompts with one another"),
     ],
 )
 def test_what_cannot_be_calibrated_is_said(calibrate, rows, arguments, message):
     good = {"prompt": PROMPT, "chosen": "tea", "rejected": "coffee"}
     rows("good.jsonl", good, good)
+    rows("empty.jsonl")
+    rows("text.jsonl", {"prompts": PROMPT, "chosen": "tea", "rejected": "coffee"})
     rows("pairs.jsonl", good, {"prompt": PROMPT, "chosen": "tea"})
     outcome = calibrate(*arguments)
     assert outcome.code == 2

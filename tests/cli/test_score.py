@@ -48,6 +48,17 @@ def test_one_row_out_for_each_row_in_and_in_order(score, model):
     assert found[3]["signals"]["coverage"] == 0.0
 
 
+def test_a_response_that_is_cut_is_said_and_where_to_raise_the_limit(score):
+    long = {"prompt": "day monday", "response": "tea " * 12}
+    outcome = score("reward.preset=lexical", pairs=[*PAIRS, long])
+    assert len(scored(outcome)) == 5
+    said = " ".join(outcome.err.split())
+    assert (
+        "warning: 1 of 5 responses are longer than sampling.max_new_tokens (9) and are cut there; raise it"
+        in said
+    )
+
+
 def test_rows_of_one_prompt_are_a_group_wherever_they_stand(score):
     found = scored(score("reward.terms=[{signal: length, standardise: group}]"))
     # Lengths 4, 4, 4, 1 with the end of sequence; the group of rows 1, 3, 4 has mean 3 and deviation sqrt(2).

@@ -16,7 +16,7 @@ from torch import Tensor
 from cagsr import build, data, preferences, sources, splits
 from cagsr.calibration import Fit, Pairs, calibrated_terms, cross_validated
 from cagsr.commands import silence_libraries
-from cagsr.commands.rows import say_rows
+from cagsr.commands.rows import say_cut, say_rows
 from cagsr.config import Config
 from cagsr.contrasts import CONTRASTS
 from cagsr.document import write_document
@@ -31,6 +31,11 @@ from cagsr.types import Prompt, Rollout
 __all__ = ["calibrate"]
 
 Measure = Callable[[Rollout], Tensor]
+NO_CONTRASTS = (
+    "A response without words, or cut short, cannot be made worse: raise --prompts or sampling.max_new_tokens, or "
+    "train the base further."
+)
+NO_PAIRS = "Add pairs of other prompts, raise --labels, or leave out --pairs: weights need no labels."
 
 
 @dataclass(frozen=True)
@@ -84,12 +89,12 @@ def calibrate(
     chosen = _some(found, prompts, seed)
     measure = measure_signals(reward, policy, salience)
     ruler, contrasts = _contrasts(config, policy, chosen, reward, measure)
-    fitted = _fitted(contrasts, "contrasts", seed)
+    fitted = _fitted(contrasts, "contrasts", NO_CONTRASTS, seed)
     summary: dict[str, Any] = {"prompts": len(chosen), "seed": seed, "contrasts": _told(fitted, contrasts)}
     weights, differences = fitted.weights, contrasts.differences
     if rows is not None:
-        given = _given(config, policy, rows, measure, ruler)
-        labelled = _fitted(given, f"--pairs {pairs}", seed, prior=weights)
+        given = _given(config, policy, rows, measure, ruler, console)
+        labelled = _fitted(given, f"--pairs {pairs}", NO_PAIRS, seed, prior=weights)
         summary["labels"] = _told(labelled, given)
         weights, differences = labelled.weights, np.concatenate([differences, given.differences])
     summary["terms"] = [_as_data(term) for term in _terms(reward, weights, differences)]
@@ -180,21 +185,23 @@ def _terms(reward: Reward, weights: np.ndarray, differences: np.ndarray) -> list
         raise InputError(f"{error}. Add signals to reward.terms, or train the base further.") from error
 
 
-def _fitted(pairs: Pairs, what: str, seed: int, prior: np.ndarray | None = None) -> Fit:
+def _fitted(pairs: Pairs, what: str, mend: str, seed: int, prior: np.ndarray | None = None) -> Fit:
     try:
         return cross_validated(pairs, prior=prior, seed=seed)
     except ValueError as error:
-        raise InputError(f"{what}: {error}") from error
+        raise InputError(f"{what}: {error}. {mend}") from error
 
 
 def _labelled(config: Config, source: str, labels: int | None) -> list[sources.Row]:
-    """Rows with a prompt, a chosen and a rejected response: ``labels`` of them, drawn by the seed."""
+    """Rows of pairs as `preferences.pair_rows`: all of them, or ``labels`` that can be used, drawn by the seed."""
     rows = preferences.pair_rows(source)
     data.refuse_invalid(rows, config.data.skip_invalid)
+    if labels is None:
+        return rows
     usable = [row for row in rows if not row.problem]
-    if labels is not None and labels > len(usable):
+    if labels > len(usable):
         raise InputError(f"--labels: {source} has {len(usable)} pairs, fewer than {labels}; lower --labels")
-    return Random(f"labels {config.train.seed}").sample(usable, len(usable) if labels is None else labels)
+    return Random(f"labels {config.train.seed}").sample(usable, labels)
 
 
 def _given(
@@ -203,16 +210,27 @@ def _given(
     rows: Sequence[sources.Row],
     measure: Measure,
     ruler: Ruler,
+    console: Console,
 ) -> Pairs:
     """Labelled pairs as differences. Prompts are encoded as all others are."""
     causal = policy.readable.kind == "causal"
-    labelled, _ = preferences.encoded_pairs(
+    labelled, report = preferences.encoded_pairs(
         rows,
         policy.tokenizer,
         max_prompt_tokens=config.data.max_prompt_tokens,
         overlong=config.data.overlong,
         context=policy.context,
         new_tokens=config.sampling.max_new_tokens if causal else 0,
+    )
+    say_rows(console, "pairs", report)
+    texts = [text for pair in labelled for text in (pair.chosen, pair.rejected)]
+    say_cut(
+        console,
+        policy,
+        "responses of pairs",
+        texts,
+        config.sampling.max_new_tokens,
+        "sampling.max_new_tokens",
     )
     # Pairs of one prompt must stay in one fold, and every row of a file has an index of its own.
     first = {pair.prompt.text: pair.prompt for pair in reversed(labelled)}

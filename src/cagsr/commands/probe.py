@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cagsr import build, splits
 from cagsr.commands import silence_libraries
-from cagsr.commands.rows import say_rows
+from cagsr.commands.rows import say_cut, say_rows
 from cagsr.config import Config
 from cagsr.errors import InputError
 from cagsr.evaluation import Answers, measure_signals
@@ -241,6 +241,8 @@ def _agreement(
     say_rows(console, "pairs", report)
     pairs = pairs[:MOST_PAIRS]
     limit, size = config.sampling.max_new_tokens, max(1, config.train.micro_batch // 2)
+    texts = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
+    say_cut(console, policy, "responses of pairs", texts, limit, "sampling.max_new_tokens")
     unread = None if checker is None else _unread(checker, pairs)
     asked = panel if unread is None else panel.without("oracle")
     how: dict[str, Any] = {"asked": asked, "limit": limit, "pairs_per_pass": size}

@@ -1,5 +1,6 @@
 """What became of the rows of a data set, said once by every command that reads one."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -8,8 +9,9 @@ from cagsr.prose import say
 
 if TYPE_CHECKING:
     from cagsr.data import DataReport
+    from cagsr.policy.policy import Policy
 
-__all__ = ["say_rows"]
+__all__ = ["say_cut", "say_rows"]
 
 
 def say_rows(console: Console, what: str, report: "DataReport") -> None:
@@ -17,3 +19,15 @@ def say_rows(console: Console, what: str, report: "DataReport") -> None:
     say(console, f"{what}: {report}")
     for line in report.warnings():
         say(console, f"warning: {line}", style="yellow")
+
+
+def say_cut(
+    console: Console, policy: "Policy", what: str, texts: Sequence[str], limit: int, key: str
+) -> None:
+    """A warning where texts have more tokens than the ``limit`` of a ``key``: they are read up to there."""
+    longer = sum(len(row) > limit for row in policy.encode(list(texts)))
+    if longer:
+        warning = (
+            f"{longer} of {len(texts)} {what} are longer than {key} ({limit}) and are cut there; raise it"
+        )
+        say(console, f"warning: {warning}", style="yellow")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cagsr import build, data, sources
 from cagsr.commands import silence_libraries
-from cagsr.commands.rows import say_rows
+from cagsr.commands.rows import say_cut, say_rows
 from cagsr.config import Config
 from cagsr.errors import InputError, StorageError
 from cagsr.reward import Reward
@@ -58,6 +58,7 @@ def score(
     if report.used < report.rows or report.truncated:
         say_rows(console, source, report)
     responses = [str(prompt.row["response"]) for prompt in prompts]
+    say_cut(console, policy, "responses", responses, limit, "sampling.max_new_tokens")
     salience = build.build_salience(config, prompts)
     groups: dict[str, list[int]] = {}
     for position, prompt in enumerate(prompts):
