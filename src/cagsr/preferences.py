@@ -49,7 +49,7 @@ def pair_rows(
     """
     rows = sources.read(source, split, config_name, revision)
     if not rows:
-        raise InputError(f"{source} is empty; pairs are rows with prompt, chosen and rejected")
+        raise InputError(f"{source} is empty; name a file whose rows have prompt, chosen and rejected")
     names = {name for row in rows for name in row.values}
     conversations = any(isinstance(row.values.get("chosen"), list) for row in rows)
     for column in ("chosen", "rejected") if conversations else ("prompt", "chosen", "rejected"):

@@ -120,6 +120,15 @@ class RunDirectory:
             raise StorageError(f"{path} is damaged; remove it and go on with --resume.") from None
 
     @staticmethod
+    def is_begun(path: str | Path) -> bool:
+        """Whether there is something to go on with, or in the way of a new run; raises StorageError."""
+        path = Path(path)
+        with reading(path):
+            return path.exists() and not (
+                path.is_dir() and {entry.name for entry in path.iterdir()} <= BEFORE_A_RUN
+            )
+
+    @staticmethod
     def refuse_used(path: str | Path) -> None:
         """Raise InputError when a new run cannot be created in ``path``: it holds a run (named) or other files."""
         path = Path(path)
@@ -228,7 +237,7 @@ def fingerprint(texts: Iterable[str]) -> str:
 
 def _about(path: Path) -> dict[str, Any]:
     if not (path / RUN).exists():
-        raise InputError(f"{path} holds no run to resume: it has no {RUN}.")
+        raise InputError(f"{path} holds no run to resume: it has no {RUN}. Choose another directory.")
     try:
         with reading(path / RUN):
             about = json.loads((path / RUN).read_text(encoding="ascii"))

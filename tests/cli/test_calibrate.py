@@ -125,7 +125,7 @@ def test_a_preset_that_is_there_is_never_overwritten(calibrate):
             ["--pairs", "good.jsonl"],
             "2 prompts. Add pairs of other prompts, raise --labels, or leave out --pairs",
         ),
-        (["--pairs", "empty.jsonl"], "empty.jsonl is empty; pairs are rows with prompt, chosen and rejected"),
+        (["--pairs", "empty.jsonl"], "empty.jsonl is empty; name a file whose rows have prompt"),
         (["--pairs", "text.jsonl"], "text.jsonl: no 'prompt' column; did you mean 'prompts'?"),
         (
             ["sampling.max_new_tokens=1"],

@@ -61,8 +61,9 @@ def test_a_comparison_writes_a_run_directory_for_every_run_and_one_table(compare
 
 
 def test_a_used_directory_is_refused_and_resume_adds_seeds_without_doing_anything_again(compared):
-    first, directory = compared("compare.seeds=[0]")
+    first, directory = compared("compare.seeds=[0]", "--resume")
     assert first.code == 0, first.err
+    assert "comparison holds no run yet: --resume starts one." in " ".join(first.out.split())
     before = {path: path.stat().st_mtime_ns for path in directory.glob("*/seed-0/*.json*")}
     again, _ = compared("compare.seeds=[0]")
     assert again.code == 2

@@ -214,16 +214,29 @@ def test_a_run_resumed_with_more_steps_goes_on_and_its_config_says_so(finished, 
     assert "after 3 steps" in Path("run/model/README.md").read_text()
 
 
+def test_one_command_with_resume_starts_a_run_and_later_goes_on_with_it(train):
+    first, then = (train("--resume", "train.save_every=1") for _ in range(2))
+    assert (first.code, then.code) == (0, 0), first.err + then.err
+    assert "run holds no run yet: --resume starts one." in first.out
+    assert [row["step"] for row in lines("run/metrics.jsonl") if "loss" in row] == [1, 2]
+    assert "run is finished (step 2); nothing to do." in then.out
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ("data.seed=5", STARTED.format("data.seed: 5, was 0")),
         ("train.learning_rate=0.1", STARTED.format("train.learning_rate: 0.1, was 0.01")),
         ("train.steps=1", STARTED.format("train.steps: 1, was 2")),
-        ("run.directory=other", "error: other holds no run to resume: it has no run.json.\n"),
+        (
+            "run.directory=other",
+            "error: other holds no run to resume: it has no run.json. Choose another directory.\n",
+        ),
     ],
 )
 def test_what_cannot_go_on_is_named(finished, train, change, message):
+    Path("other").mkdir()
+    Path("other/mine.txt").write_text("mine")
     before = Path("run/metrics.jsonl").read_bytes()
     outcome = train("--resume", "train.evaluate_every=1", "train.learning_rate=0.01", change)
     assert (outcome.code, outcome.err) == (2, message)

@@ -13,12 +13,18 @@ from cagsr.commands import warn
 from cagsr.config import Config
 from cagsr.continuation import Continuation
 from cagsr.errors import CagsrError, InputError, StorageError
+from cagsr.prose import say
 from cagsr.records import CONFIG, RunDirectory
 from cagsr.stops import Stops
 from cagsr.storage import write_atomically
 from cagsr.world import World
 
-__all__ = ["Claim"]
+__all__ = ["Claim", "starts_anew"]
+
+
+def starts_anew(directory: Path) -> str:
+    """What is said where --resume finds nothing."""
+    return f"{directory} holds no run yet: --resume starts one."
 
 
 class Claim:
@@ -26,6 +32,8 @@ class Claim:
 
     Before a model is loaded, entering it finds whatever is wrong with the place or the identity. A new run is
     created by `start` only, so that bad data leaves nothing behind. ``run`` is None in all but the main process.
+    To ``resume`` where nothing is yet is to start: one command serves a first start and every later one. The console
+    is told, as the directory may be misspelt, and ``resume`` is then False.
     """
 
     def __init__(
@@ -37,14 +45,20 @@ class Claim:
         *,
         resume: bool = False,
         accept_changes: bool = False,
+        console: Console | None = None,
     ):
         self.directory, self.config, self.identity = Path(directory), config, identity
         self.accelerator, self.resume, self.accept_changes = accelerator, resume, accept_changes
+        self.console = console
         self.run: RunDirectory | None = None
         self.id: str | None = None
 
     def __enter__(self) -> Self:
         """Raises InputError for a place that is used, locked, or holds a run that was something else."""
+        if self.resume:
+            self.resume = World(self.accelerator).by_main(partial(RunDirectory.is_begun, self.directory))
+            if not self.resume and self.console is not None:
+                say(self.console, starts_anew(self.directory))
         if self.accelerator.is_main_process and self.resume:
             self.run = RunDirectory.resume(self.directory)
             try:

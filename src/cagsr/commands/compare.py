@@ -12,6 +12,7 @@ from rich.console import Console
 from cagsr import build, splits
 from cagsr.commands import silence_libraries, warn
 from cagsr.commands.arena import Arena
+from cagsr.commands.claim import starts_anew
 from cagsr.commands.identity import of_start
 from cagsr.commands.report import report_at_end
 from cagsr.commands.sft import run_sft
@@ -72,6 +73,9 @@ def compare(
     directory = Path(config.compare.directory)
     build.check_launch(Accelerator(mixed_precision=config.train.mixed_precision), "cagsr compare")
     _check(config, systems)
+    if resume and not RunDirectory.is_begun(directory):
+        say(console, starts_anew(directory))
+        resume = False
     record = _open(config, directory, resume, accept_changes)
     try:
         return _run_all(config, console, directory, systems, record, resume, accept_changes)

@@ -17,6 +17,7 @@ from rich.text import Text
 from cagsr import build, splits
 from cagsr.commands import silence_libraries
 from cagsr.commands.carry_out import trained_policy
+from cagsr.commands.claim import starts_anew
 from cagsr.commands.report import report_at_end
 from cagsr.commands.sft import run_sft
 from cagsr.commands.train import run_training
@@ -73,7 +74,9 @@ def demo(
     check_paths(config)
     build.check_launch(Accelerator(mixed_precision=config.train.mixed_precision), "cagsr demo")
     directory = Path(config.run.directory)
-    if not resume:
+    if resume and not RunDirectory.is_begun(directory):
+        say(console, starts_anew(directory))
+    elif not resume:
         _claim(directory, console)
     elif _is_finished_demo(directory):
         say(console, f"{directory} is finished; nothing to do.")

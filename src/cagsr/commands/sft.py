@@ -61,6 +61,7 @@ def run_sft(
         accelerator,
         resume=resume,
         accept_changes=accept_changes,
+        console=console,
     )
     with claim, memory_named("sft.batch_size or sft.max_reference_tokens"):
         outcome = claim.finished(config.sft.steps)

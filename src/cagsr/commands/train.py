@@ -89,6 +89,7 @@ def run_training(
         accelerator,
         resume=resume,
         accept_changes=accept_changes,
+        console=console,
     )
     with claim, memory_named("train.micro_batch or sampling.max_new_tokens"):
         finished = claim.finished(config.train.steps)
