@@ -110,6 +110,18 @@ def test_an_overview_has_a_column_for_each_comparison_and_a_gap_where_a_system_i
     ]
 
 
+def test_markdown_says_how_often_a_judge_preferred_a_system_where_it_was_asked(summary):
+    summary["preferences"] = {
+        "cagsr-grpo-no-rl": {"wins": 3, "mean": 0.75, "low": 0.5, "high": 1.0},
+        "lexical-no-rl": {"wins": 0, "failures": 4},
+    }
+    heading, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in markdown(summary).splitlines()
+    )
+    column = heading.index("judge prefers to no-rl")
+    assert [row[column] for row in rows] == ["", ".750 [.500, 1.00]", "", ""]
+
+
 def test_csv_has_a_line_for_every_system_and_metric_and_keeps_the_numbers_whole(summary):
     rows = list(csv.DictReader(io.StringIO(csv_text(summary))))
     assert len(rows) == 9

@@ -168,6 +168,13 @@ def test_preferences_are_counted_and_their_mean_has_an_interval():
     assert found["low"] < 0.625 < found["high"]
     assert "mean" not in preference_summary(Preferences(np.array([float("nan")]), 0, 1))
 
+    # Two seeds, the same prompts: a prompt's luck is theirs together, and one that was read only once is left out.
+    twice = np.array([[1.0, 0.0, 1.0, 1.0], [1.0, 0.0, 1.0, float("nan")]])
+    seeds = preference_summary(Preferences(twice, 0, 1))
+    assert (seeds["wins"], seeds["losses"]) == (5, 2)
+    assert seeds["mean"] == pytest.approx(2 / 3)
+    assert (seeds["low"], seeds["high"]) == (0.0, 1.0)
+
 
 # From a config
 

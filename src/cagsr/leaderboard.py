@@ -117,6 +117,9 @@ def markdown(summary: Mapping[str, Any]) -> str:
     heading = ["system", *(TITLES[metric] for metric in measured), *(OPINIONS[metric] for metric in asked)]
     place = 2 + measured.index(deciding)
     heading[place:place] = [f"to {other}" for other in others]
+    preferred = summary.get("preferences", {})
+    base = next(iter(summary["systems"]))
+    heading += [f"judge prefers to {base}"] * bool(preferred)
     heading += ["sampled", "KL", "seconds", "generated", "labels"]
     lines = [_row(heading), _row(["---"] * len(heading))]
     for name, metrics in summary["systems"].items():
@@ -126,6 +129,9 @@ def markdown(summary: Mapping[str, Any]) -> str:
             _marked(summary["differences"].get(f"{name}-{other}", {}).get(deciding)) for other in others
         ]
         cells += [_with_ends(summary["opinions"]["systems"][name][metric]) for metric in asked]
+        if preferred:
+            chosen = preferred.get(f"{name}-{base}", {})
+            cells.append(_with_ends(chosen) if "mean" in chosen else "")
         sampled = summary["sampled"].get(name, {})
         cells += [_short(sampled[metric]["mean"]) if metric in sampled else "" for metric in (deciding, "kl")]
         cost = summary["cost"][name]

@@ -214,17 +214,21 @@ def on_common_prompts(systems: Mapping[str, Mapping[str, np.ndarray]]) -> dict[s
     return kept
 
 
-def preference_summary(found: Preferences) -> dict[str, Any]:
-    """Mean in [0, 1] with its interval (.5: no preference), and wins, ties, losses, disagreements, failures."""
-    values = found.values[np.isfinite(found.values)]
+def preference_summary(found: Preferences, level: float = 0.95) -> dict[str, Any]:
+    """Mean in [0, 1] with its interval (.5: no preference), and wins, ties, losses, disagreements, failures.
+
+    ``found.values`` are [P], or [seeds P]; mean and interval are of the prompts that were judged with every seed.
+    """
+    table = np.atleast_2d(found.values)
+    values = table[:, np.isfinite(table).all(0)]
     counts = {
-        "wins": int((values == 1).sum()),
-        "ties": int((values == 0.5).sum()),
-        "losses": int((values == 0).sum()),
+        "wins": int((table == 1).sum()),
+        "ties": int((table == 0.5).sum()),
+        "losses": int((table == 0).sum()),
         "disagreements": found.disagreements,
         "failures": found.failures,
     }
-    return counts | (interval(values).as_dict() if len(values) else {})
+    return counts | (interval(values, level=level).as_dict() if values.size else {})
 
 
 def _found(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -108,6 +108,43 @@ def test_what_a_run_warned_of_is_said_and_kept_in_the_summary_after_a_resume_too
     assert json.loads((directory / "summary.json").read_text())["warnings"] == summary["warnings"]
 
 
+class Wise:
+    """A judge that reads nothing: A of two, a 4, and every third time it cannot be read."""
+
+    asked = 0
+
+    def __init__(self, url, model, timeout):
+        pass
+
+    def __call__(self, messages, max_tokens):
+        type(self).asked += 1
+        return "A" if "response A" in messages[0]["content"] else ["4", "4", "four"][self.asked % 3]
+
+    def describe(self):
+        return {"name": "wise"}
+
+
+def test_what_a_judge_cannot_be_read_for_is_said_and_which_is_better_is_asked_once(compared, monkeypatch):
+    monkeypatch.setattr("cagsr.build.Endpoint", Wise)
+    judge = "metrics.judge={endpoint: http://x/v1, model: wise, pairwise: true}"
+    asked = (judge, "compare.systems=[no-rl, best-of-k]", "compare.seeds=[0]")
+    outcome, directory = compared(*asked)
+    assert outcome.code == 0, outcome.err
+    said = " ".join(outcome.out.split())
+    assert "warning: no-rl: 2 of 5 answers of the judge were no rating from 1 to 5" in said
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["opinion_prompts"] == {"judge": 2}  # of five, those that were read for both systems
+    found = summary["preferences"]["best-of-k-no-rl"]
+    # A position is no preference: answers that say A in both orders are ties, as are responses that are equal.
+    assert (found["wins"], found["ties"], found["losses"], found["mean"]) == (0, 5, 0, 0.5)
+    assert "judge prefers to no-rl" in (directory / "table.md").read_text()
+    before = Wise.asked
+    again, _ = compared(*asked, "--resume")
+    assert again.code == 0, again.err
+    assert Wise.asked == before
+    assert json.loads((directory / "summary.json").read_text())["preferences"] == summary["preferences"]
+
+
 def test_an_unknown_system_or_control_is_refused_before_anything_is_written(compared):
     for key in ("compare.systems=[no-rl, cagsr-gpro]", "compare.control=lexcial"):
         outcome, directory = compared(key)

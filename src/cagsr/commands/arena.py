@@ -16,12 +16,22 @@ from cagsr import build, splits
 from cagsr.commands import warn
 from cagsr.commands.carry_out import carry_out, record_untrained
 from cagsr.commands.identity import of_data
-from cagsr.commands.results import RESULT, Result, read_responses, read_result, stacked
+from cagsr.commands.results import (
+    PREFERENCES,
+    RESULT,
+    Result,
+    as_json,
+    read_preferences,
+    read_responses,
+    read_result,
+    stacked,
+)
 from cagsr.commands.rows import say_rows
 from cagsr.config import Config
 from cagsr.evaluation import Answers, answer, best_of, measure_signals, response_rows, values_of
 from cagsr.identity import identity
 from cagsr.kl import k1
+from cagsr.metrics.judge import Preferences
 from cagsr.policy.policy import Policy
 from cagsr.preferences import Pair
 from cagsr.prose import duration, fitting, say
@@ -61,6 +71,8 @@ class Arena:
         self.human, self.held_out_pairs = self._usable(pairs)
         self.scoreboard = build.build_scoreboard(config, self.base, self.checker)
         self.found: dict[str, list[Result]] = {}
+        self.preferred: dict[str, list[Preferences]] = {}
+        self._first: list[str] | None = None
         self.warnings: dict[str, list[dict[str, Any]]] = {}
 
     def _prompts(self, split: str, rows: list[Row]) -> list[Prompt]:
@@ -138,15 +150,50 @@ class Arena:
                 self._run(name, system, bench, directory)
         result = self._with_people(name, read_result(directory), directory)
         self.found.setdefault(name, []).append(result)
+        self._ask_which_is_better(name, directory)
         warned = [row for row in RunDirectory(directory, "").rows(METRICS) if "warning" in row]
         if warned:
             self.warnings.setdefault(name, []).extend({"seed": bench.seed, **row} for row in warned)
         numbers = [f"{metric} {value.mean():.3f}" for metric, value in list(result.greedy.items())[:3]]
         parts = [place, duration(result.cost["seconds"]), *numbers]
         say(self.console, fitting(parts, self.console.width))
+        if failures := result.cost.get("judge_failures"):
+            asked = result.cost["judge_asked"]
+            warn(
+                self.console,
+                f"{name}: {failures:.0f} of {asked:.0f} answers of the judge were no rating from 1 to 5",
+            )
         if warned:
             more = f", and {len(warned) - 1} more" if len(warned) > 1 else ""
             warn(self.console, f"{name}, {warned[0]['warning']}{more}")
+
+    def _ask_which_is_better(self, name: str, directory: Path) -> None:
+        """Where the judge is asked pairwise: this run's responses or those of the first system, the base's."""
+        judge = self.config.metrics.judge
+        if judge is None or not judge.pairwise:
+            return
+        responses = read_responses(directory, len(self.prompts))
+        if self._first is None:
+            self._first = responses
+            return
+        if not (directory / PREFERENCES).exists():
+            said = self.scoreboard.preferences(self.prompts, responses, self._first)
+            content = {
+                "values": as_json(said.values),
+                "disagreements": said.disagreements,
+                "failures": said.failures,
+            }
+            write_atomically(directory / PREFERENCES, json.dumps(content, allow_nan=False) + "\n")
+        self.preferred.setdefault(name, []).append(read_preferences(directory))
+
+    def preferences(self, name: str) -> Preferences:
+        """values [seeds P]: 1 where the judge preferred the system's response to the base's; counts over all seeds."""
+        said = self.preferred[name]
+        return Preferences(
+            np.stack([one.values for one in said]),
+            sum(one.disagreements for one in said),
+            sum(one.failures for one in said),
+        )
 
     def _with_people(self, name: str, result: Result, directory: Path) -> Result:
         """With what people say of the responses; never kept, because people rate what is measured already."""
@@ -250,10 +297,7 @@ class Arena:
         content = {
             "greedy": {metric: value.tolist() for metric, value in values.items()},
             "sampled": {metric: value.tolist() for metric, value in found.items()},
-            "opinions": {
-                metric: [None if np.isnan(one) else one for one in value.tolist()]
-                for metric, value in opinions.values.items()
-            },
+            "opinions": {metric: as_json(value) for metric, value in opinions.values.items()},
             "cost": cost | opinions.counts,
         }
         write_atomically(directory / RESULT, json.dumps(content, allow_nan=False) + "\n")

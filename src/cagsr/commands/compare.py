@@ -24,7 +24,7 @@ from cagsr.leaderboard import csv_text, markdown
 from cagsr.lock import LOCK
 from cagsr.prose import say
 from cagsr.records import CONFIG, RUN, SUMMARY, RunDirectory
-from cagsr.scoreboard import on_common_prompts
+from cagsr.scoreboard import on_common_prompts, preference_summary
 from cagsr.storage import write_atomically
 from cagsr.systems import System, check_packages, resolve
 from cagsr.systems.recipe import NotForThisDataError
@@ -161,6 +161,7 @@ def _measure_all(
                 arena.measure(name, system, bench, place)
             except NotForThisDataError as reason:
                 not_for[name] = str(reason)
+                arena.preferred.pop(name, None)
                 arena.found.pop(name, None)  # with some of the seeds only it cannot be compared
                 say(console, f"{place}  {name}: not for this data ({reason})")
     return not_for
@@ -235,6 +236,13 @@ def _compared(arena: Arena, config: Config) -> dict[str, Any]:
             length_tolerance=given.length_tolerance,
         ),
         "opinions": compared(opinions, against, level=given.level),
+        "opinion_prompts": {
+            metric: values.shape[-1] for metric, values in next(iter(opinions.values())).items()
+        },
+        "preferences": {
+            f"{name}-{BASE}": preference_summary(arena.preferences(name), level=given.level)
+            for name in arena.preferred
+        },
         "sampled": compared(sampled, [], level=given.level)["systems"],
         "cost": {name: arena.cost(name) for name in arena.found},
     }

@@ -1,4 +1,4 @@
-"""What is kept of a measured run: ``result.json`` beside its responses."""
+"""What is kept of a measured run: ``result.json`` beside its responses, ``preferences.json`` of a pairwise judge."""
 
 import json
 from dataclasses import dataclass
@@ -7,11 +7,21 @@ from pathlib import Path
 import numpy as np
 
 from cagsr.errors import StorageError
+from cagsr.metrics.judge import Preferences
 from cagsr.records import RESPONSES
 
-__all__ = ["RESULT", "Result", "read_responses", "read_result", "stacked"]
+__all__ = [
+    "PREFERENCES",
+    "RESULT",
+    "Result",
+    "as_json",
+    "read_preferences",
+    "read_responses",
+    "read_result",
+    "stacked",
+]
 
-RESULT = "result.json"
+RESULT, PREFERENCES = "result.json", "preferences.json"
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,22 @@ def read_result(directory: Path) -> Result:
             for part in ("greedy", "sampled", "opinions")
         }
         return Result(**parts, cost=content["cost"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise StorageError(f"{path} is damaged ({error}); remove it and run with --resume") from error
+
+
+def as_json(values: np.ndarray) -> list[float | None]:
+    """Numbers as JSON has them: None where nobody had an opinion."""
+    return [None if np.isnan(one) else one for one in values.tolist()]
+
+
+def read_preferences(directory: Path) -> Preferences:
+    """What the judge said of the run in ``directory``. Raises StorageError where the file is damaged."""
+    path = directory / PREFERENCES
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        values = np.array(content["values"], dtype=float)
+        return Preferences(values, int(content["disagreements"]), int(content["failures"]))
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{path} is damaged ({error}); remove it and run with --resume") from error
 
