@@ -25,6 +25,7 @@ from cagsr.commands.results import (
     read_responses,
     read_result,
     stacked,
+    write_preferences,
 )
 from cagsr.commands.rows import say_rows
 from cagsr.config import Config
@@ -104,14 +105,6 @@ class Arena:
         commit = getattr(self.base.model.config, "_commit_hash", None)
         return identity(build.base_name(self.config), self.config.model.revision, commit)
 
-    def reward_models(self) -> dict[str, Any]:
-        """Which weights each reward model has, what it was trained on, how well it tells pairs that it was not."""
-        found = sorted((self.directory / "reward-models").glob("*/training.json"))
-        return {
-            path.parent.name: {**identity(str(path.parent)), **json.loads(path.read_text(encoding="utf-8"))}
-            for path in found
-        }
-
     def bench(self, seed: int) -> Bench:
         """What the systems of this seed are given."""
         train, given = self.config.train, self.config.compare
@@ -178,12 +171,7 @@ class Arena:
             return
         if not (directory / PREFERENCES).exists():
             said = self.scoreboard.preferences(self.prompts, responses, self._first)
-            content = {
-                "values": as_json(said.values),
-                "disagreements": said.disagreements,
-                "failures": said.failures,
-            }
-            write_atomically(directory / PREFERENCES, json.dumps(content, allow_nan=False) + "\n")
+            write_preferences(directory, said)
         self.preferred.setdefault(name, []).append(read_preferences(directory))
 
     def preferences(self, name: str) -> Preferences:

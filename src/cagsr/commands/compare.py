@@ -1,5 +1,6 @@
 """`cagsr compare`: every system on the same base, prompts, sampling and budget, and a table to believe."""
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from itertools import count
@@ -20,6 +21,7 @@ from cagsr.commands.train import READ, check_trackers
 from cagsr.comparison import compared
 from cagsr.config import Config, check_paths
 from cagsr.errors import CagsrError, InputError
+from cagsr.identity import identity
 from cagsr.leaderboard import csv_text, markdown
 from cagsr.lock import LOCK
 from cagsr.prose import say
@@ -132,7 +134,7 @@ def _run_all(
         "not_for_this_data": not_for,
         "warnings": arena.warnings,
         "measured_by": arena.scoreboard.describe(),
-        "reward_models": arena.reward_models(),
+        "reward_models": _reward_models(directory),
         "pairs_on_held_out_prompts_left_out": arena.held_out_pairs,
         "seconds": round(time.perf_counter() - started, 1),
     }
@@ -245,6 +247,15 @@ def _compared(arena: Arena, config: Config) -> dict[str, Any]:
         },
         "sampled": compared(sampled, [], level=given.level)["systems"],
         "cost": {name: arena.cost(name) for name in arena.found},
+    }
+
+
+def _reward_models(directory: Path) -> dict[str, Any]:
+    """Which weights each reward model has, what it was trained on, how well it tells pairs that it was not."""
+    found = sorted((directory / "reward-models").glob("*/training.json"))
+    return {
+        path.parent.name: {**identity(str(path.parent)), **json.loads(path.read_text(encoding="utf-8"))}
+        for path in found
     }
 
 

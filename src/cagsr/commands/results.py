@@ -9,6 +9,7 @@ import numpy as np
 from cagsr.errors import StorageError
 from cagsr.metrics.judge import Preferences
 from cagsr.records import RESPONSES
+from cagsr.storage import write_atomically
 
 __all__ = [
     "PREFERENCES",
@@ -19,6 +20,7 @@ __all__ = [
     "read_responses",
     "read_result",
     "stacked",
+    "write_preferences",
 ]
 
 RESULT, PREFERENCES = "result.json", "preferences.json"
@@ -54,6 +56,16 @@ def read_result(directory: Path) -> Result:
 def as_json(values: np.ndarray) -> list[float | None]:
     """Numbers as JSON has them: None where nobody had an opinion."""
     return [None if np.isnan(one) else one for one in values.tolist()]
+
+
+def write_preferences(directory: Path, said: Preferences) -> None:
+    """Raises StorageError."""
+    content = {
+        "values": as_json(said.values),
+        "disagreements": said.disagreements,
+        "failures": said.failures,
+    }
+    write_atomically(directory / PREFERENCES, json.dumps(content, allow_nan=False) + "\n")
 
 
 def read_preferences(directory: Path) -> Preferences:
