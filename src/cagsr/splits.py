@@ -102,6 +102,8 @@ def build_references(config: Config, split: str = "heldout") -> dict[str, list[s
 
 
 def _held_out(rows: list[sources.Row], column: str, split: str) -> list[sources.Row]:
+    if not rows:
+        return []
     names = {name for row in rows for name in row.values}
     if column not in names:
         raise InputError(f"data.holdout_column: no {column!r} column{closest(column, names)}")
@@ -122,8 +124,14 @@ def read_rows(config: Config, split: str, need_reference: bool = False) -> list[
     Raises InputError for all that can be wrong with a data set and needs no tokenizer to be seen.
     """
     given = config.data
+    rows = build_rows(config, split)
+    if not rows and given.holdout_column:
+        raise InputError(
+            f"data.holdout_column: no row of {given.source} falls to the {split} prompts by its {given.holdout_column!r}. "
+            "Name a column with more values, give more rows, or name data.evaluation_source."
+        )
     rows = data.map_columns(
-        build_rows(config, split),
+        rows,
         given.prompt_column,
         given.reference_column,
         given.salience_column,

@@ -235,6 +235,43 @@ def test_a_base_that_is_an_adapter_has_reward_models_too_and_the_summary_names_t
     assert len(model["sha256"]) == len(summary["base_model"]["sha256"]) == 64
 
 
+CITIES = ("lyon", "bern", "riga", "graz", "cork", "turin")
+
+
+def test_a_metric_that_was_asked_for_and_not_measured_is_said_at_every_end(cagsr, small, models, rows):
+    rows("train.jsonl", *({"prompt": f"describe city : {city}"} for city in CITIES))
+    rows("held.jsonl", *({"prompt": f"describe drink : tea ; city : {city}"} for city in CITIES))
+    data = ["data.source=train.jsonl", "data.evaluation_source=held.jsonl", f"model.name={models / 't5'}"]
+    asked = ["compare.systems=[no-rl, lexical]", "compare.seeds=[0]", "metrics.rouge=true"]
+    for again in ([], ["--resume"]):
+        outcome = cagsr("compare", *small, *data, *asked, "compare.directory=comparison", *again)
+        assert outcome.code == 0, outcome.err
+        said = " ".join(outcome.out.split())
+        assert "warning: rouge_l is not measured: 5 of 5 responses have no reference" in said
+        assert "warning: intervals over 5 prompts are too narrow" in said
+
+
+def test_one_held_out_prompt_tells_no_systems_apart(cagsr, small, models, rows, tmp_path):
+    rows("train.jsonl", *({"prompt": f"describe city : {city}"} for city in CITIES))
+    rows("held.jsonl", {"prompt": "describe drink : tea"})
+    data = ["data.source=train.jsonl", "data.evaluation_source=held.jsonl", f"model.name={models / 't5'}"]
+    outcome = cagsr("compare", *small, *data, "compare.systems=[no-rl]", "compare.directory=comparison")
+    assert outcome.code == 2
+    assert "only one is held out; name more" in outcome.err
+    assert [path.name for path in (tmp_path / "comparison").iterdir()] == ["run.lock"]
+
+
+def test_a_column_that_keeps_nothing_out_is_named(cagsr, small, models, rows):
+    rows("train.jsonl", *[{"prompt": "describe city : lyon"}] * 5)
+    data = ["data.source=train.jsonl", "data.holdout_column=prompt", f"model.name={models / 't5'}"]
+    outcome = cagsr("compare", *small, *data, "compare.systems=[no-rl]", "compare.directory=comparison")
+    assert outcome.code == 2
+    assert (
+        "data.holdout_column: no row of train.jsonl falls to the heldout prompts by its 'prompt'"
+        in outcome.err
+    )
+
+
 def test_quick_is_a_smaller_comparison_in_a_directory_of_its_own(compared):
     outcome, directory = compared("--quick", "compare.systems=[no-rl, lexical]", "--json")
     assert outcome.code == 0, outcome.err

@@ -189,7 +189,7 @@ def test_the_copying_control_has_the_prices_of_the_reward_that_is_compared_and_n
 
 def test_samples_that_are_all_alike_are_no_pairs(known):
     known._samples = sampled([["same"] * 3] * 3, [[0.0, 0.0, 0.0]] * 3)
-    with pytest.raises(NotForThisDataError, match="alike"):
+    with pytest.raises(NotForThisDataError, match="that the reward tells apart"):
         SYSTEMS["dpo"](known)
 
 

@@ -143,6 +143,7 @@ class Arena:
                 self._run(name, system, bench, directory)
         result = self._with_people(name, read_result(directory), directory)
         self.found.setdefault(name, []).append(result)
+        self.scoreboard.not_measured |= result.not_measured
         self._ask_which_is_better(name, directory)
         warned = [row for row in RunDirectory(directory, "").rows(METRICS) if "warning" in row]
         if warned:
@@ -287,6 +288,7 @@ class Arena:
             "sampled": {metric: value.tolist() for metric, value in found.items()},
             "opinions": {metric: as_json(value) for metric, value in opinions.values.items()},
             "cost": cost | opinions.counts,
+            "not_measured": self.scoreboard.not_measured,
         }
         write_atomically(directory / RESULT, json.dumps(content, allow_nan=False) + "\n")
 

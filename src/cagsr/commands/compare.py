@@ -16,6 +16,7 @@ from cagsr.commands.arena import Arena
 from cagsr.commands.claim import starts_anew
 from cagsr.commands.identity import of_start
 from cagsr.commands.report import report_at_end
+from cagsr.commands.rows import say_few, say_not_measured
 from cagsr.commands.sft import run_sft
 from cagsr.commands.train import READ, check_trackers
 from cagsr.comparison import compared
@@ -111,10 +112,16 @@ def _run_all(
     try:
         config = _with_base(config, directory, console, accept_changes)
         arena = Arena(config, directory, console, accept_changes)
+        if len(arena.prompts) < 2:
+            raise InputError(
+                "cagsr compare tells systems apart by how they differ from prompt to prompt, and only one is held out; "
+                "name more (data.evaluation_source, data.evaluation_count)"
+            )
     except InputError:
         if not resume:
             _abandon(directory)
         raise
+    say_few(console, len(arena.prompts))
     if config.compare.control not in systems:
         warn(
             console,
@@ -138,6 +145,7 @@ def _run_all(
         "pairs_on_held_out_prompts_left_out": arena.held_out_pairs,
         "seconds": round(time.perf_counter() - started, 1),
     }
+    say_not_measured(console, summary["measured_by"])
     record.write_summary(summary)
     write_atomically(directory / "table.csv", csv_text(summary))
     write_atomically(directory / "table.md", markdown(summary))

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from cagsr import build, splits
 from cagsr.commands import silence_libraries
-from cagsr.commands.rows import say_rows
+from cagsr.commands.rows import say_few, say_not_measured, say_rows
 from cagsr.config import Config
 from cagsr.errors import InputError
 from cagsr.evaluation import Answers, answer, measure_signals, read_by, spread_of
@@ -87,9 +87,11 @@ def evaluate(
         config, models, split, decoding, reward, checker, world, console
     )
     common = asked[list(asked)[-1]]
+    say_few(console, len(common))
     values, responses = _on_common(asked, answers, common, observer, scoreboard)
     first, *others = values
     # Once, not by every process: each question to a judge has its price.
+    say_not_measured(console, scoreboard.describe())
     said = _opinions(config, scoreboard, common, responses) if world.rank == 0 else {}
     for name, opinions in said.pop("values", {}).items():
         values[name] |= opinions

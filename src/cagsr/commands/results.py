@@ -30,13 +30,15 @@ RESULT, PREFERENCES = "result.json", "preferences.json"
 class Result:
     """One run, measured: metric -> [P] of greedy responses, metric -> [Q] of sampled ones, and what it cost.
 
-    ``opinions`` of a judge and of people are [P] of greedy responses too, NaN where nobody had one.
+    ``opinions`` of a judge and of people are [P] of greedy responses too, NaN where nobody had one; ``not_measured``
+    is metric -> why.
     """
 
     greedy: dict[str, np.ndarray]
     sampled: dict[str, np.ndarray]
     opinions: dict[str, np.ndarray]
     cost: dict[str, float]
+    not_measured: dict[str, str]
 
 
 def read_result(directory: Path) -> Result:
@@ -48,7 +50,7 @@ def read_result(directory: Path) -> Result:
             part: {metric: np.array(value, dtype=float) for metric, value in content[part].items()}
             for part in ("greedy", "sampled", "opinions")
         }
-        return Result(**parts, cost=content["cost"])
+        return Result(**parts, cost=content["cost"], not_measured=content.get("not_measured", {}))
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{path} is damaged ({error}); remove it and run with --resume") from error
 

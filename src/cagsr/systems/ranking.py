@@ -25,7 +25,7 @@ def dpo(bench: Bench) -> Recipe:
         if best != worst
     ]
     if not pairs:
-        raise NotForThisDataError("all samples of a prompt are alike")
+        raise NotForThisDataError("no prompt has samples that the reward tells apart")
     return Prefer(pairs, batch_size=bench.prompts_per_step)
 
 
