@@ -127,8 +127,8 @@ def read_rows(config: Config, split: str, need_reference: bool = False) -> list[
     rows = build_rows(config, split)
     if not rows and given.holdout_column:
         raise InputError(
-            f"data.holdout_column: no row of {given.source} falls to the {split} prompts by its {given.holdout_column!r}. "
-            "Name a column with more values, give more rows, or name data.evaluation_source."
+            f"data.holdout_column: no row of {given.source} falls to the {split} prompts by its "
+            f"{given.holdout_column!r}. Name a column with more values, give more rows, or name data.evaluation_source."
         )
     rows = data.map_columns(
         rows,
