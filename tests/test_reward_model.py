@@ -15,7 +15,8 @@ import tiny
 from cagsr.errors import InputError
 from cagsr.policy.load import save_model
 from cagsr.preferences import Pair
-from cagsr.reward_model import RewardModel, _encoded, _parted, asked, train_reward_model
+from cagsr.reward_model import RewardModel, asked, encoded
+from cagsr.reward_training import _parted, train_reward_model
 from cagsr.signals import SIGNALS
 from evidence import make_evidence, make_prompt
 from reward_models import words
@@ -63,7 +64,7 @@ def test_a_t5_of_ours_scores_as_its_decoder_states_and_its_head_say():
 
 def test_a_causal_model_reads_prompt_response_and_end():
     model = RewardModel.load(reward_models.saved("llama"))
-    row = _encoded(model.model, model.tokenizer, words(3), words(2, 30))
+    row = encoded(model.model, model.tokenizer, words(3), words(2, 30))
     assert row == {"input_ids": [20, 21, 22, 50, 51, model.tokenizer.eos_token_id]}
 
 
@@ -71,10 +72,10 @@ def test_a_chat_model_reads_a_conversation():
     model = RewardModel.load(reward_models.saved("llama"))
     model.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {{ m['role'] }} {% endfor %}"
     turns = [{"role": "user", "content": words(2)}]
-    from_turns = _encoded(model.model, model.tokenizer, turns, words(2, 30))
+    from_turns = encoded(model.model, model.tokenizer, turns, words(2, 30))
     unknown = model.tokenizer.unk_token_id
     assert from_turns == {"input_ids": [20, 21, unknown, 50, 51, unknown]}
-    assert _encoded(model.model, model.tokenizer, words(2), words(2, 30)) == from_turns
+    assert encoded(model.model, model.tokenizer, words(2), words(2, 30)) == from_turns
     assert asked(replace(make_prompt("a"), row={"prompt": turns})) == turns
     assert asked(make_prompt("a b", row={"prompt": "a b"})) == "a b"
 

@@ -1,22 +1,13 @@
-"""Reward models: a number for a response, learnt from pairs. The same thing on disk whoever judged the pairs."""
+"""Reward models: a number for a response, learnt from pairs. The same thing on disk whoever judged the pairs.
 
-import json
-import os
-import random as python_random
-import shutil
-import tempfile
-import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+`cagsr.reward_training` teaches them.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from random import Random
 from typing import Any, cast
 
-import numpy as np
 import torch
-from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -29,10 +20,9 @@ from transformers import (
 from cagsr.artifacts import only_safetensors, reason
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.identity import identity
-from cagsr.preferences import Pair
 from cagsr.types import Prompt
 
-__all__ = ["Asked", "RewardModel", "asked", "train_reward_model"]
+__all__ = ["Asked", "RewardModel", "asked", "collated", "encoded", "frozen", "load_classifier"]
 
 Asked = str | list[Mapping[str, Any]]
 """What was asked: a text, or the messages of a conversation."""
@@ -41,7 +31,6 @@ Encoded = Mapping[str, list[int]]
 
 # In the config of a T5 that we made: its encoder reads the prompt and its decoder the response, as when it writes.
 LAYOUT, SPLIT = "cagsr_layout", "prompt in the encoder, response in the decoder"
-OUTCOME = "training.json"
 MASKS = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_mask"}
 
 
@@ -71,18 +60,18 @@ class RewardModel:
 
         Raises InputError for a path that leads nowhere, weights that do not fit, or another number of outputs.
         """
-        model, tokenizer, missing = _loaded(path, revision)
+        model, tokenizer, missing = load_classifier(path, revision)
         if missing:
             raise InputError(
                 f"{path} is no reward model: its checkpoint has no weights for {', '.join(missing)}. Train one with "
-                "preference pairs (cagsr.reward_model.train_reward_model), or name one that was."
+                "preference pairs (cagsr.reward_training.train_reward_model), or name one that was."
             )
         if model.config.num_labels != 1:
             raise InputError(
                 f"{path} has {model.config.num_labels} outputs and a reward model has one; it classifies something "
                 "else. Name a sequence classifier with num_labels 1."
             )
-        _frozen(model)
+        frozen(model)
         return cls(model, tokenizer, path, revision)
 
     @torch.no_grad()
@@ -92,13 +81,11 @@ class RewardModel:
         Raises InputError for a text that is longer than the model has positions for.
         """
         rows = [
-            _encoded(self.model, self.tokenizer, prompt, response)
+            encoded(self.model, self.tokenizer, prompt, response)
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         scores = [
-            self.model(**_collated(self.model, rows[start : start + rows_per_pass]))
-            .logits.squeeze(-1)
-            .float()
+            self.model(**collated(self.model, rows[start : start + rows_per_pass])).logits.squeeze(-1).float()
             for start in range(0, len(rows), rows_per_pass)
         ]
         return torch.cat(scores) if scores else torch.empty(0)
@@ -111,139 +98,16 @@ class RewardModel:
         return identity(self.name, self.revision, getattr(self.model.config, "_commit_hash", None))
 
 
-def train_reward_model(
-    base: str,
-    pairs: Sequence[Pair],
-    directory: str | Path,
-    *,
-    epochs: float = 3.0,
-    steps: int | None = None,
-    batch_size: int = 16,
-    learning_rate: float = 2e-4,
-    held_out: float = 0.2,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """Train a reward model of ``base`` on pairs with TRL's RewardTrainer and save it in ``directory``.
-
-    The share ``held_out`` of the prompts, with all their pairs, is not trained on. ``steps`` overrules ``epochs``.
-    Returns pairs, held_out_pairs, accuracy (on the pairs held out; None where there are none), train_accuracy and
-    seconds. Leaves the random number generators as they were.
-
-    Raises InputError when TRL is not installed, for no pairs, and as `RewardModel.load` does.
-
-    Source: Bradley-Terry, ``-log sigmoid(r(chosen) - r(rejected))``, as in arXiv 2203.02155.
-    Differs: a T5 reads the prompt in its encoder and the response in its decoder, so that what it knows of
-    writing serves it; transformers' own T5 classifier reads one text in both.
-    """
-    trl = _trl()
-    if not pairs:
-        raise InputError("a reward model needs preference pairs, and there are none")
-    started = time.perf_counter()
-    training, kept = _parted(pairs, held_out, seed)
-    with _kept():
-        torch.manual_seed(seed)
-        model, tokenizer, _ = _loaded(base, None, num_labels=1)
-        if model.config.model_type == "t5":
-            setattr(model.config, LAYOUT, SPLIT)
-        _train(trl, model, tokenizer, training, epochs, steps, batch_size, learning_rate, seed)
-    trained = RewardModel(_frozen(model), tokenizer, str(directory))
-    outcome = {
-        "pairs": len(pairs),
-        "held_out_pairs": len(kept),
-        "accuracy": _accuracy(trained, kept),
-        "train_accuracy": _accuracy(trained, training),
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    _save(model, tokenizer, Path(directory), outcome)
-    return outcome
-
-
-def _parted(pairs: Sequence[Pair], held_out: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to train on and pairs held out, by prompt; at least one prompt is trained on."""
-    texts = list(dict.fromkeys(pair.prompt.text for pair in pairs))
-    Random(f"reward model {seed}").shuffle(texts)
-    away = set(texts[: min(round(held_out * len(texts)), len(texts) - 1)])
-    return [p for p in pairs if p.prompt.text not in away], [p for p in pairs if p.prompt.text in away]
-
-
-def _train(
-    trl: Any,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: list[Pair],
-    epochs: float,
-    steps: int | None,
-    batch_size: int,
-    learning_rate: float,
-    seed: int,
-) -> None:
-    from datasets import Dataset
-    from transformers import PrinterCallback
-
-    rows = [
-        _encoded(model, tokenizer, asked(pair.prompt), text)
-        for pair in pairs
-        for text in (pair.chosen, pair.rejected)
-    ]
-
-    def collate(examples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        numbers = [example[key][0] for key in ("chosen_ids", "rejected_ids") for example in examples]
-        return _collated(model, [rows[number] for number in numbers], move=False)
-
-    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
-        # TRL itself sets it by the name that transformers has given up.
-        warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
-        settings = trl.RewardConfig(
-            output_dir=scratch,
-            num_train_epochs=epochs,
-            max_steps=-1 if steps is None else steps,
-            per_device_train_batch_size=batch_size,
-            learning_rate=learning_rate,
-            lr_scheduler_type="linear",
-            max_length=None,
-            seed=seed,
-            bf16=False,
-            gradient_checkpointing=False,
-            use_cpu=not torch.cuda.is_available(),
-            dataloader_pin_memory=False,
-            logging_strategy="no",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
-        trainer = trl.RewardTrainer(
-            model=model,
-            args=settings,
-            # The collator has the tokens; a row of the data set only names the two of a pair.
-            data_collator=collate,
-            train_dataset=Dataset.from_dict(
-                {
-                    "chosen_ids": [[2 * number] for number in range(len(pairs))],
-                    "rejected_ids": [[2 * number + 1] for number in range(len(pairs))],
-                }
-            ),
-            processing_class=tokenizer,
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-
-
-def _accuracy(model: RewardModel, pairs: list[Pair]) -> float | None:
-    """Share of pairs whose chosen response scores higher; None for no pairs."""
-    if not pairs:
-        return None
-    prompts = [asked(pair.prompt) for pair in pairs]
-    chosen = model.score(prompts, [pair.chosen for pair in pairs])
-    rejected = model.score(prompts, [pair.rejected for pair in pairs])
-    return float((chosen > rejected).float().mean())
-
-
 # Tokens ----------------------------------------------------------------------------------------------------------
 
 
-def _encoded(
+def encoded(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Asked, response: str
 ) -> Encoded:
+    """The tokens of a response to a prompt, by the name of the model's input; as `RewardModel` says.
+
+    Raises InputError for more of them than the model has positions for.
+    """
     conversational = not model.config.is_encoder_decoder and bool(tokenizer.chat_template)
     if conversational:
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
@@ -280,7 +144,7 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = True) ->
     return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
 
 
-def _collated(model: PreTrainedModel, rows: Sequence[Encoded], move: bool = True) -> dict[str, Tensor]:
+def collated(model: PreTrainedModel, rows: Sequence[Encoded], move: bool = True) -> dict[str, Tensor]:
     """Padded, with masks. A T5 that reads two texts is padded on the left of both: transformers takes the state of
     the decoder in the column where the encoder's text ends, and T5 knows distances only.
     """
@@ -303,7 +167,7 @@ def _collated(model: PreTrainedModel, rows: Sequence[Encoded], move: bool = True
 # Files -----------------------------------------------------------------------------------------------------------
 
 
-def _loaded(
+def load_classifier(
     name: str, revision: str | None, **settings: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
     """The classifier, its tokenizer, and the names of the weights of its head that the checkpoint lacks."""
@@ -344,49 +208,6 @@ def _loaded(
     return model, tokenizer, head
 
 
-def _frozen(model: PreTrainedModel) -> PreTrainedModel:
+def frozen(model: PreTrainedModel) -> PreTrainedModel:
+    """In evaluation mode, without gradients."""
     return model.eval().requires_grad_(False)
-
-
-def _save(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, outcome: dict[str, Any]
-) -> None:
-    """Whole or not at all: a reward model that is there can be used again. ``training.json`` is its outcome."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = directory.with_name(f".{directory.name}.staging")
-    shutil.rmtree(staging, ignore_errors=True)
-    model.save_pretrained(staging)
-    tokenizer.save_pretrained(staging)
-    (staging / OUTCOME).write_text(json.dumps(outcome, indent=2) + "\n", encoding="utf-8")
-    if directory.exists():
-        shutil.rmtree(directory)
-    staging.rename(directory)
-
-
-@contextmanager
-def _kept() -> Iterator[None]:
-    """TRL seeds every generator there is and sets the process's precision; what comes after must not depend on it."""
-    python, numpy_state = python_random.getstate(), np.random.get_state()
-    states = [(state, dict(state._shared_state)) for state in (AcceleratorState, PartialState)]
-    precision = os.environ.get("ACCELERATE_MIXED_PRECISION")
-    try:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        with torch.random.fork_rng():
-            yield
-    finally:
-        python_random.setstate(python)
-        np.random.set_state(numpy_state)
-        for state, shared in states:
-            state._shared_state.clear()
-            state._shared_state.update(shared)
-        os.environ.pop("ACCELERATE_MIXED_PRECISION", None)
-        if precision is not None:
-            os.environ["ACCELERATE_MIXED_PRECISION"] = precision
-
-
-def _trl() -> Any:
-    try:
-        import trl
-    except ImportError as error:
-        raise InputError("training a reward model needs TRL: pip install 'cagsr[preferences]'") from error
-    return trl

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -14,22 +13,19 @@ from rich.console import Console
 
 from cagsr import build, splits
 from cagsr.commands import silence_libraries
-from cagsr.commands.rows import say_cut, say_rows
+from cagsr.commands.rows import say_rows
+from cagsr.commands.truths import find_agreement, find_truths
 from cagsr.config import Config
 from cagsr.errors import InputError
 from cagsr.evaluation import Answers, measure_signals
 from cagsr.launch import refuse_unseen
 from cagsr.metrics.bootstrap import interval
-from cagsr.metrics.rouge import rouge_l
-from cagsr.metrics.slots import slot_metrics
 from cagsr.panel import Panel, label
 from cagsr.policy.policy import Policy
-from cagsr.preferences import Pair
-from cagsr.probe import SHUFFLED, Probed, adversary_shares, observe, pair_accuracy, share_flat
+from cagsr.probe import SHUFFLED, Probed, adversary_shares, observe, share_flat
 from cagsr.ranking import Ranked, rank
 from cagsr.reward import PRESETS, Reward, Term, load_preset
 from cagsr.salience import Salience
-from cagsr.scoreboard import prompt_key
 from cagsr.signals import SIGNALS
 from cagsr.tasks.task import Checker
 from cagsr.types import Evidence, Prompt
@@ -41,7 +37,6 @@ __all__ = ["probe"]
 # These need labels themselves: a reference, people's pairs.
 LABELLED_SIGNALS = ("reference_overlap", "reward_model")
 LOG_PROBABILITY, ENTROPY = "reference_logprob", "entropy"
-MOST_PAIRS = 200
 
 
 def probe(config: Config, console: Console, prompts: int = 100) -> dict[str, Any]:
@@ -70,8 +65,8 @@ def probe(config: Config, console: Console, prompts: int = 100) -> dict[str, Any
     per_pass = max(1, config.train.micro_batch // sampling.candidates)
     how: dict[str, Any] = {"prompts_per_pass": per_pass, "world": world, "seed": config.train.seed}
     probed = observe(policy, asked, sampling, panel, adversarial, salience, **how)
-    truths, missing = _truths(config, split, asked, probed.sampled, checker)
-    agreed, unread = _agreement(config, policy, panel, salience, probed, checker, console)
+    truths, missing = find_truths(config, split, asked, probed.sampled, checker)
+    agreed, unread = find_agreement(config, policy, panel, salience, probed, checker, console)
     if not agreed:
         missing["pairs"] = "none given (--pairs FILE)"
     if unread is not None:
@@ -184,79 +179,9 @@ def _of_prompts(config: Config, split: str, count: int) -> Config:
     return config.model_copy(update={"data": data})
 
 
-def _truths(
-    config: Config, split: str, prompts: Sequence[Prompt], sampled: Answers, checker: Checker | None
-) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Truth -> [P K], higher is better; and why what could have told more is not there."""
-    truths: dict[str, np.ndarray] = {}
-    missing: dict[str, str] = {}
-    shape = sampled.tokens.shape
-    rows = [
-        (prompt, text) for prompt, texts in zip(prompts, sampled.responses, strict=True) for text in texts
-    ]
-    if checker is None:
-        missing["checker"] = "none (data.checker)"
-    else:
-        quality = [checker.quality(prompt.row, text) for prompt, text in rows]
-        metrics = slot_metrics(
-            [checker.check(prompt.row, text) for prompt, text in rows], sampled.tokens.ravel().tolist()
-        )
-        truths = {
-            "quality": np.array(quality).reshape(shape),
-            "said": metrics["coverage"].reshape(shape),
-            "invented": -metrics["hallucination"].reshape(shape),
-            "repeated": -metrics["repetition"].reshape(shape),
-        }
-    references = splits.build_references(config, split)
-    unanswered = sum(prompt_key(prompt) not in references for prompt in prompts)
-    if unanswered:
-        missing["references"] = f"{unanswered} of {len(prompts)} prompts have none"
-    elif find_spec("rouge_score") is None:
-        missing["references"] = "rouge-score is not installed: pip install 'cagsr[metrics]'"
-    else:
-        measure = rouge_l()
-        overlap = [measure(text, references[prompt_key(prompt)]) for prompt, text in rows]
-        truths["rouge_l"] = np.array(overlap).reshape(shape)
-    return truths, missing
-
-
 def _scores(name: str, panel: Panel, probed: Probed) -> np.ndarray:
     assert probed.sampled.signals is not None
     return panel.combine(name, probed.sampled.signals)
-
-
-def _agreement(
-    config: Config,
-    policy: Policy,
-    panel: Panel,
-    salience: Salience,
-    probed: Probed,
-    checker: Checker | None,
-    console: Console,
-) -> tuple[dict[str, np.ndarray], str | None]:
-    """Reward -> [pairs] as of `pair_accuracy`, empty where no pairs are given; why the oracle is not among them."""
-    pairs, report = splits.build_pairs(config, policy)
-    if not pairs:
-        return {}, None
-    say_rows(console, "pairs", report)
-    pairs = pairs[:MOST_PAIRS]
-    limit, size = config.sampling.max_new_tokens, max(1, config.train.micro_batch // 2)
-    texts = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
-    say_cut(console, policy, "responses of pairs", texts, limit, "sampling.max_new_tokens")
-    unread = None if checker is None else _unread(checker, pairs)
-    asked = panel if unread is None else panel.without("oracle")
-    how: dict[str, Any] = {"asked": asked, "limit": limit, "pairs_per_pass": size}
-    return pair_accuracy(policy, pairs, panel, salience, probed.sampled, **how), unread
-
-
-def _unread(checker: Checker, pairs: Sequence[Pair]) -> str | None:
-    """Why the checker cannot judge these pairs; None where it can. Pairs come from a file without its columns."""
-    for pair in pairs:
-        try:
-            checker.quality(pair.prompt.row, pair.chosen)
-        except Exception as error:  # a checker of the user's own may raise anything
-            return f"the checker cannot read their rows ({type(error).__name__}: {error})"
-    return None
 
 
 def _ranked(name: str, panel: Panel, probed: Probed, truths: Mapping[str, np.ndarray]) -> dict[str, Ranked]:

@@ -18,7 +18,7 @@ from cagsr.policy.policy import Policy
 from cagsr.policy.sampling import Sampling
 from cagsr.preferences import Pair
 from cagsr.reward import Reward
-from cagsr.reward_model import train_reward_model
+from cagsr.reward_training import train_reward_model
 from cagsr.salience import Salience
 from cagsr.systems.recipe import NotForThisDataError
 from cagsr.tasks.task import Checker
