@@ -195,4 +195,6 @@ def build_pairs(config: Config, policy: Policy) -> tuple[list[Pair], data.DataRe
         max_prompt_tokens=config.data.max_prompt_tokens,
         overlong=config.data.overlong,
         skip_invalid=config.data.skip_invalid,
+        context=policy.context,
+        new_tokens=config.sampling.max_new_tokens if policy.readable.kind == "causal" else 0,
     )

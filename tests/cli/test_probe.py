@@ -110,3 +110,11 @@ def test_a_single_prompt_is_refused(probe, rows):
         2,
         "error: cagsr probe hands responses to other prompts, and there is only one; give more data\n",
     )
+
+
+def test_a_pair_whose_prompt_does_not_fit_the_model_is_named(probe, rows):
+    pairs = rows("pairs.jsonl", {"prompt": "describe drink : tea" * 40, "chosen": "tea", "rejected": "no"})
+    refused = probe("data.task=slots", "--pairs", pairs, model="llama")
+    assert refused.code == 2
+    assert "pairs.jsonl row 1: " in refused.err
+    assert "> 64 context. Set data.max_prompt_tokens" in refused.err
