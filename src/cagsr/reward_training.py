@@ -23,7 +23,7 @@ from cagsr.errors import InputError
 from cagsr.preferences import Pair
 from cagsr.reward_model import LAYOUT, SPLIT, RewardModel, asked, collated, encoded, frozen, load_classifier
 
-__all__ = ["train_reward_model"]
+__all__ = ["OUTCOME", "train_reward_model"]
 
 OUTCOME = "training.json"
 

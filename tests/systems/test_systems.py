@@ -120,6 +120,15 @@ def test_rlhf_trains_on_a_reward_model_of_all_human_pairs(bench):
     assert recipe.labels == 2
 
 
+def test_a_reward_model_that_is_there_is_taken_and_what_it_took_to_train_is_not_forgotten(bench):
+    directory = bench.directory / "rlhf-seed-5"
+    directory.mkdir()
+    (directory / "training.json").write_text('{"seconds": 12.5}')
+    SYSTEMS["rlhf"](bench)
+    assert bench.trained == []
+    assert bench.earlier_seconds == 12.5
+
+
 def test_hybrid_adds_a_reward_model_of_so_many_pairs_to_the_attention_reward(bench):
     recipe = resolve(["hybrid-1"], [1])["hybrid-1"](bench)
     assert recipe.terms[:-1] == bench.reward.terms

@@ -2,6 +2,7 @@
 
 __all__ = ["Bench"]
 
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from cagsr.policy.policy import Policy
 from cagsr.policy.sampling import Sampling
 from cagsr.preferences import Pair
 from cagsr.reward import Reward
-from cagsr.reward_training import train_reward_model
+from cagsr.reward_training import OUTCOME, train_reward_model
 from cagsr.salience import Salience
 from cagsr.systems.recipe import NotForThisDataError
 from cagsr.tasks.task import Checker
@@ -46,7 +47,8 @@ class Bench:
     directory       where reward models are written
 
     Samples are drawn once and shared. What they cost belongs to every system that asked for them:
-    ``asked_for_samples`` tells, and ``sampling_seconds`` how long they took.
+    ``asked_for_samples`` tells, and ``sampling_seconds`` how long they took. ``earlier_seconds`` is what reward models
+    took that were trained before this comparison was stopped.
     """
 
     base: Policy
@@ -67,6 +69,7 @@ class Bench:
     seed: int
     asked_for_samples: bool = False
     sampling_seconds: float = 0.0
+    earlier_seconds: float = 0.0
 
     @cached_property
     def references(self) -> list[str]:
@@ -148,7 +151,10 @@ class Bench:
         Few pairs are seen as often as many, and are too few to hold any out.
         """
         directory = self.directory / f"{name}-seed-{self.seed}"
-        if not (directory / "config.json").exists():
+        outcome = directory / OUTCOME
+        if outcome.exists():
+            self.earlier_seconds += json.loads(outcome.read_text(encoding="utf-8"))["seconds"]
+        else:
             held_out = 0.2 if len(pairs) >= PAIRS_TO_HOLD_OUT else 0.0
             steps = max(LEAST_UPDATES, EPOCHS * len(pairs) // PAIRS_A_STEP)
             train_reward_model(
