@@ -221,6 +221,13 @@ def test_a_task_has_one_reference_a_prompt():
     assert found == {row.values["prompt"]: [row.values["reference"]] for row in rows}
 
 
+def test_a_hub_model_of_the_perplexity_is_named_with_the_commit_that_was_loaded(config, monkeypatch):
+    monkeypatch.setattr(POLICY.model.config, "_commit_hash", "c0ffee", raising=False)
+    given = config(ROWS, "metrics.perplexity_model=base", "model.name=some/model")
+    said = build.build_scoreboard(given, POLICY, None, "train").describe()["followup_nll"]
+    assert (said["name"], said["revision"]) == ("some/model", "c0ffee")
+
+
 def test_nothing_that_needs_a_package_or_a_model_is_on_by_default(config):
     board = build.build_scoreboard(config(ROWS), POLICY, None, "train")
     assert (board.relevance, board.rouge, board.followup, board.judge, board.ratings) == (None,) * 5

@@ -254,7 +254,8 @@ def build_scoreboard(
         frozen = base if named == "base" else _frozen(config, named).to(device)
         followup = FollowUp(frozen, config.train.micro_batch)
         own = (base_name(config), config.model.revision)
-        which = identity(*(own if named == "base" else (named, given.perplexity_revision)))
+        asked_for = own if named == "base" else (named, given.perplexity_revision)
+        which = identity(*asked_for, getattr(frozen.model.config, "_commit_hash", None))
     if given.judge is not None:
         asked = given.judge
         if asked.endpoint is not None:

@@ -192,8 +192,7 @@ class Arena:
         return replace(result, opinions=result.opinions | said.values, cost=result.cost | said.counts)
 
     def _run(self, name: str, system: System, bench: Bench, directory: Path) -> None:
-        bench.asked_for_samples, bench.earlier_seconds = False, 0.0
-        sampled_before = bench.sampling_seconds
+        bench.asked_for_samples, bench.earlier_seconds, sampled_before = False, 0.0, bench.sampling_seconds
         started = time.perf_counter()
         recipe = system(bench)
         seconds = time.perf_counter() - started + bench.earlier_seconds
