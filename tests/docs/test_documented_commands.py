@@ -119,7 +119,7 @@ def place(tmp_path, models, monkeypatch):
             "mr": f"name[The Vaults], food[{n}]",
             "reference": "The Vaults .",
         }
-        for n in range(40)
+        for n in range(80)
     ]
     write_rows(work / "prompts.jsonl", [{"prompt": prompt} for prompt in prompts])
     write_rows(work / "pairs.jsonl", pairs)
