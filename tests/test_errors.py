@@ -23,7 +23,7 @@ PLACE = re.compile(
     r"\b[a-z_]+\.[a-z_]+\b|--[a-z]|\bcagsr [a-z]+|\bsalience \w+|\bsignal '|\breward|\btokenizer's|\bEvidence\b"
 )
 # These quote what a library says of a file, or what another message says.
-QUOTED = ("reason", "error", "report", "problem", "hint", "why", "what")
+QUOTED = ("reason", "error", "report", "problem", "hint", "mend", "why", "what")
 # What is missing is all that there is to say.
 PLAIN = (
     "direct preference optimisation needs pairs, and there are none",

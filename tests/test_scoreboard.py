@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import tiny
-from cagsr import build, splits
+from cagsr import instruments, splits
 from cagsr.config import Config
 from cagsr.errors import InputError
 from cagsr.evaluation import Answers
@@ -224,12 +224,12 @@ def test_a_task_has_one_reference_a_prompt():
 def test_a_hub_model_of_the_perplexity_is_named_with_the_commit_that_was_loaded(config, monkeypatch):
     monkeypatch.setattr(POLICY.model.config, "_commit_hash", "c0ffee", raising=False)
     given = config(ROWS, "metrics.perplexity_model=base", "model.name=some/model")
-    said = build.build_scoreboard(given, POLICY, None, "train").describe()["followup_nll"]
+    said = instruments.build_scoreboard(given, POLICY, None, "train").describe()["followup_nll"]
     assert (said["name"], said["revision"]) == ("some/model", "c0ffee")
 
 
 def test_nothing_that_needs_a_package_or_a_model_is_on_by_default(config):
-    board = build.build_scoreboard(config(ROWS), POLICY, None, "train")
+    board = instruments.build_scoreboard(config(ROWS), POLICY, None, "train")
     assert (board.relevance, board.rouge, board.followup, board.judge, board.ratings) == (None,) * 5
     assert board.describe() == {"references": {"prompts": 40, "texts": 120}}
 
@@ -248,7 +248,7 @@ def test_the_models_that_measure_are_named_with_revision_or_hash(config, tmp_pat
         f"metrics.ratings={ratings}",
         "model.revision=abc",
     )
-    board = build.build_scoreboard(given, POLICY, None, "train")
+    board = instruments.build_scoreboard(given, POLICY, None, "train")
     said = board.describe()
     assert said["relevance"]["sha256"].startswith("53aa51")
     assert said["rouge_l"] == {"package": "rouge-score", "version": "0.1.2", "stemmer": True}
@@ -264,7 +264,7 @@ def test_another_model_may_measure_the_follow_up(config, tmp_path):
 
     save_model(tiny.policy("t5"), tmp_path / "frozen")
     given = config(ROWS, f"metrics.perplexity_model={tmp_path / 'frozen'}")
-    board = build.build_scoreboard(given, POLICY, None, "train")
+    board = instruments.build_scoreboard(given, POLICY, None, "train")
     assert board.followup.policy.readable.kind == "encoder-decoder"
     assert not any(parameter.requires_grad for parameter in board.followup.policy.parameters())
     assert len(board.describe()["followup_nll"]["sha256"]) == 64
@@ -272,8 +272,8 @@ def test_another_model_may_measure_the_follow_up(config, tmp_path):
 
 def test_what_is_missing_is_refused_before_a_model_is_loaded(config, monkeypatch):
     with pytest.raises(InputError, match=r"metrics\.ratings: none\.jsonl cannot be read"):
-        build.check_metrics(config(ROWS, "metrics.ratings=none.jsonl"))
+        instruments.check_metrics(config(ROWS, "metrics.ratings=none.jsonl"))
     monkeypatch.setattr("cagsr.metrics.relevance.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install 'cagsr\[metrics\]'"):
-        build.check_metrics(config(ROWS, "metrics.relevance_model=minilm"))
-    build.check_metrics(config(ROWS))
+        instruments.check_metrics(config(ROWS, "metrics.relevance_model=minilm"))
+    instruments.check_metrics(config(ROWS))

@@ -125,7 +125,7 @@ class Wise:
 
 
 def test_what_a_judge_cannot_be_read_for_is_said_and_which_is_better_is_asked_once(compared, monkeypatch):
-    monkeypatch.setattr("cagsr.build.Endpoint", Wise)
+    monkeypatch.setattr("cagsr.instruments.Endpoint", Wise)
     judge = "metrics.judge={endpoint: http://x/v1, model: wise, pairwise: true}"
     asked = (judge, "compare.systems=[no-rl, best-of-k]", "compare.seeds=[0]")
     outcome, directory = compared(*asked)

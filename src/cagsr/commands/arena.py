@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from cagsr import build, splits
+from cagsr import build, instruments, splits
 from cagsr.commands import warn
 from cagsr.commands.carry_out import carry_out, record_untrained
 from cagsr.commands.identity import of_data
@@ -70,7 +70,7 @@ class Arena:
         if pairs:
             say_rows(console, "pairs", report)
         self.human, self.held_out_pairs = self._usable(pairs)
-        self.scoreboard = build.build_scoreboard(config, self.base, self.checker)
+        self.scoreboard = instruments.build_scoreboard(config, self.base, self.checker)
         self.found: dict[str, list[Result]] = {}
         self.preferred: dict[str, list[Preferences]] = {}
         self._first: list[str] | None = None

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from rich.console import Console
 
-from cagsr import build, splits
+from cagsr import build, instruments, splits
 from cagsr.commands import silence_libraries, warn
 from cagsr.commands.arena import Arena
 from cagsr.commands.claim import starts_anew
@@ -90,7 +90,7 @@ def _check(config: Config, systems: Mapping[str, System]) -> None:
     """Raises InputError for whatever can be wrong and needs no model to be seen: the base may take hours."""
     check_packages(systems, config.compare.preferences is not None)
     check_trackers(config.run.trackers)
-    build.check_metrics(config)
+    instruments.check_metrics(config)
     splits.check_evaluation_data(config)
     splits.check_pairs(config)
     checker = build.build_checker(config)

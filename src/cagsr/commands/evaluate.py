@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 
-from cagsr import build, splits
+from cagsr import build, instruments, splits
 from cagsr.commands import silence_libraries
 from cagsr.commands.rows import say_few, say_not_measured, say_rows
 from cagsr.config import Config
@@ -73,7 +73,7 @@ def evaluate(
     started = time.perf_counter()
     if split != "train":
         splits.check_evaluation_data(config)
-    build.check_metrics(config)
+    instruments.check_metrics(config)
     checker = build.build_checker(config)
     reward = build.build_reward(config, checker)
     world = World(Accelerator())
@@ -133,7 +133,7 @@ def _answered(
         prompts = prompts[: config.data.evaluation_count]
         if observer is None:
             observer = Observer(config, policy, prompts, reward, world)
-            scoreboard = build.build_scoreboard(alone, policy, checker, split)
+            scoreboard = instruments.build_scoreboard(alone, policy, checker, split)
         prompts = _shared(prompts, asked, name)
         asked[name] = prompts
         answers[name] = answer(
