@@ -49,11 +49,11 @@ class Case:
 
 CASES = [
     Case("slots-paraphrase", "t5", 0),
-    Case("keywords", "llama", 0),
     Case("slots", "t5", 2500),
-    Case("slots", "llama", 2500),
+    Case("slots", "llama", 0),
     Case("slots-paraphrase", "llama", 2500),
     Case("keywords", "t5", 2500),
+    Case("keywords", "llama", 1500),  # not mature, on purpose (lab notes)
     Case("qa", "t5", 6000, rows=50_000, rate="1.0e-3"),
     Case("qa", "llama", 6000, rows=50_000, rate="1.0e-3"),
 ]

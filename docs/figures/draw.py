@@ -44,7 +44,7 @@ def main() -> None:
     torch.set_num_threads(1)
     policy, prompts = _task("slots-paraphrase")
     prompt = next(prompt for prompt in prompts if "travellers" in prompt.text and "colour" in prompt.text)
-    causal, notes = _task("keywords")
+    causal, notes = _task("slots")
     pictures = {
         "read-encoder-decoder": _encoder_decoder(policy, prompt),
         "read-causal": _causal(causal, notes[0]),
@@ -80,7 +80,7 @@ def _encoder_decoder(policy: Policy, prompt: Prompt) -> str:
 
 
 def _causal(policy: Policy, prompt: Prompt) -> str:
-    greedy = build.build_sampling(Config.load(overrides=["data.task=keywords"])).greedy()
+    greedy = build.build_sampling(Config.load(overrides=["data.task=slots"])).greedy()
     rollout = policy.sample([prompt], greedy)
     with torch.no_grad(), capture(policy.readable) as reading:
         policy.model(input_ids=torch.cat([rollout.prompt_ids, rollout.response_ids], 1), use_cache=False)

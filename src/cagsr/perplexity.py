@@ -36,7 +36,7 @@ class FollowUp:
     start. The same target and model for every system, so differences are the response's doing.
 
     It says something where the model knows conversations. A model that was only ever shown one turn likes a
-    reference best after an empty response: the shipped base of ``keywords`` gives .59 nats then and 1.83 after a
+    reference best after an empty response: a base of ``keywords`` gives .59 nats then and 1.83 after a
     complete response (60 held-out prompts), so read it beside relevance, never alone.
 
     Source: arXiv 2502.10482 names a follow-up perplexity and leaves it undefined; this is our definition.

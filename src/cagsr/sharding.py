@@ -63,9 +63,11 @@ def check_shards(accelerator: Accelerator) -> None:
     if plugin.fsdp_version != 2:
         raise InputError(
             f"FSDP: version {plugin.fsdp_version} is not supported: weights cannot be gathered for a rollout. Set "
-            "fsdp_version: 2, as in examples/accelerate/fsdp.yaml."
+            "fsdp_version: 2, and fsdp_reshard_after_forward to true or false, as in examples/accelerate/fsdp.yaml."
         )
-    by_block = plugin.auto_wrap_policy in (None, transformer_auto_wrap_policy)
+    policy = plugin.auto_wrap_policy
+    # Accelerate binds the blocks' names to it when it shards.
+    by_block = getattr(policy, "func", policy) in (None, transformer_auto_wrap_policy)
     compiled = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO  # type: ignore[union-attr] # always set
     nested = accelerator.parallelism_config is not None
     for wrong, setting, mend in (
@@ -183,12 +185,14 @@ def save_state(policy: nn.Module, optimizer: Any, accelerator: Accelerator, dire
 @torch.no_grad()
 def load_state(policy: nn.Module, optimizer: Any, accelerator: Accelerator, directory: Path) -> None:
     """Put back what `save_state` wrote. Raises ValueError or RuntimeError for what does not fit."""
-    weights = load_file(directory / WEIGHTS)
-    for name, weight in _named(policy).items():
-        if name not in weights or weights[name].shape != weight.shape:
+    weights, own = load_file(directory / WEIGHTS), _named(policy)
+    if other := sorted({*weights} ^ {*own}):
+        raise ValueError(f"its weights are those of another model: {', '.join(other)}")
+    for name, weight in own.items():
+        if weights[name].shape != weight.shape:
             raise ValueError(f"it has no {name} of shape {tuple(weight.shape)}")
-        weight.copy_(_like(weight, weights[name]))
-    moments = torch.load(directory / MOMENTS, weights_only=True)
+        weight.copy_(_like(weight, weights.pop(name)))
+    moments = torch.load(directory / MOMENTS, weights_only=True, mmap=True)
     trained = [weight for group in optimizer.param_groups for weight in group["params"]]
     for number, of_weight in moments["state"].items():
         weight = trained[number]

@@ -1,18 +1,29 @@
 """The processes of a run: what must be known of all of them to do the same as one would."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
-from cagsr.errors import CagsrError
+from cagsr.errors import CagsrError, InputError
 
-__all__ = ["World"]
+__all__ = ["World", "accelerated"]
 
 Value = TypeVar("Value")
+
+
+def accelerated(**settings: Any) -> Accelerator:
+    """Accelerate with these settings and those of its launcher. Raises InputError for what it cannot make sense of."""
+    try:
+        return Accelerator(**settings)
+    except ValueError as error:
+        raise InputError(
+            f"accelerate launch: Accelerate refuses its config: {error}. Correct it there, or begin with one of "
+            "examples/accelerate."
+        ) from error
 
 
 class World:

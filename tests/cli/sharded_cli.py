@@ -21,5 +21,5 @@ def accelerator(**settings: Any) -> accelerate.Accelerator:
 
 
 if __name__ == "__main__":
-    train.Accelerator = accelerator  # type: ignore[misc]
+    train.accelerated = accelerator
     cli.main()

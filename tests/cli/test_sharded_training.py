@@ -82,6 +82,18 @@ def test_in_shards_the_command_line_trains_and_saves_what_one_process_does(
     assert identity["weights"] == "in shards (FSDP2)"
 
 
+def test_what_accelerate_cannot_make_sense_of_is_said(cagsr, models, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", "FULL_SHARD")  # as FSDP 1 calls it
+    ended = cagsr("train", "data.task=slots", f"model.name={models / 'llama'}")
+    assert ended.code == 2
+    assert "accelerate launch: Accelerate refuses its config: invalid truth value full_shard" in " ".join(
+        ended.err.split()
+    )
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("command", "said"),
     [
@@ -119,7 +131,7 @@ def test_what_would_not_be_trained_in_shards_is_refused_before_anything_is_writt
 def test_what_does_not_go_with_shards_is_refused_before_anything_is_written(
     setting, said, cagsr, models, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("cagsr.commands.train.Accelerator", sharded_cli.accelerator)
+    monkeypatch.setattr("cagsr.commands.train.accelerated", sharded_cli.accelerator)
     ended = cagsr(*RUN, f"model.name={models / 'llama'}", setting)
     assert ended.code == 2
     assert said in " ".join(ended.err.split())
@@ -129,7 +141,7 @@ def test_what_does_not_go_with_shards_is_refused_before_anything_is_written(
 def test_a_run_with_whole_weights_does_not_go_on_in_shards_unasked(cagsr, models, monkeypatch):
     settings = [*RUN, f"model.name={models / 'llama'}", "run.directory=run"]
     assert cagsr(*settings).code == 0
-    monkeypatch.setattr("cagsr.commands.train.Accelerator", sharded_cli.accelerator)
+    monkeypatch.setattr("cagsr.commands.train.accelerated", sharded_cli.accelerator)
     ended = cagsr(*settings, "train.steps=3", "--resume")
     assert ended.code == 2
     assert "weights: in shards (FSDP2), was whole" in " ".join(ended.err.split())

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 
 import tiny
-from cagsr import build, splits
+from cagsr import instruments, splits
 from cagsr.commands.evaluate import evaluate, split_arguments
 from cagsr.config import Config
 from cagsr.errors import InputError
@@ -208,7 +208,7 @@ class Opinionated:
 
 
 def test_what_the_config_asks_for_is_measured_and_named(compare, monkeypatch, tmp_path):
-    monkeypatch.setattr(build, "Endpoint", Opinionated)
+    monkeypatch.setattr(instruments, "Endpoint", Opinionated)
     ratings = tmp_path / "ratings.jsonl"
     ratings.write_text(
         json.dumps(

@@ -21,6 +21,7 @@ from broken_processes import AskedOnce, full, names, outcome
 import tiny
 from cagsr import sharding
 from cagsr.algorithm import Algorithm
+from cagsr.attention.sharing import Sharing
 from cagsr.checkpoint import Checkpoints
 from cagsr.evaluation import Evaluator, measure_signals
 from cagsr.reward import Reward, Term
@@ -62,6 +63,8 @@ def make(
 ) -> tuple[Trainer, Kept]:
     architecture, algorithm, again = RUNS[name]
     policy = tiny.policy(architecture, critic=name == "ppo", extra_eos=20)
+    if name == "ppo":
+        policy.sharing = Sharing("writes by transformers' own loop, for this test")
     if again:
         policy.model.activation_checkpointing_enable({"use_reentrant": False})
     # Standardised over the batch, which is that of all processes.

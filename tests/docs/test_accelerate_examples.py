@@ -75,7 +75,9 @@ def test_deepspeed_is_refused_by_name_and_data_parallelism_is_not():
         build.check_launch(
             cast(Any, SimpleNamespace(distributed_type=DistributedType.DEEPSPEED)), "cagsr train"
         )
-    build.check_launch(cast(Any, SimpleNamespace(distributed_type=DistributedType.MULTI_GPU)), "cagsr train")
+    build.check_launch(
+        cast(Any, SimpleNamespace(distributed_type=DistributedType.MULTI_GPU, num_processes=2)), "cagsr train"
+    )
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 
 from cagsr import build, instruments, splits
@@ -44,7 +43,7 @@ from cagsr.systems.bench import Bench
 from cagsr.systems.recipe import Choose, Recipe, Unchanged
 from cagsr.trainer import prompts_for
 from cagsr.types import Prompt, Rollout
-from cagsr.world import World
+from cagsr.world import World, accelerated
 
 __all__ = ["Arena"]
 
@@ -56,7 +55,7 @@ class Arena:
     def __init__(self, config: Config, directory: Path, console: Console, accept_changes: bool = False):
         self.config, self.directory, self.console = config, directory, console
         self.accept_changes = accept_changes
-        self.world = World(Accelerator(mixed_precision=config.train.mixed_precision))
+        self.world = World(accelerated(mixed_precision=config.train.mixed_precision))
         self.checker = build.build_checker(config)
         self.reward = build.build_reward(config, self.checker)
         rows = {split: splits.read_rows(config, split) for split in ("heldout", "train")}

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
 
@@ -27,6 +26,7 @@ from cagsr.prose import say
 from cagsr.reward import SMALLEST_UNIT, Reward, Term
 from cagsr.storage import refuse_existing, write_atomically
 from cagsr.types import Prompt, Rollout
+from cagsr.world import accelerated
 
 __all__ = ["calibrate"]
 
@@ -82,7 +82,7 @@ def calibrate(
     rows = None if pairs is None else _labelled(config, pairs, labels)
     unlabelled = splits.read_rows(config, "train")
     policy = build.build_policy(config)
-    policy.to(Accelerator().device)
+    policy.to(accelerated().device)
     found, report = splits.build_prompts(config, policy, "train", rows=unlabelled)
     say_rows(console, "train prompts", report)
     salience = build.build_salience(config, found)

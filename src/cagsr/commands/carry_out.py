@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from rich.console import Console
 
 from cagsr import build
@@ -20,6 +19,7 @@ from cagsr.policy.policy import Policy, Reference
 from cagsr.records import METRICS, RUN, RunDirectory, fingerprint
 from cagsr.supervised import Supervised, fine_tune
 from cagsr.systems.recipe import Imitate, Prefer, Reinforce
+from cagsr.world import accelerated
 
 __all__ = ["Carried", "carry_out", "record_untrained", "trained_policy"]
 
@@ -65,7 +65,7 @@ def record_untrained(config: Config, accept_changes: bool = False) -> None:
 def _claim(config: Config, accept_changes: bool) -> Claim:
     """The place of a run that `run_training` does not make, new or to go on with, and what it stands on."""
     directory = Path(config.run.directory)
-    accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
+    accelerator = accelerated(mixed_precision=config.train.mixed_precision)
     known = of_start(config, READ, accelerator)
     resume = (directory / RUN).exists()
     return Claim(directory, config, known, accelerator, resume=resume, accept_changes=accept_changes)

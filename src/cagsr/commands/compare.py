@@ -7,7 +7,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
 from rich.console import Console
 
 from cagsr import build, instruments, splits
@@ -31,6 +30,7 @@ from cagsr.scoreboard import on_common_prompts, preference_summary
 from cagsr.storage import write_atomically
 from cagsr.systems import System, check_packages, resolve
 from cagsr.systems.recipe import NotForThisDataError
+from cagsr.world import accelerated
 
 __all__ = ["compare", "quick"]
 
@@ -74,7 +74,7 @@ def compare(
     systems = {BASE: systems.pop(BASE, resolve([BASE], [])[BASE]), **systems}
     resolve([config.compare.control], config.compare.labels)  # a misspelt control would only not be there
     directory = Path(config.compare.directory)
-    build.check_launch(Accelerator(mixed_precision=config.train.mixed_precision), "cagsr compare")
+    build.check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr compare")
     _check(config, systems)
     if resume and not RunDirectory.is_begun(directory):
         say(console, starts_anew(directory))
@@ -212,7 +212,7 @@ def _identity(config: Config) -> dict[str, Any]:
     # People rate what the systems answered, so their ratings come last.
     metrics = [f"metrics.{key}" for key in type(config.metrics).model_fields if key != "ratings"]
     return of_start(
-        config, (*READ, "sft", *metrics, *compare), Accelerator(mixed_precision=config.train.mixed_precision)
+        config, (*READ, "sft", *metrics, *compare), accelerated(mixed_precision=config.train.mixed_precision)
     )
 
 

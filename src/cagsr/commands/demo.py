@@ -9,7 +9,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -34,7 +33,7 @@ from cagsr.storage import write_atomically
 from cagsr.tables import comparison_table, legend, shaded, shades, show_differences
 from cagsr.tasks.task import Checker
 from cagsr.types import Prompt
-from cagsr.world import World
+from cagsr.world import World, accelerated
 
 __all__ = ["CONFIGS", "CONTROLS", "demo", "rebuild"]
 
@@ -72,7 +71,7 @@ def demo(
     settings = [f"train.seed={seed}", f"run.directory={directory}", *overrides]
     config = Config.load(build.packaged(CONFIGS[kind]), settings)
     check_paths(config)
-    build.check_launch(Accelerator(mixed_precision=config.train.mixed_precision), "cagsr demo")
+    build.check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr demo")
     directory = Path(config.run.directory)
     if resume and not RunDirectory.is_begun(directory):
         say(console, starts_anew(directory))
@@ -163,7 +162,7 @@ def _greedy(policy: Policy, prompts: list[Prompt], config: Config) -> Answers:
 
 def _world(config: Config) -> World:
     # Accelerate keeps the precision of the first Accelerator of a process and refuses another.
-    return World(Accelerator(mixed_precision=config.train.mixed_precision))
+    return World(accelerated(mixed_precision=config.train.mixed_precision))
 
 
 def _best_of_base(

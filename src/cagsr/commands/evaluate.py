@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 
 from cagsr import build, instruments, splits
@@ -25,7 +24,7 @@ from cagsr.reward import Reward
 from cagsr.scoreboard import Scoreboard, on_common_prompts, preference_summary
 from cagsr.tasks.task import Checker
 from cagsr.types import Prompt, Rollout
-from cagsr.world import World
+from cagsr.world import World, accelerated
 
 __all__ = ["evaluate", "named_models", "split_arguments"]
 
@@ -76,7 +75,7 @@ def evaluate(
     instruments.check_metrics(config)
     checker = build.build_checker(config)
     reward = build.build_reward(config, checker)
-    world = World(Accelerator())
+    world = World(accelerated())
     refuse_unseen(world.size)
     console.quiet = world.rank > 0
     if splits.chose_best(config, split):

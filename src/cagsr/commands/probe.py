@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 
 from cagsr import build, splits
@@ -30,7 +29,7 @@ from cagsr.signals import SIGNALS
 from cagsr.tasks.task import Checker
 from cagsr.types import Evidence, Prompt
 from cagsr.verdict import Base, Found, advised, hint, judge_base, judge_reward, overall
-from cagsr.world import World
+from cagsr.world import World, accelerated
 
 __all__ = ["probe"]
 
@@ -105,7 +104,7 @@ def probe(config: Config, console: Console, prompts: int = 100) -> dict[str, Any
 
 def _loaded(config: Config, split: str, count: int, console: Console) -> tuple[Policy, list[Prompt], World]:
     """The base and the first ``count`` prompts. What is wrong with the data is found before the model is loaded."""
-    world = World(Accelerator())
+    world = World(accelerated())
     refuse_unseen(world.size)
     console.quiet = console.quiet or world.rank > 0
     splits.check_pairs(config)

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor
 
@@ -19,6 +18,7 @@ from cagsr.config import Config
 from cagsr.errors import InputError, StorageError
 from cagsr.reward import Reward
 from cagsr.types import Evidence
+from cagsr.world import accelerated
 
 __all__ = ["score"]
 
@@ -45,7 +45,7 @@ def score(
         _make_directory(save_attention)
     data.refuse_invalid(rows, config.data.skip_invalid)
     policy = build.build_policy(config)
-    policy.to(Accelerator().device)
+    policy.to(accelerated().device)
     prompts, report = data.encode(
         rows,
         policy.tokenizer,

@@ -27,7 +27,7 @@ from cagsr.supervised import Supervised, fine_tune
 from cagsr.tasks import TASKS
 from cagsr.tasks import tokenizer as task_tokenizer
 from cagsr.types import Prompt
-from cagsr.world import World
+from cagsr.world import World, accelerated
 
 __all__ = ["run_sft"]
 
@@ -51,7 +51,7 @@ def run_sft(
     build.build_checker(config)
     if not config.sft.scratch:
         build.check_training(config)
-    accelerator = Accelerator(mixed_precision=config.train.mixed_precision)
+    accelerator = accelerated(mixed_precision=config.train.mixed_precision)
     build.check_launch(accelerator, "cagsr sft")
     console.quiet = console.quiet or not accelerator.is_main_process
     claim = Claim(

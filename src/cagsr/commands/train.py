@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
-from accelerate import Accelerator
 from rich.console import Console
 
 from cagsr import build, splits
@@ -35,6 +34,7 @@ from cagsr.tasks.task import Checker
 from cagsr.trainer import Schedule, Trainer
 from cagsr.types import Prompt
 from cagsr.watch import Limit, Watch
+from cagsr.world import accelerated
 
 __all__ = ["Trained", "check_trackers", "run_training"]
 
@@ -74,7 +74,7 @@ def run_training(
     checker = build.build_checker(config)
     reward = build.build_reward(config, checker)
     build.check_training(config, reward)
-    accelerator = Accelerator(
+    accelerator = accelerated(
         mixed_precision=config.train.mixed_precision,
         log_with=list(config.run.trackers) or None,
         project_dir=config.run.directory,

@@ -36,6 +36,8 @@ def generate(
             attention_mask=prompt_mask.repeat_interleave(k, 0).long(),
             generation_config=config,
             logits_processor=processors,
+            # Weights are whole here (`sharding.whole`), and another process may write fewer tokens or none.
+            synced_gpus=False,
             **begun,
         )
     response_ids = generated[:, begun.get("decoder_input_ids", prompt_ids).shape[1] :]
