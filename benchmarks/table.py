@@ -55,7 +55,7 @@ CASES = [
     Case("keywords", "t5", 2500),
     Case("keywords", "llama", 1500),  # not mature, on purpose (lab notes)
     Case("qa", "t5", 6000, rows=50_000, rate="1.0e-3"),
-    Case("qa", "llama", 6000, rows=50_000, rate="1.0e-3"),
+    Case("qa", "llama", 2500, rows=50_000, rate="1.0e-3"),
 ]
 
 
