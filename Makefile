@@ -46,9 +46,10 @@ prove: $(READY)
 prove-pages: $(READY)
 	$(BIN)/python tests/faults/prove.py --write --promise 12 --promise 13 --promise 14 $(ARGS)
 
-# Writes the losses that a refactor must reproduce; only after a change that is meant to change them.
+# Writes the numbers, help and messages that a refactor must reproduce; only after a change that is meant to move them.
 golden: $(READY)
-	$(BIN)/python tests/core/golden.py --write
+	$(BIN)/python tests/goldens/golden_losses.py --write
+	$(BIN)/python tests/goldens/golden_command_line.py --write
 
 $(READY): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || test -n "$(PYTHON)" || \

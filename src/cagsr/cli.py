@@ -423,7 +423,7 @@ def main() -> None:
     if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
         signal.signal(signal.SIGTERM, terminate)
     try:
-        app()
+        app(prog_name="cagsr")
     except Terminated:
         _print_error("stopped by SIGTERM; a run goes on with --resume")
         sys.exit(StoppedError.exit_code)

@@ -1,6 +1,6 @@
-"""Seeded runs end where they ended when golden.json was written."""
+"""Seeded runs end where they ended when losses.json was written."""
 
-import golden
+import golden_losses as golden
 import pytest
 
 

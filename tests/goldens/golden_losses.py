@@ -1,6 +1,6 @@
 """Losses of seeded runs of 20 steps: a change that should change nothing reproduces them to the bit.
 
-``python tests/core/golden.py --write`` writes golden.json again, for a change that is meant to move the numbers.
+``python tests/goldens/golden_losses.py --write`` writes losses.json again, for a change that is meant to move them.
 """
 
 import json
@@ -19,7 +19,7 @@ from cagsr.kl import KLController
 from cagsr.reward import Reward, Term
 from cagsr.trainer import prompts_for, step_seed
 
-PATH = Path(__file__).with_name("golden.json")
+PATH = Path(__file__).with_name("losses.json")
 STEPS = 20
 TERMS = [
     Term("coverage", 4.0, "none"),
