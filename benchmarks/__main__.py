@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.record import Plan, keep
-from cagsr.commands import silence_libraries
+from cagsr.io.quiet_libraries import silence_libraries
 
 PARTS = {
     "trl": "against_trl",

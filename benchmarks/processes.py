@@ -18,7 +18,7 @@ import torch
 from benchmarks.protocol import Taken, ratios, spread, take_turns
 from benchmarks.record import Part, Plan, Table
 from benchmarks.subjects import Shape, saved, step_of, whole_step
-from cagsr.commands import silence_libraries
+from cagsr.io.quiet_libraries import silence_libraries
 
 SHAPE = Shape(prompts=4, prompt_tokens=96, response_tokens=32)
 QUICK = Shape(layers=2, hidden=32, vocabulary=300, prompts=4, prompt_tokens=16, response_tokens=8)

@@ -10,8 +10,8 @@ from benchmarks.protocol import Taken, cpu, ratios, spread, take_turns
 from benchmarks.record import Part, Plan, Table
 from benchmarks.subjects import Shape, saved, step_of
 from cagsr.attention.sharing import Sharing
-from cagsr.policy.policy import Policy
-from cagsr.policy.sampling import Sampling
+from cagsr.models.policy import Policy
+from cagsr.models.sampling import Sampling
 from cagsr.types import Prompt
 
 SHAPE = Shape(prompts=2, prompt_tokens=256, response_tokens=64)

@@ -7,7 +7,7 @@ from benchmarks.protocol import Bound, Taken, cpu, peak_bytes, ratios, spread, t
 from benchmarks.record import Part, Plan, Table
 from benchmarks.subjects import Shape, saved, step_of, whole_step
 from benchmarks.variants import EncodesEachCandidate, ReadsEachCandidate
-from cagsr.policy.policy import Policy
+from cagsr.models.policy import Policy
 from cagsr.types import Rollout
 
 ENCODER = Shape(architecture="t5", layers=4, prompts=2, prompt_tokens=256, response_tokens=64)

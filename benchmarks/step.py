@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.protocol import Bound, Taken, cpu, spread, take_turns
 from benchmarks.record import Part, Plan, Table
 from benchmarks.subjects import Shape, saved, step_of, whole_step
-from cagsr.step import Step
+from cagsr.training.step import Step
 
 __all__ = ["Clock", "measure"]
 

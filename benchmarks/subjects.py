@@ -13,13 +13,13 @@ from accelerate import Accelerator
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from cagsr import build
 from cagsr.config import Config
-from cagsr.measure import measure
-from cagsr.policy.policy import Policy
-from cagsr.policy.scratch import new_model
-from cagsr.splits import build_prompts
-from cagsr.step import Step
+from cagsr.data.splits import build_prompts
+from cagsr.models.from_scratch import new_model
+from cagsr.models.policy import Policy
+from cagsr.training import assembly as build
+from cagsr.training.step import Step
+from cagsr.training.step_metrics import measure
 from cagsr.types import Prompt
 
 __all__ = ["Shape", "saved", "segment_count", "step_of", "texts", "whole_step"]

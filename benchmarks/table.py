@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from benchmarks.verdicts import matrix, outcomes, rows
-from cagsr.leaderboard import markdown, overview
-from cagsr.records import RunDirectory
-from cagsr.storage import write_atomically
+from cagsr.evaluation.leaderboard import markdown, overview
+from cagsr.io.atomic_write import write_atomically
+from cagsr.runs.directory import RunDirectory
 
 CONFIG = "examples/paper.yaml"
 PROBE = "probe.json"

@@ -6,9 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from cagsr.attention.sharing import Sharing
-from cagsr.policy.causal import CausalPolicy
-from cagsr.policy.encoder_decoder import EncoderDecoderDecoder, EncoderDecoderPolicy
-from cagsr.policy.policy import Predictions
+from cagsr.models.causal import CausalPolicy
+from cagsr.models.encoder_decoder import EncoderDecoderDecoder, EncoderDecoderPolicy
+from cagsr.models.policy import Predictions
 from cagsr.types import Rollout
 
 __all__ = ["EncodesEachCandidate", "ReadsEachCandidate", "apart"]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 from accelerate.state import AcceleratorState
 
-from cagsr import cli
+from cagsr.cli import main as cli
 
 __all__ = ["Outcome", "typed"]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from cagsr.commands.rate import Rating, open_rating
 from cagsr.rating.server import Session, application, make_server
+from cagsr.rating.session import Rating, open_rating
 
 WORDS = ("red", "wooden", "cheap", "old", "tiny", "glowing", "steel", "free", "new", "round", "soft")
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import tiny
-from cagsr.reward_model import LAYOUT, SPLIT
+from cagsr.rewards.reward_model import LAYOUT, SPLIT
 
 T5 = {"d_model": 20, "d_kv": 4, "d_ff": 28, "num_layers": 2, "num_heads": 5}
 SHAPES = {

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cagsr.reward import Reward, Term, load_preset
-from cagsr.salience import Uniform
+from cagsr.rewards.reward import Reward, Term, load_preset
+from cagsr.rewards.salience import Uniform
 from cagsr.types import Evidence, Observation, Rollout
 from evidence import EOS, make_evidence, make_prompt
 

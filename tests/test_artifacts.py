@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cagsr.artifacts import only_safetensors, reason
 from cagsr.errors import InputError
+from cagsr.io.safetensors_only import only_safetensors, reason
 
 
 @pytest.mark.parametrize("file", ["shard.bin", "../model-1.safetensors", "/tmp/model-1.safetensors"])

@@ -17,8 +17,8 @@ from benchmarks.subjects import Shape, saved, step_of, texts
 from benchmarks.trl_step import EagerCoverage, TrlStep
 from benchmarks.variants import EncodesEachCandidate, ReadsEachCandidate, apart
 from benchmarks.verdicts import matrix, outcomes, rows
-from cagsr.reward import Reward, Term
-from cagsr.segments import segments
+from cagsr.rewards.reward import Reward, Term
+from cagsr.rewards.segments import segments
 from cagsr.types import Evidence
 
 CAUSAL = Shape(

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from cagsr.calibration import Pairs, agreement, calibrated_terms, cross_validated, fit, refine
-from cagsr.reward import Term
+from cagsr.rewards.calibration import Pairs, agreement, calibrated_terms, cross_validated, fit, refine
+from cagsr.rewards.reward import Term
 
 
 def pairs_of(differences, prompts=None, kinds=None):

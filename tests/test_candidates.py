@@ -8,11 +8,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import tiny
-from cagsr.buffer import load_buffer, save_buffer
-from cagsr.candidates import Shown, token_spans
-from cagsr.looks import look
-from cagsr.salience import Uniform
-from cagsr.segments import explained, knockout, without
+from cagsr.rewards.salience import Uniform
+from cagsr.rewards.segments import explained, knockout, without
+from cagsr.training.attention_summary import look
+from cagsr.training.candidate_log import Shown, token_spans
+from cagsr.training.rollout_buffer import load_buffer, save_buffer
 from cagsr.types import Evidence
 from evidence import make_evidence, make_prompt
 

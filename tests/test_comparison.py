@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cagsr.comparison import compared, length_matched
+from cagsr.evaluation.paired_differences import compared, length_matched
 from cagsr.metrics.bootstrap import holm, p_value
 
 

@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from cagsr.contrasts import CONTRASTS, clauses, dropped, duplicated, inserted, replaced, swapped
+from cagsr.data.corruptions import CONTRASTS, clauses, dropped, duplicated, inserted, replaced, swapped
 
 TEXT = "The Vaults is a pub near Bibo. It is cheap and serves chips, with a view."
 PIECES = ["The Vaults is a pub near Bibo.", "It is cheap", "and serves chips,", "with a view."]

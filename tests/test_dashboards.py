@@ -7,7 +7,7 @@ import pytest
 from accelerate.tracking import TensorBoardTracker
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cagsr.dashboards import show_candidates
+from cagsr.training.tracker_tables import show_candidates
 
 ROW = {"prompt": "a | b\nc", "response": "<b>*x*</b> \ud800", "reward": 1.23456, "advantage": -0.5}
 ROWS = [ROW | {"signals": {"mass": 0.25}}]

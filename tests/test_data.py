@@ -7,9 +7,9 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from cagsr.data import encode, map_columns, refuse_invalid
+from cagsr.data.prompts import encode, map_columns, refuse_invalid
+from cagsr.data.readers import read, rows_of
 from cagsr.errors import InputError
-from cagsr.sources import read, rows_of
 
 CHAT = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</s>{% endfor %}"

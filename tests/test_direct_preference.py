@@ -7,10 +7,10 @@ import torch
 from accelerate import Accelerator
 
 import tiny
-from cagsr.direct_preference import DirectPreference, prefer, preference_loss
+from cagsr.data.preferences import Pair
 from cagsr.errors import InputError, NumericsError
-from cagsr.policy.policy import Reference
-from cagsr.preferences import Pair
+from cagsr.models.policy import Reference
+from cagsr.training.dpo import DirectPreference, prefer, preference_loss
 
 ARCHITECTURES = ["t5", "bart", "llama"]
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-import cagsr.evaluation as evaluation
-from cagsr.evaluation import Answers, Evaluator
-from cagsr.policy.sampling import Sampling
-from cagsr.reward import SMALLEST_UNIT, Reward, Term
+import cagsr.evaluation.evaluator as evaluation
+from cagsr.evaluation.evaluator import Answers, Evaluator
+from cagsr.models.sampling import Sampling
+from cagsr.rewards.reward import SMALLEST_UNIT, Reward, Term
 
 TERMS = [Term("coverage"), Term("repetition"), Term("unfinished", weight=3.0, standardise="none")]
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cagsr.comparison import compared
-from cagsr.leaderboard import csv_text, leaderboard, markdown, overview, primary
+from cagsr.evaluation.leaderboard import csv_text, leaderboard, markdown, overview, primary
+from cagsr.evaluation.paired_differences import compared
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cagsr import likelihood
-from cagsr.likelihood import facts, token_likelihood, token_logprobs
+from cagsr.models import token_logprobs as likelihood
+from cagsr.models.token_logprobs import facts, token_likelihood, token_logprobs
 
 PLACES, VOCABULARY, ROWS, TEMPERATURE = 7, 11, 13, 0.7
 

@@ -9,12 +9,12 @@ import sys
 import pytest
 
 from cagsr.errors import InputError
-from cagsr.lock import LOCK, Lock
+from cagsr.io.lock import LOCK, Lock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from cagsr.lock import Lock
+from cagsr.io.lock import Lock
 lock = Lock.take(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)

@@ -9,7 +9,7 @@ import torch
 
 import tiny
 from cagsr.errors import InputError
-from cagsr.perplexity import FollowUp, perplexity
+from cagsr.evaluation.perplexity import FollowUp, perplexity
 
 RESPONSES = ["city lyon", "", "tea day monday city", "monday"]
 TARGETS = ["day", "city lyon tea", "monday day", "lyon"]

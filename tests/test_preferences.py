@@ -8,8 +8,7 @@ from random import Random
 import pytest
 
 import tiny
-from cagsr.errors import InputError
-from cagsr.preferences import (
+from cagsr.data.preferences import (
     _clauses,
     _doubled,
     _dropped,
@@ -19,6 +18,7 @@ from cagsr.preferences import (
     degraded,
     read_pairs,
 )
+from cagsr.errors import InputError
 from evidence import make_prompt
 
 TOKENIZER = tiny.policy("llama").tokenizer

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cagsr.ranking import best_of, partial_rank_correlation, rank, within_prompt_auc
+from cagsr.probe.ranking import best_of, partial_rank_correlation, rank, within_prompt_auc
 
 
 def test_the_better_of_two_candidates_scores_higher_in_this_share_of_pairs():

@@ -9,18 +9,18 @@ import torch
 from accelerate import Accelerator
 
 import tiny
-from cagsr.adversaries import ADVERSARIES
-from cagsr.evaluation import Answers
+from cagsr.data.adversaries import ADVERSARIES
+from cagsr.data.preferences import Pair
+from cagsr.distributed.process_group import World
+from cagsr.evaluation.evaluator import Answers
 from cagsr.metrics.bootstrap import Interval
-from cagsr.panel import Panel, label
-from cagsr.preferences import Pair
-from cagsr.probe import Probed, adversary_shares, observe, pair_accuracy, share_flat
-from cagsr.ranking import Ranked
-from cagsr.reward import PRESETS, Reward, Term, load_preset
-from cagsr.salience import Uniform
-from cagsr.signals import SIGNALS
-from cagsr.verdict import Base, Found, Verdict, advised, hint, judge_base, judge_reward, overall
-from cagsr.world import World
+from cagsr.probe.ranking import Ranked
+from cagsr.probe.samples import Probed, adversary_shares, observe, pair_accuracy, share_flat
+from cagsr.probe.verdict import Base, Found, Verdict, advised, hint, judge_base, judge_reward, overall
+from cagsr.rewards.reward import PRESETS, Reward, Term, load_preset
+from cagsr.rewards.reward_set import Panel, label
+from cagsr.rewards.salience import Uniform
+from cagsr.rewards.signals import SIGNALS
 
 # Adversaries
 

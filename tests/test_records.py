@@ -9,9 +9,9 @@ from multiprocessing.pool import ThreadPool
 import pytest
 
 from cagsr.errors import InputError, NumericsError, StorageError
-from cagsr.identity import code, git_commit, versions
-from cagsr.records import RunDirectory, fingerprint
-from cagsr.storage import write_atomically
+from cagsr.io.atomic_write import write_atomically
+from cagsr.io.provenance import code, git_commit, versions
+from cagsr.runs.directory import RunDirectory, fingerprint
 
 IDENTITY = {"train.steps": 3, "data": "d0"}
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cagsr.errors import InputError, SignalError
-from cagsr.reward import PRESETS, Reward, Term, load_preset
-from cagsr.signals import SIGNALS, resolve
+from cagsr.rewards.reward import PRESETS, Reward, Term, load_preset
+from cagsr.rewards.signals import SIGNALS, resolve
 from evidence import make_evidence, make_prompt, random_evidence
 
 

@@ -12,12 +12,12 @@ import torch
 
 import reward_models
 import tiny
+from cagsr.data.preferences import Pair
 from cagsr.errors import InputError
-from cagsr.policy.load import save_model
-from cagsr.preferences import Pair
-from cagsr.reward_model import RewardModel, asked, encoded
-from cagsr.reward_training import _parted, train_reward_model
-from cagsr.signals import SIGNALS
+from cagsr.models.load import save_model
+from cagsr.rewards.reward_model import RewardModel, asked, encoded
+from cagsr.rewards.signals import SIGNALS
+from cagsr.training.reward_model import _parted, train_reward_model
 from evidence import make_evidence, make_prompt
 from reward_models import words
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cagsr.errors import InputError
-from cagsr.salience import SALIENCES, STOP_WORDS, Column, Idf, Span, Uniform
+from cagsr.rewards.salience import SALIENCES, STOP_WORDS, Column, Idf, Span, Uniform
 from cagsr.types import Prompt
 from evidence import make_evidence, make_prompt, padded
 

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 
 import tiny
-from cagsr import instruments, splits
 from cagsr.config import Config
+from cagsr.data import splits
 from cagsr.errors import InputError
-from cagsr.evaluation import Answers
+from cagsr.evaluation import metrics_from_config as instruments
+from cagsr.evaluation.evaluator import Answers
+from cagsr.evaluation.perplexity import FollowUp
+from cagsr.evaluation.scoreboard import Scoreboard, on_common_prompts, preference_summary
 from cagsr.metrics.directions import HIGHER_IS_BETTER
 from cagsr.metrics.judge import Judge, Preferences
 from cagsr.metrics.ratings import Ratings
 from cagsr.metrics.rouge import rouge_l
 from cagsr.metrics.slots import METRICS
-from cagsr.perplexity import FollowUp
-from cagsr.scoreboard import Scoreboard, on_common_prompts, preference_summary
 
 POLICY = tiny.policy("llama")
 
@@ -260,7 +261,7 @@ def test_the_models_that_measure_are_named_with_revision_or_hash(config, tmp_pat
 
 
 def test_another_model_may_measure_the_follow_up(config, tmp_path):
-    from cagsr.policy.load import save_model
+    from cagsr.models.load import save_model
 
     save_model(tiny.policy("t5"), tmp_path / "frozen")
     given = config(ROWS, f"metrics.perplexity_model={tmp_path / 'frozen'}")

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from cagsr.seal import MANIFEST, damage, manifest, remove, seal
+from cagsr.io.manifest import MANIFEST, damage, manifest, remove, seal
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from cagsr.errors import InputError
-from cagsr.policy.policy import Reference
-from cagsr.salience import Uniform
-from cagsr.segments import knockout, segments, without
+from cagsr.models.policy import Reference
+from cagsr.rewards.salience import Uniform
+from cagsr.rewards.segments import knockout, segments, without
 from cagsr.types import Evidence
 from evidence import make_evidence, make_prompt
 from tiny import policy, prompts, sampling

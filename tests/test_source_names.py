@@ -2,10 +2,10 @@
 
 import pytest
 
+from cagsr.data.readers import read
 from cagsr.errors import InputError
 from cagsr.metrics.ratings import read_ratings
-from cagsr.policy.load import load_model, load_tokenizer
-from cagsr.sources import read
+from cagsr.models.load import load_model, load_tokenizer
 
 NAMES = ["a\0b", "\udc80", "x" * 5000, "x/" * 3000]
 

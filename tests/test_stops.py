@@ -7,9 +7,9 @@ import time
 
 import pytest
 
-from cagsr import stops
 from cagsr.errors import InterruptedRunError, StoppedError
-from cagsr.stops import Stops
+from cagsr.io import shutdown as stops
+from cagsr.io.shutdown import Stops
 
 
 def a_loop(*numbers):

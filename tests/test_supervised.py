@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 import tiny
 from cagsr.errors import InputError, NumericsError
-from cagsr.supervised import POOL, Supervised, fine_tune, shuffled_batches
+from cagsr.training.sft import POOL, Supervised, fine_tune, shuffled_batches
 
 
 def test_every_row_comes_once_before_any_comes_again():

@@ -9,8 +9,8 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 
-from cagsr.cli import main
-from cagsr.policy.scratch import new_model
+from cagsr.cli.main import main
+from cagsr.models.from_scratch import new_model
 from cagsr.tasks import TASKS, tokenizer
 
 SIGNALS = """

@@ -1,7 +1,7 @@
 import pytest
 
+from cagsr.data.words import prompt_words, text_words
 from cagsr.types import Prompt
-from cagsr.words import prompt_words, text_words
 from evidence import make_prompt
 
 

@@ -12,18 +12,18 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from cagsr.algorithm import Algorithm
 from cagsr.attention.capture import ATTENTION
-from cagsr.kl import KLController
-from cagsr.policy.load import make_policy
-from cagsr.policy.policy import Policy, Reference
-from cagsr.policy.sampling import Sampling
-from cagsr.policy.scratch import new_model
-from cagsr.reward import Reward, Term
-from cagsr.salience import Uniform
-from cagsr.sharding import prepare
-from cagsr.step import Step
+from cagsr.distributed.fsdp import prepare
+from cagsr.models.from_scratch import new_model
+from cagsr.models.load import make_policy
+from cagsr.models.policy import Policy, Reference
+from cagsr.models.sampling import Sampling
+from cagsr.rewards.reward import Reward, Term
+from cagsr.rewards.salience import Uniform
 from cagsr.tasks import TASKS, tokenizer
+from cagsr.training.algorithms import Algorithm
+from cagsr.training.kl import KLController
+from cagsr.training.step import Step
 from cagsr.types import Evidence, Prompt
 
 LENGTHS = (3, 7, 2, 5)

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
-from cagsr.attention import Readable, capture, fused, kernel_choice
+from cagsr.attention import Readable, capture
+from cagsr.attention import dispatch as kernel_choice
+from cagsr.attention import sdpa_lse as fused
 from cagsr.attention.capture import attention_forward
 
 LIMITS = {torch.float32: 1e-5, torch.bfloat16: 1e-4}

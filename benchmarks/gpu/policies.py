@@ -10,15 +10,15 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from benchmarks.gpu.cost import DTYPES, Shapes, compared, milliseconds, peak
-from cagsr import build
 from cagsr.attention.sharing import Sharing
 from cagsr.config import Config
-from cagsr.policy.load import make_policy
-from cagsr.policy.policy import Policy
-from cagsr.policy.scratch import new_model
-from cagsr.splits import build_prompts
+from cagsr.data.splits import build_prompts
+from cagsr.models.from_scratch import new_model
+from cagsr.models.load import make_policy
+from cagsr.models.policy import Policy
 from cagsr.tasks import TASKS
 from cagsr.tasks.tokenizer import tokenizer
+from cagsr.training import assembly as build
 from cagsr.types import Observation, Prompt, Rollout
 
 ARCHITECTURES = {"llama": "causal", "t5": "encoder-decoder"}

@@ -13,15 +13,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cagsr import build, segments, splits
 from cagsr.attention.capture import capture
 from cagsr.config import Config
-from cagsr.policy.policy import Policy
-from cagsr.salience import Uniform
-from cagsr.signals.coverage import coverage
-from cagsr.signals.ingredients import text_mask
-from cagsr.signals.knockout import knockout
-from cagsr.signals.mass import mass
+from cagsr.data import splits
+from cagsr.models.policy import Policy
+from cagsr.rewards import segments
+from cagsr.rewards.salience import Uniform
+from cagsr.rewards.signals.coverage import coverage
+from cagsr.rewards.signals.ingredients import text_mask
+from cagsr.rewards.signals.knockout import knockout
+from cagsr.rewards.signals.mass import mass
+from cagsr.training import assembly as build
 from cagsr.types import Evidence, Prompt, Rollout
 
 INK, PAPER = "var(--figure-ink, #24566f)", "var(--figure-paper, #ffffff)"

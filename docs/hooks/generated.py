@@ -13,10 +13,10 @@ from mkdocs.structure.files import File, Files
 from pydantic import BaseModel
 from typer.cli import get_docs_for_click
 
-from cagsr.cli import app
+from cagsr.cli.main import app
 from cagsr.config import Config
 from cagsr.config.messages import expected, section_of
-from cagsr.systems import resolve
+from cagsr.experiments.systems import resolve
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "cagsr"
@@ -89,8 +89,8 @@ def _shown(field: Any, default: Any) -> str:
 
 
 def _presets() -> str:
-    found = yaml.safe_load((PACKAGE / "presets.yaml").read_text(encoding="utf-8"))
-    source = (PACKAGE / "presets.yaml").read_text(encoding="utf-8")
+    found = yaml.safe_load((PACKAGE / "rewards" / "presets.yaml").read_text(encoding="utf-8"))
+    source = (PACKAGE / "rewards" / "presets.yaml").read_text(encoding="utf-8")
     text = (
         "# Presets\n\n`reward.preset` names one of these, or a file of yours that looks the same. A preset is data: "
         "signals, their weights, how each is standardised before the sum (`group`, `batch`, or `none`: raw), and their "
@@ -113,7 +113,7 @@ def _signals() -> str:
     )
     for name in names:
         if name not in ("__init__", "ingredients"):
-            text += f"::: cagsr.signals.{name}.{name}\n    options: {{heading_level: 2}}\n\n"
+            text += f"::: cagsr.rewards.signals.{name}.{name}\n    options: {{heading_level: 2}}\n\n"
     return text
 
 

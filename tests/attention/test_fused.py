@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from cagsr.attention import fused
-from cagsr.attention.fused import _on_cuda, fused_attention
+from cagsr.attention import sdpa_lse as fused
+from cagsr.attention.sdpa_lse import _on_cuda, fused_attention
 
 N, Q, K, D = 2, 37, 41, 20  # not a multiple of 8, 16 or 32
 SCALE = 0.3

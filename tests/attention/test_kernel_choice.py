@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from cagsr.attention import blocks, kernel_choice
-from cagsr.attention.kernel_choice import add_attention, kernel_works
+from cagsr.attention import blocks
+from cagsr.attention import dispatch as kernel_choice
+from cagsr.attention.dispatch import add_attention, kernel_works
 
 pytest.importorskip("triton", reason="Triton is made for Linux alone")
 

@@ -18,9 +18,9 @@ from cagsr.attention.capture import attention_forward
 from cagsr.attention.shared_prompt import SharedPrompt, fold, of_each, unfold
 from cagsr.attention.sharing import Sharing, inspect_sharing
 from cagsr.errors import InputError, UnsupportedModelError
-from cagsr.policy import policy as policy_module
-from cagsr.policy.load import make_policy, with_lora
-from cagsr.policy.policy import Policy
+from cagsr.models import policy as policy_module
+from cagsr.models.load import make_policy, with_lora
+from cagsr.models.policy import Policy
 from cagsr.types import Prompt, Rollout
 
 MODELS = [*CAUSAL, *ENCODER_DECODER]

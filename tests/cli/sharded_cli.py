@@ -11,8 +11,8 @@ import accelerate
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cagsr import cli
-from cagsr.commands import train
+from cagsr.cli import main as cli
+from cagsr.training import run as train
 from sharded import fsdp2
 
 

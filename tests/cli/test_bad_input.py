@@ -23,7 +23,7 @@ from transformers import (
     MambaForCausalLM,
 )
 
-from cagsr import build
+from cagsr.training import assembly as build
 
 
 @pytest.fixture

@@ -125,7 +125,7 @@ class Wise:
 
 
 def test_what_a_judge_cannot_be_read_for_is_said_and_which_is_better_is_asked_once(compared, monkeypatch):
-    monkeypatch.setattr("cagsr.instruments.Endpoint", Wise)
+    monkeypatch.setattr("cagsr.evaluation.metrics_from_config.Endpoint", Wise)
     judge = "metrics.judge={endpoint: http://x/v1, model: wise, pairwise: true}"
     asked = (judge, "compare.systems=[no-rl, best-of-k]", "compare.seeds=[0]")
     outcome, directory = compared(*asked)
@@ -205,7 +205,7 @@ def test_what_can_be_seen_without_a_model_is_refused_before_a_base_is_made(
 
 
 def test_without_trl_the_systems_that_need_it_are_named_before_a_base_is_made(compared, monkeypatch):
-    monkeypatch.setattr("cagsr.systems.find_spec", lambda name: None)
+    monkeypatch.setattr("cagsr.experiments.systems.find_spec", lambda name: None)
     refused, directory = compared("compare.systems=[no-rl, synthetic-preference, rlhf]")
     assert refused.code == 2
     assert "compare.systems: for synthetic-preference TRL trains a reward model" in refused.err

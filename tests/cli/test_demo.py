@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cagsr.records import RunDirectory
-from cagsr.stops import Stops
+from cagsr.io.shutdown import Stops
+from cagsr.runs.directory import RunDirectory
 
 QUICK = ["train.steps=2", "train.warmup_steps=0", "data.count=20", "data.evaluation_count=7"]
 METRICS = {"slot_error_rate", "coverage", "perfect", "clean", "hallucination", "repetition", "length"}

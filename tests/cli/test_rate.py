@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 import raters
-from cagsr.commands.rate import _hosts
+from cagsr.rating.session import _hosts
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import made_runs
-from cagsr.commands import report as command
+from cagsr.report import command
 
 
 def test_a_report_is_written_beside_its_run_and_its_path_is_printed(cagsr):

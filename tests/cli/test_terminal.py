@@ -13,14 +13,14 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from cagsr.display import Display
-from cagsr.options import console_for
-from cagsr.prose import say, wrapped
-from cagsr.tables import comparison_table, legend, shaded, shades
+from cagsr.cli.options import console_for
+from cagsr.evaluation.tables import comparison_table, legend, shaded, shades
+from cagsr.io.terminal import say, wrapped
+from cagsr.training.progress import Display
 from cagsr.types import Prompt
 
 COMMANDS = ["demo", "sft", "train", "eval", "score", "doctor", "reference"]
-CAGSR = [sys.executable, "-c", "from cagsr.cli import main; main()"]
+CAGSR = [sys.executable, "-c", "from cagsr.cli.main import main; main()"]
 
 
 def environment(**changes):
@@ -51,7 +51,7 @@ def test_a_misspelt_command_gets_a_suggestion(cagsr):
 def test_help_and_mistakes_in_the_config_import_no_torch(tmp_path):
     code = """
 import sys
-from cagsr.cli import main
+from cagsr.cli.main import main
 for arguments in (["--help"], ["train", "--help"], ["reference"], ["demo", "--help"]):
     sys.argv = ["cagsr", *arguments]
     try:
@@ -168,7 +168,7 @@ def test_the_moving_line_shows_every_number_whatever_the_width(width):
 def test_a_log_has_one_line_every_ten_steps_with_the_time_that_is_left(width, line, monkeypatch):
     console = Console(file=StringIO(), width=width)
     seconds = iter(range(100))  # the clock starts at 0 and every step takes a second
-    monkeypatch.setattr("cagsr.display.time.perf_counter", lambda: next(seconds))
+    monkeypatch.setattr("cagsr.training.progress.time.perf_counter", lambda: next(seconds))
     with Display(console, 80, "train") as display:
         for step in range(1, 11):
             display.on_step(step, ROW, None)

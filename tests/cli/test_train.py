@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from cagsr.config import Config
-from cagsr.policy.load import load_model
-from cagsr.policy.policy import Policy
+from cagsr.models.load import load_model
+from cagsr.models.policy import Policy
 
 
 def lines(path):

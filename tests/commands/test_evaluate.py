@@ -8,13 +8,14 @@ import torch
 from rich.console import Console
 
 import tiny
-from cagsr import instruments, splits
-from cagsr.commands.evaluate import evaluate, split_arguments
 from cagsr.config import Config
+from cagsr.data import splits
 from cagsr.errors import InputError
-from cagsr.evaluation import read_by
-from cagsr.policy.load import save_model
-from cagsr.tables import comparison_table, difference_lines
+from cagsr.evaluation import metrics_from_config as instruments
+from cagsr.evaluation.evaluate import evaluate, split_arguments
+from cagsr.evaluation.evaluator import read_by
+from cagsr.evaluation.tables import comparison_table, difference_lines
+from cagsr.models.load import save_model
 
 
 def config(*overrides):

@@ -8,11 +8,11 @@ import pytest
 from rich.console import Console
 
 import tiny
-from cagsr.commands.score import score
 from cagsr.config import Config
 from cagsr.errors import InputError
-from cagsr.policy.load import save_model
-from cagsr.policy.policy import Policy
+from cagsr.evaluation.score import score
+from cagsr.models.load import save_model
+from cagsr.models.policy import Policy
 
 ROWS = [
     {"text": "city lyon", "response": "comes to lyon"},

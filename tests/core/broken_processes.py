@@ -15,12 +15,12 @@ from accelerate.utils import gather_object
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
-from cagsr.algorithm import Algorithm
-from cagsr.checkpoint import Checkpoints
 from cagsr.errors import CagsrError
-from cagsr.stops import Stops
-from cagsr.trainer import Schedule, Trainer
-from cagsr.watch import Watch
+from cagsr.io.shutdown import Stops
+from cagsr.runs.checkpoint import Checkpoints
+from cagsr.training.algorithms import Algorithm
+from cagsr.training.collapse_watch import Watch
+from cagsr.training.trainer import Schedule, Trainer
 
 
 class AskedOnce(Stops):

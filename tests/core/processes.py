@@ -16,11 +16,11 @@ from accelerate.utils import gather_object
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
-from cagsr.algorithm import Algorithm
-from cagsr.measure import measure, shuffled_share
-from cagsr.policy.policy import Policy
-from cagsr.reward import Reward, Term
-from cagsr.trainer import prompts_for, step_seed
+from cagsr.models.policy import Policy
+from cagsr.rewards.reward import Reward, Term
+from cagsr.training.algorithms import Algorithm
+from cagsr.training.step_metrics import measure, shuffled_share
+from cagsr.training.trainer import prompts_for, step_seed
 
 RUNS = {
     "grpo": ("llama", Algorithm("grpo", normalisation="sequence", epochs=2)),

@@ -19,15 +19,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from broken_processes import AskedOnce, full, names, outcome
 
 import tiny
-from cagsr import sharding
-from cagsr.algorithm import Algorithm
 from cagsr.attention.sharing import Sharing
-from cagsr.checkpoint import Checkpoints
-from cagsr.evaluation import Evaluator, measure_signals
-from cagsr.reward import Reward, Term
-from cagsr.stops import Stops
-from cagsr.trainer import Schedule, Trainer
-from cagsr.watch import Watch
+from cagsr.distributed import fsdp as sharding
+from cagsr.evaluation.evaluator import Evaluator, measure_signals
+from cagsr.io.shutdown import Stops
+from cagsr.rewards.reward import Reward, Term
+from cagsr.runs.checkpoint import Checkpoints
+from cagsr.training.algorithms import Algorithm
+from cagsr.training.collapse_watch import Watch
+from cagsr.training.trainer import Schedule, Trainer
 from sharded import fsdp2
 
 # Blocks keep their weights after a pass, or give them back; each once.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cagsr.advantages import (
+from cagsr.training.advantages import (
     SEQUENCE_ESTIMATORS,
     batch_baseline,
     gae,

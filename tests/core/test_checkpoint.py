@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 import tiny
-from cagsr import seal
-from cagsr.checkpoint import Checkpoints, forward
 from cagsr.errors import InputError, StorageError
-from cagsr.policy.load import with_lora
+from cagsr.io import manifest as seal
+from cagsr.models.load import with_lora
+from cagsr.runs.checkpoint import Checkpoints, forward
 
 
 def moved(name="llama", critic=True, lora=False):

@@ -5,11 +5,11 @@ import torch
 from torch import Tensor
 
 import tiny
-from cagsr import advantages
-from cagsr.algorithm import Algorithm
-from cagsr.measure import measure, shuffled_share
-from cagsr.policy import sampling
-from cagsr.reward import Reward, Term
+from cagsr.models import sampling
+from cagsr.rewards.reward import Reward, Term
+from cagsr.training import advantages
+from cagsr.training.algorithms import Algorithm
+from cagsr.training.step_metrics import measure, shuffled_share
 
 
 class Single(Tensor):

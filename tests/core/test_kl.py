@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cagsr.kl import KLController, k1, k2, k3
+from cagsr.training.kl import KLController, k1, k2, k3
 
 LOGITS = torch.tensor([0.3, -1.1, 0.8, 2.0, -0.4], dtype=torch.float64)
 Q = torch.tensor([0.5, 0.4, -0.3, 0.1, 1.2], dtype=torch.float64).log_softmax(-1)

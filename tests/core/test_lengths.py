@@ -7,10 +7,11 @@ import torch
 from rich.console import Console
 
 import tiny
-from cagsr import build, splits
-from cagsr.commands.sft import run_sft
 from cagsr.config import Config
+from cagsr.data import splits
 from cagsr.errors import InputError
+from cagsr.training import assembly as build
+from cagsr.training.sft_run import run_sft
 
 
 def config(*overrides):
@@ -69,7 +70,7 @@ def sft(tmp_path, monkeypatch):
     def fine_tune(*given):
         raise Trained
 
-    monkeypatch.setattr("cagsr.commands.sft.fine_tune", fine_tune)
+    monkeypatch.setattr("cagsr.training.sft_run.fine_tune", fine_tune)
     monkeypatch.setattr(build, "base_name", lambda config: "tiny")
     monkeypatch.setattr(build, "build_policy", lambda config: tiny.policy("bart"))
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cagsr.losses import NORMALISATIONS, clipped_policy_loss, clipped_value_loss, token_weights
+from cagsr.training.losses import NORMALISATIONS, clipped_policy_loss, clipped_value_loss, token_weights
 
 
 def test_the_policy_loss_is_clipped_on_the_side_that_would_gain():

@@ -9,8 +9,8 @@ from torch import Tensor
 
 import tiny
 from cagsr.attention.naive import eager_weights
-from cagsr.policy.load import with_lora
-from cagsr.policy.policy import Policy, Reference
+from cagsr.models.load import with_lora
+from cagsr.models.policy import Policy, Reference
 from cagsr.types import Prompt, Rollout
 
 ARCHITECTURES = ("t5", "bart", "bart-forced", "llama", "qwen2", "mistral")

@@ -11,8 +11,8 @@ import tiny
 from cagsr.attention import ATTENTION
 from cagsr.attention.sharing import Sharing
 from cagsr.errors import NumericsError
-from cagsr.policy.load import make_policy
-from cagsr.policy.sampling import InverseTransform, Sampling, response_mask, uniforms
+from cagsr.models.load import make_policy
+from cagsr.models.sampling import InverseTransform, Sampling, response_mask, uniforms
 
 ARCHITECTURES = ("t5", "bart", "bart-forced", "llama", "qwen2", "mistral")
 DRAWS = 40_000
@@ -302,11 +302,11 @@ def test_rows_that_have_ended_leave_the_batch_and_nothing_else_changes(name, mon
     policy.model.get_output_embeddings().register_forward_hook(
         lambda _, given, __: rows.append(given[0].shape[:-1].numel())
     )
-    monkeypatch.setattr("cagsr.policy.decoding.LEAVING", 2.0)
+    monkeypatch.setattr("cagsr.models.decoding.LEAVING", 2.0)
     stayed = policy.sample(prompts, tiny.SHORT, seed=3)
     assert len(set(rows[1:])) == 1, "nobody left"
     rows.clear()
-    monkeypatch.setattr("cagsr.policy.decoding.LEAVING", 0.01)
+    monkeypatch.setattr("cagsr.models.decoding.LEAVING", 0.01)
     left = policy.sample(prompts, tiny.SHORT, seed=3)
     # A row is in the batch as long as it writes; the first pass may be over prompts.
     lengths = left.lengths
@@ -332,7 +332,7 @@ def test_transformers_own_loop_writes_the_same(name, sampling):
 @pytest.mark.parametrize("layers", ["all", "last"])
 @pytest.mark.parametrize("shared", [True, False])
 def test_what_is_seen_while_writing_is_what_a_pass_over_the_written_sees(name, layers, shared, monkeypatch):
-    monkeypatch.setattr("cagsr.policy.decoding.LEAVING", 0.01)
+    monkeypatch.setattr("cagsr.models.decoding.LEAVING", 0.01)
     policy = tiny.policy(name, extra_eos=20, layers=layers, temperature=0.7)
     if not shared:
         policy.sharing = Sharing("a test compares")

@@ -10,7 +10,7 @@ from accelerate.utils import TorchDynamoPlugin
 from test_distributed import launched
 
 import tiny
-from cagsr import sharding
+from cagsr.distributed import fsdp as sharding
 from cagsr.errors import InputError
 from sharded import fsdp2
 

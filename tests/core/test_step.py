@@ -11,14 +11,14 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
-from cagsr.algorithm import ALGORITHMS, Algorithm
 from cagsr.attention.sharing import Sharing
 from cagsr.errors import NumericsError, SignalError
-from cagsr.kl import KLController
-from cagsr.losses import NORMALISATIONS
-from cagsr.measure import measure
-from cagsr.policy.policy import Reference
-from cagsr.reward import Reward, Term
+from cagsr.models.policy import Reference
+from cagsr.rewards.reward import Reward, Term
+from cagsr.training.algorithms import ALGORITHMS, Algorithm
+from cagsr.training.kl import KLController
+from cagsr.training.losses import NORMALISATIONS
+from cagsr.training.step_metrics import measure
 
 K = 3
 PROMPTS = (3, 7, 2, 5, 4)

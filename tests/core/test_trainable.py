@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import tiny
-from cagsr import build
-from cagsr.algorithm import Algorithm
 from cagsr.config import Config
 from cagsr.errors import InputError
-from cagsr.policy.load import load_model, make_policy, with_lora
+from cagsr.models.load import load_model, make_policy, with_lora
+from cagsr.training import assembly as build
+from cagsr.training.algorithms import Algorithm
 
 PPO = ["algorithm.name=ppo", "sampling.candidates=1"]
 

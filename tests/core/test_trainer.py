@@ -7,13 +7,13 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import tiny
-from cagsr.algorithm import Algorithm
-from cagsr.checkpoint import Checkpoints
 from cagsr.errors import InputError, InterruptedRunError, NumericsError, StoppedError
-from cagsr.kl import KLController
-from cagsr.stops import Stops
-from cagsr.trainer import Schedule, Trainer, prompts_for, step_seed
-from cagsr.watch import Collapsed, Limit, Watch
+from cagsr.io.shutdown import Stops
+from cagsr.runs.checkpoint import Checkpoints
+from cagsr.training.algorithms import Algorithm
+from cagsr.training.collapse_watch import Collapsed, Limit, Watch
+from cagsr.training.kl import KLController
+from cagsr.training.trainer import Schedule, Trainer, prompts_for, step_seed
 
 
 class Recorder:

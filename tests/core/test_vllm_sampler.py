@@ -14,16 +14,16 @@ from accelerate import Accelerator
 from trl.generation.vllm_client import VLLMClient
 
 import tiny
-from cagsr.algorithm import Algorithm
-from cagsr.buffer import load_buffer, save_buffer
+from cagsr.distributed.process_group import World
 from cagsr.errors import EndpointError, InputError, NumericsError
-from cagsr.measure import measure
-from cagsr.policy.load import with_lora
-from cagsr.policy.policy import Scored
-from cagsr.policy.vllm import Server, VLLMSampler, connect
-from cagsr.step import Collected
+from cagsr.models.load import with_lora
+from cagsr.models.policy import Scored
+from cagsr.models.vllm import Server, VLLMSampler, connect
+from cagsr.training.algorithms import Algorithm
+from cagsr.training.rollout_buffer import load_buffer, save_buffer
+from cagsr.training.step import Collected
+from cagsr.training.step_metrics import measure
 from cagsr.types import Rollout, Scores, TrainBatch
-from cagsr.world import World
 from fake_vllm import FakeVLLM, instead_of_nccl
 
 SAMPLING = tiny.sampling(temperature=0.7, top_p=0.9, top_k=50, min_new_tokens=2)

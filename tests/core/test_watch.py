@@ -4,12 +4,12 @@ import pytest
 import torch
 
 import tiny
-from cagsr.kl import k3
-from cagsr.measure import measure, shuffled_share
-from cagsr.reward import Reward, Term
-from cagsr.step import Collected
+from cagsr.rewards.reward import Reward, Term
+from cagsr.training.collapse_watch import Collapsed, Limit, Watch
+from cagsr.training.kl import k3
+from cagsr.training.step import Collected
+from cagsr.training.step_metrics import measure, shuffled_share
 from cagsr.types import Evidence, Rollout, Scores, TrainBatch
-from cagsr.watch import Collapsed, Limit, Watch
 
 
 def collected_by_hand(step):

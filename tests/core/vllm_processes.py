@@ -14,10 +14,10 @@ from accelerate.utils import gather_object
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
+from cagsr.distributed.process_group import World
 from cagsr.errors import EndpointError
-from cagsr.measure import measure
-from cagsr.policy.vllm import Server, VLLMSampler, connect
-from cagsr.world import World
+from cagsr.models.vllm import Server, VLLMSampler, connect
+from cagsr.training.step_metrics import measure
 from fake_vllm import instead_of_nccl
 
 

@@ -15,8 +15,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 import tiny
-from cagsr import build, sharding
+from cagsr.distributed import fsdp as sharding
 from cagsr.errors import InputError
+from cagsr.training import assembly as build
 
 EXAMPLES = ROOT / "examples" / "accelerate"
 

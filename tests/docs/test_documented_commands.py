@@ -27,9 +27,9 @@ from transformers import AutoTokenizer
 
 import raters
 import tiny
-from cagsr.commands.rate import Rating
 from cagsr.config import Config
 from cagsr.rating.items import QUESTIONS
+from cagsr.rating.session import Rating
 from command_line import typed
 
 NOT_RUN = {

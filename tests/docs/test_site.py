@@ -12,9 +12,9 @@ from mkdocs.config import load_config
 from mkdocs.exceptions import Abort
 
 from browser import browser, installed, open_file
-from cagsr.cli import app
+from cagsr.cli.main import app
 from cagsr.config import Config
-from cagsr.signals import SIGNALS
+from cagsr.rewards.signals import SIGNALS
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = re.compile(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"?(?:https?:)?//([^\"> ]+)")
@@ -41,7 +41,7 @@ def test_every_config_key_command_and_signal_is_in_the_reference(site):
         assert f"<code>cagsr {name}</code>" in commands
     signals = (site / "reference/signals.html").read_text()
     for name in SIGNALS:
-        assert f'id="cagsr.signals.{name}.{name}"' in signals
+        assert f'id="cagsr.rewards.signals.{name}.{name}"' in signals
 
 
 def test_no_page_takes_anything_from_another_host(site):

@@ -26,10 +26,10 @@ from transformers import (
 from transformers.utils import logging
 
 from cagsr.attention.capture import Readable, capture
+from cagsr.attention.inspection import inspect
 from cagsr.attention.naive import eager_weights, naive_attention
-from cagsr.attention.support import inspect
 from cagsr.errors import UnsupportedModelError
-from cagsr.policy.load import load_model
+from cagsr.models.load import load_model
 
 TITLE = "attention is real or refused"
 PROMISE = 10

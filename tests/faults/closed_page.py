@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 import raters
-from cagsr.rating.guards import ENTER
+from cagsr.rating.security import ENTER
 from cagsr.rating.server import ROUTES
 
 TITLE = "the rating page is closed to other sites"

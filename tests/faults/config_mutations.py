@@ -129,7 +129,9 @@ def keys() -> tuple[str, ...]:
 
 @cache
 def presets() -> tuple[dict[str, Any], ...]:
-    return tuple(yaml.safe_load((resources.files("cagsr") / "presets.yaml").read_text("utf-8")).values())
+    return tuple(
+        yaml.safe_load((resources.files("cagsr.rewards") / "presets.yaml").read_text("utf-8")).values()
+    )
 
 
 def _dotted(mapping: Mapping[str, Any], head: str = "") -> Iterator[str]:

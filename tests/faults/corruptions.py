@@ -14,8 +14,8 @@ import runs
 from accelerate import Accelerator
 from cases import CASES, Workshop, differences, ending
 
-from cagsr.checkpoint import Checkpoints
-from cagsr.records import RunDirectory
+from cagsr.runs.checkpoint import Checkpoints
+from cagsr.runs.directory import RunDirectory
 
 TITLE = "a corrupt checkpoint is detected"
 PROMISE = 2

@@ -18,7 +18,7 @@ from random import Random
 import runs
 from cases import CASES, Workshop, differences, ending
 
-from cagsr import seal
+from cagsr.io import manifest as seal
 
 TITLE = "a full disk never costs an earlier checkpoint"
 PROMISE = 3
@@ -104,7 +104,8 @@ def filled(workshop: Workshop, name: str, cwd: Path, kind: str, left: int) -> tu
 
 def fill(kind: str, left: int) -> None:
     """Plant it: when the place of the run has been checked, all but ``left`` pages or files of its disk are taken."""
-    from cagsr.commands import sft, train
+    from cagsr.training import run as train
+    from cagsr.training import sft_run as sft
 
     checked = train.check_paths
 

@@ -27,11 +27,12 @@ from data_mutations import broken_data
 from rows_accounted_for import lost_rows
 from transformers.utils import logging
 
-from cagsr import build, cli
+from cagsr.cli import main as cli
 from cagsr.config import Config, check_paths
 from cagsr.errors import InputError, StorageError
-from cagsr.policy.scratch import new_model
+from cagsr.models.from_scratch import new_model
 from cagsr.tasks import TASKS, tokenizer
+from cagsr.training import assembly as build
 
 TITLE = "bad input gets one message before training"
 PROMISE = 8

@@ -82,7 +82,7 @@ def killed(
 
 def kill_inside_a_save(moment: float, way: float) -> None:
     """Plant it: this process kills itself in one of its saves, at ``moment`` (0 to 1) of it."""
-    from cagsr.checkpoint import Checkpoints
+    from cagsr.runs.checkpoint import Checkpoints
 
     save, saving = Checkpoints.save, threading.Event()
     seen = [0]

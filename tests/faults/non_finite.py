@@ -75,10 +75,10 @@ def injected(workshop: Workshop, name: str, cwd: Path, kind: str, step: int, val
 
 def inject(kind: str, step: int, value: float) -> None:
     """Plant it: in that step, and in it alone, one number is ``value``."""
-    from cagsr.algorithm import Algorithm
-    from cagsr.policy.policy import Policy, Scored
-    from cagsr.step import Step
-    from cagsr.trainer import Trainer
+    from cagsr.models.policy import Policy, Scored
+    from cagsr.training.algorithms import Algorithm
+    from cagsr.training.step import Step
+    from cagsr.training.trainer import Trainer
 
     begin, now = Trainer._begin, [0]
 
@@ -137,7 +137,7 @@ def inject(kind: str, step: int, value: float) -> None:
 
 
 def _spoil_signal(kind: str, step: int, value: float, now: list[int]) -> None:
-    signals = importlib.import_module("cagsr.signals")
+    signals = importlib.import_module("cagsr.rewards.signals")
     original = signals.SIGNALS[SIGNAL]
 
     def spoilt(evidence: object, **options: object) -> object:

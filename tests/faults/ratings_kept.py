@@ -21,7 +21,7 @@ from random import Random
 from typing import Any
 
 import raters
-from cagsr.commands.rate import DATABASE
+from cagsr.rating.session import DATABASE
 
 TITLE = "no rating is lost"
 PROMISE = 14

@@ -155,7 +155,7 @@ def stop_after_a_step() -> None:
     import os
     import signal
 
-    from cagsr.trainer import Trainer
+    from cagsr.training.trainer import Trainer
 
     after = Trainer._after
 
@@ -167,7 +167,7 @@ def stop_after_a_step() -> None:
 
 
 def elsewhere(item: str) -> None:
-    from cagsr.commands import identity
+    from cagsr.runs import identity
 
     name, value, _ = WORLD[item]
     setattr(identity, name, value)

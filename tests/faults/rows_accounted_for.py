@@ -10,13 +10,13 @@ from typing import Any
 from data_mutations import WORDS, GivenData
 from transformers import PreTrainedTokenizerBase
 
-from cagsr import splits
 from cagsr.config import Config
-from cagsr.data import DataReport, encode, map_columns
+from cagsr.data import splits
+from cagsr.data.preferences import read_pairs
+from cagsr.data.prompts import DataReport, encode, map_columns
+from cagsr.data.readers import Row, read
 from cagsr.errors import InputError
-from cagsr.policy.scratch import new_tokenizer
-from cagsr.preferences import read_pairs
-from cagsr.sources import Row, read
+from cagsr.models.from_scratch import new_tokenizer
 from cagsr.tasks import TASKS, tokenizer
 from cagsr.types import Prompt
 

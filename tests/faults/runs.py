@@ -20,9 +20,9 @@ from pathlib import Path
 import tiny
 
 PRELOADED = (
-    "cagsr.commands.train",
-    "cagsr.commands.score",
-    "cagsr.commands.evaluate",
+    "cagsr.training.run",
+    "cagsr.evaluation.score",
+    "cagsr.evaluation.evaluate",
     "peft",
     "transformers.models.t5.modeling_t5",
     "transformers.models.llama.modeling_llama",
@@ -122,7 +122,7 @@ def _run(
     os.environ.clear()
     os.environ.update(variables)
     sys.argv = ["cagsr", *arguments]
-    from cagsr.cli import main
+    from cagsr.cli.main import main
 
     if before is not None:
         before()

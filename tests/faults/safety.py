@@ -21,15 +21,15 @@ import torch
 from transformers.utils import logging
 
 from cagsr.config import Config
+from cagsr.data.preferences import read_pairs
+from cagsr.data.readers import read
 from cagsr.errors import InputError
 from cagsr.metrics.local_model import LocalModel
 from cagsr.metrics.relevance import Relevance
-from cagsr.policy.load import load_model, load_tokenizer, make_policy
-from cagsr.policy.scratch import new_model
-from cagsr.preferences import read_pairs
-from cagsr.reward import load_preset
-from cagsr.reward_model import RewardModel
-from cagsr.sources import read
+from cagsr.models.from_scratch import new_model
+from cagsr.models.load import load_model, load_tokenizer, make_policy
+from cagsr.rewards.reward import load_preset
+from cagsr.rewards.reward_model import RewardModel
 from cagsr.tasks import TASKS, tokenizer
 
 TITLE = "no code from artifacts"

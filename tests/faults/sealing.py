@@ -56,8 +56,8 @@ def figures(sums: Counter[str]) -> str:
 
 def measure() -> None:
     """Plant it: after every step ``seconds.jsonl`` gets how long the step with its save took, and the seal in it."""
-    from cagsr import checkpoint
-    from cagsr.trainer import Trainer
+    from cagsr.runs import checkpoint
+    from cagsr.training.trainer import Trainer
 
     spent: Counter[str] = Counter()
 

@@ -18,20 +18,20 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
-from cagsr.card import model_card
-from cagsr.commands.rate import export_ratings, open_rating
 from cagsr.config import Config
+from cagsr.data.readers import read
 from cagsr.errors import CagsrError
-from cagsr.leaderboard import csv_text, markdown
+from cagsr.evaluation.leaderboard import csv_text, markdown
+from cagsr.experiments.systems import resolve
+from cagsr.io.atomic_write import write_atomically
 from cagsr.metrics.endpoint import Endpoint
 from cagsr.metrics.ratings import read_ratings
-from cagsr.policy.load import load_model, load_tokenizer
-from cagsr.policy.scratch import new_model
-from cagsr.records import RunDirectory
-from cagsr.reward import load_preset
-from cagsr.sources import read
-from cagsr.storage import write_atomically
-from cagsr.systems import resolve
+from cagsr.models.from_scratch import new_model
+from cagsr.models.load import load_model, load_tokenizer
+from cagsr.rating.session import export_ratings, open_rating
+from cagsr.rewards.reward import load_preset
+from cagsr.runs.directory import RunDirectory
+from cagsr.runs.model_card import model_card
 from cagsr.tasks import TASKS, tokenizer
 
 TITLE = "paths stay inside the run directory, secrets outside it"

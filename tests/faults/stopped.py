@@ -17,19 +17,19 @@ from random import Random
 import runs
 from cases import CASES, Workshop, differences, ending
 
-from cagsr.records import RunDirectory
+from cagsr.runs.directory import RunDirectory
 
 TITLE = "a stop by a signal is saved and goes on"
 PROMISE = 4
 COUNT = 50
 
 PHASES = {
-    "load": ("cagsr.build", "build_policy"),
-    "rollout": ("cagsr.policy.policy.Policy", "sample"),
-    "update": ("cagsr.step.Step", "_optimizer_step"),
-    "evaluation": ("cagsr.trainer.Trainer", "_evaluate"),
-    "save": ("cagsr.checkpoint.Checkpoints", "save"),
-    "model": ("cagsr.trainer.Trainer", "_save_model"),
+    "load": ("cagsr.training.assembly", "build_policy"),
+    "rollout": ("cagsr.models.policy.Policy", "sample"),
+    "update": ("cagsr.training.step.Step", "_optimizer_step"),
+    "evaluation": ("cagsr.training.trainer.Trainer", "_evaluate"),
+    "save": ("cagsr.runs.checkpoint.Checkpoints", "save"),
+    "model": ("cagsr.training.trainer.Trainer", "_save_model"),
 }
 STRUCK = "struck"
 """A file with the number of the step in which the signal came."""
@@ -99,7 +99,7 @@ def signal_in(phase: str, time_of: int, delay: float, number: int) -> None:
     """Plant it: the process gets a signal ``delay`` seconds after it enters the phase for the n-th time."""
     import importlib
 
-    from cagsr.trainer import Trainer
+    from cagsr.training.trainer import Trainer
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the proof runs in the background
     path, attribute = PHASES[phase]

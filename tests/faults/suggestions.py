@@ -16,16 +16,16 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin
 import datasets
 from pydantic import BaseModel
 
-from cagsr import build
 from cagsr.config import Config
 from cagsr.config.messages import section_of
-from cagsr.data import map_columns
+from cagsr.data.prompts import map_columns
+from cagsr.data.readers import read, rows_of
 from cagsr.errors import InputError
-from cagsr.reward import PRESETS, Reward, Term, load_preset
-from cagsr.signals import SIGNALS
-from cagsr.sources import read, rows_of
-from cagsr.systems import SYSTEMS, resolve
+from cagsr.experiments.systems import SYSTEMS, resolve
+from cagsr.rewards.reward import PRESETS, Reward, Term, load_preset
+from cagsr.rewards.signals import SIGNALS
 from cagsr.tasks import CHECKERS, TASKS
+from cagsr.training import assembly as build
 
 TITLE = "misspelt words get the right suggestion"
 PROMISE = 9

@@ -9,9 +9,11 @@ import pytest
 import rows_accounted_for
 import suggestions
 
-from cagsr import build, data, sources
+from cagsr.data import prompts as data
+from cagsr.data import readers as sources
+from cagsr.data.readers import Row
 from cagsr.errors import InputError
-from cagsr.sources import Row
+from cagsr.training import assembly as build
 
 SEED = 5
 

@@ -94,7 +94,7 @@ def sabotaged(monkeypatch, *plants):
 
 def no_optimizer():
     """Going on forgets the moments of the optimizer."""
-    from cagsr.checkpoint import Checkpoints
+    from cagsr.runs.checkpoint import Checkpoints
 
     load = Checkpoints.load
 
@@ -109,13 +109,13 @@ def no_optimizer():
 
 def no_buffer():
     """Going on inside a step samples it again instead of taking what was collected."""
-    from cagsr import trainer
+    from cagsr.training import trainer
 
     trainer.load_buffer = lambda *_: (_ for _ in ()).throw(RuntimeError("no buffer"))
 
 
 def no_verification():
-    from cagsr import seal
+    from cagsr.io import manifest as seal
 
     seal.damage = lambda directory: None
 
@@ -124,35 +124,37 @@ def no_storage_error():
     """What the libraries raise where a disk is full stays as it is."""
     from contextlib import nullcontext
 
-    from cagsr import checkpoint, records, storage
-    from cagsr.policy import load
+    from cagsr.io import atomic_write as storage
+    from cagsr.models import load
+    from cagsr.runs import checkpoint
+    from cagsr.runs import directory as records
 
     for module in (checkpoint, records, storage, load):
         module.storing = lambda path: nullcontext()
 
 
 def no_stop():
-    from cagsr.stops import Stops
+    from cagsr.io.shutdown import Stops
 
     Stops.requested = lambda stops: 0
 
 
 def no_finite_check():
-    from cagsr.checkpoint import Checkpoints
-    from cagsr.step import Step
+    from cagsr.runs.checkpoint import Checkpoints
+    from cagsr.training.step import Step
 
     Step._check_finite = lambda step, *given: None
     Checkpoints._check_weights = lambda checkpoints, step: None
 
 
 def no_respect():
-    from cagsr.records import RunDirectory
+    from cagsr.runs.directory import RunDirectory
 
     RunDirectory.refuse_used = staticmethod(lambda path: None)
 
 
 def no_identity():
-    from cagsr.records import RunDirectory
+    from cagsr.runs.directory import RunDirectory
 
     RunDirectory.check_identity = lambda run, identity: None
 
@@ -226,7 +228,7 @@ def test_a_place_or_an_identity_that_is_not_checked_is_found(proof, plant, count
 
 
 def test_a_corruption_that_is_believed_is_found(monkeypatch):
-    monkeypatch.setattr("cagsr.seal.damage", lambda directory: None)
+    monkeypatch.setattr("cagsr.io.manifest.damage", lambda directory: None)
     failures, _ = counted(corruptions, 4)
     assert any("is taken, not step-" in failure for failure in failures)
 

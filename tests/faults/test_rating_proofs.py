@@ -9,7 +9,7 @@ import closed_page
 import pytest
 import ratings_kept
 
-from cagsr.rating.guards import Guards
+from cagsr.rating.security import Guards
 from cagsr.rating.store import Store
 
 

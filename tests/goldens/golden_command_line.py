@@ -262,7 +262,7 @@ def _expect_success(*arguments: str) -> str:
 
 def _typed(*arguments: str) -> tuple[int, str, str]:
     """``cagsr ARGUMENTS`` in this process: exit code, standard output, standard error."""
-    main: Callable[[], None] = import_module("cagsr.cli").main
+    main: Callable[[], None] = import_module("cagsr.cli.main").main
     # Accelerate keeps the precision of the first Accelerator of a process; every command starts a new one.
     AcceleratorState._reset_state(reset_partial_state=True)
     out, err = io.StringIO(), io.StringIO()

@@ -14,10 +14,10 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
-from cagsr.algorithm import Algorithm
-from cagsr.kl import KLController
-from cagsr.reward import Reward, Term
-from cagsr.trainer import prompts_for, step_seed
+from cagsr.rewards.reward import Reward, Term
+from cagsr.training.algorithms import Algorithm
+from cagsr.training.kl import KLController
+from cagsr.training.trainer import prompts_for, step_seed
 
 PATH = Path(__file__).with_name("losses.json")
 STEPS = 20

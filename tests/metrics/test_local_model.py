@@ -7,7 +7,7 @@ import tiny
 from cagsr.errors import InputError
 from cagsr.metrics.judge import Judge
 from cagsr.metrics.local_model import LocalModel
-from cagsr.policy.load import save_model
+from cagsr.models.load import save_model
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,14 @@ import pytest
 
 import raters
 import tiny
-from cagsr.commands.rate import export_ratings, open_rating
+from cagsr.data.preferences import read_pairs
 from cagsr.errors import InputError
 from cagsr.metrics.ratings import read_ratings
-from cagsr.preferences import read_pairs
 from cagsr.rating.agreement import alpha
 from cagsr.rating.items import Item
+from cagsr.rating.items_source import Response
+from cagsr.rating.session import export_ratings, open_rating
 from cagsr.rating.store import Store, Study
-from cagsr.rating.written import Response
 
 P = "describe city : riga"
 BASE, TUNED, SAME = (

@@ -9,7 +9,7 @@ import pytest
 import raters
 from cagsr.errors import InputError, StorageError
 from cagsr.rating.items import Item, choose, flipped, from_json, order, passed, to_json
-from cagsr.rating.written import Group, Response, read_groups
+from cagsr.rating.items_source import Group, Response, read_groups
 
 
 def groups(directory, systems=None):

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import raters
-from cagsr.commands.rate import open_rating
 from cagsr.errors import StorageError
-from cagsr.rating.guards import Guards
 from cagsr.rating.items import order
+from cagsr.rating.security import Guards
 from cagsr.rating.server import Session
+from cagsr.rating.session import open_rating
 
 sync_api = pytest.importorskip("playwright.sync_api")
 axe = pytest.importorskip("axe_playwright_python.base")

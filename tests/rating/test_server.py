@@ -6,10 +6,10 @@ import socket
 import pytest
 
 import raters
-from cagsr.commands.rate import open_rating
-from cagsr.rating.guards import LARGEST_BODY
+from cagsr.rating.sanitize import shown
+from cagsr.rating.security import LARGEST_BODY
 from cagsr.rating.server import ROUTES
-from cagsr.rating.shown import shown
+from cagsr.rating.session import open_rating
 
 
 @pytest.fixture

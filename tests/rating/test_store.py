@@ -9,8 +9,8 @@ import pytest
 
 from cagsr.errors import InputError, StorageError
 from cagsr.rating.items import Item
+from cagsr.rating.items_source import Response
 from cagsr.rating.store import Store, Study
-from cagsr.rating.written import Response
 
 STUDY = Study("scores", {"seed": 0}, [Item("p\ud800", (Response("r\0", ("one",)),))])
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from cagsr.signals import SIGNALS
+from cagsr.rewards.signals import SIGNALS
 from evidence import make_evidence
 
 coverage, focus, grounding = SIGNALS["coverage"], SIGNALS["focus"], SIGNALS["grounding"]

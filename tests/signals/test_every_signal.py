@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-import cagsr.signals
+import cagsr.rewards.signals
 import reward_models
-from cagsr.signals import SIGNALS
+from cagsr.rewards.signals import SIGNALS
 from evidence import make_evidence, make_prompt, padded, random_evidence
 
 # What a signal needs beyond the evidence.
@@ -162,7 +162,7 @@ def test_a_prompt_without_content_has_a_defined_value(name):
 
 
 def test_there_is_one_file_a_signal_and_none_reads_another():
-    folder = Path(cagsr.signals.__file__).parent
+    folder = Path(cagsr.rewards.signals.__file__).parent
     files = {path.stem: path.read_text() for path in folder.glob("*.py")}
     assert set(files) - {"__init__", "ingredients"} == set(SIGNALS)
     for name in SIGNALS:

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cagsr.errors import InputError
-from cagsr.likeness import rouge_l
-from cagsr.signals import SIGNALS
+from cagsr.metrics.common_subsequence import rouge_l
+from cagsr.rewards.signals import SIGNALS
 from evidence import make_evidence, make_prompt
 
 agreement, random_reward = SIGNALS["agreement"], SIGNALS["random_reward"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cagsr.errors import InputError
-from cagsr.signals import SIGNALS
+from cagsr.rewards.signals import SIGNALS
 from evidence import make_evidence, make_prompt
 
 PROMPT = make_prompt("tea ; day monday .")

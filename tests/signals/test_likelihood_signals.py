@@ -2,7 +2,7 @@
 
 import pytest
 
-from cagsr.signals import SIGNALS
+from cagsr.rewards.signals import SIGNALS
 from evidence import make_evidence
 
 certainty, precision = SIGNALS["certainty"], SIGNALS["precision"]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from cagsr.salience import Uniform
-from cagsr.signals import SIGNALS
+from cagsr.rewards.salience import Uniform
+from cagsr.rewards.signals import SIGNALS
 from cagsr.types import Prompt
 from evidence import make_evidence, make_prompt
 

@@ -10,16 +10,24 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 
+from cagsr.data.preferences import Pair
+from cagsr.distributed.process_group import World
 from cagsr.errors import InputError
-from cagsr.evaluation import Answers
-from cagsr.preferences import Pair
-from cagsr.reward import Reward, Term
-from cagsr.salience import Uniform
-from cagsr.systems import SYSTEMS, resolve
-from cagsr.systems.bench import Bench
-from cagsr.systems.recipe import Choose, Imitate, NotForThisDataError, Prefer, Recipe, Reinforce, Unchanged
+from cagsr.evaluation.evaluator import Answers
+from cagsr.experiments.systems import SYSTEMS, resolve
+from cagsr.experiments.systems.bench import Bench
+from cagsr.experiments.systems.recipe import (
+    Choose,
+    Imitate,
+    NotForThisDataError,
+    Prefer,
+    Recipe,
+    Reinforce,
+    Unchanged,
+)
+from cagsr.rewards.reward import Reward, Term
+from cagsr.rewards.salience import Uniform
 from cagsr.tasks import TASKS
-from cagsr.world import World
 from tiny import SHORT, policy, prompts
 
 CHECKER = TASKS["slots"]
@@ -59,7 +67,7 @@ def bench(tmp_path, monkeypatch) -> Bench:
         assert steps >= 40, "few pairs are seen as often as many"
         made.trained.append((base, pairs, directory.name, seed))  # type: ignore[attr-defined]
 
-    monkeypatch.setattr("cagsr.systems.bench.train_reward_model", train)
+    monkeypatch.setattr("cagsr.experiments.systems.bench.train_reward_model", train)
     return made
 
 

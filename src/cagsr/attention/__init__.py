@@ -1,6 +1,6 @@
 """Reading a model's attention to its prompt: which layers can be read, and how, inside the SDPA pass."""
 
-from .capture import ATTENTION, Readable, Reading, capture
-from .support import inspect
+from cagsr.attention.capture import ATTENTION, Readable, Reading, capture
+from cagsr.attention.inspection import inspect
 
 __all__ = ["ATTENTION", "Readable", "Reading", "capture", "inspect"]

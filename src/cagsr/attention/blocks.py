@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import create_position_bias_mask, sdpa_attention_forward
 
-from .fused import fused_attention
+from cagsr.attention.sdpa_lse import fused_attention
 
 BLOCK = 1 << 18
 """Scores computed at a time: 1 MB in float32, about what a core's cache holds."""

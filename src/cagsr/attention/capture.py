@@ -17,11 +17,11 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from ..errors import UnsupportedModelError
-from .blocks import additive, attend, cut
-from .kernel_choice import add_attention
-from .shared_cache import SharedCache
-from .shared_prompt import SharedPrompt, fold, of_each, unfold
+from cagsr.attention.blocks import additive, attend, cut
+from cagsr.attention.dispatch import add_attention
+from cagsr.attention.shared_cache import SharedCache
+from cagsr.attention.shared_prompt import SharedPrompt, fold, of_each, unfold
+from cagsr.errors import UnsupportedModelError
 
 ATTENTION = "cagsr"
 """The name to load a model with: ``from_pretrained(..., attn_implementation="cagsr")``.

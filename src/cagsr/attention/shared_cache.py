@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .shared_prompt import Rows, counted
+from cagsr.attention.shared_prompt import Rows, counted
 
 if TYPE_CHECKING:
-    from .capture import Reading
+    from cagsr.attention.capture import Reading
 
 __all__ = ["SharedCache"]
 

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from .blocks import attend, log_sum_exp
+from cagsr.attention.blocks import attend, log_sum_exp
 
 if TYPE_CHECKING:
-    from .capture import Reading
+    from cagsr.attention.capture import Reading
 
 __all__ = ["Rows", "SharedPrompt", "counted", "fold", "of_each", "unfold"]
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from ..errors import UnsupportedModelError, ran_out_of_memory
-from .capture import recorded_calls
-from .shared_prompt import SharedPrompt
-from .support import evaluating, name_of, token_ids
+from cagsr.attention.capture import recorded_calls
+from cagsr.attention.inspection import evaluating, name_of, token_ids
+from cagsr.attention.shared_prompt import SharedPrompt
+from cagsr.errors import UnsupportedModelError, ran_out_of_memory
 
 __all__ = ["Sharing", "can_keep", "inspect_sharing"]
 

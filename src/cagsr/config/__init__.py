@@ -4,8 +4,8 @@
 ``check_paths`` looks at the disk before a model is loaded. Nothing here imports torch.
 """
 
-from cagsr.config.listing import reference
+from cagsr.config.loading import Config
 from cagsr.config.paths import check_paths
-from cagsr.config.root import Config
+from cagsr.config.reference import reference
 
 __all__ = ["Config", "check_paths", "reference"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
-from cagsr.document import Document, KeyPath
+from cagsr.config.yaml_document import Document, KeyPath
 from cagsr.errors import closest, near
 
 __all__ = ["expected", "messages", "section_of"]

@@ -5,9 +5,9 @@ import tempfile
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
-from cagsr.config.root import Config
+from cagsr.config.loading import Config
+from cagsr.data.readers import FILES
 from cagsr.errors import InputError, StorageError
-from cagsr.sources import FILES
 
 __all__ = ["check_paths"]
 

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from cagsr.artifacts import only_safetensors, reason
 from cagsr.errors import InputError
-from cagsr.identity import identity
+from cagsr.io.provenance import identity
+from cagsr.io.safetensors_only import only_safetensors, reason
 
 __all__ = ["LocalModel"]
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.utils import cached_file
 
-from cagsr.artifacts import only_safetensors, reason
 from cagsr.errors import InputError
-from cagsr.identity import identity
+from cagsr.io.provenance import identity
+from cagsr.io.safetensors_only import only_safetensors, reason
 
 __all__ = ["MINILM", "Relevance", "cosines", "minilm_directory"]
 

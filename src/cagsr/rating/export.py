@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from cagsr.errors import InputError, closest
+from cagsr.io.atomic_write import write_atomically
 from cagsr.metrics.bootstrap import interval
 from cagsr.rating.agreement import alpha
 from cagsr.rating.items import QUESTIONS, Item, Mode, passed
 from cagsr.rating.store import Store
-from cagsr.storage import write_atomically
 
 __all__ = ["PAIRS", "RATINGS", "export"]
 

@@ -12,7 +12,7 @@ from itertools import combinations
 from random import Random
 from typing import Any, Literal
 
-from cagsr.rating.written import Group, Response
+from cagsr.rating.items_source import Group, Response
 
 __all__ = ["QUESTIONS", "Item", "Mode", "choose", "flipped", "from_json", "order", "passed", "to_json"]
 

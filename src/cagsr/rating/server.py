@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt
 from starlette.types import ASGIApp
 
 from cagsr.errors import StorageError
-from cagsr.rating.guards import ENTER, Guards
 from cagsr.rating.items import QUESTIONS, flipped, order
-from cagsr.rating.shown import shown
+from cagsr.rating.sanitize import shown
+from cagsr.rating.security import ENTER, Guards
 from cagsr.rating.store import Store, Study
 
 __all__ = ["ROUTES", "Session", "application", "make_server"]

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cagsr.prose import said, wrapped
+from cagsr.io.terminal import said, wrapped
 
 __all__ = ["rating_table"]
 

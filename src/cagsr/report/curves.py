@@ -115,7 +115,7 @@ def _line(run: Run, number: int, name: str) -> Line:
 
 
 def _limits(runs: Sequence[Run], name: str) -> list[Threshold]:
-    """The limits that the first run which watches this number is held to, as `cagsr.watch` reads them."""
+    """Limits of the first run that watches this number, as `cagsr.training.collapse_watch` reads them."""
     for run in runs:
         watched = run.config.get("watch")
         settings = watched.get(name) if isinstance(watched, dict) else None

@@ -17,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from cagsr.errors import InputError
+from cagsr.io.atomic_write import reading, write_atomically
 from cagsr.report.browse import browsable
 from cagsr.report.curves import curves
 from cagsr.report.facts import facts, settings
@@ -25,7 +26,6 @@ from cagsr.report.plot import HEIGHT, WIDTH, picture
 from cagsr.report.read import Run, read_run
 from cagsr.report.standings import costs, headline, standings
 from cagsr.report.text import visible
-from cagsr.storage import reading, write_atomically
 
 __all__ = ["read_runs", "render", "write_report"]
 

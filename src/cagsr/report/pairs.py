@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cagsr.leaderboard import PRIMARY
+from cagsr.evaluation.leaderboard import PRIMARY
 from cagsr.metrics.directions import HIGHER_IS_BETTER
 from cagsr.report.names import title
 from cagsr.report.read import Response, Run

@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
 from cagsr.errors import InputError
-from cagsr.records import CANDIDATES, CONFIG, EVALUATIONS, METRICS, RESPONSES, RUN, SUMMARY
+from cagsr.runs.directory import CANDIDATES, CONFIG, EVALUATIONS, METRICS, RESPONSES, RUN, SUMMARY
 
 __all__ = ["OURS", "Candidate", "Interval", "Response", "Run", "Summary", "Systems", "files_of", "read_run"]
 
@@ -47,7 +47,7 @@ class Attention(Record):
 
 
 class Candidate(Record):
-    """A row of candidates.jsonl; see `cagsr.candidates.Shown.rows`. Runs of earlier versions lack the last fields."""
+    """A row of candidates.jsonl (`cagsr.training.candidate_log`). Runs of earlier versions lack the last fields."""
 
     step: int
     prompt_index: int = 0

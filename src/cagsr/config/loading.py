@@ -1,0 +1,69 @@
+"""All sections together: read from a file with overrides on top, checked, and written as they were resolved."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from cagsr.config.fields import Section
+from cagsr.config.messages import messages
+from cagsr.config.metric_sections import Compare, Metrics
+from cagsr.config.schema import (
+    Algorithm,
+    Data,
+    Model,
+    Reward,
+    Run,
+    Sampling,
+    Sft,
+    Train,
+    Watch,
+)
+from cagsr.config.validation import Conflicts, conflicts
+from cagsr.config.yaml_document import read_document, write_document
+from cagsr.errors import InputError
+
+__all__ = ["Config"]
+
+
+class Config(Section):
+    """All that a run is told. Only where prompts come from (data.task or data.source) has no default."""
+
+    model: Model = Field(default_factory=Model, description="What to train.")
+    data: Data = Field(default_factory=Data, description="Prompts to train and evaluate on.")
+    sampling: Sampling = Field(default_factory=Sampling, description="How responses are sampled.")
+    reward: Reward = Field(default_factory=Reward, description="What a good response is.")
+    algorithm: Algorithm = Field(default_factory=Algorithm, description="How rewards become updates.")
+    train: Train = Field(default_factory=Train, description="The loop and the optimizer.")
+    watch: Watch = Field(default_factory=Watch, description="Limits that tell a collapsing run.")
+    run: Run = Field(default_factory=Run, description="Where a run is recorded.")
+    sft: Sft = Field(default_factory=Sft, description="Supervised training on references (cagsr sft).")
+    metrics: Metrics = Field(default_factory=Metrics, description="What responses are measured by.")
+    compare: Compare = Field(default_factory=Compare, description="Systems side by side (cagsr compare).")
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Self:
+        """The config in ``path`` with ``overrides`` on top; raises InputError, a line for each mistake."""
+        document = read_document(path, overrides)
+        # A section whose keys are all commented out reads as null: it means the defaults.
+        document.data = {key: {} if value is None else value for key, value in document.data.items()}
+        try:
+            return cls.model_validate(document.data)
+        except ValidationError as error:
+            raise InputError("\n".join(messages(error, document, cls))) from None
+
+    def as_yaml(self) -> str:
+        """The resolved config as YAML that loads back equal."""
+        return write_document(self.model_dump(mode="json"))
+
+    def dump(self, path: str | Path) -> None:
+        """Write the resolved config as YAML that loads back equal."""
+        Path(path).write_text(self.as_yaml(), encoding="utf-8")
+
+    @model_validator(mode="after")
+    def _refuse_impossible_combinations(self) -> Self:
+        found = list(conflicts(self))
+        if found:
+            raise Conflicts(found)
+        return self

@@ -1,0 +1,195 @@
+"""Keys that are right alone and impossible together, found before anything is loaded."""
+
+import re
+from collections.abc import Iterator
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+from cagsr.config.schema import Vllm
+from cagsr.data.readers import FILES
+
+if TYPE_CHECKING:
+    from cagsr.config.loading import Config
+
+__all__ = ["Conflict", "Conflicts", "conflicts"]
+
+
+class Conflict(NamedTuple):
+    """Keys that cannot stand together, the telling one first, and why."""
+
+    keys: tuple[str, ...]
+    message: str
+
+
+class Conflicts(ValueError):
+    def __init__(self, conflicts: list[Conflict]):
+        super().__init__("; ".join(conflict.message for conflict in conflicts))
+        self.conflicts = conflicts
+
+
+def conflicts(config: "Config") -> Iterator[Conflict]:
+    """Everything that is impossible, so that one message names it all."""
+    return chain.from_iterable(
+        find(config) for find in (_data, _sampling, _groups, _engine, _training, _salience)
+    )
+
+
+def _data(config: "Config") -> Iterator[Conflict]:
+    data = config.data
+    if (data.task is None) == (data.source is None):
+        yield Conflict(("data.source", "data.task"), "give either data.task or data.source, and not both")
+    if data.source and config.model.name is None and config.sft.scratch is None:
+        yield Conflict(("data.source", "model.name"), "data.source needs model.name")
+    if data.task and (data.evaluation_source or data.evaluation_split):
+        yield Conflict(
+            ("data.evaluation_source", "data.evaluation_split"),
+            "data.task brings its own evaluation prompts; remove evaluation_source and evaluation_split",
+        )
+    if data.holdout_column and (data.task or data.evaluation_source or data.evaluation_split):
+        yield Conflict(
+            ("data.holdout_column",),
+            "data.holdout_column splits data.source; evaluation prompts are named already, remove one of the two",
+        )
+    if data.evaluation_split and not data.evaluation_source and (data.source or "").endswith(FILES):
+        yield Conflict(
+            ("data.evaluation_split",), f"{data.source} is a file without splits; set data.evaluation_source"
+        )
+    if (
+        data.source
+        and config.train.evaluate_every
+        and not (data.evaluation_source or data.evaluation_split or data.holdout_column)
+    ):
+        yield Conflict(
+            ("train.evaluate_every",),
+            "train.evaluate_every needs data.evaluation_source, data.evaluation_split or data.holdout_column",
+        )
+
+
+def _sampling(config: "Config") -> Iterator[Conflict]:
+    sampling = config.sampling
+    if sampling.min_new_tokens > sampling.max_new_tokens:
+        yield Conflict(
+            ("sampling.min_new_tokens", "sampling.max_new_tokens"),
+            f"sampling.min_new_tokens ({sampling.min_new_tokens}) exceeds "
+            f"sampling.max_new_tokens ({sampling.max_new_tokens})",
+        )
+    if sampling.candidates > 1 and (sampling.temperature == 0 or sampling.top_k == 1):
+        yield Conflict(
+            ("sampling.temperature", "sampling.top_k"),
+            "a prompt's candidates would all be the same; set sampling.temperature above 0, top_k not to 1",
+        )
+
+
+def _groups(config: "Config") -> Iterator[Conflict]:
+    candidates, algorithm = config.sampling.candidates, config.algorithm
+    if config.train.micro_batch < candidates:
+        yield Conflict(
+            ("train.micro_batch", "sampling.candidates"),
+            f"train.micro_batch ({config.train.micro_batch}) must hold a prompt's {candidates} candidates",
+        )
+    if algorithm.name == "policy-gradient" and candidates * config.train.prompts_per_step < 2:
+        yield Conflict(
+            ("algorithm.name", "sampling.candidates", "train.prompts_per_step"),
+            "policy-gradient compares the responses of a step, and there is one; "
+            "set train.prompts_per_step or sampling.candidates to 2 or more",
+        )
+    if candidates > 1:
+        return
+    if algorithm.name in ("grpo", "rloo"):
+        yield Conflict(
+            ("sampling.candidates", "algorithm.name"),
+            f"{algorithm.name} compares the candidates of a prompt; set sampling.candidates to 2 or more",
+        )
+    if any(term.standardise == "group" for term in config.reward.terms or ()):
+        yield Conflict(
+            ("sampling.candidates", "reward.terms"),
+            "standardise: group compares the candidates of a prompt; set sampling.candidates to 2 or more",
+        )
+
+
+def _engine(config: "Config") -> Iterator[Conflict]:
+    sampling = config.sampling
+    if sampling.engine == "policy":
+        if sampling.vllm != Vllm():
+            yield Conflict(
+                ("sampling.vllm", "sampling.engine"),
+                "sampling.vllm is for sampling.engine: vllm; set that, or remove sampling.vllm",
+            )
+        return
+    if config.model.architecture == "encoder-decoder":
+        yield Conflict(
+            ("sampling.engine", "model.architecture"),
+            "sampling.engine: vllm writes with causal models only; set sampling.engine to policy",
+        )
+    if sampling.temperature == 0:
+        yield Conflict(
+            ("sampling.temperature", "sampling.engine"),
+            "sampling.engine: vllm is corrected by the probability that a token was drawn with, and temperature 0 "
+            "draws none; set sampling.temperature above 0",
+        )
+    if problem := _broken_url(sampling.vllm.base_url):
+        yield Conflict(("sampling.vllm.base_url",), f"sampling.vllm.base_url: {problem}")
+
+
+def _training(config: "Config") -> Iterator[Conflict]:
+    algorithm, train = config.algorithm, config.train
+    if algorithm.kl_target is not None and algorithm.kl_coefficient == 0:
+        yield Conflict(
+            ("algorithm.kl_target", "algorithm.kl_coefficient"),
+            "algorithm.kl_target adapts algorithm.kl_coefficient, which starts at 0; set it above 0",
+        )
+    if train.prompts_per_step % algorithm.minibatches:
+        yield Conflict(
+            ("algorithm.minibatches", "train.prompts_per_step"),
+            f"algorithm.minibatches ({algorithm.minibatches}) must divide "
+            f"train.prompts_per_step ({train.prompts_per_step})",
+        )
+    for section, part in (("train", train), ("sft", config.sft)):
+        if part.warmup_steps > part.steps:
+            yield Conflict(
+                (f"{section}.warmup_steps", f"{section}.steps"),
+                f"{section}.warmup_steps ({part.warmup_steps}) exceeds {section}.steps ({part.steps})",
+            )
+    scratch = config.sft.scratch
+    if scratch and scratch.hidden % scratch.heads:
+        yield Conflict(
+            ("sft.scratch.hidden", "sft.scratch.heads"),
+            f"sft.scratch.hidden ({scratch.hidden}) must be a multiple of heads ({scratch.heads})",
+        )
+
+
+def _salience(config: "Config") -> Iterator[Conflict]:
+    salience = config.reward.salience
+    if salience.kind == "column" and config.data.salience_column is None:
+        yield Conflict(("reward.salience.kind",), "reward.salience.kind: column needs data.salience_column")
+    if salience.kind == "span" and bool(salience.start or salience.end) == bool(salience.pattern):
+        yield Conflict(
+            ("reward.salience.kind",),
+            "reward.salience.kind: span needs start or end, or a pattern, and not both",
+        )
+    if problem := _broken_pattern(salience.pattern):
+        yield Conflict(("reward.salience.pattern",), f"reward.salience.pattern: {problem}")
+
+
+def _broken_url(url: str) -> str:
+    """What is wrong with a server's URL, in words; empty where it can be asked. A secret in it is not repeated."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        return f"no URL: {error}"
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        return "no user, password or query belongs in it: it is written into the records of every run"
+    if parts.scheme not in ("http", "https") or not host:
+        return f"{url!r} is no URL; it must be http:// or https:// and a host"
+    return ""
+
+
+def _broken_pattern(pattern: str | None) -> str:
+    """What is wrong with a regular expression, in words; empty where it is sound or there is none."""
+    try:
+        re.compile(pattern or "")
+    except (re.error, OverflowError, RecursionError) as error:
+        return f"{pattern!r} is no regular expression: {error}"
+    return ""

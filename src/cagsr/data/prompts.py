@@ -1,0 +1,277 @@
+"""From rows to prompts: which column is what, what the model reads of it, and what became of every row."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from transformers import PreTrainedTokenizerBase
+
+from cagsr.data.chat_template import last_exchange, render
+from cagsr.data.readers import Row
+from cagsr.data.truncation import content_tokens, truncated
+from cagsr.errors import InputError, near
+from cagsr.types import Prompt
+
+__all__ = ["DataReport", "Overlong", "demand_whole", "encode", "map_columns", "refuse_invalid"]
+
+Overlong = Literal["error", "drop", "truncate_left", "truncate_right"]
+
+# What data sets call a prompt, the likeliest first: only to suggest a column when none was found.
+PROMPT_NAMES = ("prompt", "instruction", "question", "query", "input", "text", "mr", "article", "document")
+SHOWN = 10
+MANY = 0.5
+MEND = " Remove it or pass --skip-invalid."
+
+
+@dataclass
+class DataReport:
+    """What became of the rows: each is used, invalid, overlong or repeated; truncated and duplicates are among them.
+
+    ``repeated`` are rows dropped because an earlier one has their prompt; ``duplicates`` equal an earlier one whole.
+    """
+
+    rows: int = 0
+    used: int = 0
+    invalid: list[str] = field(default_factory=list)
+    overlong: int = 0
+    truncated: int = 0
+    duplicates: int = 0
+    repeated: int = 0
+
+    def __str__(self) -> str:
+        parts = [f"{self.used} of {self.rows} rows used"]
+        if self.invalid:
+            parts.append(f"{len(self.invalid)} invalid dropped (first: {self.invalid[0].rstrip('.')})")
+        if self.overlong:
+            parts.append(f"{self.overlong} too long dropped")
+        if self.truncated:
+            parts.append(f"{self.truncated} truncated")
+        if self.repeated:
+            parts.append(f"{self.repeated} repeat the prompt of an earlier row, dropped")
+        if self.duplicates:
+            parts.append(f"{self.duplicates} of {self.rows} rows are duplicates")
+        return "; ".join(parts) + "."
+
+    def warnings(self) -> list[str]:
+        """What somebody should look at, a line each: the rows that were dropped as invalid, and many duplicates."""
+        lines = _shortened([f"dropped {line}" for line in self.invalid])
+        if self.duplicates >= MANY * self.rows:
+            lines.append(f"{self.duplicates} of {self.rows} rows are duplicates")
+        return lines
+
+
+def map_columns(
+    rows: Sequence[Row],
+    prompt_column: str = "prompt",
+    reference_column: str | None = None,
+    salience_column: str | None = None,
+    need_reference: bool = False,
+) -> list[Row]:
+    """Rows whose ``prompt`` is a text or a list of messages, and whose ``reference``, if any, is a text.
+
+    Without a column ``prompt``, ``messages`` is used: all turns up to the last user turn are the prompt, the
+    last assistant turn after it is the reference. Without ``reference_column``, ``reference`` or
+    ``completion`` is used where a row has it as text. Other columns stay as they are. A row whose prompt, or
+    whose demanded reference, is missing or not text keeps that as its problem; so does one with half a character.
+
+    Raises InputError when there are no rows, and when no row has a named column, with a suggestion.
+    """
+    if not rows:
+        raise InputError("the data set is empty: no rows to use. Name another data.source or data.split.")
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    if names:
+        if prompt_column == "prompt" and "prompt" not in names and "messages" in names:
+            prompt_column = "messages"
+        _demand(names, "prompt", prompt_column, rows)
+        for kind, column in (("reference", reference_column), ("salience", salience_column)):
+            if column is not None:
+                _demand(names, kind, column, rows)
+    demanded = need_reference or reference_column is not None
+    columns = (reference_column,) if reference_column else ("reference", "completion")
+    return [row if row.problem else _mapped(row, prompt_column, columns, demanded) for row in rows]
+
+
+def refuse_invalid(rows: Sequence[Row], skip_invalid: bool = False) -> None:
+    """Find before any tokenizer is loaded what `encode` would refuse for: rows with a problem, or nothing but such.
+
+    Raises InputError, as `encode` does.
+    """
+    invalid = [f"{row.place}: {row.problem}." for row in rows if row.problem]
+    if invalid and not skip_invalid:
+        raise InputError("\n".join(_shortened([line + MEND for line in invalid])))
+    _demand_some(len(rows) - len(invalid), DataReport(rows=len(rows), invalid=invalid))
+
+
+def _demand(names: list[str], kind: str, column: str, rows: Sequence[Row]) -> None:
+    if column in names:
+        return
+    texts = {name for row in rows[:SHOWN] for name, value in row.values.items() if isinstance(value, str)}
+    likely = [name for name in PROMPT_NAMES if name in texts] if kind == "prompt" else []
+    meant = near(column, names) or next(iter([*likely, *(name for name in names if name in texts)]), None)
+    raise InputError(
+        f"no {column!r} column; found {', '.join(map(repr, names))}."
+        + (f" Did you mean data.{kind}_column: {meant}?" if meant else "")
+    )
+
+
+def _mapped(row: Row, prompt_column: str, reference_columns: tuple[str, ...], demanded: bool) -> Row:
+    values: dict[str, Any] = dict(row.values)
+    if prompt_column not in values:
+        return replace(row, problem=f"no {prompt_column!r}")
+    prompt, reply = values[prompt_column], None
+    try:
+        if isinstance(prompt, list):
+            prompt, reply = last_exchange(prompt)
+        elif not isinstance(prompt, str):
+            raise ValueError(f"prompt must be text, got {_shown(prompt)}")
+        elif not prompt.strip():
+            raise ValueError("prompt is empty")
+        given = next((values[name] for name in reference_columns if values.get(name) is not None), reply)
+        if isinstance(given, list) and given and all(isinstance(turn, dict) for turn in given):
+            given = given[-1].get("content")
+        demand_whole(
+            "prompt", prompt if isinstance(prompt, str) else "".join(turn["content"] for turn in prompt)
+        )
+        if isinstance(given, str):
+            demand_whole("reference", given)
+        if demanded and not isinstance(given, str):
+            raise ValueError(f"reference must be text, got {_shown(given)}")
+        if demanded and not str(given).strip():
+            raise ValueError("reference is empty")
+    except ValueError as error:
+        return replace(row, problem=str(error))
+    values["prompt"] = prompt
+    if isinstance(given, str):
+        values["reference"] = given
+    return replace(row, values=values)
+
+
+def demand_whole(name: str, text: str) -> None:
+    """Raises ValueError in words for a text that no tokenizer reads: JSON may hold half a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} holds half of a surrogate pair, which is no character") from None
+
+
+def encode(
+    rows: Sequence[Row],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    max_prompt_tokens: int | None = None,
+    overlong: Overlong = "error",
+    skip_invalid: bool = False,
+    distinct: bool = False,
+    context: int | None = None,
+    new_tokens: int = 0,
+    new_tokens_key: str = "sampling.max_new_tokens",
+) -> tuple[list[Prompt], DataReport]:
+    """Prompts as the model reads them, in the order of the mapped ``rows``, and what became of every row.
+
+    ``context`` is what prompt and ``new_tokens`` must fit into together (encoder-decoders: the encoder's
+    context, and 0); ``new_tokens_key`` is where the user set that. With ``distinct`` a prompt that several rows
+    have is encoded once, for the first of them. ``index`` of a prompt is its place in ``rows``, whatever was
+    dropped before it.
+
+    Raises InputError with one line for each bad row (unless ``skip_invalid``) or overlong row (unless
+    ``overlong`` allows it), and when no row is left.
+    """
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"{tokenizer.name_or_path or 'the tokenizer'} is a slow tokenizer, which does not tell which "
+            "characters a token stands for. Use its fast version (tokenizer.json)."
+        )
+    limit = _limit(max_prompt_tokens, context, new_tokens, new_tokens_key)
+    report, prompts, refused = DataReport(rows=len(rows)), [], []
+    special = frozenset(tokenizer.all_special_ids)
+    contents, asked = set[int](), set[str]()
+    for index, row in enumerate(rows):
+        if not row.problem:
+            content, key = hash(repr(row.values)), str(row.values["prompt"])
+            report.duplicates += content in contents
+            contents.add(content)
+            if distinct and key in asked:
+                report.repeated += 1
+                continue
+            asked.add(key)
+        try:
+            prompt = _prompt(row, index, tokenizer, special)
+        except ValueError as error:
+            report.invalid.append(f"{row.place}: {error}.")
+            continue
+        tokens = len(prompt.ids)
+        if limit is None or tokens <= limit:
+            prompts.append(prompt)
+        elif overlong == "error":
+            refused.append(f"{row.place}: {_too_long(tokens, max_prompt_tokens, context, new_tokens)}")
+        elif overlong == "drop" or (cut := truncated(prompt, limit, overlong == "truncate_left")) is None:
+            report.overlong += 1
+        else:
+            report.truncated += 1
+            prompts.append(cut)
+    if refused or (report.invalid and not skip_invalid):
+        invalid = [] if skip_invalid else [line + MEND for line in report.invalid]
+        raise InputError("\n".join(_shortened(invalid + refused)))
+    report.used = len(prompts)
+    _demand_some(report.used, report)
+    return prompts, report
+
+
+def _demand_some(usable: int, report: DataReport) -> None:
+    if not usable:
+        raise InputError(f"none of {report.rows} rows can be used: {report}")
+
+
+def _limit(
+    max_prompt_tokens: int | None, context: int | None, new_tokens: int, new_tokens_key: str
+) -> int | None:
+    if context is not None and context <= new_tokens:
+        raise InputError(
+            f"{new_tokens} new tokens leave no room for a prompt in {context} context. "
+            f"Lower {new_tokens_key}."
+        )
+    limits = [max_prompt_tokens, None if context is None else context - new_tokens]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _too_long(tokens: int, max_prompt_tokens: int | None, context: int | None, new_tokens: int) -> str:
+    ways = "set data.overlong to drop, truncate_left or truncate_right."
+    if max_prompt_tokens is not None and tokens > max_prompt_tokens:
+        return f"{tokens} prompt tokens > {max_prompt_tokens} data.max_prompt_tokens. Raise it, or {ways}"
+    return f"{tokens} prompt + {new_tokens} new tokens > {context} context. Set data.max_prompt_tokens, and {ways}"
+
+
+def _prompt(row: Row, index: int, tokenizer: PreTrainedTokenizerBase, special: frozenset[int]) -> Prompt:
+    """Raises ValueError in words for a row that cannot be used."""
+    if row.problem:
+        raise ValueError(row.problem)
+    prompt = row.values["prompt"]
+    conversational = not isinstance(prompt, str)
+    text, content = render(prompt, tokenizer) if conversational else (prompt, ((0, len(prompt)),))
+    demand_whole("prompt", text)  # a template writes more of a conversation than its contents
+    # A chat template writes the special tokens itself; the tokenizer must not add them a second time.
+    encoded = tokenizer(
+        text, add_special_tokens=not conversational, return_offsets_mapping=True, verbose=False
+    )
+    made = Prompt(
+        text=text,
+        ids=tuple(encoded["input_ids"]),
+        offsets=tuple(encoded["offset_mapping"]),
+        content=content,
+        index=index,
+        row=row.values,
+    )
+    if all(made.ids[token] in special for token in content_tokens(made)):
+        raise ValueError("no content tokens: special or unknown tokens only")
+    return made
+
+
+def _shortened(lines: list[str]) -> list[str]:
+    return lines[:SHOWN] + ([f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool | int | float):
+        return json.dumps(value)
+    return {dict: "a mapping", list: "a list"}.get(type(value), type(value).__name__)

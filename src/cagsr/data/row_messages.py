@@ -1,0 +1,51 @@
+"""What became of the rows of a data set, said once by every command that reads one."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from cagsr.io.terminal import say
+
+if TYPE_CHECKING:
+    from cagsr.data.prompts import DataReport
+    from cagsr.models.policy import Policy
+
+__all__ = ["say_cut", "say_few", "say_not_measured", "say_rows"]
+
+# The bootstrap's intervals are too narrow over few things; from here on that hardly shows.
+MANY_PROMPTS = 20
+
+
+def say_rows(console: Console, what: str, report: "DataReport") -> None:
+    """A line of counts, and a warning for each row that was dropped as invalid (the first ten) and for duplicates."""
+    say(console, f"{what}: {report}")
+    for line in report.warnings():
+        say(console, f"warning: {line}", style="yellow")
+
+
+def say_few(console: Console, prompts: int) -> None:
+    """A warning where intervals over the evaluated prompts say too much."""
+    if prompts < MANY_PROMPTS:
+        warning = (
+            f"intervals over {prompts} prompts are too narrow, and their p-values too small; evaluate on more"
+        )
+        say(console, f"warning: {warning}", style="yellow")
+
+
+def say_not_measured(console: Console, measured_by: Mapping[str, Any]) -> None:
+    """A warning for each metric that was asked for and could not be measured (``Scoreboard.describe``)."""
+    for metric, reason in measured_by.get("not_measured", {}).items():
+        say(console, f"warning: {metric} is not measured: {reason}", style="yellow")
+
+
+def say_cut(
+    console: Console, policy: "Policy", what: str, texts: Sequence[str], limit: int, key: str
+) -> None:
+    """A warning where texts have more tokens than the ``limit`` of a ``key``: they are read up to there."""
+    longer = sum(len(row) > limit for row in policy.encode(list(texts)))
+    if longer:
+        warning = (
+            f"{longer} of {len(texts)} {what} are longer than {key} ({limit}) and are cut there; raise it"
+        )
+        say(console, f"warning: {warning}", style="yellow")

@@ -1,0 +1,252 @@
+"""`cagsr eval`: models side by side on held-out prompts, with paired intervals."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from cagsr.config import Config
+from cagsr.data import splits
+from cagsr.data.row_messages import say_few, say_not_measured, say_rows
+from cagsr.distributed.launcher import refuse_unseen
+from cagsr.distributed.process_group import World, accelerated
+from cagsr.errors import InputError
+from cagsr.evaluation import metrics_from_config as instruments
+from cagsr.evaluation.evaluator import Answers, answer, measure_signals, read_by, spread_of
+from cagsr.evaluation.scoreboard import Scoreboard, on_common_prompts, preference_summary
+from cagsr.io.quiet_libraries import silence_libraries
+from cagsr.io.terminal import say
+from cagsr.metrics.bootstrap import summarise
+from cagsr.models.policy import Policy
+from cagsr.models.sampling import Sampling
+from cagsr.rewards.reward import Reward
+from cagsr.tasks.task import Checker
+from cagsr.training import assembly as build
+from cagsr.types import Prompt, Rollout
+
+__all__ = ["evaluate", "named_models", "split_arguments"]
+
+
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Models and overrides. Only ``SECTION.KEY=VALUE`` is an override: a model's name may have dots as well."""
+    overrides = [
+        argument
+        for argument in arguments
+        if "=" in argument
+        and "." in argument.partition("=")[0]
+        and argument.partition(".")[0] in Config.model_fields
+    ]
+    return [argument for argument in arguments if argument not in overrides], overrides
+
+
+def named_models(arguments: Sequence[str]) -> dict[str, str]:
+    """``NAME=PATH`` or ``PATH`` each; a path's own name is used where it is not ``model`` or ``best``."""
+    found: dict[str, str] = {}
+    for argument in arguments:
+        name, separator, path = argument.partition("=")
+        if not separator:
+            path, parts = argument, Path(argument).absolute().parts
+            name = parts[-2] if parts[-1] in ("model", "best") else parts[-1]
+        if name in found:
+            raise InputError(f"two models are called {name!r}; name them: NAME=PATH")
+        found[name] = path
+    return found
+
+
+def evaluate(
+    config: Config, models: dict[str, str], split: str, greedy: bool, console: Console
+) -> dict[str, Any]:
+    """Every model on the same prompts; differences of each to the first. The shape is that of the demo's summary.
+
+    Greedy by default; otherwise the mean over K samples of each prompt, at the config's sampling. Without labels:
+    ``reward`` relative to the first model, each of its signals, ``finished``, ``repeated_trigrams``, ``length`` in
+    the model's own tokens; and the slot metrics where there is a checker. The first model's attention judges the
+    responses of all. What ``metrics`` asks for comes on top; a judge and people speak of a prompt's first response.
+    ``train`` takes the first ``data.evaluation_count`` prompts that were trained on.
+
+    Raises InputError where no prompt fits all models.
+    """
+    silence_libraries()
+    started = time.perf_counter()
+    if split != "train":
+        splits.check_evaluation_data(config)
+    instruments.check_metrics(config)
+    checker = build.build_checker(config)
+    reward = build.build_reward(config, checker)
+    world = World(accelerated())
+    refuse_unseen(world.size)
+    console.quiet = world.rank > 0
+    if splits.chose_best(config, split):
+        say(console, f"{split} prompts: also used to choose best/, so its numbers are a little too good")
+    sampling = build.build_sampling(config)
+    decoding = sampling.greedy() if greedy else sampling
+    asked, answers, observer, scoreboard = _answered(
+        config, models, split, decoding, reward, checker, world, console
+    )
+    common = asked[list(asked)[-1]]
+    say_few(console, len(common))
+    values, responses = _on_common(asked, answers, common, observer, scoreboard)
+    first, *others = values
+    # Once, not by every process: each question to a judge has its price.
+    say_not_measured(console, scoreboard.describe())
+    said = _opinions(config, scoreboard, common, responses) if world.rank == 0 else {}
+    for name, opinions in said.pop("values", {}).items():
+        values[name] |= opinions
+    return {
+        "task": config.data.task or config.data.source,
+        "seed": config.train.seed,
+        "split": split,
+        "decoding": "greedy" if greedy else f"{sampling.candidates} samples a prompt",
+        "prompts": len(common),
+        "seconds": round(time.perf_counter() - started, 1),
+        **summarise(values, [(other, first) for other in others]),
+        "measured_by": scoreboard.describe(),
+        **said,
+    }
+
+
+def _answered(
+    config: Config,
+    models: dict[str, str],
+    split: str,
+    decoding: Sampling,
+    reward: Reward,
+    checker: Checker | None,
+    world: World,
+    console: Console,
+) -> tuple[dict[str, list[Prompt]], dict[str, Answers], "Observer", Scoreboard]:
+    """Of every model the prompts that all so far could read, and its answers; the first one judges them all."""
+    asked: dict[str, list[Prompt]] = {}
+    answers: dict[str, Answers] = {}
+    observer = scoreboard = None
+    rows = splits.read_rows(config, split)
+    for name, path in models.items():
+        chosen = config.model.model_copy(update={"name": path})
+        alone = config.model_copy(update={"model": chosen})
+        policy = build.build_policy(alone)
+        policy.to(world.device)
+        prompts, report = splits.build_prompts(config, policy, split, rows=rows)
+        say_rows(console, f"{name}, {split} prompts", report)
+        prompts = prompts[: config.data.evaluation_count]
+        if observer is None:
+            observer = Observer(config, policy, prompts, reward, world)
+            scoreboard = instruments.build_scoreboard(alone, policy, checker, split)
+        prompts = _shared(prompts, asked, name)
+        asked[name] = prompts
+        answers[name] = answer(
+            policy,
+            prompts,
+            decoding,
+            world=world,
+            prompts_per_pass=max(1, config.train.micro_batch // decoding.candidates),
+            seed=config.train.seed,
+            measure=observer.measures(policy),
+        )
+    assert observer is not None, "at least one model"
+    assert scoreboard is not None
+    return asked, answers, observer, scoreboard
+
+
+def _on_common(
+    asked: dict[str, list[Prompt]],
+    answers: dict[str, Answers],
+    common: list[Prompt],
+    observer: "Observer",
+    scoreboard: Scoreboard,
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[str]]]:
+    """Metrics and first responses of every model on the ``common`` prompts; the first one's reward has mean 0."""
+    values, responses = {}, {}
+    for name, prompts in asked.items():
+        measured = scoreboard.values(prompts, answers[name]) | observer.values(answers[name])
+        kept = np.isin([prompt.index for prompt in prompts], [prompt.index for prompt in common])
+        values[name] = {metric: array[kept] for metric, array in measured.items()}
+        responses[name] = [answers[name].responses[row][0] for row in np.flatnonzero(kept)]
+    base = next(iter(values.values()))["reward"].mean()
+    for metrics in values.values():
+        metrics["reward"] = metrics["reward"] - base
+    return values, responses
+
+
+def _opinions(
+    config: Config, scoreboard: Scoreboard, prompts: list[Prompt], responses: dict[str, list[str]]
+) -> dict[str, Any]:
+    """``values`` of what a judge and people said, on the prompts where they said it of every system; ``opinions``,
+    the counts; and ``preferences`` of each system against the first. Empty where nobody was asked.
+    """
+    given = {name: scoreboard.opinions(name, prompts, texts) for name, texts in responses.items()}
+    if not any(opinions.counts for opinions in given.values()):
+        return {}
+    found: dict[str, Any] = {
+        "values": on_common_prompts({name: opinions.values for name, opinions in given.items()}),
+        "opinions": {name: opinions.counts for name, opinions in given.items()},
+    }
+    if config.metrics.judge is not None and config.metrics.judge.pairwise:
+        first, *others = responses
+        found["preferences"] = {
+            f"{other}-{first}": preference_summary(
+                scoreboard.preferences(prompts, responses[other], responses[first])
+            )
+            for other in others
+        }
+    return found
+
+
+class Observer:
+    """The first model, as the observer of every model's responses, in its own tokens."""
+
+    def __init__(
+        self, config: Config, policy: Policy, prompts: Sequence[Prompt], reward: Reward, world: World
+    ):
+        self.policy, self.reward = policy, reward
+        self.prompts = {prompt.index: prompt for prompt in prompts}
+        salience = build.build_salience(config, prompts)
+        self._measure = measure_signals(reward, policy, salience)
+        self.spread = spread_of(
+            policy,
+            prompts,
+            build.build_sampling(config),
+            reward,
+            self._measure,
+            world=world,
+            prompts_per_pass=config.train.micro_batch,
+        )
+
+    def measures(self, policy: Policy) -> Callable[[Rollout], torch.Tensor]:
+        """The signals of ``policy``'s responses: of its very tokens where both models read them alike."""
+        alike = (
+            policy.tokenizer.get_vocab() == self.policy.tokenizer.get_vocab()
+            and policy.eos_ids == self.policy.eos_ids
+            and policy.readable.kind == self.policy.readable.kind
+        )
+
+        def measure(rollout: Rollout) -> torch.Tensor:
+            prompts = [self.prompts[prompt.index] for prompt in rollout.prompts]
+            same = alike and [p.ids for p in prompts] == [p.ids for p in rollout.prompts]
+            return self._measure(rollout if same else read_by(self.policy, rollout, prompts))
+
+        return measure
+
+    def values(self, answers: Answers) -> dict[str, np.ndarray]:
+        """``reward`` and ``signal/NAME``, [P] each; the reward's zero is still to be chosen."""
+        assert answers.signals is not None
+        signals = torch.from_numpy(answers.signals).double()
+        rewards = self.reward.relative(signals, torch.zeros_like(self.spread), self.spread)
+        means = signals.mean(1).unbind(-1)
+        return {"reward": rewards.mean(1).numpy()} | {
+            f"signal/{name}": mean.numpy() for name, mean in zip(self.reward.names, means, strict=True)
+        }
+
+
+def _shared(prompts: list[Prompt], asked: dict[str, list[Prompt]], name: str) -> list[Prompt]:
+    """Those of ``prompts`` that every model so far was asked. Raises InputError when there is none."""
+    indices = set.intersection(*({p.index for p in some} for some in (prompts, *asked.values())))
+    if not indices:
+        raise InputError(
+            f"{name} and {', '.join(asked)} have no prompt in common: each dropped what the other can read. "
+            "Lower data.max_prompt_tokens with data.overlong: truncate_right, or evaluate them one by one."
+        )
+    return [prompt for prompt in prompts if prompt.index in indices]

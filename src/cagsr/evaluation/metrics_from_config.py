@@ -1,0 +1,89 @@
+"""From a config to what responses are measured by."""
+
+from typing import Any
+
+from cagsr.config import Config
+from cagsr.data.splits import build_references
+from cagsr.errors import InputError
+from cagsr.evaluation.perplexity import FollowUp
+from cagsr.evaluation.scoreboard import Scoreboard
+from cagsr.io.provenance import identity
+from cagsr.metrics.endpoint import Endpoint, refuse_secrets
+from cagsr.metrics.judge import Judge
+from cagsr.metrics.local_model import LocalModel
+from cagsr.metrics.ratings import read_ratings
+from cagsr.metrics.relevance import MINILM, Relevance, minilm_directory
+from cagsr.metrics.rouge import rouge_l
+from cagsr.models.load import load_model, load_tokenizer, make_policy
+from cagsr.models.policy import Policy
+from cagsr.tasks.task import Checker
+from cagsr.training.assembly import base_name
+
+__all__ = ["build_scoreboard", "check_metrics"]
+
+
+def check_metrics(config: Config) -> None:
+    """Raises InputError for a metric whose package or file is missing, and for a key in the judge's URL.
+
+    Before any model is loaded and anything is written.
+    """
+    given = config.metrics
+    if given.judge is not None and given.judge.endpoint is not None:
+        refuse_secrets(given.judge.endpoint)
+    if given.relevance_model == MINILM:
+        minilm_directory()
+    if given.rouge:
+        rouge_l()
+    if given.ratings is not None:
+        read_ratings(given.ratings)
+
+
+def build_scoreboard(
+    config: Config, base: Policy, checker: Checker | None, split: str = "heldout"
+) -> Scoreboard:
+    """All that ``metrics`` asks for. ``base`` is frozen: it is the model of the follow-up perplexity, if that is
+    ``base``; and what else is loaded goes to its device.
+    """
+    check_metrics(config)
+    given, device = config.metrics, base.device
+    relevance = judge = followup = None
+    which: dict[str, Any] = {}
+    if given.relevance_model is not None:
+        relevance = Relevance(given.relevance_model, given.relevance_revision, device)
+    if given.perplexity_model is not None:
+        named = given.perplexity_model
+        frozen = base if named == "base" else _frozen(config, named).to(device)
+        followup = FollowUp(frozen, config.train.micro_batch)
+        own = (base_name(config), config.model.revision)
+        asked_for = own if named == "base" else (named, given.perplexity_revision)
+        which = identity(*asked_for, getattr(frozen.model.config, "_commit_hash", None))
+    if given.judge is not None:
+        asked = given.judge
+        if asked.endpoint is not None:
+            judge = Judge(Endpoint(asked.endpoint, asked.model, asked.timeout))
+        else:
+            judge = Judge(LocalModel(asked.model, asked.revision, device))
+    return Scoreboard(
+        checker=checker,
+        references=build_references(config, split),
+        relevance=relevance,
+        rouge=rouge_l() if given.rouge else None,
+        followup=followup,
+        followup_column=given.followup_column,
+        followup_model=which,
+        judge=judge,
+        judged=0 if given.judge is None else given.judge.prompts,
+        ratings=None if given.ratings is None else read_ratings(given.ratings),
+    )
+
+
+def _frozen(config: Config, name: str) -> Policy:
+    """A model of another name, in evaluation only: no critic, no adapter, no code of its own."""
+    revision = config.metrics.perplexity_revision
+    try:
+        loaded, _ = load_model(name, revision=revision, dtype=config.model.dtype)
+        policy = make_policy(loaded, load_tokenizer(name, revision=revision))
+    except InputError as error:
+        problem = str(error).replace("model.name", "metrics.perplexity_model")
+        raise InputError(problem) from error
+    return policy.requires_grad_(False)

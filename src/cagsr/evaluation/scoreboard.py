@@ -1,0 +1,239 @@
+"""Every number that is measured of a system's responses, by one object for all systems."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from cagsr.errors import InputError
+from cagsr.evaluation.evaluator import Answers, values_of
+from cagsr.evaluation.perplexity import FollowUp
+from cagsr.metrics.bootstrap import interval
+from cagsr.metrics.judge import Judge, Preferences
+from cagsr.metrics.ratings import ASPECTS, Ratings
+from cagsr.metrics.relevance import Relevance
+from cagsr.metrics.text import distinct, distinct_in_corpus, exact_match, word_count
+from cagsr.tasks.task import Checker
+from cagsr.types import Prompt
+
+__all__ = ["Opinions", "Scoreboard", "on_common_prompts", "preference_summary", "prompt_key", "written"]
+
+RATINGS = {"overall": "rating", "relevance": "rating_relevance", "coherence": "rating_coherence"}
+
+
+def prompt_key(prompt: Prompt) -> str:
+    """What a prompt's references are found by: the prompt of its row, before templates and truncation."""
+    return str(prompt.row.get("prompt", prompt.text))
+
+
+def written(prompt: Prompt) -> str:
+    """What the user wrote of a prompt, without its template."""
+    return "\n".join(prompt.text[start:end] for start, end in prompt.content)
+
+
+@dataclass(frozen=True)
+class Opinions:
+    """What a judge and people said: metric -> [P] from 1 to 5, NaN where a prompt has no opinion; and counts.
+
+    counts: judge_asked, judge_failures (answers that could not be read), human_ratings, and
+    human_ratings_of_other_responses (to this system and prompt, but not to the response that is measured).
+    """
+
+    values: dict[str, np.ndarray]
+    counts: dict[str, int]
+
+
+@dataclass
+class Scoreboard:
+    """What is None is not measured. Relevance, ROUGE-L and the rest are defined in their own modules.
+
+    references       prompt_key -> texts; ROUGE-L and exact match need one for every prompt
+    followup_column  column of the user's next turn; None: the prompt's own reference stands for it
+    followup_model   what ``describe`` says of the model in ``followup``
+    judged           so many prompts are judged, the first ones
+    not_measured     metric -> why, filled by `values`
+    """
+
+    checker: Checker | None = None
+    references: Mapping[str, list[str]] = field(default_factory=dict)
+    relevance: Relevance | None = None
+    rouge: Callable[[str, Sequence[str]], float] | None = None
+    followup: FollowUp | None = None
+    followup_column: str | None = None
+    followup_model: Mapping[str, Any] = field(default_factory=dict)
+    judge: Judge | None = None
+    judged: int = 0
+    ratings: Ratings | None = None
+    not_measured: dict[str, str] = field(default_factory=dict)
+
+    def values(self, prompts: Sequence[Prompt], answers: Answers) -> dict[str, np.ndarray]:
+        """Metric name -> [P] of one system, each the mean over a prompt's K responses; all finite.
+
+        Slot metrics (with a checker), length, finished, repeated_trigrams as `evaluation.values_of`; words and
+        distinct_2 always; exact_match and rouge_l where every prompt has a reference; relevance and followup_nll
+        where they are asked for. `metrics.directions` says which way is better.
+
+        Raises InputError where a prompt lacks the column of the next turn.
+        """
+        k = answers.tokens.shape[1]
+        rows = [
+            (prompt, text) for prompt, texts in zip(prompts, answers.responses, strict=True) for text in texts
+        ]
+        measured: dict[str, Any] = {
+            "words": [word_count(text) for _, text in rows],
+            "distinct_2": [distinct(text) for _, text in rows],
+            **self._to_references(rows),
+        }
+        if self.relevance is not None:
+            measured["relevance"] = self.relevance([written(p) for p, _ in rows], [text for _, text in rows])
+        if self.followup is not None and (targets := self._targets(prompts)) is not None:
+            following = [target for target in targets for _ in range(k)]
+            asked, texts = [prompt for prompt, _ in rows], [text for _, text in rows]
+            measured["followup_nll"] = self.followup.nll(asked, texts, following)
+        return values_of(answers, prompts, self.checker) | {
+            name: np.asarray(value, dtype=float).reshape(-1, k).mean(1) for name, value in measured.items()
+        }
+
+    def opinions(self, system: str, prompts: Sequence[Prompt], responses: Sequence[str]) -> Opinions:
+        """Ratings by the judge (``judge``) and by people (``rating``, ``rating_relevance``, ``rating_coherence``).
+
+        One response a prompt. A metric that nobody gave an opinion on is left out.
+        """
+        judged, people = self.judged_by_model(prompts, responses), self.people(system, prompts, responses)
+        return Opinions(judged.values | people.values, judged.counts | people.counts)
+
+    def judged_by_model(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Opinions:
+        """What the judge alone says, as `opinions`."""
+        if self.judge is None:
+            return Opinions({}, {})
+        asked = min(self.judged, len(prompts))
+        rated = self.judge.rate([written(prompt) for prompt in prompts[:asked]], responses[:asked])
+        counts = {"judge_asked": asked, "judge_failures": rated.failures}
+        return Opinions(_found({"judge": _padded(rated.ratings, len(prompts))}), counts)
+
+    def people(self, system: str, prompts: Sequence[Prompt], responses: Sequence[str]) -> Opinions:
+        """What people alone say, as `opinions`."""
+        if self.ratings is None:
+            return Opinions({}, {})
+        rows = [(system, self._rated(prompt), text) for prompt, text in zip(prompts, responses, strict=True)]
+        found = {aspect: [self.ratings.mean(*row, aspect) for row in rows] for aspect in ASPECTS}
+        counts = {
+            "human_ratings": sum(count for _, count in found["overall"]),
+            "human_ratings_of_other_responses": sum(self.ratings.of_other_responses(*row) for row in rows),
+        }
+        values = {RATINGS[aspect]: np.array([mean for mean, _ in given]) for aspect, given in found.items()}
+        return Opinions(_found(values), counts)
+
+    def preferences(
+        self, prompts: Sequence[Prompt], responses: Sequence[str], others: Sequence[str]
+    ) -> Preferences:
+        """Which of two systems' responses the judge prefers, values [P]: 1 for ``responses``; NaN where unasked."""
+        assert self.judge is not None, "preferences need a judge"
+        asked = min(self.judged, len(prompts))
+        found = self.judge.prefer([written(p) for p in prompts[:asked]], responses[:asked], others[:asked])
+        return Preferences(_padded(found.values, len(prompts)), found.disagreements, found.failures)
+
+    def corpus(self, answers: Answers) -> dict[str, float]:
+        """Numbers of a system as a whole, which have no interval."""
+        texts = [text for texts in answers.responses for text in texts]
+        return {"distinct_2": distinct_in_corpus(texts)}
+
+    def describe(self) -> dict[str, Any]:
+        """What was measured by what: models with revision or hash, packages with version, and what was not and why."""
+        said: dict[str, Any] = {}
+        if self.relevance is not None:
+            said["relevance"] = self.relevance.describe()
+        if self.rouge is not None:
+            said["rouge_l"] = {"package": "rouge-score", "version": version("rouge-score"), "stemmer": True}
+        if self.followup is not None:
+            said["followup_nll"] = {**self.followup_model, "target": self.followup_column or "reference"}
+        if self.judge is not None:
+            said["judge"] = {**self.judge.describe(), "prompts": self.judged}
+        if self.references:
+            texts = sum(map(len, self.references.values()))
+            said["references"] = {"prompts": len(self.references), "texts": texts}
+        if self.not_measured:
+            said["not_measured"] = dict(self.not_measured)
+        return said
+
+    def _to_references(self, rows: Sequence[tuple[Prompt, str]]) -> dict[str, list[float]]:
+        measures: dict[str, Callable[[str, Sequence[str]], float]] = {"exact_match": exact_match}
+        if self.rouge is not None:
+            measures["rouge_l"] = self.rouge
+        found = [self.references.get(prompt_key(prompt), []) for prompt, _ in rows]
+        if missing := sum(not texts for texts in found):
+            if missing < len(found) or self.rouge is not None:
+                reason = f"{missing} of {len(found)} responses have no reference"
+                self.not_measured |= dict.fromkeys(measures, reason)
+            return {}
+        return {
+            name: [measure(text, texts) for (_, text), texts in zip(rows, found, strict=True)]
+            for name, measure in measures.items()
+        }
+
+    def _targets(self, prompts: Sequence[Prompt]) -> list[str] | None:
+        column = self.followup_column or "reference"
+        found = [prompt.row.get(column) for prompt in prompts]
+        missing = [
+            p for p, text in zip(prompts, found, strict=True) if not (isinstance(text, str) and text.strip())
+        ]
+        if not missing:
+            return [str(text) for text in found]
+        reason = f"{len(missing)} of {len(prompts)} prompts have no text as {column!r}"
+        if self.followup_column is not None:
+            raise InputError(
+                f"metrics.followup_column: {reason} (first: row {missing[0].index + 1}, with the columns "
+                f"{', '.join(map(repr, missing[0].row))}). Name another column, or set metrics.perplexity_model: null"
+            )
+        self.not_measured["followup_nll"] = reason
+        return None
+
+    def _rated(self, prompt: Prompt) -> str:
+        # A conversation's prompt is a list in its row; people saw, and rated, its text.
+        given = prompt.row.get("prompt", prompt.text)
+        return given if isinstance(given, str) else prompt.text
+
+
+def on_common_prompts(systems: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+    """Opinions [P] or [seeds, P] cut to the prompts where a metric is finite for every system (and seed).
+
+    A metric that a system lacks, or that no prompt has for all of them, is left out: nothing could be compared.
+    """
+    first, *others = systems.values()
+    kept: dict[str, dict[str, np.ndarray]] = {name: {} for name in systems}
+    for metric in first:
+        if not all(metric in other for other in others):
+            continue
+        finite = [np.isfinite(np.atleast_2d(values[metric])).all(0) for values in systems.values()]
+        common = np.logical_and.reduce(finite)
+        for name, values in systems.items():
+            if common.any():
+                kept[name][metric] = values[metric][..., common]
+    return kept
+
+
+def preference_summary(found: Preferences, level: float = 0.95) -> dict[str, Any]:
+    """Mean in [0, 1] with its interval (.5: no preference), and wins, ties, losses, disagreements, failures.
+
+    ``found.values`` are [P], or [seeds P]; mean and interval are of the prompts that were judged with every seed.
+    """
+    table = np.atleast_2d(found.values)
+    values = table[:, np.isfinite(table).all(0)]
+    counts = {
+        "wins": int((table == 1).sum()),
+        "ties": int((table == 0.5).sum()),
+        "losses": int((table == 0).sum()),
+        "disagreements": found.disagreements,
+        "failures": found.failures,
+    }
+    return counts | (interval(values, level=level).as_dict() if values.size else {})
+
+
+def _found(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: value for name, value in values.items() if np.isfinite(value).any()}
+
+
+def _padded(values: np.ndarray, length: int) -> np.ndarray:
+    return np.concatenate([values, np.full(length - len(values), np.nan)])

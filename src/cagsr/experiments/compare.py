@@ -1,0 +1,281 @@
+"""`cagsr compare`: every system on the same base, prompts, sampling and budget, and a table to believe."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from cagsr.config import Config, check_paths
+from cagsr.data import splits
+from cagsr.data.row_messages import say_few, say_not_measured
+from cagsr.distributed.process_group import accelerated
+from cagsr.errors import CagsrError, InputError
+from cagsr.evaluation import metrics_from_config as instruments
+from cagsr.evaluation.leaderboard import csv_text, markdown
+from cagsr.evaluation.paired_differences import compared
+from cagsr.evaluation.scoreboard import on_common_prompts, preference_summary
+from cagsr.experiments.runner import Arena
+from cagsr.experiments.systems import System, check_packages, resolve
+from cagsr.experiments.systems.recipe import NotForThisDataError
+from cagsr.io.atomic_write import write_atomically
+from cagsr.io.lock import LOCK
+from cagsr.io.provenance import identity
+from cagsr.io.quiet_libraries import silence_libraries, warn
+from cagsr.io.terminal import say
+from cagsr.report.command import report_at_end
+from cagsr.runs.directory import CONFIG, RUN, SUMMARY, RunDirectory
+from cagsr.runs.identity import of_start
+from cagsr.runs.session import starts_anew
+from cagsr.training import assembly as build
+from cagsr.training.run import READ, check_trackers
+from cagsr.training.sft_run import run_sft
+
+__all__ = ["compare", "quick"]
+
+BASE = "no-rl"
+# What may change when a comparison is resumed: no run that is there already depends on it.
+FREE = ("systems", "seeds", "labels", "directory", "control", "level", "length_tolerance")
+
+
+def quick(config: Config) -> Config:
+    """The same comparison, small: one seed, a third of the steps, fifty prompts, the fewest human pairs."""
+    given, train = config.compare, config.train
+    steps = min(train.steps, max(10, train.steps // 3))
+    asked = [count for count in given.labels if f"hybrid-{count}" in (given.systems or ())]
+    smaller = {
+        "train": train.model_copy(
+            update={"steps": steps, "warmup_steps": train.warmup_steps * steps // train.steps}
+        ),
+        "data": config.data.model_copy(update={"evaluation_count": min(50, config.data.evaluation_count)}),
+        "compare": given.model_copy(
+            update={
+                "seeds": given.seeds[:1],
+                "labels": asked or [min(given.labels)],
+                "directory": f"{given.directory}-quick",
+                "synthetic_pairs": min(200, given.synthetic_pairs),
+            }
+        ),
+    }
+    return config.model_copy(update=smaller)
+
+
+def compare(
+    config: Config, console: Console, *, resume: bool = False, accept_changes: bool = False
+) -> dict[str, Any]:
+    """Run all systems with all seeds; the summary that ``summary.json`` holds, with table.csv and table.md beside.
+
+    Every run is an ordinary run directory, ``SYSTEM/seed-N``, with ``responses.jsonl``: the held-out prompts, what
+    the system answered greedily, and every metric of it. ``resume`` goes on where an earlier comparison stopped.
+    """
+    silence_libraries()
+    systems = resolve(config.compare.systems, config.compare.labels)
+    systems = {BASE: systems.pop(BASE, resolve([BASE], [])[BASE]), **systems}
+    resolve([config.compare.control], config.compare.labels)  # a misspelt control would only not be there
+    directory = Path(config.compare.directory)
+    build.check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr compare")
+    _check(config, systems)
+    if resume and not RunDirectory.is_begun(directory):
+        say(console, starts_anew(directory))
+        resume = False
+    record = _open(config, directory, resume, accept_changes)
+    try:
+        return _run_all(config, console, directory, systems, record, resume, accept_changes)
+    finally:
+        record.close()
+
+
+def _check(config: Config, systems: Mapping[str, System]) -> None:
+    """Raises InputError for whatever can be wrong and needs no model to be seen: the base may take hours."""
+    check_packages(systems, config.compare.preferences is not None)
+    check_trackers(config.run.trackers)
+    instruments.check_metrics(config)
+    splits.check_evaluation_data(config)
+    splits.check_pairs(config)
+    checker = build.build_checker(config)
+    build.check_training(config, build.build_reward(config, checker))
+    if "policy-gradient" in systems:
+        build.check_signal("compare.conventional_reward", config.compare.conventional_reward, checker)
+
+
+def _run_all(
+    config: Config,
+    console: Console,
+    directory: Path,
+    systems: dict[str, System],
+    record: RunDirectory,
+    resume: bool,
+    accept_changes: bool,
+) -> dict[str, Any]:
+    started = time.perf_counter()
+    try:
+        config = _with_base(config, directory, console, accept_changes)
+        arena = Arena(config, directory, console, accept_changes)
+        if len(arena.prompts) < 2:
+            raise InputError(
+                "cagsr compare tells systems apart by how they differ from prompt to prompt, and only one is held out; "
+                "name more (data.evaluation_source, data.evaluation_count)"
+            )
+    except InputError:
+        if not resume:
+            _abandon(directory)
+        raise
+    say_few(console, len(arena.prompts))
+    if config.compare.control not in systems:
+        warn(
+            console,
+            f"no comparison with compare.control: {config.compare.control} is not among compare.systems",
+        )
+    record.check_identity(arena.inputs())  # what runs are measured on cannot be accepted otherwise
+    record.settle(arena.inputs())
+    not_for = _measure_all(arena, systems, config.compare.seeds, console)
+    summary = {
+        "task": config.data.task or config.data.source,
+        "base": build.base_name(config),
+        "base_model": arena.base_model(),
+        "seeds": list(config.compare.seeds),
+        "prompts": len(arena.prompts),
+        "budget": _budget(config),
+        **_compared(arena, config),
+        "not_for_this_data": not_for,
+        "warnings": arena.warnings,
+        "measured_by": arena.scoreboard.describe(),
+        "reward_models": _reward_models(directory),
+        "pairs_on_held_out_prompts_left_out": arena.held_out_pairs,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    say_not_measured(console, summary["measured_by"])
+    record.write_summary(summary)
+    write_atomically(directory / "table.csv", csv_text(summary))
+    write_atomically(directory / "table.md", markdown(summary))
+    report_at_end(directory, console)
+    return summary
+
+
+def _measure_all(
+    arena: Arena, systems: dict[str, System], seeds: Sequence[int], console: Console
+) -> dict[str, str]:
+    """Every system with every seed; returns those that are not for this data, with why."""
+    not_for: dict[str, str] = {}
+    done, total = count(1), len(seeds) * (len(systems) - 1) + 1  # the base is the same for all seeds
+    for seed in seeds:
+        bench = arena.bench(seed)
+        for name, system in systems.items():
+            if name == BASE and seed != seeds[0]:
+                continue
+            place = f"{next(done)}/{total}"
+            if name in not_for:
+                continue
+            try:
+                arena.measure(name, system, bench, place)
+            except NotForThisDataError as reason:
+                not_for[name] = str(reason)
+                arena.preferred.pop(name, None)
+                arena.found.pop(name, None)  # with some of the seeds only it cannot be compared
+                say(console, f"{place}  {name}: not for this data ({reason})")
+    return not_for
+
+
+def _open(config: Config, directory: Path, resume: bool, accept_changes: bool) -> RunDirectory:
+    check_paths(
+        config.model_copy(update={"run": config.run.model_copy(update={"directory": str(directory)})})
+    )
+    identity = _identity(config)
+    if not resume:
+        RunDirectory.refuse_used(directory)
+        return RunDirectory.create(directory, config.as_yaml(), identity)
+    record = RunDirectory.resume(directory)
+    try:
+        if not accept_changes:
+            record.check_identity(identity)
+        record.settle(identity)
+        write_atomically(directory / CONFIG, config.as_yaml())
+    except CagsrError:
+        record.close()
+        raise
+    return record
+
+
+def _abandon(directory: Path) -> None:
+    """Take away the files of a start that failed, where nothing else is there: the place is free again."""
+    written = {directory / RUN, directory / CONFIG}
+    # The lock stays: somebody may be waiting for it.
+    if set(directory.iterdir()) == {*written, directory / LOCK}:
+        for path in written:
+            path.unlink()
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    """What all runs of a comparison share, beside what `Arena.inputs` tells."""
+    compare = [f"compare.{key}" for key in type(config.compare).model_fields if key not in FREE]
+    # People rate what the systems answered, so their ratings come last.
+    metrics = [f"metrics.{key}" for key in type(config.metrics).model_fields if key != "ratings"]
+    return of_start(
+        config, (*READ, "sft", *metrics, *compare), accelerated(mixed_precision=config.train.mixed_precision)
+    )
+
+
+def _with_base(config: Config, directory: Path, console: Console, accept_changes: bool) -> Config:
+    """The config with the base in it: as named, or trained now (once), or the one that ships."""
+    if config.model.name is not None or config.sft.scratch is None:
+        return config
+    base = directory / "base"
+    if not (base / SUMMARY).exists() or "stopped" in (RunDirectory(base, "").summary() or {}):
+        sft = config.sft.model_copy(update={"directory": str(base)})
+        run_sft(
+            config.model_copy(update={"sft": sft}),
+            console,
+            resume=(base / RUN).exists(),
+            accept_changes=accept_changes,
+        )
+    return config.model_copy(update={"model": config.model.model_copy(update={"name": str(base / "model")})})
+
+
+def _compared(arena: Arena, config: Config) -> dict[str, Any]:
+    """Greedy: everything. Opinions: on the prompts that all have one. Sampled: the means. Cost: means over seeds."""
+    given = config.compare
+    against = [name for name in dict.fromkeys((BASE, given.control)) if name in arena.found]
+    sampled = {name: values for name in arena.found if (values := arena.sampled(name))}
+    opinions = on_common_prompts({name: arena.opinions(name) for name in arena.found})
+    return {
+        **compared(
+            {name: arena.greedy(name) for name in arena.found},
+            against,
+            level=given.level,
+            length_tolerance=given.length_tolerance,
+        ),
+        "opinions": compared(opinions, against, level=given.level),
+        "opinion_prompts": {
+            metric: values.shape[-1] for metric, values in next(iter(opinions.values())).items()
+        },
+        "preferences": {
+            f"{name}-{BASE}": preference_summary(arena.preferences(name), level=given.level)
+            for name in arena.preferred
+        },
+        "sampled": compared(sampled, [], level=given.level)["systems"],
+        "cost": {name: arena.cost(name) for name in arena.found},
+    }
+
+
+def _reward_models(directory: Path) -> dict[str, Any]:
+    """Which weights each reward model has, what it was trained on, how well it tells pairs that it was not."""
+    found = sorted((directory / "reward-models").glob("*/training.json"))
+    return {
+        path.parent.name: {**identity(str(path.parent)), **json.loads(path.read_text(encoding="utf-8"))}
+        for path in found
+    }
+
+
+def _budget(config: Config) -> dict[str, Any]:
+    train, sampling = config.train, config.sampling
+    return {
+        "steps": train.steps,
+        "prompts_per_step": train.prompts_per_step,
+        "candidates": sampling.candidates,
+        "responses": train.steps * train.prompts_per_step * sampling.candidates,
+        "temperature": sampling.temperature,
+        "learning_rate": train.learning_rate,
+    }

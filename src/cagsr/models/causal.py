@@ -1,0 +1,129 @@
+"""Causal language models: one sequence ``[prompt | response]``, read by self-attention."""
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from cagsr.attention.capture import capture
+from cagsr.attention.shared_cache import SharedCache
+from cagsr.attention.shared_prompt import SharedPrompt
+from cagsr.attention.sharing import can_keep
+from cagsr.models.policy import Policy, Predictions, places
+from cagsr.types import Rollout
+
+__all__ = ["CausalPolicy"]
+
+
+class CausalPolicy(Policy):
+    """A prompt is computed once for all its responses, when sampling and when scoring (`attention.shared_prompt`).
+
+    Where a model cannot do that (``sharing`` says why), each response goes with a prompt of its own, padded on the
+    left, and position S - 1 + t of the sequence predicts response token t.
+    """
+
+    padding_side = "left"
+
+    def predict(self, rollout: Rollout, hidden: bool = False) -> Predictions:
+        if self.sharing.allows(rollout.prompt_ids.shape[1] + rollout.response_ids.shape[1]):
+            return self._sharing(SharedPrompt(rollout.prompt_mask, rollout.response_mask), rollout, hidden)
+        return self._one_by_one(rollout, hidden)
+
+    def read(self, rollout: Rollout) -> tuple[Predictions, Tensor]:
+        if self.sharing.allows(rollout.prompt_ids.shape[1] + rollout.response_ids.shape[1]):
+            shared = SharedPrompt(rollout.prompt_mask, rollout.response_mask)
+            with capture(self.readable) as reading:
+                predictions = self._sharing(shared, rollout, hidden=False)
+            return predictions, shared.on_columns(reading.attention)
+        prompt, response = rollout.prompt_ids.shape[1], rollout.response_ids.shape[1]
+        rows, columns = slice(prompt - 1, prompt - 1 + response), slice(0, prompt)
+        with capture(self.readable, rows, columns) as reading:
+            predictions = self._one_by_one(rollout, hidden=False)
+        return predictions, reading.attention
+
+    def _sharing(self, shared: SharedPrompt, rollout: Rollout, hidden: bool) -> Predictions:
+        """All prompts and all that is read of the responses as one row, each prompt once."""
+        keep = {"logits_to_keep": shared.predicting} if self.can_keep else {}
+        output = self.model(
+            input_ids=shared.row(rollout.prompt_ids, rollout.response_ids),
+            attention_mask=shared.mask,
+            position_ids=shared.positions,
+            shared_prompt=shared,
+            use_cache=False,
+            output_hidden_states=hidden,
+            **keep,
+        )
+        logits = output.logits[0] if keep else output.logits[0, shared.predicting]
+        states = output.hidden_states[-1][0, shared.predicting] if hidden else None
+        return Predictions(logits, shared.place, states)
+
+    def _one_by_one(self, rollout: Rollout, hidden: bool) -> Predictions:
+        """Each prompt again with each of its responses: for models that cannot share it."""
+        k, width = rollout.group_size, rollout.response_ids.shape[1]
+        ids = torch.cat([rollout.prompt_ids.repeat_interleave(k, 0), rollout.response_ids], 1)
+        mask = torch.cat([rollout.prompt_mask.repeat_interleave(k, 0), rollout.response_mask], 1)
+        keep = {"logits_to_keep": width + 1} if self.can_keep else {}
+        output = self.model(
+            input_ids=ids,
+            attention_mask=mask.long(),
+            position_ids=_positions(mask),
+            use_cache=False,
+            output_hidden_states=hidden,
+            **keep,
+        )
+        # The positions that predict the response: one before each of its tokens.
+        kept = output.logits[:, -width - 1 :]
+        states = output.hidden_states[-1][:, -width - 1 :].flatten(0, 1) if hidden else None
+        return Predictions(kept.flatten(0, 1), places(len(ids), width, width + 1, 0, ids.device), states)
+
+    def decoder(
+        self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool
+    ) -> "CausalDecoder":
+        return CausalDecoder(self, prompt_ids, prompt_mask, candidates, reads)
+
+    @property
+    def can_keep(self) -> bool:
+        return can_keep(getattr(self.model, "get_base_model", lambda: self.model)())
+
+
+class CausalDecoder:
+    """Every step is one row: first all prompts, then the last token of each response that is still written."""
+
+    def __init__(
+        self, policy: CausalPolicy, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool
+    ):
+        self.policy, self.prompt_ids, self.reads = policy, prompt_ids, reads
+        self.cache = SharedCache(prompt_mask, candidates)
+
+    def begin(self) -> Tensor:
+        logits = self._pass(self.cache.ids(self.prompt_ids), self.cache.ends)
+        return logits.repeat_interleave(self.cache.group_size, 0)
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        logits = self._pass(tokens[None], torch.arange(len(tokens), device=tokens.device))
+        self.cache.written += 1
+        return logits
+
+    def keep(self, rows: Tensor) -> None:
+        self.cache.keep(rows)
+
+    def _pass(self, ids: Tensor, predicting: Tensor) -> Tensor:
+        """[m V] logits at the places ``predicting`` of the row ``ids`` [1 m]."""
+        keep = {"logits_to_keep": predicting} if self.policy.can_keep else {}
+        with capture(self.policy.readable) if self.reads else nullcontext() as reading:
+            logits = self.policy.model(
+                input_ids=ids,
+                attention_mask=self.cache.mask,
+                position_ids=self.cache.positions,
+                shared_prompt=self.cache,
+                use_cache=False,
+                **keep,
+            ).logits[0]
+        if reading is not None:
+            self.attention = self.cache.on_columns(reading.attention[:, 0])
+        return logits if keep else logits[predicting]
+
+
+def _positions(mask: Tensor) -> Tensor:
+    """Positions count real tokens only, so padding on the left moves nothing."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)

@@ -1,0 +1,92 @@
+"""`cagsr doctor`: versions, devices, and what a model supports here."""
+
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+
+from cagsr.errors import CagsrError
+from cagsr.io.quiet_libraries import silence_libraries
+from cagsr.io.terminal import said
+from cagsr.models.load import load_model, load_tokenizer, make_policy
+
+__all__ = ["described", "doctor"]
+
+PACKAGES = (
+    "cagsr",
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "peft",
+    "tensorboard",
+    "wandb",
+    "trackio",
+)
+
+
+def doctor(model: str | None, revision: str | None = None, trust_remote_code: bool = False) -> dict[str, Any]:
+    """``{"versions", "devices", "model"}``; the model's part says which attention is read, or why it is refused."""
+    silence_libraries()
+    report: dict[str, Any] = {
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "devices": _devices(),
+    }
+    if model is not None:
+        report["model"] = _examine(model, revision, trust_remote_code)
+    return report
+
+
+def described(report: dict[str, Any]) -> list[str]:
+    """What `doctor` found, in lines for a person."""
+    lines = [said(f"{name} {version}" for name, version in report["versions"].items())]
+    lines += [f"device: {device}" for device in report["devices"]]
+    lines += [f"{key.replace('_', ' ')}: {_shown(value)}" for key, value in report.get("model", {}).items()]
+    return lines
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {part}" for key, part in value.items()) or "none"
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _devices() -> list[str]:
+    found = [f"cpu, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"]
+    found += [f"cuda:{i}, {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return found
+
+
+def _examine(name: str, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
+    where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        model, dropout = load_model(name, **where)
+        policy = make_policy(model, load_tokenizer(name, **where), dropout=dropout)
+    except CagsrError as error:
+        return {"name": name, "supported": False, "reason": str(error)}
+    return {
+        "name": name,
+        "supported": True,
+        "architecture": policy.readable.kind,
+        "attention": str(policy.readable),
+        "prompts": str(policy.sharing),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "end_of_sequence_ids": policy.eos_ids,
+        "chat_template": policy.tokenizer.chat_template is not None,
+        "fast_tokenizer": policy.tokenizer.is_fast,
+        "dropout_switched_off": dropout,
+    }

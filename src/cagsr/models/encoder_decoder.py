@@ -1,0 +1,146 @@
+"""Encoder-decoders: the prompt goes through the encoder, the response reads it by cross-attention."""
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
+from transformers.modeling_outputs import BaseModelOutput
+
+from cagsr.attention.capture import capture
+from cagsr.errors import UnsupportedModelError
+from cagsr.models.policy import Policy, Predictions, places
+from cagsr.types import Rollout
+
+__all__ = ["EncoderDecoderPolicy"]
+
+
+class EncoderDecoderPolicy(Policy):
+    """The decoder reads its prefix and response tokens 0 .. t - 1 and predicts token t: see `_decoder_inputs`.
+
+    The prefix is the decoder's start token and, where the model's generation config forces a first token (``<s>``
+    for many a BART, the language for mBART), that one too. It is given and not chosen, so it is no part of the
+    response: neither scored, nor trained, nor read.
+
+    Prompts are padded on the right: BART's learned positions count from column 0. The encoder runs once per
+    prompt, also with gradients; its K candidates share the result, and where the model allows it (``sharing``) the
+    keys and values that cross-attention makes of it.
+    """
+
+    padding_side = "right"
+
+    def __init__(self, *given: Any, **settings: Any):
+        super().__init__(*given, **settings)
+        # Kept, because `generate` runs under another generation config than the model's own.
+        self._prefix = _prefix(self.model.generation_config)
+
+    @property
+    def response_limit(self) -> int | None:
+        # The last token is read by nobody, so it needs no position.
+        return None if self.context is None else self.context - len(self._prefix) + 1
+
+    def predict(self, rollout: Rollout, hidden: bool = False) -> Predictions:
+        k = rollout.group_size
+        encoded, mask = self.encode_prompts(rollout.prompt_ids, rollout.prompt_mask), rollout.prompt_mask
+        if self.sharing.possible:
+            mask = mask[:, None, None]  # of four dimensions transformers hands it on as it is
+        else:
+            encoded, mask = encoded.repeat_interleave(k, 0), mask.repeat_interleave(k, 0).long()
+        output = self.model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
+            attention_mask=mask,
+            decoder_input_ids=self._decoder_inputs(rollout.response_ids),
+            use_cache=False,
+            output_hidden_states=hidden,
+        )
+        rows, width = rollout.response_ids.shape
+        first = len(self._prefix) - 1
+        states = output.decoder_hidden_states[-1].flatten(0, 1) if hidden else None
+        place = places(rows, width, first + width, first, self.device)
+        return Predictions(output.logits.flatten(0, 1), place, states)
+
+    def read(self, rollout: Rollout) -> tuple[Predictions, Tensor]:
+        prompt, response = rollout.prompt_ids.shape[1], rollout.response_ids.shape[1]
+        first = len(self._prefix) - 1
+        with capture(self.readable, slice(first, first + response), slice(0, prompt)) as reading:
+            predictions = self.predict(rollout)
+        return predictions, reading.attention
+
+    def decoder(
+        self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool
+    ) -> "EncoderDecoderDecoder":
+        return EncoderDecoderDecoder(self, prompt_ids, prompt_mask, candidates, reads)
+
+    def begun(self, rows: int) -> dict[str, Tensor]:
+        return {"decoder_input_ids": self.prefixes(rows)}
+
+    def encode_prompts(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
+        return self.model.get_encoder()(
+            input_ids=prompt_ids, attention_mask=prompt_mask.long()
+        ).last_hidden_state
+
+    def prefixes(self, rows: int) -> Tensor:
+        return torch.tensor([self._prefix], device=self.device).expand(rows, -1)
+
+    def _decoder_inputs(self, response_ids: Tensor) -> Tensor:
+        return torch.cat([self.prefixes(len(response_ids)), response_ids[:, :-1]], 1)
+
+
+class EncoderDecoderDecoder:
+    """Cross-attention's keys and values are made once per prompt, and shared until responses leave."""
+
+    def __init__(
+        self,
+        policy: EncoderDecoderPolicy,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        candidates: int,
+        reads: bool,
+    ):
+        self.model, self.readable, self.reads = policy.model, policy.readable, reads
+        self.candidates, self.shared = candidates, True
+        self.encoded = policy.encode_prompts(prompt_ids, prompt_mask)
+        self.mask = prompt_mask[:, None, None]
+        self.prefixes = policy.prefixes(candidates * len(prompt_ids))
+        config = policy.model.config
+        # Cross-attention has no window, whatever the config says of the decoder's own.
+        self.cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache())
+
+    def begin(self) -> Tensor:
+        return self._pass(self.prefixes)
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        return self._pass(tokens[:, None])
+
+    def keep(self, rows: Tensor) -> None:
+        prompts = rows
+        if self.shared:  # each row needs its prompt for itself once groups are no longer whole
+            prompts, self.shared = rows // self.candidates, False
+        self.cache.self_attention_cache.batch_select_indices(rows)
+        self.cache.cross_attention_cache.batch_select_indices(prompts)
+        self.mask, self.encoded = self.mask[prompts], self.encoded[prompts]
+
+    def _pass(self, ids: Tensor) -> Tensor:
+        last = slice(ids.shape[1] - 1, ids.shape[1])
+        with capture(self.readable, last) if self.reads else nullcontext() as reading:
+            output = self.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=self.encoded),
+                attention_mask=self.mask,
+                decoder_input_ids=ids,
+                past_key_values=self.cache,
+                use_cache=True,
+            )
+        if reading is not None:
+            self.attention = reading.attention[:, 0]
+        return output.logits[:, -1]
+
+
+def _prefix(config: GenerationConfig) -> list[int]:
+    start, forced = config.decoder_start_token_id, config.forced_bos_token_id
+    if start is None:
+        raise UnsupportedModelError(
+            "the model names no decoder_start_token_id, so a response cannot begin. "
+            "Set it in the model's generation_config.json."
+        )
+    return [start] if forced is None else [start, forced]

@@ -1,0 +1,69 @@
+"""transformers' own decoding loop, for models whose responses cannot share their prompt."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, cast
+
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+
+from cagsr.models.sampling import InverseTransform, Sampling
+
+__all__ = ["generate"]
+
+
+def generate(
+    model: PreTrainedModel,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    begun: dict[str, Tensor],
+    sampling: Sampling,
+    uniform_NT: Tensor | None,
+    eos_ids: list[int],
+    pad_id: int,
+) -> Tensor:
+    """[N T] response tokens, each of the prompts [P S] computed once for each of its candidates.
+
+    ``begun`` is what an encoder-decoder's responses begin with; ``uniform_NT`` as of `decoding.decode`.
+    """
+    k = sampling.candidates
+    processors = LogitsProcessorList()
+    if uniform_NT is not None:
+        processors.append(InverseTransform(sampling, uniform_NT))
+    with _settings(model, sampling, eos_ids, pad_id) as config:
+        generated = cast(Any, model).generate(
+            input_ids=prompt_ids.repeat_interleave(k, 0),
+            attention_mask=prompt_mask.repeat_interleave(k, 0).long(),
+            generation_config=config,
+            logits_processor=processors,
+            # Weights are whole here (`sharding.whole`), and another process may write fewer tokens or none.
+            synced_gpus=False,
+            **begun,
+        )
+    response_ids = generated[:, begun.get("decoder_input_ids", prompt_ids).shape[1] :]
+    return response_ids if response_ids.shape[1] else response_ids.new_full((len(generated), 1), pad_id)
+
+
+@contextmanager
+def _settings(
+    model: PreTrainedModel, sampling: Sampling, eos_ids: list[int], pad_id: int
+) -> Iterator[GenerationConfig]:
+    """The settings of ``generate``, and nothing else, for the time of the block.
+
+    What a given config leaves open ``generate`` takes from the model's own, which may hold beams, penalties or forced
+    tokens: responses would then be drawn from another distribution than the one that is scored.
+    """
+    model = getattr(model, "get_base_model", lambda: model)()
+    own = model.generation_config
+    config = model.generation_config = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=sampling.max_new_tokens,
+        min_new_tokens=sampling.min_new_tokens or None,
+        eos_token_id=eos_ids,
+        pad_token_id=pad_id,
+        decoder_start_token_id=own.decoder_start_token_id,
+    )
+    try:
+        yield config
+    finally:
+        model.generation_config = own

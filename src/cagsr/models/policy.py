@@ -1,0 +1,335 @@
+"""A language model that samples, scores and observes: what both architectures share."""
+
+import copy
+from abc import ABC, abstractmethod
+from contextlib import nullcontext
+from typing import NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cagsr.attention.capture import Readable
+from cagsr.attention.inspection import evaluating
+from cagsr.attention.sharing import Sharing
+from cagsr.errors import InputError
+from cagsr.models.decoding import Decoder, decode
+from cagsr.models.hf_generate import generate
+from cagsr.models.sampling import Sampling, response_mask, uniforms
+from cagsr.models.token_logprobs import Facts, facts, token_likelihood, token_logprobs
+from cagsr.models.value_head import ValueHead
+from cagsr.types import Observation, Prompt, Rollout
+
+__all__ = ["Policy", "Predictions", "Reference", "Scored", "places"]
+
+
+class Scored(NamedTuple):
+    """logprobs, entropy [N T] float32, 0 at padding; values [N T], or None without a critic."""
+
+    logprobs: Tensor
+    entropy: Tensor
+    values: Tensor | None
+
+
+class Predictions(NamedTuple):
+    """logits [M V] of M places, hidden [M D] (or None), and place [N T]: which of them predicts response token t."""
+
+    logits: Tensor
+    place: Tensor
+    hidden: Tensor | None
+
+
+class Policy(nn.Module, ABC):
+    """The model being trained, with its tokenizer.
+
+    ``forward`` is the differentiated pass, so that a wrapper (DistributedDataParallel, autocast) around the policy
+    wraps it. Log-probabilities, entropy and confidence are of the distribution at ``temperature``, the one that
+    responses are sampled from; top-p and top-k are not part of it, as is usual in this field.
+
+    Dropout is off from the moment a model is loaded (see `policy.load`; ``dropout`` is what it is saved with):
+    sampling, scoring and observing see the same network, and the ratio of a first update is exactly 1.
+    """
+
+    padding_side: str
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        readable: Readable,
+        sharing: Sharing,
+        *,
+        temperature: float = 1.0,
+        critic: bool = False,
+        dropout: dict[str, float] | None = None,
+    ):
+        super().__init__()
+        self.model, self.tokenizer, self.readable = model, tokenizer, readable
+        self.sharing, self.temperature = sharing, temperature
+        self.dropout = dropout or {}
+        self.eos_ids = _eos_ids(model, tokenizer)
+        padding = tokenizer.pad_token_id
+        self.pad_id = padding if isinstance(padding, int) else self.eos_ids[0]
+        self.value_head = ValueHead(_hidden_width(model)) if critic else None
+
+    # What an architecture defines -------------------------------------------------------------------------
+
+    @abstractmethod
+    def predict(self, rollout: Rollout, hidden: bool = False) -> Predictions:
+        """One forward pass over given responses, and where in it each of their tokens is predicted."""
+
+    @abstractmethod
+    def read(self, rollout: Rollout) -> tuple[Predictions, Tensor]:
+        """`predict`, and the attention [N T S] from each response's rows to its prompt's columns in that pass."""
+
+    @abstractmethod
+    def decoder(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool) -> Decoder:
+        """What writes N responses, each prompt computed once, and ``reads`` attention meanwhile if it is told to.
+
+        For models that can share (``sharing``).
+        """
+
+    # Verbs ----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout:
+        """K candidates per prompt. The same seed and prompts give the same responses in any batch."""
+        prompt_ids, prompt_mask = self.collate(prompts)
+        numbers = uniforms(prompts, sampling, seed) if sampling.temperature > 0 else None
+        # In training mode with gradient checkpointing, layers drop the cache that they are handed.
+        with evaluating(self.model):
+            if self._shares(prompt_ids, sampling):
+                decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates, reads=False)
+                response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id)
+            else:
+                begun = self.begun(sampling.candidates * len(prompts))
+                settings = (sampling, numbers, self.eos_ids, self.pad_id)
+                response_ids = generate(self.model, prompt_ids, prompt_mask, begun, *settings)
+        return self._rollout(prompts, prompt_ids, prompt_mask, response_ids)
+
+    @torch.no_grad()
+    def sample_observed(
+        self, prompts: list[Prompt], sampling: Sampling, seed: int = 0
+    ) -> tuple[Rollout, Observation]:
+        """`sample`, and what `observe` would say of it, read while decoding: no pass over what was written.
+
+        Holds [N T S] twice for as long as the observation lives, where `observe` can be asked part by part.
+        """
+        prompt_ids, prompt_mask = self.collate(prompts)
+        if not self._shares(prompt_ids, sampling):
+            rollout = self.sample(prompts, sampling, seed)
+            return rollout, self.observe(rollout)
+        numbers = uniforms(prompts, sampling, seed) if sampling.temperature > 0 else None
+        prompt_of_row = prompt_ids.repeat_interleave(sampling.candidates, 0)
+        steps: list[tuple[Tensor, Tensor, Facts]] = []
+
+        def written(t: int, rows: Tensor, logits: Tensor, tokens: Tensor) -> None:
+            each = torch.arange(len(rows), device=rows.device)
+            found = facts(logits, each, tokens, prompt_of_row[rows], self.temperature)
+            steps.append((rows, decoder.attention, found))
+
+        with evaluating(self.model):
+            decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates, reads=True)
+            response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id, written)
+        rollout = self._rollout(prompts, prompt_ids, prompt_mask, response_ids)
+        shape = response_ids.shape
+        attention = _over_steps(shape, [(rows, value) for rows, value, _ in steps])
+        told = (
+            _over_steps(shape, [(rows, found[n]) for rows, _, found in steps])
+            for n in range(len(Facts._fields))
+        )
+        return rollout, observed(rollout, attention, Facts(*told))
+
+    def _shares(self, prompt_ids: Tensor, sampling: Sampling) -> bool:
+        return self.sharing.allows(prompt_ids.shape[1] + sampling.max_new_tokens)
+
+    def _rollout(
+        self, prompts: list[Prompt], prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor
+    ) -> Rollout:
+        mask, finished = response_mask(response_ids, self.eos_ids)
+        response_ids = response_ids.masked_fill(~mask, self.pad_id)
+        return Rollout(
+            prompts=prompts,
+            prompt_ids=prompt_ids,
+            prompt_mask=prompt_mask,
+            response_ids=response_ids,
+            response_mask=mask,
+            finished=finished,
+            responses=self.decode(response_ids, mask),
+        )
+
+    def forward(self, rollout: Rollout) -> Scored:
+        """Log-probabilities, entropy and values of the responses, with gradients."""
+        predictions, mask = self.predict(rollout, hidden=self.value_head is not None), rollout.response_mask
+        place, tokens = predictions.place[mask], rollout.response_ids[mask]
+        logprobs, entropy = token_likelihood(predictions.logits, place, tokens, self.temperature)
+        values = None
+        if self.value_head is not None:
+            values = _in_rows(self.value_head(predictions.hidden)[place], mask)
+        return Scored(_in_rows(logprobs, mask), _in_rows(entropy, mask), values)
+
+    @torch.no_grad()
+    def observe(self, rollout: Rollout) -> Observation:
+        """Attention to the prompt and what else one pass over given responses tells. See `types.Observation`."""
+        predictions, attention = self.read(rollout)
+        mask = rollout.response_mask
+        prompt_of_row = rollout.prompt_ids.repeat_interleave(rollout.group_size, 0)
+        place, tokens, others = (
+            predictions.place[mask],
+            rollout.response_ids[mask],
+            prompt_of_row[mask.nonzero()[:, 0]],
+        )
+        found = facts(predictions.logits, place, tokens, others, self.temperature)
+        return observed(rollout, attention, Facts(*(_in_rows(each, mask) for each in found)))
+
+    @torch.no_grad()
+    def logprobs(self, rollout: Rollout) -> Tensor:
+        """[N T] log-probabilities of the response tokens, 0 at padding; nothing else is computed."""
+        predictions, mask = self.predict(rollout), rollout.response_mask
+        place, tokens = predictions.place[mask], rollout.response_ids[mask]
+        return _in_rows(token_logprobs(predictions.logits, place, tokens, self.temperature), mask)
+
+    # Text and tokens --------------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    @property
+    def context(self) -> int | None:
+        """Positions the model has for a prompt (and its response, if causal); None where positions are relative."""
+        return getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+    @property
+    def response_limit(self) -> int | None:
+        """Most tokens of a response, whatever its prompt; None where nothing but the shared context limits it."""
+        return None
+
+    def check_length(self, tokens: int, key: str) -> None:
+        """Raises InputError where the model has no positions for a response of so many tokens."""
+        limit = self.response_limit
+        if limit is not None and tokens > limit:
+            raise InputError(
+                f"{key}: {tokens} tokens, and the model's decoder has positions for responses of {limit}. "
+                f"Set {key} to {limit} or less."
+            )
+
+    def collate(self, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
+        """``prompt_ids, prompt_mask [P S]``, padded on this architecture's side.
+
+        Raises InputError for a prompt without a token: nothing could follow it.
+        """
+        empty = next((prompt.index for prompt in prompts if not prompt.ids), None)
+        if empty is not None:
+            raise InputError(
+                f"the prompt of index {empty} has no tokens; remove it, or choose another tokenizer"
+            )
+        width = max(len(prompt.ids) for prompt in prompts)
+        ids = torch.full((len(prompts), width), self.pad_id)
+        mask = torch.zeros((len(prompts), width), dtype=torch.bool)
+        for row, prompt in enumerate(prompts):
+            used = (
+                slice(width - len(prompt.ids), width)
+                if self.padding_side == "left"
+                else slice(len(prompt.ids))
+            )
+            ids[row, used] = torch.tensor(prompt.ids)
+            mask[row, used] = True
+        return ids.to(self.device), mask.to(self.device)
+
+    def decode(self, response_ids: Tensor, mask: Tensor) -> list[str]:
+        rows = [row[kept].tolist() for row, kept in zip(response_ids, mask, strict=True)]
+        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
+
+    def encode(self, responses: list[str]) -> list[list[int]]:
+        """The tokens of responses that somebody else wrote, each ended by EOS."""
+        rows = self.tokenizer(responses, add_special_tokens=False, verbose=False)["input_ids"]
+        return [[*row, self.eos_ids[0]] for row in rows]
+
+    def given(self, prompts: list[Prompt], responses: list[str], limit: int) -> Rollout:
+        """A rollout of responses that somebody else wrote, K per prompt in order, each ended by EOS.
+
+        A response of more than ``limit`` tokens is cut there and counts as unfinished. Raises InputError for one
+        that is longer than the model's decoder.
+        """
+        rows = [row[:limit] for row in self.encode(responses)]
+        self.check_length(max(map(len, rows)), "sampling.max_new_tokens")
+        response_ids = torch.full((len(rows), max(map(len, rows))), self.pad_id)
+        mask = torch.zeros(response_ids.shape, dtype=torch.bool)
+        for n, row in enumerate(rows):
+            response_ids[n, : len(row)] = torch.tensor(row)
+            mask[n, : len(row)] = True
+        finished = torch.tensor([row[-1] == self.eos_ids[0] for row in rows])
+        prompt_ids, prompt_mask = self.collate(prompts)
+        moved = (tensor.to(self.device) for tensor in (response_ids, mask, finished))
+        return Rollout(prompts, prompt_ids, prompt_mask, *moved, responses=responses)
+
+    def begun(self, rows: int) -> dict[str, Tensor]:
+        """What ``generate`` is told of ``rows`` responses: nothing, or what an encoder-decoder's begin with."""
+        return {}
+
+
+class Reference:
+    """The model as it was before training: the observer by default, and the other end of the leash.
+
+    With LoRA it is the same weights with the adapter off, otherwise a frozen copy.
+    """
+
+    def __init__(self, policy: Policy):
+        self._adapter_off = getattr(policy.model, "disable_adapter", None)
+        if self._adapter_off is None:
+            policy = copy.deepcopy(policy).requires_grad_(False)
+        self._policy = policy
+
+    def observe(self, rollout: Rollout) -> Observation:
+        with self._adapter_off() if self._adapter_off else nullcontext():
+            return self._policy.observe(rollout)
+
+    def logprobs(self, rollout: Rollout) -> Tensor:
+        """[N T] as of `Policy.logprobs`."""
+        with self._adapter_off() if self._adapter_off else nullcontext():
+            return self._policy.logprobs(rollout)
+
+
+def observed(rollout: Rollout, attention_NTS: Tensor, told: Facts) -> Observation:
+    """What was read at every step, ``told`` as [N T ...], and 0 wherever there is padding."""
+    mask = rollout.response_mask
+    columns = rollout.prompt_mask.repeat_interleave(rollout.group_size, 0)[:, None, :] & mask[:, :, None]
+    shown = {name: value * (columns if value.dim() > 2 else mask) for name, value in told._asdict().items()}
+    return Observation(attention=attention_NTS * columns, **shown)
+
+
+def places(rows: int, width: int, length: int, first: int, device: torch.device) -> Tensor:
+    """[rows width] of the `Predictions` of padded rows of ``length``, whose place ``first`` predicts token 0."""
+    return (torch.arange(rows, device=device) * length + first)[:, None] + torch.arange(width, device=device)
+
+
+def _over_steps(shape: torch.Size, steps: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """[N T ...] of rows and values [n ...] of each step; 0 where a row was not in the batch."""
+    whole = steps[0][1].new_zeros(*shape, *steps[0][1].shape[1:])
+    for t, (rows, values) in enumerate(steps):
+        whole[rows, t] = values
+    return whole
+
+
+def _in_rows(flat: Tensor, mask: Tensor) -> Tensor:
+    """[R ...] of the tokens that are there -> [N T ...], 0 at padding."""
+    rows = flat.new_zeros(*mask.shape, *flat.shape[1:])
+    rows[mask] = flat
+    return rows
+
+
+def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    declared = model.generation_config.eos_token_id
+    ids = declared if isinstance(declared, list) else [declared]
+    found = [token for token in dict.fromkeys([tokenizer.eos_token_id, *ids]) if isinstance(token, int)]
+    if not found:
+        raise InputError(
+            "the model and its tokenizer name no end-of-sequence token, so no response could ever end. "
+            "Set eos_token in the tokenizer's files."
+        )
+    return found
+
+
+def _hidden_width(model: PreTrainedModel) -> int:
+    return cast(nn.Linear, model.get_output_embeddings()).in_features

@@ -1,0 +1,288 @@
+"""`cagsr calibrate`: the weights of a reward's terms, fitted to a model without labels, or with a few on top."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from cagsr.config import Config
+from cagsr.config.yaml_document import write_document
+from cagsr.data import preferences, splits
+from cagsr.data import prompts as data
+from cagsr.data import readers as sources
+from cagsr.data.corruptions import CONTRASTS
+from cagsr.data.row_messages import say_cut, say_rows
+from cagsr.distributed.process_group import accelerated
+from cagsr.errors import InputError
+from cagsr.evaluation.evaluator import measure_signals
+from cagsr.io.atomic_write import refuse_existing, write_atomically
+from cagsr.io.quiet_libraries import silence_libraries
+from cagsr.io.terminal import say
+from cagsr.models.policy import Policy
+from cagsr.rewards.calibration import Fit, Pairs, calibrated_terms, cross_validated
+from cagsr.rewards.reward import SMALLEST_UNIT, Reward, Term
+from cagsr.training import assembly as build
+from cagsr.types import Prompt, Rollout
+
+__all__ = ["calibrate"]
+
+Measure = Callable[[Rollout], Tensor]
+NO_CONTRASTS = (
+    "A response without words, or cut short, cannot be made worse: raise --prompts or sampling.max_new_tokens, or "
+    "train the base further."
+)
+NO_PAIRS = "Add pairs of other prompts, raise --labels, or leave out --pairs: weights need no labels."
+
+
+@dataclass(frozen=True)
+class Ruler:
+    """units [C]: what one of a term's weight is worth, 1 where it is raw; spreads [C]: the base's, in those units."""
+
+    units: np.ndarray
+    spreads: np.ndarray
+
+    @classmethod
+    def of(cls, signals: Tensor, candidates: int, reward: Reward) -> "Ruler":
+        units = reward.spread(signals, candidates).numpy()
+        within = signals.double().view(-1, candidates, len(units)).var(1, correction=0).mean(0).sqrt()
+        return cls(units, within.clamp(min=SMALLEST_UNIT).numpy() / units)
+
+
+def calibrate(
+    config: Config,
+    output: Path,
+    console: Console,
+    *,
+    prompts: int = 64,
+    pairs: str | None = None,
+    labels: int | None = None,
+) -> dict[str, Any]:
+    """Weigh the terms of ``config.reward`` for the model of ``config`` and write them as a preset.
+
+    Contrasts are made of one greedy and one sampled response to each of ``prompts`` training prompts; no label is
+    read. The unit of a standardised term is the spread of the base's samples. ``pairs`` names a file with columns
+    prompt, chosen, rejected, of which ``labels`` (all, if None) move the label-free weights.
+
+    Returns what it found: weights, and the agreement with pairs of prompts that were not fitted. Raises InputError
+    for an output that is no YAML file, for pairs that cannot be used, and where no signal orders the contrasts.
+    """
+    silence_libraries()
+    started = time.perf_counter()
+    if output.suffix not in (".yaml", ".yml"):
+        raise InputError(f"--output: {output} must end in .yaml, so that reward.preset takes it for a file")
+    refuse_existing(output, "--output")
+    if labels is not None and pairs is None:
+        raise InputError("--labels: name the file of labelled pairs with --pairs")
+    reward = build.build_reward(config, build.build_checker(config))
+    seed = config.train.seed
+    rows = None if pairs is None else _labelled(config, pairs, labels)
+    unlabelled = splits.read_rows(config, "train")
+    policy = build.build_policy(config)
+    policy.to(accelerated().device)
+    found, report = splits.build_prompts(config, policy, "train", rows=unlabelled)
+    say_rows(console, "train prompts", report)
+    salience = build.build_salience(config, found)
+    chosen = _some(found, prompts, seed)
+    measure = measure_signals(reward, policy, salience)
+    ruler, contrasts = _contrasts(config, policy, chosen, reward, measure)
+    fitted = _fitted(contrasts, "contrasts", NO_CONTRASTS, seed)
+    summary: dict[str, Any] = {"prompts": len(chosen), "seed": seed, "contrasts": _told(fitted, contrasts)}
+    weights, differences = fitted.weights, contrasts.differences
+    if rows is not None:
+        given = _given(config, policy, rows, measure, ruler, console)
+        labelled = _fitted(given, f"--pairs {pairs}", NO_PAIRS, seed, prior=weights)
+        summary["labels"] = _told(labelled, given)
+        weights, differences = labelled.weights, np.concatenate([differences, given.differences])
+    summary["terms"] = [_as_data(term) for term in _terms(reward, weights, differences)]
+    summary["seconds"] = round(time.perf_counter() - started, 1)
+    preset = {"about": _about(config, summary), "terms": summary["terms"]}
+    write_atomically(output, write_document(preset))
+    _tell(console, summary, output)
+    return summary
+
+
+def _some(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
+    distinct = list({prompt.text: prompt for prompt in prompts}.values())
+    if len(distinct) < 2:
+        raise InputError(
+            "cagsr calibrate contrasts prompts with one another, and there is only one; give more data"
+        )
+    return Random(f"calibration {seed}").sample(distinct, min(count, len(distinct)))
+
+
+def _contrasts(
+    config: Config, policy: Policy, prompts: Sequence[Prompt], reward: Reward, measure: Measure
+) -> tuple[Ruler, Pairs]:
+    """How the signals are measured, and pairs of the base's own responses against the same made worse."""
+    sampling, seed = build.build_sampling(config), config.train.seed
+    sampled_signals: list[Tensor] = []
+    own: list[list[str]] = []
+    for part in _parts(prompts, config.train.micro_batch // sampling.candidates):
+        greedy = policy.sample(part, sampling.greedy(), seed)
+        sampled = policy.sample(part, sampling, seed)
+        sampled_signals.append(measure(sampled).cpu())
+        firsts = sampled.responses[:: sampled.group_size]
+        own += [list(dict.fromkeys(texts)) for texts in zip(greedy.responses, firsts, strict=True)]
+    ruler = Ruler.of(torch.cat(sampled_signals), sampling.candidates, reward)
+    groups = []
+    for number, prompt in enumerate(prompts):
+        other = (number + 1) % len(prompts)
+        random = Random(f"{seed} {prompt.index}")
+        for text in own[number]:
+            made = {
+                kind: contrast(text, prompt.text, own[other][0], prompts[other].text, random)
+                for kind, contrast in CONTRASTS.items()
+            }
+            groups.append((prompt, text, _within(policy, made, sampling.max_new_tokens)))
+    return ruler, _pairs(config, policy, groups, measure, ruler)
+
+
+def _within(policy: Policy, made: dict[str, str | None], limit: int) -> dict[str, str]:
+    """Those that there is room for: one that must be cut would be unfinished too, which is another fault."""
+    texts = {kind: text for kind, text in made.items() if text is not None}
+    rows = policy.encode(list(texts.values())) if texts else []
+    return {kind: text for (kind, text), row in zip(texts.items(), rows, strict=True) if len(row) <= limit}
+
+
+def _parts(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), max(1, size)):
+        yield list(items[start : start + max(1, size)])
+
+
+def _pairs(
+    config: Config,
+    policy: Policy,
+    groups: Sequence[tuple[Prompt, str, dict[str, str]]],
+    measure: Measure,
+    ruler: Ruler,
+) -> Pairs:
+    """The differences between each prompt's better response and its worse ones, by what made them worse."""
+    size = 1 + max((len(worse) for _, _, worse in groups), default=0)
+    differences, prompts, kinds = [], [], []
+    for part in _parts(groups, config.train.micro_batch // size):
+        # A group that has fewer is filled with its better response, which is then not looked at.
+        texts = [[better, *worse.values(), *[better] * (size - 1 - len(worse))] for _, better, worse in part]
+        asked = [prompt for prompt, _, _ in part]
+        rollout = policy.given(asked, [text for row in texts for text in row], config.sampling.max_new_tokens)
+        signals = measure(rollout).cpu().double().numpy().reshape(len(part), size, -1)
+        for (prompt, _, worse), measured in zip(part, signals, strict=True):
+            for position, kind in enumerate(worse):
+                differences.append((measured[0] - measured[1 + position]) / ruler.units)
+                prompts.append(prompt.index)
+                kinds.append(kind)
+    table = np.array(differences).reshape(-1, len(ruler.units))
+    return Pairs(table, np.array(prompts), np.array(kinds), ruler.spreads)
+
+
+def _terms(reward: Reward, weights: np.ndarray, differences: np.ndarray) -> list[Term]:
+    try:
+        return calibrated_terms(reward.terms, weights, differences)
+    except ValueError as error:
+        raise InputError(f"{error}. Add signals to reward.terms, or train the base further.") from error
+
+
+def _fitted(pairs: Pairs, what: str, mend: str, seed: int, prior: np.ndarray | None = None) -> Fit:
+    try:
+        return cross_validated(pairs, prior=prior, seed=seed)
+    except ValueError as error:
+        raise InputError(f"{what}: {error}. {mend}") from error
+
+
+def _labelled(config: Config, source: str, labels: int | None) -> list[sources.Row]:
+    """Rows of pairs as `preferences.pair_rows`: all of them, or ``labels`` that can be used, drawn by the seed."""
+    rows = preferences.pair_rows(source)
+    data.refuse_invalid(rows, config.data.skip_invalid)
+    if labels is None:
+        return rows
+    usable = [row for row in rows if not row.problem]
+    if labels > len(usable):
+        raise InputError(f"--labels: {source} has {len(usable)} pairs, fewer than {labels}; lower --labels")
+    return Random(f"labels {config.train.seed}").sample(usable, labels)
+
+
+def _given(
+    config: Config,
+    policy: Policy,
+    rows: Sequence[sources.Row],
+    measure: Measure,
+    ruler: Ruler,
+    console: Console,
+) -> Pairs:
+    """Labelled pairs as differences. Prompts are encoded as all others are."""
+    causal = policy.readable.kind == "causal"
+    labelled, report = preferences.encoded_pairs(
+        rows,
+        policy.tokenizer,
+        max_prompt_tokens=config.data.max_prompt_tokens,
+        overlong=config.data.overlong,
+        context=policy.context,
+        new_tokens=config.sampling.max_new_tokens if causal else 0,
+    )
+    say_rows(console, "pairs", report)
+    texts = [text for pair in labelled for text in (pair.chosen, pair.rejected)]
+    say_cut(
+        console,
+        policy,
+        "responses of pairs",
+        texts,
+        config.sampling.max_new_tokens,
+        "sampling.max_new_tokens",
+    )
+    # Pairs of one prompt must stay in one fold, and every row of a file has an index of its own.
+    first = {pair.prompt.text: pair.prompt for pair in reversed(labelled)}
+    groups = [(first[pair.prompt.text], pair.chosen, {"labelled": pair.rejected}) for pair in labelled]
+    return _pairs(config, policy, groups, measure, ruler)
+
+
+def _told(fitted: Fit, pairs: Pairs) -> dict[str, Any]:
+    return {"pairs": len(pairs), "held_out": fitted.held_out.as_dict(), "by_kind": fitted.by_kind}
+
+
+def _as_data(term: Term) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "signal": term.signal,
+        "weight": term.weight,
+        "standardise": term.standardise,
+    }
+    return found | ({"options": dict(term.options)} if term.options else {})
+
+
+def _about(config: Config, summary: dict[str, Any]) -> str:
+    """What a reader of the preset needs to know of where its weights come from."""
+    model = config.model.name or f"the base of {config.data.task}"
+    told = [
+        f"Weights fitted by cagsr calibrate to {model} on {config.data.task or config.data.source}, "
+        f"{summary['prompts']} training prompts, seed {summary['seed']}."
+    ]
+    for name, what in (("contrasts", "constructed contrasts (no label)"), ("labels", "labelled pairs")):
+        if name in summary:
+            found = summary[name]["held_out"]
+            told.append(
+                f"Held-out agreement with {summary[name]['pairs']} {what}: "
+                f"{found['mean']:.3f} [{found['low']:.3f}, {found['high']:.3f}]."
+            )
+    return " ".join(told)
+
+
+def _tell(console: Console, summary: dict[str, Any], output: Path) -> None:
+    for name in ("contrasts", "labels"):
+        if name in summary:
+            found = summary[name]["held_out"]
+            say(
+                console,
+                f"{name}: {summary[name]['pairs']} pairs, held-out agreement {found['mean']:.3f} "
+                f"[{found['low']:.3f}, {found['high']:.3f}]",
+            )
+            for kind, share in summary[name]["by_kind"].items():
+                say(console, f"{kind:12} {share:.3f}", indent="  ")
+    for term in summary["terms"]:
+        how = "" if term["standardise"] == "none" else f" in spreads of the {term['standardise']}"
+        say(console, f"{term['weight']:6.3f}  {term['signal']}{how}", indent="  ")
+    say(console, f"written in {summary['seconds']} s; use it: cagsr train ... reward.preset={output}")

@@ -1,0 +1,279 @@
+"""`cagsr probe`: before any training, is the reward worth following here?"""
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from cagsr.config import Config
+from cagsr.data import splits
+from cagsr.data.row_messages import say_rows
+from cagsr.distributed.launcher import refuse_unseen
+from cagsr.distributed.process_group import World, accelerated
+from cagsr.errors import InputError
+from cagsr.evaluation.evaluator import Answers, measure_signals
+from cagsr.io.quiet_libraries import silence_libraries
+from cagsr.metrics.bootstrap import interval
+from cagsr.models.policy import Policy
+from cagsr.probe.labels import find_agreement, find_truths
+from cagsr.probe.ranking import Ranked, rank
+from cagsr.probe.samples import SHUFFLED, Probed, adversary_shares, observe, share_flat
+from cagsr.probe.verdict import Base, Found, advised, hint, judge_base, judge_reward, overall
+from cagsr.rewards.reward import PRESETS, Reward, Term, load_preset
+from cagsr.rewards.reward_set import Panel, label
+from cagsr.rewards.salience import Salience
+from cagsr.rewards.signals import SIGNALS
+from cagsr.tasks.task import Checker
+from cagsr.training import assembly as build
+from cagsr.types import Evidence, Prompt
+
+__all__ = ["probe"]
+
+# These need labels themselves: a reference, people's pairs.
+LABELLED_SIGNALS = ("reference_overlap", "reward_model")
+LOG_PROBABILITY, ENTROPY = "reference_logprob", "entropy"
+
+
+def probe(config: Config, console: Console, prompts: int = 100) -> dict[str, Any]:
+    """Sample the base on ``prompts`` development prompts (training prompts where no others are named), measure every
+    signal and preset, and judge each preset by whatever is at hand: checker, references, ``compare.preferences``.
+
+    Returns what was found, as data: ``base``, ``rewards`` and ``signals`` by name, the ``verdict`` with its
+    ``reasons`` and the ``preset`` that it is about, ``yaml`` lines to use (None where the verdict is no), ``cost``.
+
+    Raises InputError where a prompt gets a single response, and for fewer than two prompts.
+    """
+    silence_libraries()
+    started = time.perf_counter()
+    sampling = build.build_sampling(config)
+    if sampling.candidates < 2:
+        raise InputError("cagsr probe compares responses to one prompt: set sampling.candidates to 2 or more")
+    checker = build.build_checker(config)
+    rewards, configured = _rewards(config, checker)
+    extra = {ENTROPY: _entropy, **build.checker_signals(checker)}
+    panel = Panel(rewards | _signals(rewards), extra)
+    adversarial = Panel(rewards | {LOG_PROBABILITY: [Term(LOG_PROBABILITY, 1.0, "none")]}, extra)
+    split = "development" if splits.has_evaluation_data(config) else "train"
+    config = _of_prompts(config, split, prompts)
+    policy, asked, world = _loaded(config, split, prompts, console)
+    salience = build.build_salience(config, asked)
+    per_pass = max(1, config.train.micro_batch // sampling.candidates)
+    how: dict[str, Any] = {"prompts_per_pass": per_pass, "world": world, "seed": config.train.seed}
+    probed = observe(policy, asked, sampling, panel, adversarial, salience, **how)
+    truths, missing = find_truths(config, split, asked, probed.sampled, checker)
+    agreed, unread = find_agreement(config, policy, panel, salience, probed, checker, console)
+    if not agreed:
+        missing["pairs"] = "none given (--pairs FILE)"
+    if unread is not None:
+        missing["oracle on pairs"] = unread
+    found = {
+        name: _found(name, panel, adversarial if name in rewards else None, probed, truths, agreed.get(name))
+        for name in panel.rewards
+        if name != ENTROPY
+    }
+    base = _base(probed, panel, adversarial, truths)
+    verdicts = {name: judge_reward(found[name]) for name in rewards}
+    chosen = advised(verdicts, found, configured)
+    verdict = overall(judge_base(base), verdicts[chosen])
+    judged = {name: {"verdict": one.level, "reasons": list(one.reasons)} for name, one in verdicts.items()}
+    return {
+        "task": config.data.task or config.data.source,
+        "model": build.base_name(config),
+        "split": split,
+        "prompts": len(asked),
+        "candidates": sampling.candidates,
+        "seed": config.train.seed,
+        "missing": missing,
+        "base": asdict(base) | _quality(asked, probed, checker, truths),
+        "rewards": {name: _as_data(found[name]) | judged[name] for name in rewards},
+        "signals": {name: _as_data(one) for name, one in found.items() if name not in rewards},
+        "verdict": verdict.level,
+        "reasons": list(verdict.reasons),
+        "preset": chosen,
+        "configured": configured,
+        "hint": hint(found, chosen),
+        "yaml": None if verdict.level == "no" else _yaml(config, chosen),
+        "cost": _cost(config, policy, asked[:per_pass], panel.rewards[chosen], salience, probed.sampled),
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+def _loaded(config: Config, split: str, count: int, console: Console) -> tuple[Policy, list[Prompt], World]:
+    """The base and the first ``count`` prompts. What is wrong with the data is found before the model is loaded."""
+    world = World(accelerated())
+    refuse_unseen(world.size)
+    console.quiet = console.quiet or world.rank > 0
+    splits.check_pairs(config)
+    rows = splits.read_rows(config, split)
+    policy = build.build_policy(config)
+    policy.to(world.device)
+    asked, report = splits.build_prompts(config, policy, split, rows=rows)
+    say_rows(console, f"{split} prompts", report)
+    if len(asked) < 2:
+        raise InputError(
+            "cagsr probe hands responses to other prompts, and there is only one; give more data"
+        )
+    return policy, asked[:count], world
+
+
+def _found(
+    name: str,
+    panel: Panel,
+    adversarial: Panel | None,
+    probed: Probed,
+    truths: Mapping[str, np.ndarray],
+    agreed: np.ndarray | None,
+) -> Found:
+    """What is known of a reward, or of a signal alone: against that nobody makes adversaries (None)."""
+    return Found(
+        by=_ranked(name, panel, probed, truths),
+        pairs=None if agreed is None else interval(agreed),
+        pair_count=0 if agreed is None else len(agreed),
+        adversaries={} if adversarial is None else adversary_shares(name, probed, panel, adversarial),
+        flat=share_flat(_scores(name, panel, probed)),
+    )
+
+
+def _rewards(config: Config, checker: Checker | None) -> tuple[dict[str, Sequence[Term]], str]:
+    """Every preset that can be measured here and the config's own reward; and what that is called."""
+    rewards: dict[str, Sequence[Term]] = {
+        name: load_preset(name) for name in PRESETS if name != "oracle" or checker is not None
+    }
+    own = build.build_reward(config, checker).terms
+    name = config.reward.preset if config.reward.terms is None else "reward.terms"
+    return {name: own} | {other: terms for other, terms in rewards.items() if other != name}, name
+
+
+def _signals(rewards: Mapping[str, Sequence[Term]]) -> dict[str, Sequence[Term]]:
+    """Every signal with its defaults, and with the options that some reward gives it, by its label."""
+    terms = [Term(name, 1.0, "none") for name in SIGNALS if name not in LABELLED_SIGNALS]
+    terms += [
+        Term(term.signal, 1.0, "none", term.options)
+        for used in rewards.values()
+        for term in used
+        if term.signal != "oracle"
+    ]
+    named: dict[str, Sequence[Term]] = {label(term): [term] for term in terms}
+    # A reward and a signal may have one name, as length does: it is then the same thing.
+    return {name: term for name, term in named.items() if name not in rewards} | {
+        ENTROPY: [Term(ENTROPY, 1.0, "none")]
+    }
+
+
+def _entropy(evidence: Evidence) -> torch.Tensor:
+    """[N] nats a token of the observer's distribution."""
+    lengths = evidence.rollout.lengths.clamp(min=1)
+    return evidence.observation.entropy.sum(-1) / lengths
+
+
+def _of_prompts(config: Config, split: str, count: int) -> Config:
+    """The config with so many prompts to evaluate on, or to generate."""
+    data = config.data.model_copy(update={"evaluation_count": count})
+    if split == "train" and config.data.task:
+        data = data.model_copy(update={"count": count})
+    return config.model_copy(update={"data": data})
+
+
+def _scores(name: str, panel: Panel, probed: Probed) -> np.ndarray:
+    assert probed.sampled.signals is not None
+    return panel.combine(name, probed.sampled.signals)
+
+
+def _ranked(name: str, panel: Panel, probed: Probed, truths: Mapping[str, np.ndarray]) -> dict[str, Ranked]:
+    scores = _scores(name, panel, probed)
+    given = np.stack([probed.sampled.tokens.astype(float), _scores(LOG_PROBABILITY, panel, probed)])
+    return {truth: rank(scores, values, given) for truth, values in truths.items()}
+
+
+def _base(probed: Probed, panel: Panel, adversarial: Panel, truths: Mapping[str, np.ndarray]) -> Base:
+    sampled = probed.sampled
+    own = _scores(LOG_PROBABILITY, panel, probed)[:, 0]
+    elsewhere = adversarial.signals_of(LOG_PROBABILITY, probed.adversaries[SHUFFLED])[:, 0]
+    quality = truths.get("quality")
+    return Base(
+        headroom=None if quality is None else float((quality.max(1) - quality.mean(1)).mean()),
+        alike=float(np.mean([len(set(texts)) == 1 for texts in sampled.responses])),
+        empty=float(np.mean([not text.strip() for texts in sampled.responses for text in texts])),
+        unfinished=float(1 - sampled.finished.mean()),
+        repeated=float(sampled.repeated.mean()),
+        unread=float((elsewhere >= own).mean()),
+        entropy=float(_scores(ENTROPY, panel, probed).mean()),
+    )
+
+
+def _quality(
+    prompts: Sequence[Prompt], probed: Probed, checker: Checker | None, truths: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    if checker is None:
+        return {}
+    greedy = [
+        checker.quality(prompt.row, texts[0])
+        for prompt, texts in zip(prompts, probed.greedy.responses, strict=True)
+    ]
+    return {
+        "greedy_quality": float(np.mean(greedy)),
+        "sampled_quality": float(truths["quality"].mean()),
+        "invented": float(-truths["invented"].mean()),
+    }
+
+
+def _yaml(config: Config, name: str) -> str:
+    if name == "reward.terms":
+        return "reward:  # yours, as it stands\n"
+    given = config.sampling
+    return (
+        f"reward:\n  preset: {name}\n"
+        f"sampling:\n  candidates: {given.candidates}\n  max_new_tokens: {given.max_new_tokens}\n"
+    )
+
+
+def _cost(
+    config: Config,
+    policy: Policy,
+    prompts: list[Prompt],
+    reward: Reward,
+    salience: Salience,
+    sampled: Answers,
+) -> dict[str, float]:
+    """What training as configured would take on this machine, from one pass of each kind that a step makes."""
+    training = config.train
+    started = time.perf_counter()
+    rollout = policy.sample(prompts, build.build_sampling(config), training.seed)
+    measure_signals(reward, policy, salience)(rollout)
+    with torch.no_grad():
+        policy(rollout)
+    collected = time.perf_counter()
+    policy(rollout).logprobs.sum().backward()
+    updated = time.perf_counter()
+    policy.zero_grad(set_to_none=True)
+    per_part = collected - started + config.algorithm.epochs * (updated - collected)
+    responses = training.steps * training.prompts_per_step * config.sampling.candidates
+    return {
+        "steps": training.steps,
+        "responses": responses,
+        "tokens": round(responses * float(sampled.tokens.mean())),
+        "seconds": round(per_part * training.steps * training.prompts_per_step / len(prompts), 1),
+    }
+
+
+def _as_data(found: Found) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        truth: {
+            "auc": None if ranked.auc is None else ranked.auc.as_dict(),
+            "gain": ranked.gain.as_dict(),
+            "partial": ranked.partial.as_dict(),
+        }
+        for truth, ranked in found.by.items()
+    }
+    if found.pairs is not None:
+        data["pairs"] = found.pairs.as_dict() | {"count": found.pair_count}
+    if found.adversaries:
+        data["adversaries"] = {
+            name: None if math.isnan(share) else share for name, share in found.adversaries.items()
+        }
+    return data | {"flat": found.flat}

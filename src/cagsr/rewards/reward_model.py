@@ -1,0 +1,213 @@
+"""Reward models: a number for a response, learnt from pairs. The same thing on disk whoever judged the pairs.
+
+`cagsr.training.reward_model` teaches them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from cagsr.errors import InputError, UnsupportedModelError
+from cagsr.io.provenance import identity
+from cagsr.io.safetensors_only import only_safetensors, reason
+from cagsr.types import Prompt
+
+__all__ = ["Asked", "RewardModel", "asked", "collated", "encoded", "frozen", "load_classifier"]
+
+Asked = str | list[Mapping[str, Any]]
+"""What was asked: a text, or the messages of a conversation."""
+
+Encoded = Mapping[str, list[int]]
+
+# In the config of a T5 that we made: its encoder reads the prompt and its decoder the response, as when it writes.
+LAYOUT, SPLIT = "cagsr_layout", "prompt in the encoder, response in the decoder"
+MASKS = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_mask"}
+
+
+def asked(prompt: Prompt) -> Asked:
+    """What a reward model is told was asked: the user's conversation, or the text as the policy read it."""
+    messages = prompt.row.get("prompt")
+    return messages if isinstance(messages, list) else prompt.text
+
+
+@dataclass(frozen=True)
+class RewardModel:
+    """A sequence classifier with one output, frozen; ``describe`` says which.
+
+    How prompt and response become tokens: a causal model with a chat template reads them as a conversation, another
+    causal model one after the other, ended by EOS; encoders (BERT and its kin) as a pair; encoder-decoders one
+    after the other, each ended by EOS, and a T5 of ours as `LAYOUT` says.
+    """
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    name: str
+    revision: str | None = None
+
+    @classmethod
+    def load(cls, path: str, revision: str | None = None) -> "RewardModel":
+        """A reward model from a directory or the hub; safetensors only, and no code of theirs runs.
+
+        Raises InputError for a path that leads nowhere, weights that do not fit, or another number of outputs.
+        """
+        model, tokenizer, missing = load_classifier(path, revision)
+        if missing:
+            raise InputError(
+                f"{path} is no reward model: its checkpoint has no weights for {', '.join(missing)}. Train one with "
+                "preference pairs (cagsr.training.reward_model.train_reward_model), or name one that was."
+            )
+        if model.config.num_labels != 1:
+            raise InputError(
+                f"{path} has {model.config.num_labels} outputs and a reward model has one; it classifies something "
+                "else. Name a sequence classifier with num_labels 1."
+            )
+        frozen(model)
+        return cls(model, tokenizer, path, revision)
+
+    @torch.no_grad()
+    def score(self, prompts: Sequence[Asked], responses: Sequence[str], rows_per_pass: int = 64) -> Tensor:
+        """[n] float32, higher is better, in (-inf, inf): the n-th response to the n-th prompt.
+
+        Raises InputError for a text that is longer than the model has positions for.
+        """
+        rows = [
+            encoded(self.model, self.tokenizer, prompt, response)
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        scores = [
+            self.model(**collated(self.model, rows[start : start + rows_per_pass])).logits.squeeze(-1).float()
+            for start in range(0, len(rows), rows_per_pass)
+        ]
+        return torch.cat(scores) if scores else torch.empty(0)
+
+    def to(self, device: torch.device | str) -> None:
+        self.model.to(device)  # pyright: ignore[reportArgumentType]
+
+    def describe(self) -> dict[str, str | None]:
+        """``name`` and ``revision`` of a hub model, ``name`` and ``sha256`` of a directory's weights."""
+        return identity(self.name, self.revision, getattr(self.model.config, "_commit_hash", None))
+
+
+# Tokens ----------------------------------------------------------------------------------------------------------
+
+
+def encoded(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Asked, response: str
+) -> Encoded:
+    """The tokens of a response to a prompt, by the name of the model's input; as `RewardModel` says.
+
+    Raises InputError for more of them than the model has positions for.
+    """
+    conversational = not model.config.is_encoder_decoder and bool(tokenizer.chat_template)
+    if conversational:
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+        said = [*map(dict, turns), {"role": "assistant", "content": response}]
+        text = str(tokenizer.apply_chat_template(said, tokenize=False))
+        row = {"input_ids": _ids(tokenizer, text, special=False)}
+    else:
+        asked_for = prompt if isinstance(prompt, str) else "\n".join(str(turn["content"]) for turn in prompt)
+        row = _encoded_texts(model, tokenizer, asked_for, response)
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    longest = max(map(len, row.values()))
+    if limit is not None and longest > limit:
+        raise InputError(
+            f"prompt and response are {longest} tokens, and the reward model has positions for {limit}. Lower "
+            "data.max_prompt_tokens or sampling.max_new_tokens, or choose another reward model."
+        )
+    return row
+
+
+def _encoded_texts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, response: str
+) -> Encoded:
+    written = _ids(tokenizer, response, special=False)
+    if getattr(model.config, LAYOUT, None) == SPLIT:
+        start = model.config.decoder_start_token_id
+        return {"input_ids": _ids(tokenizer, prompt), "decoder_input_ids": [start, *written]}
+    if not model.config.is_encoder_decoder and tokenizer.cls_token_id is not None:
+        pair: Any = tokenizer(prompt, response, verbose=False)
+        return {key: list(pair[key]) for key in ("input_ids", "token_type_ids") if key in pair}
+    return {"input_ids": [*_ids(tokenizer, prompt), *written, cast(int, tokenizer.eos_token_id)]}
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = True) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+
+
+def collated(model: PreTrainedModel, rows: Sequence[Encoded], move: bool = True) -> dict[str, Tensor]:
+    """Padded, with masks. A T5 that reads two texts is padded on the left of both: transformers takes the state of
+    the decoder in the column where the encoder's text ends, and T5 knows distances only.
+    """
+    width = max(len(ids) for row in rows for ids in row.values())
+    left = "decoder_input_ids" in rows[0]
+    batch = {}
+    for key in rows[0]:
+        padding = 0 if key == "token_type_ids" else model.config.get_text_config().pad_token_id
+        ids = torch.full((len(rows), width), padding)
+        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        for n, row in enumerate(rows):
+            used = slice(width - len(row[key]), width) if left else slice(len(row[key]))
+            ids[n, used], mask[n, used] = torch.tensor(row[key]), 1
+        batch[key] = ids
+        if key in MASKS:
+            batch[MASKS[key]] = mask
+    return {key: value.to(model.device) for key, value in batch.items()} if move else batch
+
+
+# Files -----------------------------------------------------------------------------------------------------------
+
+
+def load_classifier(
+    name: str, revision: str | None, **settings: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
+    """The classifier, its tokenizer, and the names of the weights of its head that the checkpoint lacks."""
+    where = {"revision": revision, "trust_remote_code": False}
+    try:
+        config = AutoConfig.from_pretrained(name, **where, **settings)
+        only_safetensors(name, config, revision)
+        tokenizer = AutoTokenizer.from_pretrained(name, **where)
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            name,
+            config=config,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **where,
+        )
+    except Exception as error:  # what is in the files, libraries tell in errors of any kind
+        kind = UnsupportedModelError if "Unrecognized configuration class" in str(error) else InputError
+        raise kind(
+            f"{name} does not load as a sequence classifier from safetensors: {reason(error)}"
+        ) from error
+    body = f"{model.base_model_prefix}."
+    head = sorted(key for key in found["missing_keys"] if not key.startswith(body))
+    wrong = sorted([*found["missing_keys"], *(key[0] for key in found["mismatched_keys"])])
+    wrong = [key for key in wrong if key.startswith(body)]
+    if wrong:
+        raise InputError(
+            f"{name}: {len(wrong)} weights that config.json asks for are missing or of another shape in the "
+            f"checkpoint (first: {wrong[0]}). Name a model whose config and weights belong together."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    text = model.config.get_text_config()
+    if text.pad_token_id is None:
+        text.pad_token_id = tokenizer.pad_token_id
+    return model, tokenizer, head
+
+
+def frozen(model: PreTrainedModel) -> PreTrainedModel:
+    """In evaluation mode, without gradients."""
+    return model.eval().requires_grad_(False)

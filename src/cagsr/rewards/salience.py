@@ -1,0 +1,207 @@
+"""How much each prompt token matters: which of them a response ought to cover.
+
+A salience is called with a rollout and gives ``w [P S]``: rows sum to 1, or are all 0 where a prompt has no
+content token. Which side is padded does not matter; the prompt mask says where the tokens stand.
+"""
+
+__all__ = ["SALIENCES", "STOP_WORDS", "Column", "Idf", "Salience", "Span", "Uniform"]
+
+import math
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from cagsr.data.words import prompt_words
+from cagsr.errors import InputError
+from cagsr.types import Prompt, Rollout
+
+# "no", "not" and numerals are missing on purpose: in data-to-text they are values ("family friendly: no").
+_ENGLISH = """
+a about after all also am an and any are as at be because been before being but by can could did do
+does doing down during each for from further had has have having he her here hers him his how i if
+in into is it its itself me more most my of off on once or other our out over own same she should so
+some such than that the their them then there these they this those through to too under until up
+very was we were what when where which while who whom why will with would you your it's i'm you're
+that's don't
+"""
+STOP_WORDS = frozenset(_ENGLISH.split())
+
+
+class Salience(ABC):
+    """Weights of prompt tokens, normalised a prompt."""
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        """[P S] float32 >= 0, 0 at padding, special tokens and template; rows sum to 1 or are all 0."""
+        mask_PS = rollout.prompt_mask.cpu()
+        weights_PS = torch.zeros(mask_PS.shape, dtype=torch.float64)
+        for row, prompt in enumerate(rollout.prompts):
+            weights_PS[row, mask_PS[row]] = torch.tensor(self.weigh(prompt), dtype=torch.float64)
+        total_P1 = weights_PS.sum(-1, keepdim=True)
+        return (weights_PS / total_P1.where(total_P1 > 0, 1)).to(rollout.prompt_mask.device, torch.float32)
+
+    def without_content(self, prompts: Iterable[Prompt]) -> list[int]:
+        """The indices of the prompts without any salient token, which every response covers with 0.
+
+        Weighs every prompt, so what a salience has to say against a row of data is said here, before a run.
+        """
+        return [prompt.index for prompt in prompts if not any(self.weigh(prompt))]
+
+    @abstractmethod
+    def weigh(self, prompt: Prompt) -> list[float]:
+        """One weight >= 0 for each of ``prompt.ids``, not normalised."""
+
+
+class Uniform(Salience):
+    """1 for every content token: part of a word that the user wrote and that is no stop word.
+
+    Template, special tokens and punctuation are no content. A subword token belongs to its whole word, so
+    the first piece of "therapist" is content even when it reads "the".
+
+    Source: on real text uniform weights were better than inverse document frequencies.
+    """
+
+    def __init__(self, stop_words: Iterable[str] = STOP_WORDS) -> None:
+        self.stop_words = frozenset(word.casefold() for word in stop_words)
+
+    def weigh(self, prompt: Prompt) -> list[float]:
+        weights = [0.0] * len(prompt.ids)
+        for word in prompt_words(prompt):
+            if word.key not in self.stop_words:
+                for token in word.tokens:
+                    weights[token] = 1.0
+        return weights
+
+
+class Idf(Uniform):
+    """``log((1 + D) / (1 + D_w)) ** power`` for content tokens: D unlabelled prompts, D_w with the word.
+
+    A word that stands in every prompt weighs 0. A token that spans several words weighs its rarest.
+    Power 0 is uniform. Raises InputError without prompts, or for a power that is negative.
+    """
+
+    def __init__(
+        self, prompts: Iterable[Prompt], power: float = 1.0, stop_words: Iterable[str] = STOP_WORDS
+    ) -> None:
+        super().__init__(stop_words)
+        if not 0 <= power < math.inf:
+            raise InputError(f"salience idf: power must be a number of at least 0, got {power!r}")
+        self.power = power
+        self.frequencies: Counter[str] = Counter()
+        self.documents = 0
+        for prompt in prompts:
+            self.documents += 1
+            self.frequencies.update({word.key for word in prompt_words(prompt)})
+        if not self.documents:
+            raise InputError("salience idf: needs prompts to count document frequencies in, got none")
+
+    def weigh(self, prompt: Prompt) -> list[float]:
+        weights = [0.0] * len(prompt.ids)
+        for word in prompt_words(prompt):
+            if word.key in self.stop_words:
+                continue
+            rarity = math.log((1 + self.documents) / (1 + self.frequencies[word.key])) ** self.power
+            for token in word.tokens:
+                weights[token] = max(weights[token], rarity)
+        return weights
+
+
+class Span(Uniform):
+    """Content tokens inside some part of the prompt's text: only the question, only the instruction.
+
+    The part is every stretch between the marker ``start`` (or the beginning) and the next ``end`` (or the
+    end), markers excluded; or every match of the regular expression ``pattern``, its first group if it has
+    one. A prompt without such a part has no content token.
+
+    Raises InputError for a broken pattern, and unless either markers or a pattern are given.
+    """
+
+    def __init__(
+        self,
+        start: str | None = None,
+        end: str | None = None,
+        pattern: str | None = None,
+        stop_words: Iterable[str] = STOP_WORDS,
+    ) -> None:
+        super().__init__(stop_words)
+        if bool(start or end) == bool(pattern):
+            raise InputError("salience span: give either start and/or end, or pattern")
+        if not pattern:
+            begins = re.escape(start) if start else r"\A"
+            ends = rf"(?:{re.escape(end)}|\Z)" if end else r"\Z"
+            pattern = rf"(?s){begins}(.*?){ends}"
+        try:
+            self.pattern = re.compile(pattern)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise InputError(f"salience span: pattern {pattern!r} is broken, correct it: {error}") from error
+
+    def weigh(self, prompt: Prompt) -> list[float]:
+        group = 1 if self.pattern.groups else 0
+        spans = [match.span(group) for match in self.pattern.finditer(prompt.text)]
+        inside = _tokens_in(prompt, spans)
+        return [weight * (token in inside) for token, weight in enumerate(super().weigh(prompt))]
+
+
+class Column(Salience):
+    """Tokens of the words and phrases that a column of the user's data lists for each prompt.
+
+    ``prompt.row[name]`` is a list of texts, each of which must occur in what the user wrote, whole words in
+    either case; all its occurrences count, stop words and punctuation inside them too.
+
+    Raises InputError naming the row when the column is missing, is no list of texts, or lists what the
+    prompt does not say.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def weigh(self, prompt: Prompt) -> list[float]:
+        spans = [span for phrase in self._phrases(prompt) for span in self._occurrences(phrase, prompt)]
+        inside = _tokens_in(prompt, spans)
+        return [float(token in inside) for token in range(len(prompt.ids))]
+
+    def _phrases(self, prompt: Prompt) -> list[str]:
+        if self.name not in prompt.row:
+            columns = ", ".join(map(repr, prompt.row)) or "none"
+            raise InputError(
+                f"row {prompt.index + 1}: no salience column {self.name!r}; this row's columns: {columns}. "
+                "Correct data.salience_column."
+            )
+        phrases = prompt.row[self.name]
+        if not isinstance(phrases, Sequence) or isinstance(phrases, str):
+            raise InputError(
+                f"row {prompt.index + 1}: salience column {self.name!r} must be a list of words or phrases "
+                f"of the prompt, got {type(phrases).__name__}"
+            )
+        for phrase in phrases:
+            if not isinstance(phrase, str) or not phrase.strip():
+                raise InputError(
+                    f"row {prompt.index + 1}: salience column {self.name!r} must list words or phrases, "
+                    f"got {phrase!r}"
+                )
+        return list(phrases)
+
+    def _occurrences(self, phrase: str, prompt: Prompt) -> list[tuple[int, int]]:
+        pattern = re.compile(rf"(?<!\w){re.escape(phrase.strip())}(?!\w)", re.IGNORECASE)
+        spans = [match.span() for part in prompt.content for match in pattern.finditer(prompt.text, *part)]
+        if not spans:
+            raise InputError(
+                f"row {prompt.index + 1}: salience column {self.name!r} lists {phrase!r}, "
+                "which the prompt does not say; correct it or remove it"
+            )
+        return spans
+
+
+SALIENCES: dict[str, type[Salience]] = {"uniform": Uniform, "idf": Idf, "span": Span, "column": Column}
+
+
+def _tokens_in(prompt: Prompt, spans: Sequence[tuple[int, int]]) -> set[int]:
+    """The tokens that write some character of the spans. Empty offsets, of special tokens, write none."""
+    return {
+        token
+        for token, (start, end) in enumerate(prompt.offsets)
+        if start < end and any(start < span_end and span_start < end for span_start, span_end in spans)
+    }

@@ -1,0 +1,105 @@
+"""What a response's reward is made of: one file a signal, found by name.
+
+A signal is a plain function ``(evidence, *, options) -> [N]`` float32, higher is better. A new one is a file
+and a line in SIGNALS; a user's own is named by its dotted path and needs neither.
+"""
+
+__all__ = ["SIGNALS", "resolve"]
+
+import importlib
+from collections.abc import Mapping
+
+from cagsr.errors import InputError, closest
+from cagsr.rewards.signals.agreement import agreement
+from cagsr.rewards.signals.certainty import certainty
+from cagsr.rewards.signals.contradiction import contradiction
+from cagsr.rewards.signals.coverage import coverage
+from cagsr.rewards.signals.focus import focus
+from cagsr.rewards.signals.grounding import grounding
+from cagsr.rewards.signals.knockout import knockout
+from cagsr.rewards.signals.length import length
+from cagsr.rewards.signals.lexical_overlap import lexical_overlap
+from cagsr.rewards.signals.lookback import lookback
+from cagsr.rewards.signals.mass import mass
+from cagsr.rewards.signals.precision import precision
+from cagsr.rewards.signals.random_reward import random_reward
+from cagsr.rewards.signals.reference_logprob import reference_logprob
+from cagsr.rewards.signals.reference_overlap import reference_overlap
+from cagsr.rewards.signals.repetition import repetition
+from cagsr.rewards.signals.retold import retold
+from cagsr.rewards.signals.reward_model import reward_model
+from cagsr.rewards.signals.shift import shift
+from cagsr.rewards.signals.surprise import surprise
+from cagsr.rewards.signals.token_copy import token_copy
+from cagsr.rewards.signals.unexplained import unexplained
+from cagsr.rewards.signals.unfinished import unfinished
+from cagsr.types import Signal
+
+SIGNALS: dict[str, Signal] = {
+    "agreement": agreement,
+    "certainty": certainty,
+    "contradiction": contradiction,
+    "coverage": coverage,
+    "focus": focus,
+    "grounding": grounding,
+    "knockout": knockout,
+    "length": length,
+    "lexical_overlap": lexical_overlap,
+    "lookback": lookback,
+    "mass": mass,
+    "precision": precision,
+    "random_reward": random_reward,
+    "reference_logprob": reference_logprob,
+    "reference_overlap": reference_overlap,
+    "repetition": repetition,
+    "retold": retold,
+    "reward_model": reward_model,
+    "shift": shift,
+    "surprise": surprise,
+    "token_copy": token_copy,
+    "unexplained": unexplained,
+    "unfinished": unfinished,
+}
+
+
+def resolve(name: str, extra: Mapping[str, Signal] | None = None) -> Signal:
+    """The signal of that name: from ``extra`` (what the task supplies), SIGNALS, or a dotted path to import.
+
+    Raises InputError when there is none, or when the path leads to no function.
+    """
+    known = {**SIGNALS, **(extra or {})}
+    if name in known:
+        return known[name]
+    if "." in name:
+        return _imported(name)
+    if name == "oracle":
+        raise InputError(
+            "signal 'oracle' is the task's own checker, and this data comes without one; "
+            "use a built-in task or another signal"
+        )
+    raise InputError(
+        f"unknown signal {name!r}{closest(name, known)}; "
+        "a function of your own is named by its path, package.module.function"
+    )
+
+
+def _imported(path: str) -> Signal:
+    module_name, _, attribute = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        raise InputError(
+            f"signal {path!r}: cannot import {module_name!r}: {type(error).__name__}: {error}; "
+            "the folder that holds it must be on PYTHONPATH"
+        ) from error
+    if not hasattr(module, attribute):
+        functions = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+        raise InputError(
+            f"signal {path!r}: module {module_name!r} has no {attribute!r}{closest(attribute, functions)}"
+        )
+    signal: Signal = getattr(module, attribute)
+    if not callable(signal):
+        raise InputError(
+            f"signal {path!r} is of type {type(signal).__name__}, not a function of (evidence, **options); name one"
+        )
+    return signal

@@ -1,0 +1,106 @@
+"""What must be the same for a run to go on: field by field, so that a refusal can name the one that changed."""
+
+import importlib.util
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from cagsr.config import Config
+from cagsr.io.provenance import code, file_digest, identity, settings, versions
+from cagsr.models.policy import Policy
+from cagsr.rewards.reward import Reward
+from cagsr.runs.directory import fingerprint
+from cagsr.training import assembly as build
+from cagsr.types import Prompt
+
+__all__ = ["of_data", "of_loaded", "of_start"]
+
+# They move a run's files and its stops, never its numbers.
+FREE = {"train.save_every", "train.keep_checkpoints", "sft.directory", "sft.save_every"}
+FREE |= {"sampling.vllm.base_url", "sampling.vllm.group_port", "sampling.vllm.timeout"}
+
+
+def of_start(
+    config: Config, read: Sequence[str], accelerator: Accelerator, reward: Reward | None = None
+) -> dict[str, Any]:
+    """All that can be known before a model is loaded: config keys, weights, code, versions, processes.
+
+    ``read`` names the sections and keys of the config that the command reads. A path is left out where its content is
+    compared: what was moved is still the same.
+    """
+    paths = {"model.name": config.model.name, "data.source": config.data.source}
+    paths["data.evaluation_source"] = config.data.evaluation_source
+    free = FREE | {key for key, path in paths.items() if path and os.path.exists(path)}
+    found = {
+        key: value
+        for key, value in _flat(config.model_dump(mode="json"))
+        if key not in free and any(key == name or key.startswith(f"{name}.") for name in read)
+    }
+    if "sft" not in read or config.sft.scratch is None:
+        found |= _of_model(build.base_name(config), config.model.revision)
+    if reward is not None:
+        found |= _of_reward(reward)
+    if config.data.checker and "." in config.data.checker:
+        found |= _of_module(config.data.checker)
+    packages = {name: value for name, value in versions().items() if name != "peft" or config.model.lora}
+    found |= {"processes": accelerator.num_processes, "device": accelerator.device.type}
+    found["weights"] = "in shards (FSDP2)" if accelerator.is_fsdp2 else "whole"
+    return found | {"code of cagsr": code(), **packages}
+
+
+def of_data(prompts: Iterable[Prompt], name: str = "data") -> dict[str, str]:
+    """Every prompt as the model reads it, and the row it came from: references and columns may be rewarded."""
+    texts = (text for prompt in prompts for text in (prompt.text, json.dumps(dict(prompt.row), default=str)))
+    return {name: fingerprint(texts)}
+
+
+def of_loaded(policy: Policy) -> dict[str, str]:
+    """The commit of a hub model, known once it is loaded; nothing of a directory, whose content was compared."""
+    commit = getattr(policy.model.config, "_commit_hash", None)
+    return {} if commit is None else {"commit of the model": commit}
+
+
+def _of_model(name: str, revision: str | None) -> dict[str, Any]:
+    model = identity(name, revision)
+    found = {
+        "model": model.get("sha256", model.get("revision")),
+        "tokenizer and model config": settings(name),
+    }
+    adapter = Path(name) / "adapter_config.json"
+    if os.path.isfile(adapter):
+        with suppress(ValueError, KeyError):  # loading it will tell
+            base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+            found["base of the adapter"] = identity(str(base)).get("sha256", base)
+    return found
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, inner in value.items():
+            yield from _flat(inner, f"{name}.{key}" if name else key)
+    else:
+        yield name, value
+
+
+def _of_reward(reward: Reward) -> dict[str, Any]:
+    """The terms, whatever file they came from; the code of signals of the user's own; the models they name."""
+    found: dict[str, Any] = {"reward": fingerprint(repr(term) for term in reward.terms)}
+    for term in reward.terms:
+        if "." in term.signal:
+            found |= _of_module(term.signal)
+        for option, value in term.options.items():
+            if isinstance(value, str) and Path(value).is_dir():
+                found[f"{option} of signal {term.signal}"] = identity(value)["sha256"]
+    return found
+
+
+def _of_module(path: str) -> dict[str, Any]:
+    spec = importlib.util.find_spec(path.rpartition(".")[0])
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        return {}
+    return {f"code of {path}": file_digest(spec.origin)}

@@ -1,0 +1,63 @@
+"""How a supervised loop is left and taken up again: after any step, as if it had never been left."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch.optim.lr_scheduler import LRScheduler
+
+from cagsr.distributed.process_group import World
+from cagsr.errors import InputError
+from cagsr.io.shutdown import Stops
+from cagsr.runs.checkpoint import Checkpoints, forward
+
+__all__ = ["Continuation"]
+
+
+@dataclass
+class Continuation:
+    """Saves after every ``save_every`` steps (0: never by itself) and when ``stops`` asks.
+
+    ``tell`` is told the steps that are done, or None, when the loop begins. ``seconds`` of training are those of all
+    its parts.
+    """
+
+    checkpoints: Checkpoints
+    stops: Stops
+    save_every: int
+    resume: bool
+    tell: Callable[[int | None], object]
+    seconds: float = 0.0
+    _since: float = field(default_factory=time.perf_counter)
+
+    def restore(self, scheduler: LRScheduler, steps: int) -> int:
+        """Put back what the newest checkpoint holds; the steps that are done, 0 without one.
+
+        Call it when the loop is ready to begin, model and optimizer prepared, the schedule at its start. Raises
+        InputError where more than ``steps`` are done.
+        """
+        self._since = time.perf_counter()
+        newest = self.checkpoints.newest() if self.resume else None
+        done = None
+        if newest is not None:
+            state = self.checkpoints.load(newest)
+            done, self.seconds = state["step"], state["seconds"]
+            if done > steps:
+                raise InputError(
+                    f"{self.checkpoints.root.parent} is at step {done} already; set more than {steps} steps"
+                )
+            forward(scheduler, done)
+        self.tell(done)
+        return done or 0
+
+    def after(self, step: int, steps: int) -> None:
+        """Step ``step`` of ``steps`` is done. Raises StoppedError, once all is saved, when asked to stop."""
+        request = World(self.checkpoints.accelerator).first_request(self.stops.requested())
+        # The last one too: what comes after the loop can fail.
+        if request or step == steps or (self.save_every and step % self.save_every == 0):
+            self.checkpoints.save(step, {"seconds": self.elapsed()})
+        if request and step < steps:
+            raise self.stops.error(request, f"after step {step} of {steps}")
+
+    def elapsed(self) -> float:
+        return self.seconds + time.perf_counter() - self._since

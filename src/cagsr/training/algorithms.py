@@ -1,0 +1,125 @@
+"""The algorithm: its settings, and how rewards become advantages and a loss."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cagsr.distributed.process_group import World
+from cagsr.models.policy import Scored
+from cagsr.training import advantages, kl, losses
+from cagsr.types import TrainBatch
+
+__all__ = ["ALGORITHMS", "Algorithm"]
+
+ALGORITHMS = ("ppo", *advantages.SEQUENCE_ESTIMATORS)
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """Which estimator, and the numbers it takes. Field by field in `config.sections.Algorithm`.
+
+    ``kl_placement``: "reward" subtracts the coefficient times k1 from the reward of every token, as the CAGSR
+    paper's PPO does; "loss" adds the coefficient times k2 to the loss, as GRPO does with k3 (see `cagsr.training.kl`).
+    """
+
+    name: str = "grpo"
+    kl_placement: str = "loss"
+    clip: float = 0.2
+    value_clip: float = 0.2
+    value_coefficient: float = 0.1
+    entropy_coefficient: float = 0.0
+    discount: float = 1.0
+    trace: float = 0.95
+    normalisation: str = "token"
+    epochs: int = 1
+    minibatches: int = 1
+
+    @property
+    def needs_critic(self) -> bool:
+        return self.name == "ppo"
+
+    @property
+    def needs_old(self) -> bool:
+        """Whether a step must know the sampling policy's log-probabilities before its update.
+
+        With a single optimizer step a rollout they are those of the pass that is differentiated, and the ratio is 1.
+        `Step.collect` wants them too where another engine sampled: it is held to them before anything is learnt.
+        """
+        several = self.epochs * self.minibatches > 1
+        return several or self.needs_critic or self.kl_placement == "reward"
+
+    def estimate(
+        self, reward_N: Tensor, parts: Sequence[TrainBatch], kl_coefficient: float, world: World
+    ) -> list[TrainBatch]:
+        """The parts of a rollout with their advantages (and returns) filled in; ``reward_N`` is this process's.
+
+        The group, the batch and the whitening are those of all processes together.
+        """
+        beta = kl_coefficient if self.kl_placement == "reward" else 0.0
+        penalties = [
+            torch.zeros_like(part.ref_logprobs)
+            if part.old_logprobs is None
+            else beta * kl.k1(part.old_logprobs, part.ref_logprobs)
+            for part in parts
+        ]
+        rewards = reward_N.split([len(part.rollout.responses) for part in parts])
+        if self.needs_critic:
+            return self._with_gae(rewards, penalties, parts, world)
+        spent = torch.cat([penalty.sum(-1) for penalty in penalties])
+        estimator = advantages.SEQUENCE_ESTIMATORS[self.name]
+        everywhere = estimator(world.gather(reward_N - spent), parts[0].rollout.group_size)
+        shared = world.mine(everywhere).split([len(reward) for reward in rewards])
+        return [
+            part.with_advantages(advantage_N[:, None] * part.rollout.response_mask)
+            for part, advantage_N in zip(parts, shared, strict=True)
+        ]
+
+    def _with_gae(
+        self, rewards: Sequence[Tensor], penalties: list[Tensor], parts: Sequence[TrainBatch], world: World
+    ) -> list[TrainBatch]:
+        raw, returns, masks = [], [], []
+        for reward_N, penalty, part in zip(rewards, penalties, parts, strict=True):
+            assert part.values is not None, "PPO needs a critic: build the policy with critic=True"
+            mask = part.rollout.response_mask
+            per_token = advantages.token_rewards(reward_N, penalty, mask)
+            advantage, target = advantages.gae(
+                per_token, part.values, mask, discount=self.discount, trace=self.trace
+            )
+            raw.append(advantage.flatten())
+            returns.append(target)
+            masks.append(mask)
+        flat = advantages.whiten(torch.cat(raw), torch.cat([mask.flatten() for mask in masks]), world.total)
+        shaped = flat.split([mask.numel() for mask in masks])
+        return [
+            part.with_advantages(advantage.view(mask.shape), target)
+            for part, advantage, target, mask in zip(parts, shaped, returns, masks, strict=True)
+        ]
+
+    def token_losses(
+        self, scored: Scored, batch: TrainBatch, kl_coefficient: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss [N T] of each token, and what it consists of, to be looked at.
+
+        Where another engine drew the tokens, the terms that are right on average over the policy's own tokens are
+        weighted by `losses.importance_weight`: the policy's loss and k2. Entropy and values are not of one token.
+        """
+        assert batch.advantages is not None, "estimate() comes before a loss"
+        old = scored.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
+        sampled, weight = batch.rollout.sampled_logprobs, 1.0
+        if sampled is not None:
+            weight = losses.importance_weight(old, sampled)
+        policy = weight * losses.clipped_policy_loss(scored.logprobs, old, batch.advantages, self.clip)
+        ratio = (scored.logprobs - old).exp().detach()
+        parts = {"policy_loss": policy.detach(), "clipped": ((ratio - 1).abs() > self.clip).float()}
+        loss = policy
+        if self.kl_placement == "loss" and kl_coefficient:
+            loss = loss + kl_coefficient * weight * kl.k2(scored.logprobs, batch.ref_logprobs)
+        if self.entropy_coefficient:
+            loss = loss - self.entropy_coefficient * scored.entropy
+        if scored.values is not None and batch.values is not None and batch.returns is not None:
+            value = losses.clipped_value_loss(scored.values, batch.values, batch.returns, self.value_clip)
+            parts["value_loss"] = value.detach()
+            loss = loss + self.value_coefficient * value
+        return loss, parts

@@ -1,0 +1,188 @@
+"""`cagsr sft`: the base that reinforcement learning starts from, trained on references."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import Progress
+
+from cagsr.config import Config, check_paths
+from cagsr.data import splits
+from cagsr.data.readers import Row
+from cagsr.data.row_messages import say_rows
+from cagsr.distributed.process_group import World, accelerated
+from cagsr.errors import InputError
+from cagsr.evaluation.evaluator import answer, values_of
+from cagsr.io.quiet_libraries import memory_named, silence_libraries, warn
+from cagsr.io.terminal import said, say
+from cagsr.models.from_scratch import new_model, new_tokenizer
+from cagsr.models.load import make_policy, save_model
+from cagsr.models.policy import Policy
+from cagsr.runs.directory import RunDirectory
+from cagsr.runs.identity import of_data, of_loaded, of_start
+from cagsr.runs.session import Claim
+from cagsr.tasks import TASKS
+from cagsr.tasks import tokenizer as task_tokenizer
+from cagsr.training import assembly as build
+from cagsr.training.progress import Clock, bar
+from cagsr.training.sft import Supervised, fine_tune
+from cagsr.types import Prompt
+
+__all__ = ["run_sft"]
+
+
+# What supervised training reads of a config, and so what must be the same to go on.
+READ = ("model", "data", "sft", "train.seed", "train.mixed_precision")
+
+
+def run_sft(
+    config: Config, console: Console, *, resume: bool = False, accept_changes: bool = False
+) -> dict[str, Any]:
+    """Train on references and write ``model/`` in ``sft.directory``; returns the evaluation (development split).
+
+    With ``sft.scratch`` the model is new, and so is its tokenizer: word-level for a task, BPE for a source.
+    ``resume`` goes on with the run of that directory, as `run_training` does.
+    """
+    silence_libraries()
+    run = config.run.model_copy(update={"directory": config.sft.directory})
+    config = config.model_copy(update={"run": run})
+    check_paths(config)
+    build.build_checker(config)
+    if not config.sft.scratch:
+        build.check_training(config)
+    accelerator = accelerated(mixed_precision=config.train.mixed_precision)
+    build.check_launch(accelerator, "cagsr sft")
+    console.quiet = console.quiet or not accelerator.is_main_process
+    claim = Claim(
+        config.sft.directory,
+        config,
+        of_start(config, READ, accelerator),
+        accelerator,
+        resume=resume,
+        accept_changes=accept_changes,
+        console=console,
+    )
+    with claim, memory_named("sft.batch_size or sft.max_reference_tokens"):
+        outcome = claim.finished(config.sft.steps)
+        if outcome is not None:
+            say(console, f"{claim.directory} is finished; nothing to do.")
+            return outcome
+        return _fine_tune(config, console, claim)
+
+
+def _fine_tune(config: Config, console: Console, claim: Claim) -> dict[str, Any]:
+    rows = splits.read_rows(config, "train", need_reference=True)
+    policy = _new_policy(config, rows) if config.sft.scratch else build.build_policy(config)
+    policy.to(claim.accelerator.device)
+    prompts, report = splits.build_prompts(config, policy, "train", need_reference=True, rows=rows)
+    references = [prompt.row["reference"] for prompt in prompts]
+    say_rows(console, "references", report)
+    _say_cut(policy, references, config.sft.max_reference_tokens, console)
+    held_out = _held_out_prompts(config, policy)
+    claim.start(of_data(prompts) | of_loaded(policy))
+    continuation = claim.continuation(config, config.sft.save_every, console)
+    with bar(console, "sft") as progress, continuation.stops:
+        shown = Shown(progress, claim.run, config.sft.steps, console)
+        fine_tune(policy, prompts, references, _settings(config), claim.accelerator, shown, continuation)
+    if claim.run is not None:
+        save_model(policy, claim.directory / "model")
+    outcome: dict[str, Any] = {
+        "steps": config.sft.steps,
+        "seconds": round(continuation.elapsed(), 1),
+        **_evaluate(config, policy, held_out, claim.accelerator),
+    }
+    if claim.run is not None:
+        claim.run.write_summary(outcome)
+    numbers = said(f"{name} {value:.3f}" for name, value in outcome.items() if name != "steps")
+    say(console, f"base in {claim.directory}/model: {numbers}")
+    return outcome
+
+
+class Shown:
+    """A step's loss for the progress bar, and every fiftieth for the run directory and a log."""
+
+    def __init__(self, progress: Progress, run: RunDirectory | None, steps: int, console: Console):
+        self.progress, self.run, self.steps, self.console = progress, run, steps, console
+        self.task, self.clock = progress.add_task("sft", total=steps, numbers=""), Clock(steps)
+
+    def __call__(self, step: int, loss: float) -> None:
+        self.progress.update(self.task, completed=step, numbers=f"loss {loss:.3f}")
+        left = self.clock.left(step)
+        if step % 50 and step != self.steps:
+            return
+        if self.run is not None:
+            self.run.add_metrics(step, {"loss": loss})
+        if not self.console.is_interactive:
+            say(self.console, f"sft step {step}/{self.steps}  loss {loss:.3f}  {left}")
+
+
+def _settings(config: Config) -> Supervised:
+    sft = config.sft
+    return Supervised(
+        steps=sft.steps,
+        batch_size=sft.batch_size,
+        learning_rate=sft.learning_rate,
+        schedule=sft.schedule,
+        warmup_steps=sft.warmup_steps,
+        weight_decay=sft.weight_decay,
+        max_reference_tokens=sft.max_reference_tokens,
+        seed=config.train.seed,
+    )
+
+
+def _new_policy(config: Config, rows: Sequence[Row]) -> Policy:
+    scratch = config.sft.scratch
+    assert scratch is not None
+    if config.data.task:
+        kind = "causal" if scratch.architecture == "llama" else "encoder-decoder"
+        tokenizer = task_tokenizer(TASKS[config.data.task], kind)
+    else:
+        usable = [row.values for row in rows if not row.problem]
+        texts = [
+            text for row in usable for text in (row["prompt"], row.get("reference")) if isinstance(text, str)
+        ]
+        if not texts:
+            raise InputError(
+                f"{config.data.source}: no text to learn a tokenizer from; name data.prompt_column"
+            )
+        tokenizer = new_tokenizer(texts, scratch.architecture, scratch.vocabulary)
+    torch.manual_seed(config.train.seed)
+    model = new_model(
+        scratch.architecture, tokenizer, layers=scratch.layers, hidden=scratch.hidden, heads=scratch.heads
+    )
+    return make_policy(model, tokenizer)
+
+
+def _say_cut(policy: Policy, references: list[str], limit: int, console: Console) -> None:
+    longer = sum(len(row) > limit for row in policy.encode(references))
+    if longer:
+        warn(
+            console,
+            f"{longer} of {len(references)} references are longer than sft.max_reference_tokens ({limit}); "
+            "they are cut there, and the model is not taught to end at the cut",
+        )
+
+
+def _held_out_prompts(config: Config, policy: Policy) -> list[Prompt]:
+    """Built before training, so that what is wrong with them is not found after it."""
+    if not splits.has_evaluation_data(config):
+        return []
+    return splits.build_prompts(config, policy, "development")[0]
+
+
+def _evaluate(
+    config: Config, policy: Policy, prompts: list[Prompt], accelerator: Accelerator
+) -> dict[str, float]:
+    if not prompts:
+        return {}
+    answers = answer(
+        policy,
+        prompts,
+        build.build_sampling(config).greedy(),
+        world=World(accelerator),
+        prompts_per_pass=config.train.micro_batch,
+    )
+    values = values_of(answers, prompts, build.build_checker(config))
+    return {name: float(value.mean()) for name, value in values.items()}

@@ -1,0 +1,219 @@
+"""From prompts to an update: the file to read first.
+
+collect   prompts -> sampled responses -> the observer's attention -> signals -> reward -> advantages
+update    epochs over those responses: forward, loss, backward, clip, optimizer step
+
+The pass that gives the reference's log-probabilities gives the attention too, and a policy that observes itself reads
+it while it writes; only a signal that asks again (what if this piece of the prompt were not there?) costs more. What is
+long (attention, logits) lives for one part of the rollout only.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import cast
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from cagsr.distributed.process_group import World
+from cagsr.errors import NumericsError
+from cagsr.models.policy import Policy, Reference, Scored
+from cagsr.models.sampling import Sampler, Sampling
+from cagsr.rewards.reward import Reward
+from cagsr.rewards.segments import explained
+from cagsr.training import kl
+from cagsr.training.algorithms import Algorithm
+from cagsr.training.attention_summary import Look, look
+from cagsr.training.losses import token_weights
+from cagsr.types import Evidence, Observation, Prompt, Rollout, Scores, TrainBatch
+
+__all__ = ["Collected", "Progress", "Step"]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """One step's experience: the whole rollout with its scores, and the same in parts, ready to train on.
+
+    ``attended`` goes with ``batches``. It is kept to be looked at; the attention itself is gone.
+    """
+
+    rollout: Rollout
+    scores: Scores
+    batches: list[TrainBatch]
+    attended: list[Look]
+
+
+@dataclass
+class Progress:
+    """How far `Step.update` has come: optimizer steps taken, and their share of the means that it will return."""
+
+    updates: int = 0
+    means: dict[str, float] = field(default_factory=dict)
+
+
+def _go_on(progress: Progress) -> None:
+    pass
+
+
+@dataclass
+class Step:
+    policy: Policy  # what is trained
+    network: nn.Module  # the policy as Accelerate wrapped it: the differentiable pass
+    reference: Reference  # where the leash is tied
+    observer: Reference | Policy  # whose attention is read
+    reward: Reward
+    salience: Callable[[Rollout], Tensor]
+    algorithm: Algorithm
+    sampling: Sampling
+    leash: kl.KLController
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    accelerator: Accelerator
+    groups_per_pass: int
+    max_grad_norm: float
+    sampler: Sampler | None = None  # who writes responses; None: the policy
+
+    def __post_init__(self):
+        self.world = World(self.accelerator)
+
+    @torch.no_grad()
+    def collect(self, prompts: list[Prompt], seed: int) -> Collected:
+        with self.accelerator.autocast():
+            rollout, seen = self._sample(prompts, seed)
+            needs_old = self.algorithm.needs_old or rollout.sampled_logprobs is not None
+            parts, measured, attended = [], [], []
+            for start in range(0, len(prompts), self.groups_per_pass):
+                stop = min(start + self.groups_per_pass, len(prompts))
+                part = rollout.groups(start, stop)
+                observation = seen.of_groups(rollout, start, stop) if seen else self.observer.observe(part)
+                by_reference = observation
+                if self.observer is not self.reference:
+                    by_reference = self.reference.observe(part)
+                evidence = Evidence(part, observation, self.salience(part), self.observer)
+                measured.append(self.reward.measure(evidence))
+                attended.append(look(part, observation.attention, explained(evidence)))
+                batch = TrainBatch(part, by_reference.logprobs)
+                parts.append(self._with_old(batch) if needs_old else batch)
+        signals = torch.cat(measured)
+        everywhere = self.world.gather(signals)
+        reward = self.world.mine(self.reward.combine(everywhere, rollout.group_size))
+        weighted = self.world.mine(self.reward.weighted(everywhere, rollout.group_size))
+        batches = self.algorithm.estimate(reward, parts, self.leash.coefficient, self.world)
+        return Collected(rollout, Scores(self.reward.names, signals, reward, weighted), batches, attended)
+
+    def _sample(self, prompts: list[Prompt], seed: int) -> tuple[Rollout, Observation | None]:
+        """A live observer has seen what it wrote while it wrote it."""
+        if self.sampler is None and self.observer is self.policy:
+            return self.policy.sample_observed(prompts, self.sampling, seed)
+        return (self.sampler or self.policy).sample(prompts, self.sampling, seed), None
+
+    def _with_old(self, batch: TrainBatch) -> TrainBatch:
+        """With what `update` will compute before its first step, to the bit; nothing here is differentiated.
+
+        Gradients are on because T5's position bias wants one, and attention then runs in another kernel.
+        """
+        with self._training(), torch.enable_grad(), self.accelerator.no_sync(self.network):
+            scored = self.network(batch.rollout)
+        values = None if scored.values is None else scored.values.detach()
+        logprobs, entropy = scored.logprobs.detach(), scored.entropy.detach()
+        return replace(batch, old_logprobs=logprobs, entropy=entropy, values=values)
+
+    def update(
+        self,
+        batches: Sequence[TrainBatch],
+        progress: Progress | None = None,
+        after: Callable[[Progress], None] = _go_on,
+    ) -> dict[str, float]:
+        """Train on collected parts; the means over tokens and updates of what the losses consist of.
+
+        Where `collect` left that to the update (see `Algorithm.needs_old`), also kl, kl_response and entropy as of
+        `measure.measure`.
+
+        ``after`` is called between two optimizer steps, and may raise to leave there; a later call with the same
+        batches and that ``progress`` takes the rest.
+        """
+        progress = progress or Progress()
+        size = math.ceil(len(batches) / self.algorithm.minibatches)
+        starts = [*range(0, len(batches), size)] * self.algorithm.epochs
+        with self._training():
+            for start in starts[progress.updates :]:
+                for name, value in self._optimizer_step(batches[start : start + size]).items():
+                    progress.means[name] = progress.means.get(name, 0.0) + value / len(starts)
+                progress.updates += 1
+                if progress.updates < len(starts):
+                    after(progress)
+        return progress.means
+
+    @contextmanager
+    def _training(self) -> Iterator[None]:
+        # transformers recomputes activations in training mode only; dropout is off in either mode.
+        self.policy.train(getattr(self.policy.model, "is_activation_checkpointing", False))
+        try:
+            yield
+        finally:
+            self.policy.eval()
+
+    def _optimizer_step(self, minibatch: Sequence[TrainBatch]) -> dict[str, float]:
+        masks = [batch.rollout.response_mask for batch in minibatch]
+        local = torch.tensor([sum(int(mask.sum()) for mask in masks), sum(len(mask) for mask in masks)])
+        tokens, rows = self.world.total(local.double()).tolist()
+        sums: dict[str, Tensor] = {}
+        bad: list[tuple[TrainBatch, Tensor]] = []
+        for position, batch in enumerate(minibatch):
+            last = position == len(minibatch) - 1
+            with self.accelerator.no_sync(self.network) if not last else nullcontext():
+                loss, parts = self._loss(batch, tokens, rows, bad)
+                # Data-parallel training averages gradients over processes; our weights already sum to 1 over all.
+                self.accelerator.backward(loss * self.world.size)
+            for name, value in {"loss": loss.detach(), **parts}.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value
+        clipped = self.accelerator.clip_grad_norm_(self.network.parameters(), self.max_grad_norm)
+        norm = float(torch.as_tensor(clipped))
+        means = {name: float(self.world.total(value)) for name, value in sums.items()}
+        self._check_finite(means["loss"], norm, bad)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad()
+        return {**means, "grad_norm": norm}
+
+    def _loss(
+        self, batch: TrainBatch, tokens: float, rows: float, bad: list[tuple[TrainBatch, Tensor]]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a part and what it consists of; which rows are not finite is added to ``bad``, unread."""
+        scored = cast(Scored, self.network(batch.rollout))
+        per_token, parts = self.algorithm.token_losses(scored, batch, self.leash.coefficient)
+        bad.append((batch, ~per_token.detach().isfinite().all(-1)))
+        weights = token_weights(
+            batch.rollout.response_mask,
+            self.algorithm.normalisation,
+            tokens=tokens,
+            rows=rows,
+            length_limit=self.sampling.max_new_tokens,
+        )
+        means = {name: (part * weights).sum() for name, part in parts.items()}
+        if batch.old_logprobs is None:  # this pass is of the policy that sampled
+            measured = kl.sums(scored.logprobs.detach(), batch.ref_logprobs, scored.entropy.detach())
+            means |= {
+                name: value / (rows if name == "kl_response" else tokens) for name, value in measured.items()
+            }
+        return (per_token * weights).sum(), means
+
+    def _check_finite(self, loss: float, norm: float, bad: Sequence[tuple[TrainBatch, Tensor]]) -> None:
+        """Every process sees the same sums, so all of them stop here or none does."""
+        for name, value in (("loss", loss), ("gradient norm", norm)):
+            if not math.isfinite(value):
+                raise NumericsError(
+                    f"the {name} is {value}{_first(bad)}; stopped before the optimizer step, the weights are those of "
+                    "the last good step. Lower train.learning_rate or algorithm.kl_coefficient, or train in float32."
+                )
+
+
+def _first(bad: Sequence[tuple[TrainBatch, Tensor]]) -> str:
+    for batch, rows in bad:
+        for row in rows.nonzero().flatten().tolist():
+            index = batch.rollout.prompts[row // batch.rollout.group_size].index
+            return f" (first in a response to the prompt of index {index})"
+    return ""
