@@ -17,7 +17,8 @@ from benchmarks.subjects import Shape, saved, step_of, texts
 from benchmarks.trl_step import EagerCoverage, TrlStep
 from benchmarks.variants import EncodesEachCandidate, ReadsEachCandidate, apart
 from benchmarks.verdicts import matrix, outcomes, rows
-from cagsr.rewards.reward import Reward, Term
+from cagsr.config.schema import Term
+from cagsr.rewards.reward import Reward
 from cagsr.rewards.segments import segments
 from cagsr.types import Evidence
 

@@ -16,14 +16,15 @@ from torch import Tensor
 from cagsr.attention.capture import capture
 from cagsr.config import Config
 from cagsr.data import splits
+from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
 from cagsr.rewards import segments
+from cagsr.rewards.presets import build_reward
 from cagsr.rewards.salience import Uniform
 from cagsr.rewards.signals.coverage import coverage
 from cagsr.rewards.signals.ingredients import text_mask
 from cagsr.rewards.signals.knockout import knockout
 from cagsr.rewards.signals.mass import mass
-from cagsr.training import assembly as build
 from cagsr.types import Evidence, Prompt, Rollout
 
 INK, PAPER = "var(--figure-ink, #24566f)", "var(--figure-paper, #ffffff)"
@@ -60,7 +61,7 @@ def main() -> None:
 
 def _task(name: str) -> tuple[Policy, list[Prompt]]:
     config = Config.load(overrides=[f"data.task={name}", "data.evaluation_count=60"])
-    policy = build.build_policy(config)
+    policy = build_policy(config)
     return policy, splits.build_prompts(config, policy, "heldout")[0]
 
 
@@ -82,7 +83,7 @@ def _encoder_decoder(policy: Policy, prompt: Prompt) -> str:
 
 
 def _causal(policy: Policy, prompt: Prompt) -> str:
-    greedy = build.build_sampling(Config.load(overrides=["data.task=slots"])).greedy()
+    greedy = Config.load(overrides=["data.task=slots"]).sampling.greedy()
     rollout = policy.sample([prompt], greedy)
     with torch.no_grad(), capture(policy.readable) as reading:
         policy.model(input_ids=torch.cat([rollout.prompt_ids, rollout.response_ids], 1), use_cache=False)
@@ -130,10 +131,10 @@ def _coverage(policy: Policy, prompt: Prompt) -> str:
 
 def _standardise(policy: Policy, prompts: list[Prompt]) -> str:
     config = Config.load(overrides=["data.task=slots-paraphrase"])
-    rollout = policy.sample(prompts, build.build_sampling(config), seed=3)
+    rollout = policy.sample(prompts, config.sampling, seed=3)
     evidence = Evidence(rollout, policy.observe(rollout), Uniform()(rollout), policy)
     raw = coverage(evidence).view(len(prompts), -1)
-    reward = build.build_reward(_covering(config), None)
+    reward = build_reward(_covering(config), None)
     signals = reward.measure(evidence)
     group = reward.combine(signals, rollout.group_size).view(len(prompts), -1)
     body, high = [], 40

@@ -7,7 +7,6 @@ from cagsr.data import prompts as data
 from cagsr.data import readers as sources
 from cagsr.data.preferences import Pair, pair_rows, read_pairs
 from cagsr.errors import InputError, closest
-from cagsr.models.policy import Policy
 from cagsr.tasks import TASKS
 from cagsr.tasks.task import split_of
 from cagsr.types import Prompt
@@ -147,7 +146,7 @@ def read_rows(config: Config, split: str, need_reference: bool = False) -> list[
 
 def build_prompts(
     config: Config,
-    policy: Policy,
+    policy: data.Reads,
     split: str,
     need_reference: bool = False,
     rows: Sequence[sources.Row] | None = None,
@@ -163,17 +162,11 @@ def build_prompts(
     if need_reference:
         longest, key = config.sft.max_reference_tokens, "sft.max_reference_tokens"
     policy.check_length(longest, key)
-    causal = policy.readable.kind == "causal"
     return data.encode(
         read_rows(config, split, need_reference) if rows is None else rows,
-        policy.tokenizer,
-        max_prompt_tokens=given.max_prompt_tokens,
-        overlong=given.overlong,
-        skip_invalid=given.skip_invalid,
+        **data.encoding(policy, given, longest),
         # References of one prompt are rows of their own: supervised training wants all, nothing else does.
         distinct=given.source is not None and not need_reference,
-        context=policy.context,
-        new_tokens=longest if causal else 0,
         new_tokens_key=key,
     )
 
@@ -185,17 +178,9 @@ def check_pairs(config: Config) -> None:
         data.refuse_invalid(pair_rows(given), config.data.skip_invalid)
 
 
-def build_pairs(config: Config, policy: Policy) -> tuple[list[Pair], data.DataReport]:
+def build_pairs(config: Config, policy: data.Reads) -> tuple[list[Pair], data.DataReport]:
     """Human preference pairs of ``compare.preferences``, and what became of its rows; none where it names no file."""
     given = config.compare.preferences
     if given is None or given == "simulated":
         return [], data.DataReport()
-    return read_pairs(
-        given,
-        policy.tokenizer,
-        max_prompt_tokens=config.data.max_prompt_tokens,
-        overlong=config.data.overlong,
-        skip_invalid=config.data.skip_invalid,
-        context=policy.context,
-        new_tokens=config.sampling.max_new_tokens if policy.readable.kind == "causal" else 0,
-    )
+    return read_pairs(given, **data.encoding(policy, config.data, config.sampling.max_new_tokens))

@@ -16,8 +16,8 @@ from cagsr.metrics.relevance import MINILM, Relevance, minilm_directory
 from cagsr.metrics.rouge import rouge_l
 from cagsr.models.load import load_model, load_tokenizer, make_policy
 from cagsr.models.policy import Policy
+from cagsr.tasks.bases import base_name
 from cagsr.tasks.task import Checker
-from cagsr.training.assembly import base_name
 
 __all__ = ["build_scoreboard", "check_metrics"]
 
@@ -56,7 +56,7 @@ def build_scoreboard(
         followup = FollowUp(frozen, config.train.micro_batch)
         own = (base_name(config), config.model.revision)
         asked_for = own if named == "base" else (named, given.perplexity_revision)
-        which = identity(*asked_for, getattr(frozen.model.config, "_commit_hash", None))
+        which = identity(*asked_for, frozen.commit)
     if given.judge is not None:
         asked = given.judge
         if asked.endpoint is not None:

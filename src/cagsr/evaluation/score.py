@@ -18,8 +18,11 @@ from cagsr.data.row_messages import say_cut, say_rows
 from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError, StorageError
 from cagsr.io.quiet_libraries import silence_libraries
+from cagsr.models.build import build_policy
+from cagsr.rewards.presets import build_reward
 from cagsr.rewards.reward import Reward
-from cagsr.training import assembly as build
+from cagsr.rewards.salience import build_salience
+from cagsr.tasks.checkers import find_checker
 from cagsr.types import Evidence
 
 __all__ = ["score"]
@@ -41,27 +44,19 @@ def score(
     """
     silence_libraries()
     limit = config.sampling.max_new_tokens
-    reward = build.build_reward(config, build.build_checker(config))
+    reward = build_reward(config.reward, find_checker(config.data))
     rows = _rows(config, source)
     if save_attention is not None:
         _make_directory(save_attention)
     data.refuse_invalid(rows, config.data.skip_invalid)
-    policy = build.build_policy(config)
+    policy = build_policy(config)
     policy.to(accelerated().device)
-    prompts, report = data.encode(
-        rows,
-        policy.tokenizer,
-        max_prompt_tokens=config.data.max_prompt_tokens,
-        overlong=config.data.overlong,
-        skip_invalid=config.data.skip_invalid,
-        context=policy.context,
-        new_tokens=limit if policy.readable.kind == "causal" else 0,
-    )
+    prompts, report = data.encode(rows, **data.encoding(policy, config.data, limit))
     if report.used < report.rows or report.truncated:
         say_rows(console, source, report)
     responses = [str(prompt.row["response"]) for prompt in prompts]
     say_cut(console, policy, "responses", responses, limit, "sampling.max_new_tokens")
-    salience = build.build_salience(config, prompts)
+    salience = build_salience(config, prompts)
     groups: dict[str, list[int]] = {}
     for position, prompt in enumerate(prompts):
         groups.setdefault(prompt.text, []).append(position)

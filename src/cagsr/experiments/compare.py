@@ -27,10 +27,13 @@ from cagsr.io.provenance import identity
 from cagsr.io.quiet_libraries import silence_libraries, warn
 from cagsr.io.terminal import say
 from cagsr.report.command import report_at_end
+from cagsr.rewards.presets import build_reward, check_signal
 from cagsr.runs.directory import CONFIG, RUN, SUMMARY, RunDirectory
 from cagsr.runs.identity import of_start
 from cagsr.runs.session import starts_anew
-from cagsr.training import assembly as build
+from cagsr.tasks.bases import base_name
+from cagsr.tasks.checkers import find_checker
+from cagsr.training.preflight import check_launch, check_training
 from cagsr.training.run import READ, check_trackers
 from cagsr.training.sft_run import run_sft
 
@@ -76,7 +79,7 @@ def compare(
     systems = {BASE: systems.pop(BASE, resolve([BASE], [])[BASE]), **systems}
     resolve([config.compare.control], config.compare.labels)  # a misspelt control would only not be there
     directory = Path(config.compare.directory)
-    build.check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr compare")
+    check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr compare")
     _check(config, systems)
     if resume and not RunDirectory.is_begun(directory):
         say(console, starts_anew(directory))
@@ -95,10 +98,10 @@ def _check(config: Config, systems: Mapping[str, System]) -> None:
     instruments.check_metrics(config)
     splits.check_evaluation_data(config)
     splits.check_pairs(config)
-    checker = build.build_checker(config)
-    build.check_training(config, build.build_reward(config, checker))
+    checker = find_checker(config.data)
+    check_training(config, build_reward(config.reward, checker))
     if "policy-gradient" in systems:
-        build.check_signal("compare.conventional_reward", config.compare.conventional_reward, checker)
+        check_signal("compare.conventional_reward", config.compare.conventional_reward, checker)
 
 
 def _run_all(
@@ -134,7 +137,7 @@ def _run_all(
     not_for = _measure_all(arena, systems, config.compare.seeds, console)
     summary = {
         "task": config.data.task or config.data.source,
-        "base": build.base_name(config),
+        "base": base_name(config),
         "base_model": arena.base_model(),
         "seeds": list(config.compare.seeds),
         "prompts": len(arena.prompts),

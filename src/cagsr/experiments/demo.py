@@ -25,19 +25,25 @@ from cagsr.io.quiet_libraries import silence_libraries
 from cagsr.io.terminal import say
 from cagsr.metrics.bootstrap import summarise
 from cagsr.metrics.slots import METRICS
+from cagsr.models.build import build_policy
 from cagsr.models.load import load_model, load_tokenizer
 from cagsr.models.policy import Policy
 from cagsr.report.command import report_at_end
+from cagsr.rewards.presets import build_reward
+from cagsr.rewards.salience import build_salience
 from cagsr.runs.directory import RESPONSES, RUN, SUMMARY, RunDirectory
 from cagsr.runs.session import starts_anew
+from cagsr.tasks.bases import BASES
+from cagsr.tasks.checkers import find_checker
 from cagsr.tasks.task import Checker
-from cagsr.training import assembly as build
+from cagsr.training.preflight import check_launch
 from cagsr.training.run import run_training
 from cagsr.training.sft_run import run_sft
 from cagsr.types import Prompt
 
 __all__ = ["CONFIGS", "CONTROLS", "demo", "rebuild"]
 
+DEMOS = Path(__file__).parent / "demos"
 CONFIGS = {"encoder-decoder": "encoder-decoder.yaml", "causal": "causal.yaml"}
 CONTROLS = ("paper", "lexical", "length", "oracle")
 BEST_OF_CONTROLS = ("lexical", "length", "oracle")
@@ -70,9 +76,9 @@ def demo(
     silence_libraries()
     started = time.perf_counter()
     settings = [f"train.seed={seed}", f"run.directory={directory}", *overrides]
-    config = Config.load(build.packaged("experiments/demos") / CONFIGS[kind], settings)
+    config = Config.load(DEMOS / CONFIGS[kind], settings)
     check_paths(config)
-    build.check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr demo")
+    check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr demo")
     directory = Path(config.run.directory)
     if resume and not RunDirectory.is_begun(directory):
         say(console, starts_anew(directory))
@@ -81,9 +87,9 @@ def demo(
     elif _is_finished_demo(directory):
         say(console, f"{directory} is finished; nothing to do.")
         return json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
-    checker = build.build_checker(config)
+    checker = find_checker(config.data)
     assert checker is not None, "the demo's tasks have checkers"
-    base = build.build_policy(config)
+    base = build_policy(config)
     prompts, _ = splits.build_prompts(config, base, "heldout")
     say(
         console,
@@ -157,7 +163,7 @@ def _with_preset(config: Config, preset: str, directory: Path) -> Config:
 
 
 def _greedy(policy: Policy, prompts: list[Prompt], config: Config) -> Answers:
-    sampling = build.build_sampling(config).greedy()
+    sampling = config.sampling.greedy()
     return answer(policy, prompts, sampling, world=_world(config), prompts_per_pass=config.train.micro_batch)
 
 
@@ -170,17 +176,17 @@ def _best_of_base(
     base: Policy, prompts: list[Prompt], config: Config, checker: Checker
 ) -> dict[str, Answers]:
     """The base's own samples: one at random, and the best of K by each reward. What choosing alone gains."""
-    salience, k = build.build_salience(config, prompts), config.sampling.candidates
+    salience, k = build_salience(config, prompts), config.sampling.candidates
     directory = Path(config.run.directory)
     rewards = {
-        preset: build.build_reward(_with_preset(config, preset, directory), checker)
+        preset: build_reward(_with_preset(config, preset, directory).reward, checker)
         for preset in (config.reward.preset, *BEST_OF_CONTROLS)
     }
     measures = [measure_signals(reward, base, salience) for reward in rewards.values()]
     answers = answer(
         base,
         prompts,
-        build.build_sampling(config),
+        config.sampling,
         world=_world(config),
         prompts_per_pass=config.train.micro_batch // k,
         measure=lambda rollout: torch.cat([measure(rollout) for measure in measures], -1),
@@ -239,11 +245,9 @@ def _show_samples(base: Policy, prompts: list[Prompt], systems: dict[str, Answer
 def rebuild(kind: str, console: Console) -> None:
     """Train the base of a demo anew and put it where it ships: ``bases/TASK`` in the package."""
     with TemporaryDirectory() as workplace:
-        config = Config.load(
-            build.packaged("experiments/demos") / CONFIGS[kind], [f"sft.directory={workplace}/base"]
-        )
+        config = Config.load(DEMOS / CONFIGS[kind], [f"sft.directory={workplace}/base"])
         run_sft(config, console)
-        shipped = build.packaged("tasks/bases") / str(config.data.task)
+        shipped = BASES / str(config.data.task)
         shutil.rmtree(shipped, ignore_errors=True)
         store_compact(Path(workplace) / "base" / "model", shipped)
 

@@ -8,18 +8,18 @@ from typing import Any
 from rich.console import Console
 
 from cagsr.config import Config
-from cagsr.config.schema import RewardTerm
+from cagsr.config.schema import Sft, Term
 from cagsr.distributed.process_group import accelerated
 from cagsr.experiments.systems.recipe import Imitate, Prefer, Reinforce
+from cagsr.models.build import build_policy
 from cagsr.models.load import save_model
 from cagsr.models.policy import Policy, Reference
 from cagsr.runs.directory import METRICS, RUN, RunDirectory, fingerprint
 from cagsr.runs.identity import of_start
 from cagsr.runs.session import Claim
-from cagsr.training import assembly as build
 from cagsr.training.dpo import DirectPreference, prefer
 from cagsr.training.run import READ, run_training
-from cagsr.training.sft import Supervised, fine_tune
+from cagsr.training.sft import fine_tune
 
 __all__ = ["Carried", "carry_out", "record_untrained", "trained_policy"]
 
@@ -84,7 +84,7 @@ def _summary(directory: Path, otherwise: dict[str, Any] | None = None) -> dict[s
 
 def _with_terms(config: Config, recipe: Reinforce) -> Config:
     terms = [
-        RewardTerm(
+        Term(
             signal=term.signal,
             weight=term.weight,
             standardise=term.standardise,
@@ -104,7 +104,7 @@ def trained_policy(config: Config) -> Policy:
     """The model of a finished run, without a critic."""
     model = config.model.model_copy(update={"name": str(Path(config.run.directory) / "model"), "lora": None})
     algorithm = config.algorithm.model_copy(update={"name": "grpo"})
-    return build.build_policy(config.model_copy(update={"model": model, "algorithm": algorithm}))
+    return build_policy(config.model_copy(update={"model": model, "algorithm": algorithm}))
 
 
 def _teach(recipe: Imitate | Prefer, config: Config, accept_changes: bool) -> None:
@@ -119,14 +119,13 @@ def _teach(recipe: Imitate | Prefer, config: Config, accept_changes: bool) -> No
         "schedule": training.schedule,
         "warmup_steps": training.warmup_steps,
         "weight_decay": training.weight_decay,
-        "seed": training.seed,
     }
     pairs = recipe.pairs if isinstance(recipe, Prefer) else []
     texts = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
     if isinstance(recipe, Imitate):
         texts = recipe.responses
     with _claim(config, accept_changes) as claim:
-        policy = build.build_policy(config)
+        policy = build_policy(config)
         policy.to(claim.accelerator.device)
         claim.start({"data": fingerprint(texts)})
         continuation = claim.continuation(config, training.save_every, Console(quiet=True))
@@ -138,13 +137,13 @@ def _teach(recipe: Imitate | Prefer, config: Config, accept_changes: bool) -> No
         longest, given = config.sampling.max_new_tokens, (claim.accelerator, report, continuation)
         with continuation.stops:
             if isinstance(recipe, Imitate):
-                settings = Supervised(
-                    learning_rate=training.learning_rate, max_reference_tokens=longest, **schedule
-                )
-                fine_tune(policy, recipe.prompts, recipe.responses, settings, *given)
+                settings = Sft(learning_rate=training.learning_rate, max_reference_tokens=longest, **schedule)
+                fine_tune(policy, recipe.prompts, recipe.responses, settings, *given, seed=training.seed)
             else:
                 rate = PREFERENCE_RATE * training.learning_rate
-                settings = DirectPreference(learning_rate=rate, max_response_tokens=longest, **schedule)
+                settings = DirectPreference(
+                    learning_rate=rate, max_response_tokens=longest, seed=training.seed, **schedule
+                )
                 prefer(policy, Reference(policy), recipe.pairs, settings, *given)
         save_model(policy, directory / "model")
         assert claim.run is not None, "a comparison is one process"

@@ -19,22 +19,26 @@ from cagsr.io.atomic_write import write_atomically
 from cagsr.io.quiet_libraries import memory_named, silence_libraries, warn
 from cagsr.io.shutdown import Stops
 from cagsr.io.terminal import say
+from cagsr.models.build import build_policy, connect_engine
 from cagsr.models.policy import Policy
 from cagsr.models.vllm import Client
+from cagsr.rewards.presets import build_reward
 from cagsr.rewards.reward import Reward
-from cagsr.rewards.salience import Salience
+from cagsr.rewards.salience import Salience, build_salience
 from cagsr.runs.directory import fingerprint
 from cagsr.runs.identity import of_data, of_loaded, of_start
 from cagsr.runs.model_card import model_card
 from cagsr.runs.session import Claim
+from cagsr.tasks.checkers import find_checker
 from cagsr.tasks.task import Checker
-from cagsr.training import assembly as build
+from cagsr.training.assembly import build_step
 from cagsr.training.candidate_log import Shown
-from cagsr.training.collapse_watch import Limit, Watch
+from cagsr.training.collapse_watch import CollapseWatch
+from cagsr.training.loop import TrainingLoop
+from cagsr.training.preflight import check_launch, check_training
 from cagsr.training.progress import Display
 from cagsr.training.step import Collected, Step
 from cagsr.training.tracker_tables import show_candidates
-from cagsr.training.trainer import Schedule, Trainer
 from cagsr.types import Prompt
 
 __all__ = ["Trained", "check_trackers", "run_training"]
@@ -72,17 +76,17 @@ def run_training(
     silence_libraries()
     check_paths(config)
     check_trackers(config.run.trackers)
-    checker = build.build_checker(config)
-    reward = build.build_reward(config, checker)
-    build.check_training(config, reward)
+    checker = find_checker(config.data)
+    reward = build_reward(config.reward, checker)
+    check_training(config, reward)
     accelerator = accelerated(
         mixed_precision=config.train.mixed_precision,
         log_with=list(config.run.trackers) or None,
         project_dir=config.run.directory,
     )
-    build.check_launch(accelerator, "cagsr train", config)
+    check_launch(accelerator, "cagsr train", config)
     console.quiet = console.quiet or not accelerator.is_main_process
-    identity = of_start(config, READ, accelerator, reward)
+    identity = of_start(config, READ, accelerator, reward.terms)
     claim = Claim(
         config.run.directory,
         config,
@@ -111,19 +115,19 @@ def _train(
 ) -> Trained:
     rows = splits.read_rows(config, "train")
     client = _engine(config, console, claim)
-    policy = build.build_policy(config)
+    policy = build_policy(config)
     prompts = _prompts(config, policy, "train", console, rows)
-    salience = build.build_salience(config, prompts)
+    salience = build_salience(config, prompts)
     _say_without_content(salience, prompts, console)
-    step = build.build_step(config, policy, reward, salience, claim.accelerator, client)
+    step = build_step(config, policy, reward, salience, claim.accelerator, client)
     evaluator = _evaluator(config, policy, step, checker, console) if evaluate else None
     evaluated = of_data(evaluator.prompts, "evaluation data") if evaluator else {}
-    claim.start(of_data(prompts) | evaluated | of_loaded(policy))
-    trainer = Trainer(
+    claim.start(of_data(prompts) | evaluated | of_loaded(policy.commit))
+    loop = TrainingLoop(
         step=step,
         prompts=prompts,
-        schedule=_schedule(config),
-        watch=_watch(config),
+        schedule=config.train,
+        watch=CollapseWatch(config.watch),
         directory=claim.directory,
         checkpoints=claim.checkpoints(config.train.keep_checkpoints, console),
         stops=Stops(config.run.max_seconds),
@@ -137,9 +141,9 @@ def _train(
         say(console, f"slower than it might be: {policy.sharing}", style="dim")
     say(console, f"every number of every step: {claim.directory}/metrics.jsonl", style="dim")
     with Display(console, config.train.steps, name) as display:
-        trainer.observers = (recorder, display)
+        loop.observers = (recorder, display)
         try:
-            outcome = trainer.run(resume=claim.resume)
+            outcome = loop.run(resume=claim.resume)
             recorder.finish(outcome, len(prompts))
         finally:
             claim.accelerator.end_training()
@@ -153,7 +157,7 @@ def _engine(config: Config, console: Console, claim: Claim) -> Client | None:
             console,
             f"responses come from vLLM at {server.base_url}; waiting for it, {server.timeout:g} s at most",
         )
-    return build.connect_engine(config, claim.accelerator)
+    return connect_engine(config, claim.accelerator)
 
 
 class Recorder:
@@ -246,24 +250,6 @@ def _evaluator(
         step.world,
         config.train.micro_batch,
     )
-
-
-def _schedule(config: Config) -> Schedule:
-    training = config.train
-    return Schedule(
-        steps=training.steps,
-        prompts_per_step=training.prompts_per_step,
-        evaluate_every=training.evaluate_every,
-        save_every=training.save_every,
-        shuffled_every=config.watch.shuffled_every,
-        seed=training.seed,
-    )
-
-
-def _watch(config: Config) -> Watch:
-    names = ("length", "repetition", "kl", "entropy", "shuffled")
-    limits = {name: getattr(config.watch, name) for name in names}
-    return Watch({name: Limit(given.limit, given.action, given.patience) for name, given in limits.items()})
 
 
 def check_trackers(names: Sequence[str]) -> None:

@@ -11,18 +11,19 @@ from typing import Any, Protocol
 
 import torch
 
+from cagsr.config.schema import Train
 from cagsr.distributed.fsdp import whole, whole_weights
 from cagsr.errors import InputError, NumericsError
 from cagsr.io.shutdown import Stops
 from cagsr.models.load import save_model
 from cagsr.runs.checkpoint import Checkpoints, forward
-from cagsr.training.collapse_watch import Collapsed, Watch
+from cagsr.training.collapse_watch import Collapsed, CollapseWatch
 from cagsr.training.rollout_buffer import load_buffer, save_buffer
 from cagsr.training.step import Collected, Progress, Step
 from cagsr.training.step_metrics import measure, shuffled_share
 from cagsr.types import Prompt
 
-__all__ = ["Evaluation", "Observer", "Schedule", "Trainer", "prompts_for"]
+__all__ = ["Evaluation", "RunObserver", "TrainingLoop", "prompts_for"]
 
 
 class Evaluation(Protocol):
@@ -36,18 +37,6 @@ class Evaluation(Protocol):
     def __call__(self) -> dict[str, float]: ...
 
 
-@dataclass(frozen=True)
-class Schedule:
-    """0 for ``evaluate_every`` and ``save_every`` means: only at the end."""
-
-    steps: int = 100
-    prompts_per_step: int = 8
-    evaluate_every: int = 0
-    save_every: int = 0
-    shuffled_every: int = 10
-    seed: int = 0
-
-
 @dataclass
 class Begun:
     """A step on its way: what was collected, what is known of it so far, how much of the update is done."""
@@ -57,7 +46,7 @@ class Begun:
     progress: Progress
 
 
-class Observer(Protocol):
+class RunObserver(Protocol):
     """What is told about a run while it goes: the run directory, the progress display, the trackers."""
 
     def on_start(self, step: int | None) -> None:
@@ -69,19 +58,23 @@ class Observer(Protocol):
 
 
 @dataclass
-class Trainer:
-    """The schedule of a run. ``identity`` hashes all that it stands on: a step that was begun needs the same again."""
+class TrainingLoop:
+    """The steps of a run in order, and what is due between them: evaluations, checkpoints, warnings, stops.
+
+    0 for ``evaluate_every`` and ``save_every`` of the schedule means: only at the end. ``identity`` hashes all that the
+    run stands on: a step that was begun needs the same again.
+    """
 
     step: Step
     prompts: Sequence[Prompt]
-    schedule: Schedule
-    watch: Watch
+    schedule: Train
+    watch: CollapseWatch
     directory: Path
     checkpoints: Checkpoints
     stops: Stops = field(default_factory=Stops)
     identity: str = ""
     evaluate: Evaluation | None = None
-    observers: Sequence[Observer] = ()
+    observers: Sequence[RunObserver] = ()
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] | None = None
     seconds: float = 0.0
@@ -148,7 +141,7 @@ class Trainer:
         with whole(self.step.policy, self.step.accelerator):
             collected = self.step.collect(world.share(prompts), seed=step_seed(schedule.seed, number))
             row = measure(collected, world)
-            if number % schedule.shuffled_every == 0:
+            if number % self.watch.settings.shuffled_every == 0:
                 share = shuffled_share(self.step, collected)
                 if share is not None:
                     row["shuffled"] = share
