@@ -20,7 +20,7 @@ from pathlib import Path
 import tiny
 
 PRELOADED = (
-    "cagsr.training.run",
+    "cagsr.training.trainer",
     "cagsr.evaluation.score",
     "cagsr.evaluation.evaluate",
     "peft",

@@ -1,8 +1,8 @@
 """All sections together: read from a file with overrides on top, checked, and written as they were resolved."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -56,6 +56,15 @@ class Config(Section):
             return cls.model_validate(document.data)
         except ValidationError as error:
             raise InputError("\n".join(messages(error, document, cls))) from None
+
+    def replaced(self, keys: Mapping[str, Any]) -> Self:
+        """The same with other values for these keys, ``{"train.seed": 3}``; a section as a whole by its name."""
+        sections: dict[str, Any] = {}
+        for key, value in keys.items():
+            section, _, name = key.partition(".")
+            before = sections.get(section, getattr(self, section))
+            sections[section] = before.model_copy(update={name: value}) if name else value
+        return self.model_copy(update=sections)
 
     def as_yaml(self) -> str:
         """The resolved config as YAML that loads back equal."""

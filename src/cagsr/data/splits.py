@@ -1,6 +1,8 @@
 """From a config to rows and prompts: which are trained on, which are kept out, and how they are encoded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from cagsr.config import Config
 from cagsr.data import prompts as data
@@ -12,6 +14,7 @@ from cagsr.tasks.task import split_of
 from cagsr.types import Prompt
 
 __all__ = [
+    "DataSets",
     "build_pairs",
     "build_prompts",
     "build_references",
@@ -22,6 +25,14 @@ __all__ = [
     "has_evaluation_data",
     "read_rows",
 ]
+
+
+@dataclass(frozen=True)
+class DataSets:
+    """Rows at hand, which take the place of what the config names: to train on, and to evaluate on."""
+
+    train: Iterable[Mapping[str, Any]] | None = None
+    evaluation: Iterable[Mapping[str, Any]] | None = None
 
 
 def has_evaluation_data(config: Config) -> bool:
@@ -48,7 +59,7 @@ def _names_evaluation_data(config: Config) -> bool:
     return bool(config.data.evaluation_source or config.data.evaluation_split)
 
 
-def build_rows(config: Config, split: str) -> list[sources.Row]:
+def build_rows(config: Config, split: str, datasets: DataSets = DataSets()) -> list[sources.Row]:
     """Rows of ``train``, ``development`` or ``heldout``, before they are encoded.
 
     A task generates each. A source is read by its own splits where evaluation data is named; with
@@ -58,7 +69,7 @@ def build_rows(config: Config, split: str) -> list[sources.Row]:
     Raises InputError for another split than ``train`` of a source that nothing is kept out of.
     """
     given = config.data
-    rows = _all_rows(config, split)
+    rows = _all_rows(config, split, datasets)
     if split == "train":
         return rows
     if given.holdout_column:
@@ -66,7 +77,7 @@ def build_rows(config: Config, split: str) -> list[sources.Row]:
     return rows[: given.evaluation_count]
 
 
-def _all_rows(config: Config, split: str) -> list[sources.Row]:
+def _all_rows(config: Config, split: str, datasets: DataSets = DataSets()) -> list[sources.Row]:
     """As `build_rows`, with every row that a prompt has."""
     given = config.data
     if split != "train":
@@ -74,6 +85,11 @@ def _all_rows(config: Config, split: str) -> list[sources.Row]:
     if given.task:
         count = given.count if split == "train" else given.evaluation_count
         return sources.rows_of(TASKS[given.task].rows(split, count, seed=given.seed), given.task)
+    if split != "train" and datasets.evaluation is not None:
+        return sources.rows_of(datasets.evaluation, "eval_dataset")
+    if datasets.train is not None:
+        rows = sources.rows_of(datasets.train, "train_dataset")
+        return _held_out(rows, given.holdout_column, split) if given.holdout_column else rows
     source, part = str(given.source), given.split
     if split != "train" and _names_evaluation_data(config):
         source, part = given.evaluation_source or source, given.evaluation_split or given.split
@@ -118,13 +134,15 @@ def _one_per(rows: list[sources.Row], column: str) -> list[sources.Row]:
     return list({str(row.values.get(column)): row for row in reversed(rows)}.values())[::-1]
 
 
-def read_rows(config: Config, split: str, need_reference: bool = False) -> list[sources.Row]:
+def read_rows(
+    config: Config, split: str, need_reference: bool = False, datasets: DataSets = DataSets()
+) -> list[sources.Row]:
     """Rows of a split with their columns mapped: call it before a model is loaded, and hand them to `build_prompts`.
 
     Raises InputError for all that can be wrong with a data set and needs no tokenizer to be seen.
     """
     given = config.data
-    rows = build_rows(config, split)
+    rows = build_rows(config, split, datasets)
     if not rows and given.holdout_column:
         raise InputError(
             f"data.holdout_column: no row of {given.source} falls to the {split} prompts by its "

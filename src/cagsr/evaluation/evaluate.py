@@ -19,7 +19,6 @@ from cagsr.errors import InputError
 from cagsr.evaluation import metrics_from_config as instruments
 from cagsr.evaluation.evaluator import Answers, answer, measure_signals, read_by, spread_of
 from cagsr.evaluation.scoreboard import Scoreboard, on_common_prompts, preference_summary
-from cagsr.io.quiet_libraries import silence_libraries
 from cagsr.io.terminal import say
 from cagsr.metrics.bootstrap import summarise
 from cagsr.models.build import build_policy
@@ -73,7 +72,6 @@ def evaluate(
 
     Raises InputError where no prompt fits all models.
     """
-    silence_libraries()
     started = time.perf_counter()
     if split != "train":
         splits.check_evaluation_data(config)
@@ -128,8 +126,7 @@ def _answered(
     observer = scoreboard = None
     rows = splits.read_rows(config, split)
     for name, path in models.items():
-        chosen = config.model.model_copy(update={"name": path})
-        alone = config.model_copy(update={"model": chosen})
+        alone = config.replaced({"model.name": path})
         policy = build_policy(alone)
         policy.to(world.device)
         prompts, report = splits.build_prompts(config, policy, split, rows=rows)

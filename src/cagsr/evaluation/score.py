@@ -17,7 +17,6 @@ from cagsr.data import readers as sources
 from cagsr.data.row_messages import say_cut, say_rows
 from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError, StorageError
-from cagsr.io.quiet_libraries import silence_libraries
 from cagsr.models.build import build_policy
 from cagsr.rewards.presets import build_reward
 from cagsr.rewards.reward import Reward
@@ -42,7 +41,6 @@ def score(
     ``save_attention``: a directory that gets ``row-00001.npz`` with ``A`` [T S] float32, ``prompt_ids`` [S],
     ``response_ids`` [T] and ``layers`` for each row, so that the capture can be checked with other tools.
     """
-    silence_libraries()
     limit = config.sampling.max_new_tokens
     reward = build_reward(config.reward, find_checker(config.data))
     rows = _rows(config, source)

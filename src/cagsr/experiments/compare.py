@@ -24,7 +24,7 @@ from cagsr.experiments.systems.recipe import NotForThisDataError
 from cagsr.io.atomic_write import write_atomically
 from cagsr.io.lock import LOCK
 from cagsr.io.provenance import identity
-from cagsr.io.quiet_libraries import silence_libraries, warn
+from cagsr.io.quiet_libraries import warn
 from cagsr.io.terminal import say
 from cagsr.report.command import report_at_end
 from cagsr.rewards.presets import build_reward, check_signal
@@ -34,8 +34,9 @@ from cagsr.runs.session import starts_anew
 from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
 from cagsr.training.preflight import check_launch, check_training
-from cagsr.training.run import READ, check_trackers
+from cagsr.training.recorder import check_trackers
 from cagsr.training.sft_run import run_sft
+from cagsr.training.trainer import READ
 
 __all__ = ["compare", "quick"]
 
@@ -49,21 +50,17 @@ def quick(config: Config) -> Config:
     given, train = config.compare, config.train
     steps = min(train.steps, max(10, train.steps // 3))
     asked = [count for count in given.labels if f"hybrid-{count}" in (given.systems or ())]
-    smaller = {
-        "train": train.model_copy(
-            update={"steps": steps, "warmup_steps": train.warmup_steps * steps // train.steps}
-        ),
-        "data": config.data.model_copy(update={"evaluation_count": min(50, config.data.evaluation_count)}),
-        "compare": given.model_copy(
-            update={
-                "seeds": given.seeds[:1],
-                "labels": asked or [min(given.labels)],
-                "directory": f"{given.directory}-quick",
-                "synthetic_pairs": min(200, given.synthetic_pairs),
-            }
-        ),
-    }
-    return config.model_copy(update=smaller)
+    return config.replaced(
+        {
+            "train.steps": steps,
+            "train.warmup_steps": train.warmup_steps * steps // train.steps,
+            "data.evaluation_count": min(50, config.data.evaluation_count),
+            "compare.seeds": given.seeds[:1],
+            "compare.labels": asked or [min(given.labels)],
+            "compare.directory": f"{given.directory}-quick",
+            "compare.synthetic_pairs": min(200, given.synthetic_pairs),
+        }
+    )
 
 
 def compare(
@@ -74,7 +71,6 @@ def compare(
     Every run is an ordinary run directory, ``SYSTEM/seed-N``, with ``responses.jsonl``: the held-out prompts, what
     the system answered greedily, and every metric of it. ``resume`` goes on where an earlier comparison stopped.
     """
-    silence_libraries()
     systems = resolve(config.compare.systems, config.compare.labels)
     systems = {BASE: systems.pop(BASE, resolve([BASE], [])[BASE]), **systems}
     resolve([config.compare.control], config.compare.labels)  # a misspelt control would only not be there
@@ -183,9 +179,7 @@ def _measure_all(
 
 
 def _open(config: Config, directory: Path, resume: bool, accept_changes: bool) -> RunDirectory:
-    check_paths(
-        config.model_copy(update={"run": config.run.model_copy(update={"directory": str(directory)})})
-    )
+    check_paths(config.replaced({"run.directory": str(directory)}))
     identity = _identity(config)
     if not resume:
         RunDirectory.refuse_used(directory)
@@ -227,14 +221,13 @@ def _with_base(config: Config, directory: Path, console: Console, accept_changes
         return config
     base = directory / "base"
     if not (base / SUMMARY).exists() or "stopped" in (RunDirectory(base, "").summary() or {}):
-        sft = config.sft.model_copy(update={"directory": str(base)})
         run_sft(
-            config.model_copy(update={"sft": sft}),
+            config.replaced({"sft.directory": str(base)}),
             console,
             resume=(base / RUN).exists(),
             accept_changes=accept_changes,
         )
-    return config.model_copy(update={"model": config.model.model_copy(update={"name": str(base / "model")})})
+    return config.replaced({"model.name": str(base / "model")})
 
 
 def _compared(arena: Arena, config: Config) -> dict[str, Any]:

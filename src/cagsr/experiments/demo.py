@@ -21,7 +21,6 @@ from cagsr.evaluation.evaluator import Answers, answer, best_of, measure_signals
 from cagsr.evaluation.tables import comparison_table, legend, shaded, shades, show_differences
 from cagsr.experiments.recipes import trained_policy
 from cagsr.io.atomic_write import write_atomically
-from cagsr.io.quiet_libraries import silence_libraries
 from cagsr.io.terminal import say
 from cagsr.metrics.bootstrap import summarise
 from cagsr.metrics.slots import METRICS
@@ -37,8 +36,8 @@ from cagsr.tasks.bases import BASES
 from cagsr.tasks.checkers import find_checker
 from cagsr.tasks.task import Checker
 from cagsr.training.preflight import check_launch
-from cagsr.training.run import run_training
 from cagsr.training.sft_run import run_sft
+from cagsr.training.trainer import Trainer
 from cagsr.types import Prompt
 
 __all__ = ["CONFIGS", "CONTROLS", "demo", "rebuild"]
@@ -73,7 +72,6 @@ def demo(
     ``full`` also trains on the rewards of CONTROLS, each exactly as CAGSR was trained. An earlier demo in
     ``directory`` is moved aside, never overwritten; with ``resume`` one that was stopped goes on.
     """
-    silence_libraries()
     started = time.perf_counter()
     settings = [f"train.seed={seed}", f"run.directory={directory}", *overrides]
     config = Config.load(DEMOS / CONFIGS[kind], settings)
@@ -112,7 +110,8 @@ def demo(
 def _trained(config: Config, name: str, resume: bool, console: Console) -> Policy:
     """The policy of a training run; one that had been finished before a demo was stopped is only loaded."""
     begun = resume and (Path(config.run.directory) / RUN).exists()
-    policy = run_training(config, console, name=name, resume=begun).policy or trained_policy(config)
+    trained = Trainer(args=config, console=console).run(name=name, resume=begun)
+    policy = trained.policy or trained_policy(config)
     return policy.to(_world(config).device)
 
 
@@ -157,9 +156,7 @@ def _is_finished_demo(directory: Path) -> bool:
 
 
 def _with_preset(config: Config, preset: str, directory: Path) -> Config:
-    reward = config.reward.model_copy(update={"preset": preset, "terms": None})
-    run = config.run.model_copy(update={"directory": str(directory)})
-    return config.model_copy(update={"reward": reward, "run": run})
+    return config.replaced({"reward.preset": preset, "reward.terms": None, "run.directory": str(directory)})
 
 
 def _greedy(policy: Policy, prompts: list[Prompt], config: Config) -> Answers:

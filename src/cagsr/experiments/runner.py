@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from cagsr.config import Config
+from cagsr.config.schema import Limit, WatchSettings
 from cagsr.data import splits
 from cagsr.data.preferences import Pair
 from cagsr.data.readers import Row
@@ -65,8 +66,7 @@ class Arena:
         self.checker = find_checker(config.data)
         self.reward = build_reward(config.reward, self.checker)
         rows = {split: splits.read_rows(config, split) for split in ("heldout", "train")}
-        algorithm = config.algorithm.model_copy(update={"name": "grpo"})  # the base needs no critic
-        self.base = build_policy(config.model_copy(update={"algorithm": algorithm}))
+        self.base = build_policy(config.replaced({"algorithm.name": "grpo"}))  # it needs no critic
         self.base.to(self.world.device)
         self.prompts = self._prompts("heldout", rows["heldout"])[: config.data.evaluation_count]
         self.training = self._prompts("train", rows["train"])
@@ -232,9 +232,9 @@ class Arena:
         self, recipe: Recipe, bench: Bench, directory: Path
     ) -> tuple[Answers, Answers | None, int, float]:
         """Greedy and sampled answers of what the recipe makes, the tokens generated for it, seconds of training."""
-        train = self.config.train.model_copy(update={"seed": bench.seed})
-        run = self.config.run.model_copy(update={"directory": str(directory)})
-        config = self.config.model_copy(update={"train": train, "run": run, "watch": _warning(self.config)})
+        config = self.config.replaced(
+            {"train.seed": bench.seed, "run.directory": str(directory), "watch": _warning(self.config.watch)}
+        )
         if isinstance(recipe, Unchanged | Choose):
             record_untrained(config, self.accept_changes)
         if isinstance(recipe, Unchanged):
@@ -297,8 +297,9 @@ class Arena:
         write_atomically(directory / RESULT, json.dumps(content, allow_nan=False) + "\n")
 
 
-def _warning(config: Config) -> Any:
+def _warning(watch: WatchSettings) -> WatchSettings:
     """The collapse watch without its stops: a system that collapses is a result."""
-    limits = {name: limit for name, limit in config.watch if hasattr(limit, "action")}
-    changed = {name: limit.model_copy(update={"action": "warn"}) for name, limit in limits.items()}
-    return config.watch.model_copy(update=changed)
+    changed = {
+        name: limit.model_copy(update={"action": "warn"}) for name, limit in watch if isinstance(limit, Limit)
+    }
+    return watch.model_copy(update=changed)

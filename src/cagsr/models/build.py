@@ -1,7 +1,10 @@
 """From a config to the model that is trained, and to the server that writes for it."""
 
+import hashlib
+
 import torch
 from accelerate import Accelerator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cagsr.config import Config
 from cagsr.distributed.process_group import World
@@ -11,16 +14,25 @@ from cagsr.models.policy import Policy
 from cagsr.models.vllm import Client, connect
 from cagsr.tasks.bases import base_name
 
-__all__ = ["build_policy", "connect_engine"]
+__all__ = ["build_policy", "connect_engine", "model_digest"]
 
 
-def build_policy(config: Config) -> Policy:
-    """Model, tokenizer, LoRA adapter, critic: what is trained, not yet prepared by Accelerate."""
+def build_policy(
+    config: Config,
+    loaded: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Policy:
+    """Model, tokenizer, LoRA adapter, critic: what is trained, not yet prepared by Accelerate.
+
+    ``loaded`` is a model that the caller has already, with its ``tokenizer`` (None: that of the model's name).
+    """
     model, training = config.model, config.train
     name = base_name(config)
     remote = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
-    tokenizer = load_tokenizer(name, **remote)
-    loaded, dropout = load_model(name, dtype=model.dtype, architecture=model.architecture, **remote)
+    tokenizer = tokenizer or load_tokenizer(name, **remote)
+    dropout: dict[str, float] = {}
+    if loaded is None:
+        loaded, dropout = load_model(name, dtype=model.dtype, architecture=model.architecture, **remote)
     torch.manual_seed(training.seed)  # what is initialised here: the adapter and the critic
     policy = make_policy(
         loaded,
@@ -40,6 +52,15 @@ def build_policy(config: Config) -> Policy:
                 f"train.gradient_checkpointing: {name} does not allow it; set it to false"
             ) from error
     return policy
+
+
+def model_digest(model: PreTrainedModel) -> dict[str, str]:
+    """What tells a loaded model from another, for a run's identity: SHA-256 of its config and of all weights."""
+    digest = hashlib.sha256(model.config.to_json_string().encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return {"model": digest.hexdigest()}
 
 
 def connect_engine(config: Config, accelerator: Accelerator) -> Client | None:

@@ -24,7 +24,6 @@ from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import measure_signals
 from cagsr.io.atomic_write import refuse_existing, write_atomically
-from cagsr.io.quiet_libraries import silence_libraries
 from cagsr.io.terminal import say
 from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
@@ -77,7 +76,6 @@ def calibrate(
     Returns what it found: weights, and the agreement with pairs of prompts that were not fitted. Raises InputError
     for an output that is no YAML file, for pairs that cannot be used, and where no signal orders the contrasts.
     """
-    silence_libraries()
     started = time.perf_counter()
     if output.suffix not in (".yaml", ".yml"):
         raise InputError(f"--output: {output} must end in .yaml, so that reward.preset takes it for a file")

@@ -18,7 +18,6 @@ from cagsr.distributed.launcher import refuse_unseen
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import Answers, measure_signals
-from cagsr.io.quiet_libraries import silence_libraries
 from cagsr.metrics.bootstrap import interval
 from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
@@ -52,7 +51,6 @@ def probe(config: Config, console: Console, prompts: int = 100) -> dict[str, Any
 
     Raises InputError where a prompt gets a single response, and for fewer than two prompts.
     """
-    silence_libraries()
     started = time.perf_counter()
     sampling = config.sampling
     if sampling.candidates < 2:
@@ -179,10 +177,8 @@ def _entropy(evidence: Evidence) -> torch.Tensor:
 
 def _of_prompts(config: Config, split: str, count: int) -> Config:
     """The config with so many prompts to evaluate on, or to generate."""
-    data = config.data.model_copy(update={"evaluation_count": count})
-    if split == "train" and config.data.task:
-        data = data.model_copy(update={"count": count})
-    return config.model_copy(update={"data": data})
+    generated = {"data.count": count} if split == "train" and config.data.task else {}
+    return config.replaced({"data.evaluation_count": count, **generated})
 
 
 def _scores(name: str, panel: Panel, probed: Probed) -> np.ndarray:

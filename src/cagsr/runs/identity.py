@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,16 @@ FREE |= {"sampling.vllm.base_url", "sampling.vllm.group_port", "sampling.vllm.ti
 
 
 def of_start(
-    config: Config, read: Sequence[str], accelerator: Accelerator, terms: Sequence[Term] = ()
+    config: Config,
+    read: Sequence[str],
+    accelerator: Accelerator,
+    terms: Sequence[Term] = (),
+    loaded: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """All that can be known before a model is loaded: config keys, weights, code, versions, processes.
 
     ``read`` names the sections and keys of the config that the command reads. A path is left out where its content is
-    compared: what was moved is still the same.
+    compared: what was moved is still the same. ``loaded`` identifies a model that was not loaded by its name.
     """
     paths = {"model.name": config.model.name, "data.source": config.data.source}
     paths["data.evaluation_source"] = config.data.evaluation_source
@@ -40,7 +44,9 @@ def of_start(
         for key, value in _flat(config.model_dump(mode="json"))
         if key not in free and any(key == name or key.startswith(f"{name}.") for name in read)
     }
-    if "sft" not in read or config.sft.scratch is None:
+    if loaded is not None:
+        found |= loaded
+    elif "sft" not in read or config.sft.scratch is None:
         found |= _of_model(base_name(config), config.model.revision)
     if terms:
         found |= _of_terms(terms)

@@ -15,7 +15,7 @@ from cagsr.data.row_messages import say_rows
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import answer, values_of
-from cagsr.io.quiet_libraries import memory_named, silence_libraries, warn
+from cagsr.io.quiet_libraries import memory_named, warn
 from cagsr.io.terminal import said, say
 from cagsr.models.build import build_policy
 from cagsr.models.from_scratch import new_model, new_tokenizer
@@ -47,9 +47,7 @@ def run_sft(
     With ``sft.scratch`` the model is new, and so is its tokenizer: word-level for a task, BPE for a source.
     ``resume`` goes on with the run of that directory, as `run_training` does.
     """
-    silence_libraries()
-    run = config.run.model_copy(update={"directory": config.sft.directory})
-    config = config.model_copy(update={"run": run})
+    config = config.replaced({"run.directory": config.sft.directory})
     check_paths(config)
     find_checker(config.data)
     if not config.sft.scratch:

@@ -1,0 +1,283 @@
+"""Training from prompts alone: `Trainer` takes objects, `train` a config; both end in a run directory."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from cagsr.config import Config, check_paths
+from cagsr.config.schema import Term
+from cagsr.config.training_config import TrainingConfig
+from cagsr.data import splits
+from cagsr.data.row_messages import say_rows
+from cagsr.data.splits import DataSets
+from cagsr.distributed.process_group import accelerated
+from cagsr.errors import InputError
+from cagsr.evaluation.evaluator import Evaluator, measure_signals
+from cagsr.io.quiet_libraries import memory_named, warn
+from cagsr.io.shutdown import Stops
+from cagsr.io.terminal import say
+from cagsr.models.build import build_policy, connect_engine, model_digest
+from cagsr.models.policy import Policy
+from cagsr.models.vllm import Client
+from cagsr.rewards.presets import build_reward
+from cagsr.rewards.reward import Reward
+from cagsr.rewards.salience import Salience, build_salience
+from cagsr.runs.directory import fingerprint
+from cagsr.runs.identity import of_data, of_loaded, of_start
+from cagsr.runs.session import Claim
+from cagsr.tasks.checkers import find_checker
+from cagsr.tasks.task import Checker
+from cagsr.training.assembly import build_step
+from cagsr.training.callbacks import TransformersCallbacks
+from cagsr.training.candidate_log import Shown
+from cagsr.training.collapse_watch import CollapseWatch
+from cagsr.training.hub import push_to_hub
+from cagsr.training.loop import RunObserver, TrainingLoop
+from cagsr.training.preflight import check_launch, check_training
+from cagsr.training.progress import Display
+from cagsr.training.recorder import Recorder, check_trackers
+from cagsr.training.step import Step
+from cagsr.types import Prompt
+
+__all__ = ["READ", "Trained", "Trainer", "train"]
+
+# The sections of the config that training reads, and so what must be the same for a run to go on.
+READ = ("model", "data", "sampling", "reward", "algorithm", "train", "watch")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """``policy`` is None where the run had been finished before, so that nothing was loaded.
+
+    outcome  {"steps", "best", "last", "seconds"}: what summary.json holds; ``best`` and ``last`` are evaluations.
+    """
+
+    policy: Policy | None
+    outcome: dict[str, Any]
+
+
+def train(
+    config: Config | TrainingConfig | str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    accept_changes: bool = False,
+    console: Console | None = None,
+) -> Trained:
+    """Train as a config says: a `Config`, or a YAML file with dotted ``overrides`` ("train.steps=20") on top.
+
+    This is `cagsr train`. ``resume`` goes on with the run of that directory, to the bit on a CPU; what is not as it
+    was is refused by name, unless ``accept_changes`` says to go on with it. Raises InputError for what is wrong with
+    the config, the disk or the data, where possible before the model is loaded.
+    """
+    if isinstance(config, str | Path):
+        config = Config.load(config, overrides)
+    elif isinstance(config, TrainingConfig):
+        config = config.as_config({})
+    return Trainer(args=config, console=console).run(resume=resume, accept_changes=accept_changes)
+
+
+class Trainer:
+    """Reinforcement learning of a language model whose reward is read from its own attention to the prompt.
+
+    model             a directory, a hub name, or a model that is loaded already (it is then the one that is trained,
+                      with the attention implementation of this package); None: what ``args`` names.
+    args              `TrainingConfig`, or a whole `Config`.
+    train_dataset     rows with a column "prompt" (text, or messages with roles) or what ``data.prompt_column`` names: a
+                      ``datasets.Dataset``, a list of dictionaries, ...; None: what ``args`` names.
+    eval_dataset      rows that are kept out of training: evaluated greedily every ``eval_steps`` and at the end.
+    processing_class  the tokenizer; only for a loaded model, and by default the one of its name.
+    callbacks         transformers' ``TrainerCallback`` objects, or `RunObserver` ones.
+    reward            the terms of the reward, [Term("coverage"), ...]; None: the preset of ``args``.
+    checker           what judges responses in evaluation, and is ``oracle`` as a signal; it never trains by itself.
+
+    `train` writes metrics, candidates, checkpoints, the model and a report's data to ``output_dir``, and may be called
+    again with ``resume_from_checkpoint=True`` by a program that was killed.
+    """
+
+    def __init__(
+        self,
+        model: str | PreTrainedModel | None = None,
+        args: TrainingConfig | Config | None = None,
+        train_dataset: Iterable[Mapping[str, Any]] | None = None,
+        eval_dataset: Iterable[Mapping[str, Any]] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        callbacks: Sequence[TrainerCallback | RunObserver] = (),
+        reward: Sequence[Term] | None = None,
+        checker: Checker | None = None,
+        console: Console | None = None,
+    ):
+        self.console = console or Console()
+        self.loaded = None if isinstance(model, str) else model
+        if processing_class is not None and self.loaded is None:
+            raise InputError(
+                "Trainer: processing_class goes with a loaded model; a name brings its own tokenizer"
+            )
+        self.processing_class, self.checker, self.callbacks = processing_class, checker, list(callbacks)
+        self.datasets = DataSets(train_dataset, eval_dataset)
+        keys: dict[str, Any] = {}
+        if model is not None:
+            keys["model.name"] = (
+                model if isinstance(model, str) else model.config.name_or_path or "a loaded model"
+            )
+        if train_dataset is not None:
+            keys |= {"data.source": "train_dataset", "data.task": None}
+        if eval_dataset is not None:
+            keys["data.evaluation_source"] = "eval_dataset"
+        if reward is not None:
+            keys["reward.terms"] = list(reward)
+        args = args or TrainingConfig()
+        self.config = args.as_config(keys) if isinstance(args, TrainingConfig) else args.replaced(keys)
+        self.policy: Policy | None = None
+        self.outcome: dict[str, Any] | None = None
+
+    def train(self, resume_from_checkpoint: bool = False) -> dict[str, Any]:
+        """Train to the last step; returns {"steps", "best", "last", "seconds"}, as summary.json holds it.
+
+        Raises InputError for what cannot work, NumericsError before an optimizer step that is not finite, StorageError
+        for a full disk, StoppedError once everything is saved after a signal or the time limit.
+        """
+        return self.run(resume=resume_from_checkpoint).outcome
+
+    @property
+    def model(self) -> PreTrainedModel:
+        """The trained model. Raises InputError before `train`."""
+        if self.policy is None:
+            raise InputError("Trainer: nothing is trained yet; call train() first")
+        return self.policy.model
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
+        """Upload model/ of the run, with its card, to the hub; returns the URL. Raises InputError before `train`."""
+        return push_to_hub(Path(self.config.run.directory) / "model", repo_id, private=private)
+
+    def run(
+        self,
+        *,
+        name: str = "train",
+        resume: bool = False,
+        accept_changes: bool = False,
+        evaluate: bool = True,
+    ) -> Trained:
+        """`train`, for the commands; without ``evaluate`` nothing is measured on the way, and no best/ is kept."""
+        config, console = self.config, self.console
+        check_paths(config)
+        check_trackers(config.run.trackers)
+        checker = self.checker or find_checker(config.data)
+        reward = build_reward(config.reward, checker)
+        check_training(config, reward)
+        accelerator = accelerated(
+            mixed_precision=config.train.mixed_precision,
+            log_with=list(config.run.trackers) or None,
+            project_dir=config.run.directory,
+        )
+        check_launch(accelerator, "cagsr train", config)
+        console.quiet = console.quiet or not accelerator.is_main_process
+        digest = None if self.loaded is None else model_digest(self.loaded)
+        claim = Claim(
+            config.run.directory,
+            config,
+            of_start(config, READ, accelerator, reward.terms, digest),
+            accelerator,
+            resume=resume,
+            accept_changes=accept_changes,
+            console=console,
+        )
+        with claim, memory_named("train.micro_batch or sampling.max_new_tokens"):
+            finished = claim.finished(config.train.steps)
+            if finished is not None:
+                say(console, f"{claim.directory} is finished (step {config.train.steps}); nothing to do.")
+                return Trained(None, finished)
+            return self._train(name, reward, checker, claim, evaluate)
+
+    def _train(
+        self, name: str, reward: Reward, checker: Checker | None, claim: Claim, evaluate: bool
+    ) -> Trained:
+        config, console = self.config, self.console
+        rows = splits.read_rows(config, "train", datasets=self.datasets)
+        client = _engine(config, console, claim.accelerator)
+        policy = build_policy(config, self.loaded, self.processing_class)
+        prompts, report = splits.build_prompts(config, policy, "train", rows=rows)
+        say_rows(console, "train prompts", report)
+        salience = build_salience(config, prompts)
+        _say_without_content(salience, prompts, console)
+        step = build_step(config, policy, reward, salience, claim.accelerator, client)
+        evaluator = self._evaluator(policy, step, checker) if evaluate else None
+        evaluated = of_data(evaluator.prompts, "evaluation data") if evaluator else {}
+        claim.start(of_data(prompts) | evaluated | of_loaded(policy.commit))
+        loop = TrainingLoop(
+            step=step,
+            prompts=prompts,
+            schedule=config.train,
+            watch=CollapseWatch(config.watch),
+            directory=claim.directory,
+            checkpoints=claim.checkpoints(config.train.keep_checkpoints, console),
+            stops=Stops(config.run.max_seconds),
+            identity=fingerprint([json.dumps(claim.identity, sort_keys=True)]),
+            evaluate=evaluator,
+        )
+        shown = Shown.of_run(config.run.log_candidates, policy.tokenizer, salience, config.train.steps)
+        recorder = Recorder(config, claim, shown, evaluator)
+        say(console, f"{name}: {policy.readable}; reward {', '.join(reward.names)}")
+        if not policy.sharing.possible:
+            say(console, f"slower than it might be: {policy.sharing}", style="dim")
+        say(console, f"every number of every step: {claim.directory}/metrics.jsonl", style="dim")
+        self.policy = policy
+        with Display(console, config.train.steps, name) as display:
+            loop.observers = (recorder, display, *self._observers(loop))
+            try:
+                self.outcome = loop.run(resume=claim.resume)
+                recorder.finish(self.outcome, len(prompts))
+            finally:
+                claim.accelerator.end_training()
+        return Trained(policy, self.outcome)
+
+    def _observers(self, loop: TrainingLoop) -> list[RunObserver]:
+        theirs = [one for one in self.callbacks if isinstance(one, TrainerCallback)]
+        own: list[RunObserver] = [one for one in self.callbacks if not isinstance(one, TrainerCallback)]
+        return [*own, TransformersCallbacks(theirs, loop)] if theirs else own
+
+    def _evaluator(self, policy: Policy, step: Step, checker: Checker | None) -> Evaluator | None:
+        config = self.config
+        if not splits.has_evaluation_data(config):
+            return None
+        rows = splits.read_rows(config, "development", datasets=self.datasets)
+        prompts, report = splits.build_prompts(config, policy, "development", rows=rows)
+        say_rows(self.console, "development prompts", report)
+        return Evaluator(
+            policy,
+            prompts,
+            step.sampling,
+            step.reward,
+            measure_signals(step.reward, step.reference, step.salience),
+            checker,
+            step.world,
+            config.train.micro_batch,
+        )
+
+
+def _engine(config: Config, console: Console, accelerator: Accelerator) -> Client | None:
+    if config.sampling.engine == "vllm":
+        server = config.sampling.vllm
+        say(
+            console,
+            f"responses come from vLLM at {server.base_url}; waiting for it, {server.timeout:g} s at most",
+        )
+    return connect_engine(config, accelerator)
+
+
+def _say_without_content(salience: Salience, prompts: Sequence[Prompt], console: Console) -> None:
+    empty = salience.without_content(prompts)
+    if empty:
+        share = len(empty) / len(prompts)
+        warn(
+            console,
+            f"{len(empty)} of {len(prompts)} prompts ({share:.0%}) have no content token, so no response can cover "
+            "them",
+        )
