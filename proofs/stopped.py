@@ -15,9 +15,8 @@ from pathlib import Path
 from random import Random
 
 import runs
-from cases import CASES, Workshop, differences, ending
-
 from cagsr.runs.directory import RunDirectory
+from cases import CASES, Workshop, differences, ending
 
 TITLE = "a stop by a signal is saved and goes on"
 PROMISE = 4

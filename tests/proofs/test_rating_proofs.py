@@ -5,10 +5,10 @@ from collections import Counter
 from contextlib import closing
 from random import Random
 
-import closed_page
 import pytest
-import ratings_kept
 
+import closed_page
+import ratings_kept
 from cagsr.rating.security import Guards
 from cagsr.rating.store import Store
 
