@@ -127,6 +127,23 @@ def prompts(policy: Policy, lengths: Sequence[int] = LENGTHS, seed: int = 0, fir
     return made
 
 
+def inputs_of(policy: Policy, prompt: Prompt, written: list[int]) -> dict[str, Tensor]:
+    """The plain model's inputs: causal models read prompt and response, encoder-decoders the prompt only."""
+    if not policy.model.config.is_encoder_decoder:
+        return {"input_ids": torch.tensor([[*prompt.ids, *written]])}
+    return {
+        "input_ids": torch.tensor([prompt.ids]),
+        "decoder_input_ids": torch.tensor([[*prefix_of(policy), *written[:-1]]]),
+    }
+
+
+def prefix_of(policy: Policy) -> list[int]:
+    """What the decoder is given before the response."""
+    config = policy.model.generation_config
+    forced = [] if config.forced_bos_token_id is None else [config.forced_bos_token_id]
+    return [config.decoder_start_token_id, *forced]
+
+
 def low_tokens(evidence: Evidence) -> Tensor:
     """[n] in [0, 1]: share of the response's tokens whose id is below 50. Trivial to learn."""
     mask = evidence.rollout.response_mask

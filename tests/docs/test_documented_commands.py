@@ -34,13 +34,13 @@ from command_line import typed
 
 NOT_RUN = {
     "make test": "this very test is part of it",
-    "make prove": "twenty minutes; its parts are run at a small count in tests/faults",
+    "make prove": "twenty minutes; its parts are run at a small count in tests/proofs",
     "make table": "hours; it is cagsr compare, which is run",
-    "kill -9 …": "what it does to a run is proved in tests/faults",
+    "kill -9 …": "what it does to a run is proved in proofs/",
     ". .venv/bin/activate": "there is no such environment here",
     "VLLM_SERVER_DEV_MODE=1 vllm serve": "vLLM needs a GPU; a fake of it serves in tests/cli/test_train_vllm.py",
     "cagsr train --config vllm.yaml": "it needs that server; run against the fake one there",
-    "ACCELERATE_USE_CPU=1 torchrun": "run by tests/core/test_distributed.py",
+    "ACCELERATE_USE_CPU=1 torchrun": "run by tests/distributed/test_distributed.py",
     "accelerate launch --config_file examples/accelerate/fsdp.yaml": "Accelerate shards on GPUs only; run as if it did "
     "here by tests/cli/test_sharded_training.py",
 }

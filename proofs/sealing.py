@@ -14,7 +14,6 @@ from pathlib import Path
 from random import Random
 
 import runs
-
 from cagsr.training.loop import TrainingLoop
 
 TITLE = "sealing a checkpoint is cheap"

@@ -22,9 +22,6 @@ from unittest.mock import patch
 
 import torch
 from accelerate.state import AcceleratorState
-from config_mutations import Given, broken_config, broken_preset
-from data_mutations import broken_data
-from rows_accounted_for import lost_rows
 from transformers.utils import logging
 
 from cagsr.cli import main as cli
@@ -35,6 +32,9 @@ from cagsr.rewards.presets import build_reward
 from cagsr.tasks import TASKS, tokenizer
 from cagsr.tasks.checkers import find_checker
 from cagsr.training.preflight import check_training
+from config_mutations import Given, broken_config, broken_preset
+from data_mutations import broken_data
+from rows_accounted_for import lost_rows
 
 TITLE = "bad input gets one message before training"
 PROMISE = 8

@@ -15,10 +15,9 @@ from pathlib import Path
 from random import Random
 
 import runs
-from cases import CASES, Workshop, differences, ending
-
 from cagsr.runs.directory import RunDirectory
 from cagsr.training.loop import TrainingLoop
+from cases import CASES, Workshop, differences, ending
 
 TITLE = "a stop by a signal is saved and goes on"
 PROMISE = 4

@@ -5,10 +5,10 @@ from collections import Counter
 from contextlib import closing
 from random import Random
 
-import closed_page
 import pytest
-import ratings_kept
 
+import closed_page
+import ratings_kept
 from cagsr.rating.security import Guards
 from cagsr.rating.store import Store
 
@@ -107,7 +107,7 @@ def test_an_answer_that_is_gone_or_other_is_found(database, statement: str, prob
 def test_an_answer_that_is_thanked_for_before_it_is_kept_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path):
     """The proof with a server whose commits are still waiting in memory when it is killed."""
     careless = (
-        "import sys, atexit; from cagsr import cli; from cagsr.rating import store\n"
+        "import sys, atexit; from cagsr.cli import main as cli; from cagsr.rating import store\n"
         "keep, waiting = store.Store.answer, {}\n"
         "def later(self, *given):\n"
         "    waiting[given[:4]] = given[4]\n"

@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_policy import inputs_of
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -80,7 +79,9 @@ def test_trap_16_the_ratio_of_the_first_epoch_is_exactly_1(name, algorithm, chec
 def plain_scores(policy, prompt, written):
     """Log-probabilities [T] and, with a critic, values [T] of one unpadded response, with gradients."""
     encoder_decoder = policy.model.config.is_encoder_decoder
-    output = policy.model(**inputs_of(policy, prompt, written), output_hidden_states=True, use_cache=False)
+    output = policy.model(
+        **tiny.inputs_of(policy, prompt, written), output_hidden_states=True, use_cache=False
+    )
     states = output.decoder_hidden_states if encoder_decoder else output.hidden_states
     start = 0 if encoder_decoder else len(prompt.ids) - 1
     rows = slice(start, start + len(written))

@@ -14,6 +14,7 @@ from typing import Any
 import datasets
 import pyarrow
 import pyarrow.parquet
+
 from odd_values import odd_text
 
 WORDS = ["city", "lyon", "name", "alice", "color", "red", "animal", "cat", "day", "monday", "sport", "tennis"]

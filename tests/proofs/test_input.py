@@ -4,11 +4,11 @@ import time
 from dataclasses import replace
 from random import Random
 
-import fuzzed_input
 import pytest
+
+import fuzzed_input
 import rows_accounted_for
 import suggestions
-
 from cagsr.data import prompts as data
 from cagsr.data import readers as sources
 from cagsr.data.readers import Row

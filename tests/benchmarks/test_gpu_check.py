@@ -12,7 +12,7 @@ import torch
 from benchmarks.gpu import check, cost, exact
 from benchmarks.gpu import page as pages
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GPU = torch.device("cuda:0")  # named, never used
 CASE = {
     "dtype": "float32",

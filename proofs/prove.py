@@ -1,8 +1,8 @@
 """Runs the proofs of what the program promises, and writes docs/reliability.md.
 
-    python tests/faults/prove.py                        every proof at its full count
-    python tests/faults/prove.py --scale 0.05           a twentieth of each
-    python tests/faults/prove.py --promise 3 --write    one promise, and its rows of the page
+    python proofs/prove.py                        every proof at its full count
+    python proofs/prove.py --scale 0.05           a twentieth of each
+    python proofs/prove.py --promise 3 --write    one promise, and its rows of the page
 
 A proof is a module beside this one, named in PROOFS:
 
@@ -32,10 +32,11 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 from pathlib import Path
 
-import reliability
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+
+import reliability
 from workers import Proof, Result, run
 
 PROOFS = (
@@ -194,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _settle() -> None:
     """What every worker and all that it starts must find, wherever it works."""
-    sys.path.append(str(Path(__file__).parents[1]))
+    sys.path.append(str(Path(__file__).parents[1] / "tests"))
     os.environ |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     if path := os.environ.get("PYTHONPATH"):
         os.environ["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, path.split(os.pathsep)))

@@ -9,11 +9,12 @@ from collections import Counter
 from io import StringIO
 from pathlib import Path
 
-import prove
 import pytest
+from rich.console import Console
+
+import prove
 import reliability
 from reliability import Run
-from rich.console import Console
 from workers import Proof, Result, run
 
 PLAIN = """

@@ -8,11 +8,11 @@ from random import Random
 from typing import Any, NamedTuple
 
 import yaml
-from odd_values import CHARACTERS, PLAUSIBLE, YAML_VALUES, odd_text
 
 from cagsr.config import reference
+from odd_values import CHARACTERS, PLAUSIBLE, YAML_VALUES, odd_text
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 MINIMAL = "data:\n  task: slots\n"
 
 

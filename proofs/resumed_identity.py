@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-import runs
-from cases import CASES, TASK, Workshop
 from safetensors.torch import load_file, save_file
 
+import runs
 from cagsr.tasks.task import split_of
 from cagsr.training.loop import TrainingLoop
+from cases import CASES, TASK, Workshop
 
 TITLE = "going on with something else is refused by name"
 PROMISE = 7

@@ -14,7 +14,7 @@ from typing import Any
 
 from workers import Proof, Result
 
-PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 ROWS = PAGE.with_suffix(".json")
 
 INTRODUCTION = """\
@@ -27,7 +27,7 @@ processes are killed, real files damaged, real hostile artifacts loaded. An item
 exactly what was promised; a proof that crashes, hangs or skips an item has failed.
 
 `make prove` runs every proof at its full count and writes this page; `make prove ARGS="--promise 3"` renews the rows
-of one promise. The proofs are the modules in [tests/faults](../tests/faults), and the tests run each of them daily at
+of one promise. The proofs are the modules in [proofs](../proofs), and the tests run each of them daily at
 a smaller count, and check that it can fail.
 """
 
@@ -158,5 +158,5 @@ def _code() -> str:
         return done.stdout.strip()
 
     commit = git("rev-parse", "--short", "HEAD")
-    changed = git("status", "--porcelain", "--", "src", "tests")
+    changed = git("status", "--porcelain", "--", "src", "proofs", "tests")
     return f"{commit or 'unknown'}{' with changes' if changed else ''}"

@@ -16,9 +16,8 @@ from pathlib import Path
 from random import Random
 
 import runs
-from cases import CASES, Workshop, differences, ending
-
 from cagsr.io import manifest as seal
+from cases import CASES, Workshop, differences, ending
 
 TITLE = "a full disk never costs an earlier checkpoint"
 PROMISE = 3

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
-import runs
 from accelerate import Accelerator
-from cases import CASES, Workshop, differences, ending
 
+import runs
 from cagsr.runs.checkpoint import Checkpoints
 from cagsr.runs.directory import RunDirectory
+from cases import CASES, Workshop, differences, ending
 
 TITLE = "a corrupt checkpoint is detected"
 PROMISE = 2

@@ -2,14 +2,14 @@
 
 from random import Random
 
-import architectures
-import inert_report
 import pytest
-import safety
-import secrets_and_paths
 from markupsafe import Markup
 from torch import Tensor
 
+import architectures
+import inert_report
+import safety
+import secrets_and_paths
 from browser import browser, installed
 from cagsr.report import page as report_page
 

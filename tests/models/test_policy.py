@@ -34,23 +34,6 @@ def responses(rollout: Rollout) -> list[tuple[int, Prompt, list[int]]]:
     ]
 
 
-def inputs_of(policy: Policy, prompt: Prompt, written: list[int]) -> dict[str, Tensor]:
-    """The plain model's inputs: causal models read prompt and response, encoder-decoders the prompt only."""
-    if not policy.model.config.is_encoder_decoder:
-        return {"input_ids": torch.tensor([[*prompt.ids, *written]])}
-    return {
-        "input_ids": torch.tensor([prompt.ids]),
-        "decoder_input_ids": torch.tensor([[*prefix_of(policy), *written[:-1]]]),
-    }
-
-
-def prefix_of(policy: Policy) -> list[int]:
-    """What the decoder is given before the response."""
-    config = policy.model.generation_config
-    forced = [] if config.forced_bos_token_id is None else [config.forced_bos_token_id]
-    return [config.decoder_start_token_id, *forced]
-
-
 @torch.no_grad()
 def logits_by_hand(policy: Policy, prompt: Prompt, written: list[int]) -> Tensor:
     """[T V] logits before each response token, every token by a fresh uncached pass over what came before it."""
@@ -58,9 +41,9 @@ def logits_by_hand(policy: Policy, prompt: Prompt, written: list[int]) -> Tensor
     for t in range(len(written)):
         # The model is shown no token that is not yet written.
         if policy.model.config.is_encoder_decoder:
-            shown = inputs_of(policy, prompt, [*written[:t], 0])
+            shown = tiny.inputs_of(policy, prompt, [*written[:t], 0])
         else:
-            shown = inputs_of(policy, prompt, written[:t])
+            shown = tiny.inputs_of(policy, prompt, written[:t])
         rows.append(policy.model(**shown, use_cache=False).logits[0, -1])
     return torch.stack(rows)
 
@@ -68,7 +51,7 @@ def logits_by_hand(policy: Policy, prompt: Prompt, written: list[int]) -> Tensor
 @torch.no_grad()
 def attention_by_hand(policy: Policy, prompt: Prompt, written: list[int]) -> Tensor:
     """[T S] of one unpadded response from transformers' own eager attention weights."""
-    weights = eager_weights(policy.model, **inputs_of(policy, prompt, written))
+    weights = eager_weights(policy.model, **tiny.inputs_of(policy, prompt, written))
     chosen = torch.stack([weights[layer] for layer in policy.readable.layers]).mean((0, 1, 2))
     if policy.model.config.is_encoder_decoder:
         return chosen[-len(written) :]
@@ -231,7 +214,7 @@ def test_trap_15_values_belong_to_the_state_before_each_token():
         values = policy(rollout).values
         for row, prompt, written in responses(rollout):
             with torch.no_grad():
-                output = policy.model(**inputs_of(policy, prompt, written), output_hidden_states=True)
+                output = policy.model(**tiny.inputs_of(policy, prompt, written), output_hidden_states=True)
             if policy.model.config.is_encoder_decoder:
                 hidden = output.decoder_hidden_states[-1][0, -len(written) :]
             else:

@@ -10,13 +10,14 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
+import pytest
+
 import cases
 import corruptions
 import dirty_directories
 import disk_full
 import kills
 import non_finite
-import pytest
 import resumed_identity
 import runs
 import sealing

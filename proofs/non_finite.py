@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from random import Random
 
-import runs
 import torch
-from cases import CASES, Workshop, differences, ending
 from safetensors.torch import load_file
 
+import runs
 from cagsr.training.loop import TrainingLoop
+from cases import CASES, Workshop, differences, ending
 
 TITLE = "a number that is not finite stops the run before the optimizer step"
 PROMISE = 5

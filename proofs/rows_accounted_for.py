@@ -7,7 +7,6 @@ from functools import cache
 from random import Random
 from typing import Any
 
-from data_mutations import WORDS, GivenData
 from transformers import PreTrainedTokenizerBase
 
 from cagsr.config import Config
@@ -19,6 +18,7 @@ from cagsr.errors import InputError
 from cagsr.models.from_scratch import new_tokenizer
 from cagsr.tasks import TASKS, tokenizer
 from cagsr.types import Prompt
+from data_mutations import WORDS, GivenData
 
 CHAT = (
     "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}\n{% endfor %}"
