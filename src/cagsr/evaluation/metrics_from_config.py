@@ -8,7 +8,7 @@ from cagsr.errors import InputError
 from cagsr.evaluation.perplexity import FollowUp
 from cagsr.evaluation.scoreboard import Scoreboard
 from cagsr.io.provenance import identity
-from cagsr.metrics.endpoint import Endpoint, refuse_secrets
+from cagsr.metrics.endpoint import Endpoint, check_endpoint
 from cagsr.metrics.judge import Judge
 from cagsr.metrics.local_model import LocalModel
 from cagsr.metrics.ratings import read_ratings
@@ -29,7 +29,7 @@ def check_metrics(config: Config) -> None:
     """
     given = config.metrics
     if given.judge is not None and given.judge.endpoint is not None:
-        refuse_secrets(given.judge.endpoint)
+        check_endpoint(given.judge.endpoint)
     if given.relevance_model == MINILM:
         minilm_directory()
     if given.rouge:
