@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -77,6 +78,17 @@ def test_a_model_that_babbles_is_counted_as_failing(saved):
     found = Judge(Short(str(saved))).rate(["p"], ["r"])
     assert found.failures == 1
     assert Judge(Short(str(saved))).describe()["sha256"]
+
+
+def test_a_model_of_the_hub_is_named_by_the_commit_that_was_loaded(saved, tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    kept = tmp_path / "models--some--judge"
+    shutil.copytree(saved, kept / "snapshots" / commit)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert LocalModel("some/judge").describe() == {"name": "some/judge", "revision": commit}
 
 
 def test_a_name_that_leads_nowhere_is_refused(tmp_path):

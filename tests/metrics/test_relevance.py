@@ -5,6 +5,7 @@ import json
 import pickle
 import shutil
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -151,6 +152,19 @@ def test_what_was_loaded_is_named_by_its_weights(saved):
     weights = hashlib.sha256((saved / "model.safetensors").read_bytes()).hexdigest()
     said = Relevance(str(saved)).describe()
     assert said == {"name": str(saved), "sha256": weights, "pooling": "mean", "max_tokens": 11}
+
+
+def test_a_model_of_the_hub_is_named_by_the_commit_that_was_loaded(saved, tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    kept = tmp_path / "models--some--bert"
+    shutil.copytree(saved, kept / "snapshots" / commit)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    measure = Relevance("some/bert")
+    assert measure.embed(TEXTS) == pytest.approx(Relevance(str(saved)).embed(TEXTS))
+    assert measure.describe()["revision"] == commit
 
 
 def test_what_is_not_read_here_is_refused(with_modules, tmp_path):

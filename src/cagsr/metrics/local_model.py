@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import resolve_revision
 
 from cagsr.errors import InputError
 from cagsr.io.provenance import identity
@@ -21,12 +22,13 @@ class LocalModel:
     """
 
     def __init__(self, name: str, revision: str | None = None, device: torch.device | str = "cpu"):
-        self.name, self.revision = name, revision
+        self.name = name
+        self._revision = resolve_revision(name, revision)  # one commit for all files, and for the record
         # Left open, transformers asks at the terminal whether to run the code.
-        where: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+        where: dict[str, Any] = {"revision": self._revision, "trust_remote_code": False}
         try:
             config = AutoConfig.from_pretrained(name, **where)
-            only_safetensors(name, config, revision)
+            only_safetensors(name, config, self._revision)
             self._tokenizer: Any = AutoTokenizer.from_pretrained(name, **where)
             model: Any = AutoModelForCausalLM.from_pretrained(
                 name,
@@ -38,7 +40,6 @@ class LocalModel:
             )
         except Exception as error:  # what is in the files, libraries tell in errors of any kind
             raise InputError(f"metrics.judge.model: {name!r} cannot be loaded: {reason(error)}") from error
-        self._commit = getattr(config, "_commit_hash", None)
         self._model = model.eval().requires_grad_(False).to(device)
         ends, pads = self._tokenizer.eos_token_id, self._tokenizer.pad_token_id
         # In place of the model's own, whose penalties and beams would not be greedy.
@@ -77,4 +78,4 @@ class LocalModel:
 
     def describe(self) -> dict[str, str | None]:
         """Name, and revision or hash of the weights."""
-        return identity(self.name, self.revision, self._commit)
+        return identity(self.name, self._revision, getattr(self._revision, "resolved", None))

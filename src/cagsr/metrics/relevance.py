@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import AutoConfig
+from transformers.utils import resolve_revision
 
 from cagsr.errors import InputError
 from cagsr.io.provenance import identity
@@ -35,10 +36,12 @@ class Relevance:
     """
 
     def __init__(self, name: str = MINILM, revision: str | None = None, device: torch.device | str = "cpu"):
-        self.name, self.revision = name, revision
-        self._place = relevance_model(name)
+        self.name, self._place = name, relevance_model(name)
+        self._revision = resolve_revision(
+            self._place, revision
+        )  # one commit for all files, and for the record
         try:
-            self._model = _load(self._place, revision, str(device))
+            self._model = _load(self._place, self._revision, str(device))
         except Exception as error:  # what is in the files, libraries tell in errors of any kind
             raise InputError(
                 f"metrics.relevance_model: {name!r} cannot be loaded: {reason(error)}"
@@ -63,11 +66,10 @@ class Relevance:
 
     def describe(self) -> dict[str, Any]:
         """Name, revision or hash of the weights, pooling, and where texts are cut."""
-        body, pooling = self._model
-        which = identity(self._place, self.revision, getattr(body.config, "_commit_hash", None))
+        which = identity(self._place, self._revision, getattr(self._revision, "resolved", None))
         return which | {
             "name": self.name,
-            "pooling": pooling.pooling_mode,
+            "pooling": self._model[1].pooling_mode,
             "max_tokens": self._model.max_seq_length,
         }
 
