@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from documented_pages import ROOT
+from documented_pages import PAGES, ROOT
 
 SCRIPT = ROOT / "docs/figures/tree.py"
 PACKAGE = ROOT / "src/cagsr"
@@ -68,3 +68,14 @@ def test_every_path_that_the_page_names_exists():
     named = set(re.findall(r"`([a-z_]+/[\w/]*(?:\.py|\.yaml)?)`", prose))
     assert len(named) > 20
     assert [path for path in sorted(named) if not (PACKAGE / path).exists()] == []
+
+
+@pytest.mark.parametrize("page", [*PAGES, "ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_every_path_of_the_repository_that_a_page_names_or_links_to_exists(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    named = re.findall(r"`((?:src|tests|docs|benchmarks|examples)/[\w./-]*[\w/])`", prose)
+    assert [path for path in named if not (ROOT / path).exists()] == []
+    if "/" not in page:  # links of the pages below docs/ are checked when the site is built
+        links = re.findall(r"\]\((?!https?://)([^)#]+)", prose)
+        assert [link for link in links if not (ROOT / link).exists()] == []

@@ -5,10 +5,13 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import pages, results
+from benchmarks import pages, results, tutorial
 from benchmarks.record import table
 from benchmarks.table import Case, case_part
 from cagsr.evaluation.paired_differences import compared
+
+# A diary, and pages that are written whole or nearly so from what was measured.
+OWN_SOURCE = ("docs/lab-notes.md", "docs/results.md", "docs/performance.md", "docs/reliability.md")
 
 SOURCES = {
     "results": {
@@ -55,6 +58,14 @@ CAGSR = "results > slots-t5 > cagsr-grpo > slot errors"
 def test_every_page_says_what_the_results_files_say():
     problems = pages.fill_all(write=False)
     assert not problems, "run python -m benchmarks.pages --write\n" + "\n".join(map(str, problems))
+
+
+@pytest.mark.parametrize("page", [page for page in pages.PAGES if page not in OWN_SOURCE])
+def test_a_page_quotes_no_figure_without_its_source(page):
+    problems = pages.unsourced((pages.ROOT / page).read_text(encoding="utf-8"), page)
+    assert not problems, "put a comment with the source above (benchmarks/pages.py)\n" + "\n".join(
+        map(str, problems)
+    )
 
 
 def test_the_probes_verdicts_are_about_the_figures_of_the_same_comparisons():
@@ -174,6 +185,27 @@ def test_a_case_measured_again_replaces_its_own_part_and_its_own_verdicts(tmp_pa
 def test_a_table_that_is_read_is_the_one_that_was_written():
     columns, rows = ["a", ""], [["1", "x"], ["", "**y**"]]
     assert results.read_table(f"before\n\n{table(columns, rows)}\n\nafter") == (columns, rows)
+
+
+def test_the_tutorial_is_recorded_by_the_commands_that_it_shows():
+    page = (pages.ROOT / "docs/tutorial.md").read_text(encoding="utf-8")
+    for command in (tutorial.LEXICAL, tutorial.PROBE, tutorial.TRAIN, tutorial.EVAL):
+        assert f"\n{command}\n" in page
+    for name in pages.read_sources()["tutorial"]:
+        assert name in tutorial.PARTS
+
+
+def test_a_warning_is_recorded_with_the_lines_that_it_goes_on_in():
+    lines = [
+        "step 3/60",
+        "warning: step 21: shuffled is 1",
+        "  for 3 checks",
+        "  in a row",
+        "",
+        "  no warning",
+        "x",
+    ]
+    assert tutorial.warnings(lines) == lines[1:4]
 
 
 def test_a_comparison_becomes_a_part_of_the_record_as_its_own_table_shows_it():
