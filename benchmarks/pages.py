@@ -214,7 +214,7 @@ def gains(sources: Sources) -> str:
         cells = {row[0]: dict(zip(part["columns"], row, strict=True)) for row in part["rows"]}
         before, after, best = cells["no-rl"], cells["cagsr-grpo"], cells.get("best-of-k", {})
         pairs = [
-            f"{_mean(before[metric])} → {_mean(after[metric])}"
+            f"{_mean(before[metric])}\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}{_mean(after[metric])}"
             for metric in ("slot errors", "said", "invented")
         ]
         pairs[0] = f"**{pairs[0]}**" if after["to no-rl"].startswith("**") else pairs[0]

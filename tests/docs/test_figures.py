@@ -153,6 +153,28 @@ def test_an_overview_has_the_mean_of_the_deciding_metric_bold_where_it_differs_a
     ]
 
 
+def test_the_table_of_gains_has_before_and_after_best_of_k_and_what_the_probe_said(monkeypatch):
+    columns = ["system", "slot errors", "to no-rl", "said", "invented"]
+    rows = [
+        ["no-rl", ".393 [.36, .43]", "", ".6", ".000"],
+        ["cagsr-grpo", ".133 [.1, .17]", "**-.260 [-.3, -.2]**", ".9", ".002"],
+        ["best-of-k", ".155 [.1, .2]", "", ".8", ".001"],
+    ]
+    unclear = [rows[0], ["cagsr-grpo", ".27", "-.1 [-.15, +.01]", ".8", ".003"]]
+    verdicts = [["slots-t5", "lexical", "no"], ["slots-t5", "robust", "go"]]
+    record = {
+        "slots-t5": {"columns": columns, "rows": rows},
+        "e2e": {"columns": columns, "rows": unclear},
+        "verdicts": {"columns": ["case", "preset", "probe"], "rows": verdicts},
+    }
+    monkeypatch.setattr(pages, "GAINS", {"slots-t5": "events", "e2e": "restaurants"})
+    lines = pages.gains({"results": record}).replace("\N{NO-BREAK SPACE}", " ").splitlines()
+    assert lines[2:] == [
+        "| events | **.393 → .133** | .6 → .9 | .000 → .002 | .155 | go |",
+        "| restaurants | .393 → .27 | .6 → .8 | .000 → .003 |  |  |",
+    ]
+
+
 def test_every_case_is_a_section_with_its_provenance_and_its_whole_table():
     assert results.every_case(SOURCES["results"]).startswith(
         "### slots, T5 shape\n\n7 prompts, seeds 0, 1; each system may sample 1,234 responses (5 steps).\n\n"
