@@ -21,7 +21,7 @@ import tiny
 
 PRELOADED = (
     "cagsr.training.trainer",
-    "cagsr.evaluation.score",
+    "cagsr.evaluation.score_file",
     "cagsr.evaluation.evaluate",
     "peft",
     "transformers.models.t5.modeling_t5",

@@ -228,7 +228,7 @@ def score(
     skip_invalid: SkipInvalid = False,
 ) -> None:
     """Signals and reward of responses that exist already, by any model."""
-    from cagsr.evaluation.score import score as run_score
+    from cagsr.evaluation.score_file import score_file
     from cagsr.io.atomic_write import refuse_existing, write_atomically
 
     if output is not None:
@@ -237,7 +237,7 @@ def score(
     if config is None and not any(one.startswith(("data.task=", "data.source=")) for one in chosen):
         chosen = [f"data.source={json.dumps(source)}", *chosen]
     loaded = _load(config, chosen, skip_invalid)
-    rows = run_score(loaded, source, Console(stderr=True), save_attention)
+    rows = score_file(loaded, source, Console(stderr=True), save_attention)
     lines = [json.dumps(row) for row in rows]
     if output is None:
         print("\n".join(lines))
