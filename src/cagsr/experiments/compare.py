@@ -134,7 +134,7 @@ def _run_all(
     summary = {
         "task": config.data.task or config.data.source,
         "base": base_name(config),
-        "base_model": arena.base_model(),
+        "base_model": arena.base_model,
         "seeds": list(config.compare.seeds),
         "prompts": len(arena.prompts),
         "budget": _budget(config),

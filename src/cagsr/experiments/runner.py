@@ -66,6 +66,7 @@ class Arena:
         self.checker = find_checker(config.data)
         self.reward = build_reward(config.reward, self.checker)
         rows = {split: splits.read_rows(config, split) for split in ("heldout", "train")}
+        self.base_model = identity(base_name(config), config.model.revision)
         self.base = build_policy(config.replaced({"algorithm.name": "grpo"}))  # it needs no critic
         self.base.to(self.world.device)
         self.prompts = self._prompts("heldout", rows["heldout"])[: config.data.evaluation_count]
@@ -104,10 +105,6 @@ class Arena:
                 text for pair in self.human for text in (pair.prompt.text, pair.chosen, pair.rejected)
             ),
         }
-
-    def base_model(self) -> dict[str, str | None]:
-        """Name, and revision or hash of the weights, of what all systems start from."""
-        return identity(base_name(self.config), self.config.model.revision, self.base.commit)
 
     def bench(self, seed: int) -> Bench:
         """What the systems of this seed are given."""
