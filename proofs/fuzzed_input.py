@@ -28,8 +28,10 @@ from cagsr.cli import main as cli
 from cagsr.config import Config, check_paths
 from cagsr.errors import InputError, StorageError
 from cagsr.models.from_scratch import new_model
+from cagsr.rewards.presets import build_reward
 from cagsr.tasks import TASKS, tokenizer
-from cagsr.training import assembly as build
+from cagsr.tasks.checkers import find_checker
+from cagsr.training.preflight import check_training
 from config_mutations import Given, broken_config, broken_preset
 from data_mutations import broken_data
 from rows_accounted_for import lost_rows
@@ -126,7 +128,7 @@ def _answer(arguments: tuple[str | None, list[str]]) -> tuple[str, list[str]] | 
     try:
         config = Config.load(*arguments)
         check_paths(config)
-        build.check_training(config, build.build_reward(config, build.build_checker(config)))
+        check_training(config, build_reward(config.reward, find_checker(config.data)))
     except (InputError, StorageError) as error:
         return str(error), _unplain(error)
     except Exception as error:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import runs
+from cagsr.training.loop import TrainingLoop
 from cases import CASES, Workshop, differences, ending
 
 TITLE = "a number that is not finite stops the run before the optimizer step"
@@ -79,15 +80,14 @@ def inject(kind: str, step: int, value: float) -> None:
     from cagsr.models.policy import Policy, Scored
     from cagsr.training.algorithms import Algorithm
     from cagsr.training.step import Step
-    from cagsr.training.trainer import Trainer
 
-    begin, now = Trainer._begin, [0]
+    begin, now = TrainingLoop._begin, [0]
 
-    def begun(trainer: Trainer, number: int) -> object:
+    def begun(trainer: TrainingLoop, number: int) -> object:
         now[0] = number + 1
         return begin(trainer, number)
 
-    Trainer._begin = begun  # type: ignore[method-assign, assignment]
+    TrainingLoop._begin = begun  # type: ignore[method-assign, assignment]
     if kind.startswith("a signal"):
         _spoil_signal(kind, step, value, now)
     elif kind == "a log-probability of the policy":
@@ -126,15 +126,15 @@ def inject(kind: str, step: int, value: float) -> None:
 
         Step._optimizer_step = stepped  # type: ignore[method-assign, assignment]
         if kind == "the weights after a step":
-            one = Trainer._after
+            one = TrainingLoop._after
 
-            def after(trainer: Trainer, number: int, collapsed: object) -> None:
+            def after(trainer: TrainingLoop, number: int, collapsed: object) -> None:
                 if number == step:
                     weight = next(each for each in trainer.step.policy.parameters() if each.requires_grad)
                     weight.data.flatten()[0] = value
                 one(trainer, number, collapsed)
 
-            Trainer._after = after  # type: ignore[method-assign]
+            TrainingLoop._after = after  # type: ignore[method-assign]
 
 
 def _spoil_signal(kind: str, step: int, value: float, now: list[int]) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 import runs
 from cagsr.tasks.task import split_of
+from cagsr.training.loop import TrainingLoop
 from cases import CASES, TASK, Workshop
 
 TITLE = "going on with something else is refused by name"
@@ -43,7 +44,7 @@ SETTINGS = {
     "algorithm.kl_coefficient=0.1": {"algorithm.kl_coefficient"},
     "algorithm.kl_target=0.6": {"algorithm.kl_target"},
     "algorithm.kl_placement=reward": {"algorithm.kl_placement"},
-    "algorithm.clip=0.3": {"algorithm.clip"},
+    "algorithm.loss.options={clip: 0.3}": {"algorithm.loss.options.clip"},
     "algorithm.epochs=3": {"algorithm.epochs"},
     "algorithm.minibatches=1": {"algorithm.minibatches"},
     "algorithm.loss_normalisation=sequence": {"algorithm.loss_normalisation"},
@@ -155,15 +156,13 @@ def stop_after_a_step() -> None:
     import os
     import signal
 
-    from cagsr.training.trainer import Trainer
+    after = TrainingLoop._after
 
-    after = Trainer._after
-
-    def stopping(trainer: Trainer, step: int, collapsed: object) -> None:
+    def stopping(trainer: TrainingLoop, step: int, collapsed: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         after(trainer, step, collapsed)
 
-    Trainer._after = stopping  # type: ignore[method-assign]
+    TrainingLoop._after = stopping  # type: ignore[method-assign]
 
 
 def elsewhere(item: str) -> None:

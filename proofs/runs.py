@@ -22,9 +22,9 @@ from transformers.conversion_mapping import get_checkpoint_conversion_mapping
 import tiny
 
 PRELOADED = (
-    "cagsr.training.run",
+    "cagsr.training.trainer",
     "cagsr.training.sft_run",
-    "cagsr.evaluation.score",
+    "cagsr.evaluation.score_file",
     "cagsr.evaluation.evaluate",
     "cagsr.report.command",
     "peft",

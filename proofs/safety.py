@@ -28,7 +28,7 @@ from cagsr.metrics.local_model import LocalModel
 from cagsr.metrics.relevance import Relevance
 from cagsr.models.from_scratch import new_model
 from cagsr.models.load import load_model, load_tokenizer, make_policy
-from cagsr.rewards.reward import load_preset
+from cagsr.rewards.presets import load_preset
 from cagsr.rewards.reward_model import RewardModel
 from cagsr.tasks import TASKS, tokenizer
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 
 import runs
+from cagsr.training.loop import TrainingLoop
 
 TITLE = "sealing a checkpoint is cheap"
 PROMISE = 16
@@ -57,7 +58,6 @@ def figures(sums: Counter[str]) -> str:
 def measure() -> None:
     """Plant it: after every step ``seconds.jsonl`` gets how long the step with its save took, and the seal in it."""
     from cagsr.runs import checkpoint
-    from cagsr.training.trainer import Trainer
 
     spent: Counter[str] = Counter()
 
@@ -71,7 +71,7 @@ def measure() -> None:
         with timed(name):
             return function(*given, **named)
 
-    one = Trainer._one
+    one = TrainingLoop._one
 
     def step(*given: object) -> None:
         spent.clear()
@@ -79,7 +79,7 @@ def measure() -> None:
         with Path("seconds.jsonl").open("a") as file:
             file.write(json.dumps(spent) + "\n")
 
-    Trainer._one = step  # type: ignore[method-assign, assignment]
+    TrainingLoop._one = step  # type: ignore[method-assign, assignment]
     for name in ("seal", "sync_directory"):
         place = checkpoint.seal if name == "seal" else checkpoint
         setattr(place, name, partial(watched, "seal", getattr(place, name)))

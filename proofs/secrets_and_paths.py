@@ -29,7 +29,7 @@ from cagsr.metrics.ratings import read_ratings
 from cagsr.models.from_scratch import new_model
 from cagsr.models.load import load_model, load_tokenizer
 from cagsr.rating.session import export_ratings, open_rating
-from cagsr.rewards.reward import load_preset
+from cagsr.rewards.presets import load_preset
 from cagsr.runs.directory import RunDirectory
 from cagsr.runs.model_card import model_card
 from cagsr.tasks import TASKS, tokenizer

@@ -16,6 +16,7 @@ from random import Random
 
 import runs
 from cagsr.runs.directory import RunDirectory
+from cagsr.training.loop import TrainingLoop
 from cases import CASES, Workshop, differences, ending
 
 TITLE = "a stop by a signal is saved and goes on"
@@ -26,9 +27,9 @@ PHASES = {
     "load": ("cagsr.training.assembly", "build_policy"),
     "rollout": ("cagsr.models.policy.Policy", "sample"),
     "update": ("cagsr.training.step.Step", "_optimizer_step"),
-    "evaluation": ("cagsr.training.trainer.Trainer", "_evaluate"),
+    "evaluation": ("cagsr.training.loop.TrainingLoop", "_evaluate"),
     "save": ("cagsr.runs.checkpoint.Checkpoints", "save"),
-    "model": ("cagsr.training.trainer.Trainer", "_save_model"),
+    "model": ("cagsr.training.loop.TrainingLoop", "_save_model"),
 }
 STRUCK = "struck"
 """A file with the number of the step in which the signal came."""
@@ -98,8 +99,6 @@ def signal_in(phase: str, time_of: int, delay: float, number: int) -> None:
     """Plant it: the process gets a signal ``delay`` seconds after it enters the phase for the n-th time."""
     import importlib
 
-    from cagsr.training.trainer import Trainer
-
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the proof runs in the background
     path, attribute = PHASES[phase]
     module, _, owner = path.rpartition(".")
@@ -126,10 +125,10 @@ def signal_in(phase: str, time_of: int, delay: float, number: int) -> None:
         return original(*given, **named)
 
     setattr(place, attribute, entering)
-    begin = Trainer._begin
+    begin = TrainingLoop._begin
 
-    def beginning(trainer: Trainer, step: int) -> object:
+    def beginning(trainer: TrainingLoop, step: int) -> object:
         begun[0] = step + 1
         return begin(trainer, step)
 
-    Trainer._begin = beginning  # type: ignore[method-assign, assignment]
+    TrainingLoop._begin = beginning  # type: ignore[method-assign, assignment]

@@ -18,14 +18,16 @@ from pydantic import BaseModel
 
 from cagsr.config import Config
 from cagsr.config.messages import section_of
+from cagsr.config.schema import Term
 from cagsr.data.prompts import map_columns
 from cagsr.data.readers import read, rows_of
 from cagsr.errors import InputError
 from cagsr.experiments.systems import SYSTEMS, resolve
-from cagsr.rewards.reward import PRESETS, Reward, Term, load_preset
+from cagsr.rewards.presets import PRESETS, load_preset
+from cagsr.rewards.reward import Reward
 from cagsr.rewards.signals import SIGNALS
 from cagsr.tasks import CHECKERS, TASKS
-from cagsr.training import assembly as build
+from cagsr.tasks.checkers import find_checker
 
 TITLE = "misspelt words get the right suggestion"
 PROMISE = 9
@@ -209,9 +211,7 @@ def _names() -> Iterator[Word]:
 
 
 def _checker(wrong: str) -> object:
-    return build.build_checker(
-        Config.load(None, ["data.source=x.csv", "model.name=m", f"data.checker={wrong}"])
-    )
+    return find_checker(Config.load(None, ["data.source=x.csv", "model.name=m", f"data.checker={wrong}"]))
 
 
 def _options() -> Iterator[Word]:

@@ -1,7 +1,6 @@
 """Tiny policies with random weights, prompts for them, and a step around them: what tests of the core stand on."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -13,15 +12,16 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from cagsr.attention.capture import ATTENTION
+from cagsr.config.schema import AlgorithmSettings, Limit, Sampling, Term, WatchSettings
 from cagsr.distributed.fsdp import prepare
 from cagsr.models.from_scratch import new_model
 from cagsr.models.load import make_policy
 from cagsr.models.policy import Policy, Reference
-from cagsr.models.sampling import Sampling
-from cagsr.rewards.reward import Reward, Term
+from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Uniform
 from cagsr.tasks import TASKS, tokenizer
 from cagsr.training.algorithms import Algorithm
+from cagsr.training.collapse_watch import WATCHED, CollapseWatch
 from cagsr.training.kl import KLController
 from cagsr.training.step import Step
 from cagsr.types import Evidence, Prompt
@@ -168,7 +168,7 @@ def make_step(policy: Policy, **settings: Any) -> Step:
         "observer": reference,
         "reward": low_token_reward(),
         "salience": Uniform(),
-        "algorithm": Algorithm(),
+        "algorithm": Algorithm(AlgorithmSettings()),
         "sampling": SHORT,
         "leash": KLController(0.05),
         "groups_per_pass": 2,
@@ -186,8 +186,19 @@ def make_step(policy: Policy, **settings: Any) -> Step:
 
 
 def sampling(**changes: Any) -> Sampling:
-    return replace(SHORT, **changes)
+    return SHORT.model_copy(update=changes)
 
 
 def weights_of(policy: Policy) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in policy.state_dict().items()}
+
+
+def watch(shuffled_every: int = 10, **limits: Limit) -> CollapseWatch:
+    """A collapse watch with these limits and no others."""
+    none = dict.fromkeys(WATCHED, Limit())
+    return CollapseWatch(WatchSettings.model_construct(**{**none, **limits}, shuffled_every=shuffled_every))
+
+
+def limit(limit: float, action: str = "warn", patience: int = 3) -> Limit:
+    """A limit that may be one that a config refuses, such as one below everything that can be measured."""
+    return Limit.model_construct(limit=limit, action=action, patience=patience)

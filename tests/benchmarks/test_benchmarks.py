@@ -17,7 +17,8 @@ from benchmarks.subjects import Shape, saved, step_of, texts
 from benchmarks.trl_step import EagerCoverage, TrlStep
 from benchmarks.variants import EncodesEachCandidate, ReadsEachCandidate, apart
 from benchmarks.verdicts import matrix, outcomes, rows
-from cagsr.rewards.reward import Reward, Term
+from cagsr.config.schema import Term
+from cagsr.rewards.reward import Reward
 from cagsr.rewards.segments import segments
 from cagsr.types import Evidence
 
@@ -262,7 +263,8 @@ def test_a_probe_is_held_to_what_training_did_and_invention_is_no_help():
         ("lexical", "caution", False),
         ("length", "no", True),
     ]
-    assert matrix(found).splitlines()[2:] == ["| go | 1 | 0 |", "| caution | 0 | 1 |", "| no | 1 | 1 |"]
+    told = matrix((one.level, one.helped) for one in found)
+    assert told.splitlines()[2:] == ["| go | 1 | 0 |", "| caution | 0 | 1 |", "| no | 1 | 1 |"]
     assert rows(found).splitlines()[2] == (
         "| slots-t5 | robust | go | 0.92 | 0.400 -> 0.100 | -0.300 [-0.310, -0.290] | +0.000 | helped |"
     )

@@ -12,15 +12,17 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
+from cagsr.config.schema import Train
+from cagsr.training.loop import TrainingLoop
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
+from cagsr.config.schema import AlgorithmSettings
 from cagsr.errors import CagsrError
 from cagsr.io.shutdown import Stops
 from cagsr.runs.checkpoint import Checkpoints
 from cagsr.training.algorithms import Algorithm
-from cagsr.training.collapse_watch import Watch
-from cagsr.training.trainer import Schedule, Trainer
 
 
 class AskedOnce(Stops):
@@ -35,20 +37,20 @@ class AskedOnce(Stops):
         return 15 if self.mine and self.looks == 4 else 0
 
 
-def make(accelerator: Accelerator, directory: Path, stops: Stops | None = None) -> Trainer:
+def make(accelerator: Accelerator, directory: Path, stops: Stops | None = None) -> TrainingLoop:
     policy = tiny.policy("llama", extra_eos=20)
     step = tiny.make_step(
         policy,
         accelerator=accelerator,
-        algorithm=Algorithm("grpo", epochs=2, minibatches=2),
+        algorithm=Algorithm(AlgorithmSettings(name="grpo", epochs=2, minibatches=2)),
         groups_per_pass=1,
         learning_rate=3e-3,
     )
-    return Trainer(
+    return TrainingLoop(
         step=step,
         prompts=tiny.prompts(policy, (3, 7, 2, 5, 4, 6)),
-        schedule=Schedule(steps=2, prompts_per_step=4, seed=3),
-        watch=Watch({}),
+        schedule=Train(steps=2, prompts_per_step=4, seed=3),
+        watch=tiny.watch(),
         directory=directory,
         checkpoints=Checkpoints(accelerator, directory / "checkpoints", "run0"),
         stops=stops or Stops(),

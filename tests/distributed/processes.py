@@ -16,15 +16,16 @@ from accelerate.utils import gather_object
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
+from cagsr.config.schema import AlgorithmSettings, Term
 from cagsr.models.policy import Policy
-from cagsr.rewards.reward import Reward, Term
+from cagsr.rewards.reward import Reward
 from cagsr.training.algorithms import Algorithm
+from cagsr.training.loop import prompts_for, step_seed
 from cagsr.training.step_metrics import measure, shuffled_share
-from cagsr.training.trainer import prompts_for, step_seed
 
 RUNS = {
-    "grpo": ("llama", Algorithm("grpo", normalisation="sequence", epochs=2)),
-    "ppo": ("t5", Algorithm("ppo", kl_placement="reward", epochs=2)),
+    "grpo": ("llama", Algorithm(AlgorithmSettings(name="grpo", loss_normalisation="sequence", epochs=2))),
+    "ppo": ("t5", Algorithm(AlgorithmSettings(name="ppo", kl_placement="reward", epochs=2))),
 }
 
 

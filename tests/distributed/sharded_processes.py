@@ -14,26 +14,32 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors.torch import load_file
 
+from cagsr.config.schema import Train
+from cagsr.training.loop import TrainingLoop
+
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from broken_processes import AskedOnce, full, names, outcome
 
 import tiny
 from cagsr.attention.sharing import Sharing
+from cagsr.config.schema import AlgorithmSettings, Term
 from cagsr.distributed import fsdp as sharding
 from cagsr.evaluation.evaluator import Evaluator, measure_signals
 from cagsr.io.shutdown import Stops
-from cagsr.rewards.reward import Reward, Term
+from cagsr.rewards.reward import Reward
 from cagsr.runs.checkpoint import Checkpoints
 from cagsr.training.algorithms import Algorithm
-from cagsr.training.collapse_watch import Watch
-from cagsr.training.trainer import Schedule, Trainer
 from sharded import fsdp2
 
 # Blocks keep their weights after a pass, or give them back; each once.
 RUNS = {
-    "grpo": ("llama", Algorithm("grpo", normalisation="sequence", epochs=2), False),
-    "ppo": ("t5", Algorithm("ppo", kl_placement="reward", epochs=2), True),
+    "grpo": (
+        "llama",
+        Algorithm(AlgorithmSettings(name="grpo", loss_normalisation="sequence", epochs=2)),
+        False,
+    ),
+    "ppo": ("t5", Algorithm(AlgorithmSettings(name="ppo", kl_placement="reward", epochs=2)), True),
 }
 
 
@@ -60,7 +66,7 @@ class Kept:
 
 def make(
     name: str, accelerator: Accelerator, directory: Path, stops: Stops | None = None
-) -> tuple[Trainer, Kept]:
+) -> tuple[TrainingLoop, Kept]:
     architecture, algorithm, again = RUNS[name]
     policy = tiny.policy(architecture, critic=name == "ppo", extra_eos=20)
     if name == "ppo":
@@ -87,11 +93,11 @@ def make(
     measured = measure_signals(reward, step.observer, step.salience)
     how = (step.sampling, reward, measured, None, step.world, 1)
     kept = Kept()
-    trainer = Trainer(
+    trainer = TrainingLoop(
         step=step,
         prompts=tiny.prompts(policy, (3, 7, 2, 5, 4, 6)),
-        schedule=Schedule(steps=2, prompts_per_step=4, evaluate_every=1, shuffled_every=1, seed=3),
-        watch=Watch({}),
+        schedule=Train(steps=2, prompts_per_step=4, evaluate_every=1, seed=3),
+        watch=tiny.watch(shuffled_every=1),
         directory=directory,
         checkpoints=Checkpoints(accelerator, directory / "checkpoints", "run0"),
         stops=stops or Stops(),

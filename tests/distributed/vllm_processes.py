@@ -14,9 +14,10 @@ from accelerate.utils import gather_object
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
+from cagsr.config.schema import Vllm
 from cagsr.distributed.process_group import World
 from cagsr.errors import EndpointError
-from cagsr.models.vllm import Server, VLLMSampler, connect
+from cagsr.models.vllm import VLLMSampler, connect
 from cagsr.training.step_metrics import measure
 from fake_vllm import instead_of_nccl
 
@@ -28,7 +29,11 @@ def tokens(rollout):
 def run(accelerator, url, group_port):
     world = World(accelerator)
     policy = tiny.policy("llama", extra_eos=20)
-    sampler = VLLMSampler(policy, connect(Server(url, group_port, 20.0), accelerator.device, world), world)
+    sampler = VLLMSampler(
+        policy,
+        connect(Vllm(base_url=url, group_port=group_port, timeout=20.0), accelerator.device, world),
+        world,
+    )
     step = tiny.make_step(policy, accelerator=accelerator, groups_per_pass=1, sampler=sampler)
     mine = world.share(tiny.prompts(policy))
     found = {"processes": accelerator.num_processes, "clients": gather_object([sampler.client is not None])}

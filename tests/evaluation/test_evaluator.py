@@ -5,9 +5,9 @@ import pytest
 import torch
 
 import cagsr.evaluation.evaluator as evaluation
+from cagsr.config.schema import Sampling, Term
 from cagsr.evaluation.evaluator import Answers, Evaluator
-from cagsr.models.sampling import Sampling
-from cagsr.rewards.reward import SMALLEST_UNIT, Reward, Term
+from cagsr.rewards.reward import SMALLEST_UNIT, Reward
 
 TERMS = [Term("coverage"), Term("repetition"), Term("unfinished", weight=3.0, standardise="none")]
 

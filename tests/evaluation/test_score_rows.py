@@ -10,7 +10,7 @@ from rich.console import Console
 import tiny
 from cagsr.config import Config
 from cagsr.errors import InputError
-from cagsr.evaluation.score import score
+from cagsr.evaluation.score_file import score_file
 from cagsr.models.load import save_model
 from cagsr.models.policy import Policy
 
@@ -41,7 +41,7 @@ def run(tmp_path, model):
         settings = [f"data.source={source}", f"model.name={model}", "data.prompt_column=text"]
         settings += ["sampling.max_new_tokens=9", "data.reference_column=human"]
         console = Console(file=StringIO(), width=200)
-        found = score(Config.load(None, [*settings, *overrides]), str(source), console, **options)
+        found = score_file(Config.load(None, [*settings, *overrides]), str(source), console, **options)
         return found, console.file.getvalue()
 
     return scored
@@ -109,3 +109,15 @@ def test_saved_attention_is_never_overwritten(run, tmp_path):
     with pytest.raises(InputError, match=r"holds row-\*\.npz files already; name another directory"):
         run(rows=VALID, save_attention=tmp_path / "att")
     assert [path.read_bytes() for path in (tmp_path / "att").iterdir()] == [before]
+
+
+def test_a_single_response_to_a_prompt_is_said_where_a_term_compares_responses(run):
+    found, said = run("reward.terms=[{signal: length, standardise: group}]", rows=VALID)
+    assert [row["reward"] for row in found][1::2] == [0.0, 0.0]
+    assert "warning: reward: 2 of 3 prompts have a single response, to which length adds 0" in said
+
+
+def test_a_response_that_ends_in_an_end_token_as_text_is_refused_by_its_row(run):
+    rows = [*VALID[:2], {"text": "drink tea", "response": "tea </s>"}]
+    with pytest.raises(InputError, match=r"pairs.jsonl row 3: the response ends in '</s>' as text"):
+        run(rows=rows)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from accelerate import Accelerator
 
+from cagsr.config.schema import Term
 from cagsr.data.preferences import Pair
 from cagsr.distributed.process_group import World
 from cagsr.errors import InputError
@@ -25,7 +26,7 @@ from cagsr.experiments.systems.recipe import (
     Reinforce,
     Unchanged,
 )
-from cagsr.rewards.reward import Reward, Term
+from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Uniform
 from cagsr.tasks import TASKS
 from tiny import SHORT, policy, prompts

@@ -10,9 +10,10 @@ from transformers import AutoModelForSeq2SeqLM, T5GemmaConfig
 import tiny
 from cagsr.attention import ATTENTION
 from cagsr.attention.sharing import Sharing
+from cagsr.config.schema import Sampling
 from cagsr.errors import NumericsError
 from cagsr.models.load import make_policy
-from cagsr.models.sampling import InverseTransform, Sampling, response_mask, uniforms
+from cagsr.models.sampling import InverseTransform, response_mask, uniforms
 
 ARCHITECTURES = ("t5", "bart", "bart-forced", "llama", "qwen2", "mistral")
 DRAWS = 40_000

@@ -14,11 +14,12 @@ from accelerate import Accelerator
 from trl.generation.vllm_client import VLLMClient
 
 import tiny
+from cagsr.config.schema import AlgorithmSettings, Vllm
 from cagsr.distributed.process_group import World
 from cagsr.errors import EndpointError, InputError, NumericsError
 from cagsr.models.load import with_lora
 from cagsr.models.policy import Scored
-from cagsr.models.vllm import Server, VLLMSampler, connect
+from cagsr.models.vllm import VLLMSampler, connect
 from cagsr.training.algorithms import Algorithm
 from cagsr.training.rollout_buffer import load_buffer, save_buffer
 from cagsr.training.step import Collected
@@ -45,7 +46,11 @@ def server():
 
 
 def connected(server, timeout=10.0):
-    return connect(Server(server.url, server.group_port, timeout), CPU, World(Accelerator(cpu=True)))
+    return connect(
+        Vllm(base_url=server.url, group_port=server.group_port, timeout=timeout),
+        CPU,
+        World(Accelerator(cpu=True)),
+    )
 
 
 def make_step(server, policy=None, **settings):
@@ -177,7 +182,9 @@ def test_the_corrected_gradient_is_what_it_is_by_hand():
     batch = TrainBatch(
         rollout, reference, old_logprobs=current.detach(), advantages=torch.tensor([[1.0, -1.0, 0.5]])
     )
-    loss, parts = Algorithm(entropy_coefficient=0.1).token_losses(Scored(current, entropy, None), batch, 0.2)
+    loss, parts = Algorithm(AlgorithmSettings(entropy_coefficient=0.1)).token_losses(
+        Scored(current, entropy, None), batch, 0.2
+    )
     loss.sum().backward()
     weight = torch.tensor([[1.64872, 0.36788, 2.0]])
     advantage, distance = torch.tensor([[1.0, -1.0, 0.5]]), torch.tensor([[0.5, 0.0, 2.0]])

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 import tiny
+from cagsr.config.schema import Term
 from cagsr.data.adversaries import ADVERSARIES
 from cagsr.data.preferences import Pair
 from cagsr.distributed.process_group import World
@@ -17,7 +18,8 @@ from cagsr.metrics.bootstrap import Interval
 from cagsr.probe.ranking import Ranked
 from cagsr.probe.samples import Probed, adversary_shares, observe, pair_accuracy, share_flat
 from cagsr.probe.verdict import Base, Found, Verdict, advised, hint, judge_base, judge_reward, overall
-from cagsr.rewards.reward import PRESETS, Reward, Term, load_preset
+from cagsr.rewards.presets import PRESETS, load_preset
+from cagsr.rewards.reward import Reward
 from cagsr.rewards.reward_set import Panel, label
 from cagsr.rewards.salience import Uniform
 from cagsr.rewards.signals import SIGNALS
@@ -63,15 +65,20 @@ def test_what_is_no_other_response_is_no_adversary():
 # Signals shared
 
 MINE = [
-    Term("length", 2.0, "none"),
-    Term("length", 0.5, "group"),
-    Term("coverage", 1.0, "none", {"gate": True}),
+    Term("length", weight=2.0, standardise="none"),
+    Term("length", weight=0.5, standardise="group"),
+    Term("coverage", weight=1.0, standardise="none", options={"gate": True}),
 ]
 
 
 def test_a_signal_is_measured_once_for_all_rewards():
     panel = Panel(
-        {"mine": MINE, "theirs": [Term("coverage", 3.0, "group", {"saturation": "max", "gate": True})]}
+        {
+            "mine": MINE,
+            "theirs": [
+                Term("coverage", weight=3.0, standardise="group", options={"saturation": "max", "gate": True})
+            ],
+        }
     )
     assert [term.signal for term in panel.reward.terms] == ["length", "coverage"]
     signals = np.arange(12.0, dtype=np.float32).reshape(2, 3, 2)
@@ -108,7 +115,7 @@ def probed(own, adversaries):
 
 @pytest.mark.parametrize("standardise", ["group", "none"])
 def test_an_adversary_wins_where_it_beats_the_sample_that_it_was_made_of(standardise):
-    panel = Panel({"r": [Term("length", 1.0, standardise)]})
+    panel = Panel({"r": [Term("length", weight=1.0, standardise=standardise)]})
     found = probed(
         [[2, 9, 1], [2, 9, 1], [2, 0, 1]], {"a": [3, 1, nan], "b": [2, 2, 5], "c": [nan, nan, nan]}
     )
@@ -121,7 +128,7 @@ def test_an_adversary_wins_where_it_beats_the_sample_that_it_was_made_of(standar
 
 
 def test_a_negative_weight_turns_the_winner_round():
-    panel = Panel({"r": [Term("length", -1.0, "none")]})
+    panel = Panel({"r": [Term("length", weight=-1.0, standardise="none")]})
     assert adversary_shares("r", probed([[2, 9, 1]], {"a": [3]}), panel, panel) == {"a": 0.0}
 
 
@@ -136,7 +143,10 @@ def test_a_group_is_flat_when_all_its_rewards_are_the_same():
 def base(request):
     policy = tiny.policy(request.param, extra_eos=60)
     prompts = tiny.prompts(policy, (5, 7, 3))
-    rewards = {"length": [Term("length", 1.0, "none")], "logprob": [Term("reference_logprob", 1.0, "none")]}
+    rewards = {
+        "length": [Term("length", weight=1.0, standardise="none")],
+        "logprob": [Term("reference_logprob", weight=1.0, standardise="none")],
+    }
     panel = Panel(rewards | {"coverage": [Term("coverage")]})
     return policy, prompts, panel, Panel(rewards)
 

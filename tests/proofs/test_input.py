@@ -13,7 +13,7 @@ from cagsr.data import prompts as data
 from cagsr.data import readers as sources
 from cagsr.data.readers import Row
 from cagsr.errors import InputError
-from cagsr.training import assembly as build
+from cagsr.models import build
 
 SEED = 5
 

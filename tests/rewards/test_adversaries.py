@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cagsr.rewards.reward import Reward, Term, load_preset
+from cagsr.config.schema import Term
+from cagsr.rewards.presets import load_preset
+from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Uniform
 from cagsr.types import Evidence, Observation, Rollout
 from evidence import EOS, make_evidence, make_prompt
@@ -66,15 +68,15 @@ REWARDS = {
     "coverage": load_preset("coverage"),
     "gated coverage, standardised": [
         Term("coverage", options={"gate": True}),
-        Term("repetition", 0.5),
-        Term("unfinished", 0.5),
-        Term("surprise", 0.2),
+        Term("repetition", weight=0.5),
+        Term("unfinished", weight=0.5),
+        Term("surprise", weight=0.2),
     ],
     "coverage as noisy or": [
-        Term("coverage", 4.0, "none", {"saturation": "noisy_or"}),
-        Term("surprise", 1.0, "none"),
-        Term("repetition", 2.0, "none"),
-        Term("unfinished", 0.5, "none"),
+        Term("coverage", weight=4.0, standardise="none", options={"saturation": "noisy_or"}),
+        Term("surprise", weight=1.0, standardise="none"),
+        Term("repetition", weight=2.0, standardise="none"),
+        Term("unfinished", weight=0.5, standardise="none"),
     ],
 }
 
@@ -165,7 +167,9 @@ def test_trap_23_the_literal_paper_sum_loves_one_short_clause():
 
 
 def test_trap_23_accumulated_coverage_without_a_price_for_repetition_loves_repetition():
-    accumulated = [Term("coverage", 1.0, "none", {"saturation": "capped_sum", "cap": 100.0})]
+    accumulated = [
+        Term("coverage", weight=1.0, standardise="none", options={"saturation": "capped_sum", "cap": 100.0})
+    ]
     good, repeated = rewards(accumulated, GOOD, ADVERSARIES["all of it repeated"])
     assert repeated > good
 

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from cagsr.config.schema import Term
 from cagsr.rewards.calibration import Pairs, agreement, calibrated_terms, cross_validated, fit, refine
-from cagsr.rewards.reward import Term
 
 
 def pairs_of(differences, prompts=None, kinds=None):
@@ -125,8 +125,8 @@ def test_one_prompt_cannot_be_held_out():
 TERMS = [
     Term("coverage", options={"gate": True}),
     Term("surprise"),
-    Term("repetition", 5.0, "none"),
-    Term("unfinished", 1.5, "none"),
+    Term("repetition", weight=5.0, standardise="none"),
+    Term("unfinished", weight=1.5, standardise="none"),
 ]
 
 
@@ -134,9 +134,9 @@ def test_the_largest_weight_is_1_and_what_decides_next_to_nothing_is_left_out():
     differences = np.array([[1.0, 1.0, 0.1, 0.0], [-1.0, 1.0, 0.1, 0.0]])
     found = calibrated_terms(TERMS, np.array([4.0, 0.07, 8.0, 0.0]), differences)
     assert found == [
-        Term("coverage", 0.5, options={"gate": True}),
-        Term("repetition", 1.0, "none"),
-        Term("unfinished", 1.5, "none"),
+        Term("coverage", weight=0.5, options={"gate": True}),
+        Term("repetition", weight=1.0, standardise="none"),
+        Term("unfinished", weight=1.5, standardise="none"),
     ]
 
 

@@ -8,8 +8,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cagsr.config.schema import Term
 from cagsr.errors import InputError, SignalError
-from cagsr.rewards.reward import PRESETS, Reward, Term, load_preset
+from cagsr.rewards.presets import PRESETS, load_preset
+from cagsr.rewards.reward import Reward
 from cagsr.rewards.signals import SIGNALS, resolve
 from evidence import make_evidence, make_prompt, random_evidence
 
@@ -131,11 +133,11 @@ def combined(values, *terms, group_size):
     return of(*terms).combine(torch.tensor(values, dtype=torch.float32), group_size).tolist()
 
 
-GROUP, BATCH, RAW = (Term("constant", 1.0, how) for how in ("group", "batch", "none"))
+GROUP, BATCH, RAW = (Term("constant", weight=1.0, standardise=how) for how in ("group", "batch", "none"))
 
 
 def test_raw_terms_are_added_by_weight():
-    terms = Term("constant", 4.0, "none"), Term("length", -0.5, "none")
+    terms = Term("constant", weight=4.0, standardise="none"), Term("length", weight=-0.5, standardise="none")
     assert combined([[0.5, 2.0], [0.25, 0.0]], *terms, group_size=2) == pytest.approx([1.0, 1.0])
 
 
@@ -189,7 +191,9 @@ def test_a_small_but_real_spread_is_not_lost():
 @given(seed=st.integers(0, 999), groups=st.integers(1, 13), size=st.integers(2, 11), data=st.data())
 def test_trap_19_a_groups_reward_is_the_same_to_the_bit_wherever_it_sits(seed, groups, size, data):
     values = torch.randn(groups * size, 3, generator=torch.Generator().manual_seed(seed))
-    reward = of(Term("coverage"), Term("length", 0.3), Term("constant", 2.0, "none"))
+    reward = of(
+        Term("coverage"), Term("length", weight=0.3), Term("constant", weight=2.0, standardise="none")
+    )
     together = reward.combine(values, size)
     first = data.draw(st.integers(0, groups - 1))
     last = data.draw(st.integers(first + 1, groups))
@@ -348,13 +352,13 @@ def test_the_paper_preset_is_the_literal_raw_sum():
 def test_a_preset_of_ones_own_is_read_from_its_file(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("about: mine\nterms:\n  - signal: length\n    weight: -2\n    standardise: none\n")
-    assert load_preset(path) == load_preset(str(path)) == [Term("length", -2, "none")]
+    assert load_preset(path) == load_preset(str(path)) == [Term("length", weight=-2, standardise="none")]
 
 
 def test_a_preset_file_is_read_as_a_config_is(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("terms:\n  - {signal: length, weight: 1e-1, standardise: none}\n")
-    assert load_preset(path) == [Term("length", 0.1, "none")]
+    assert load_preset(path) == [Term("length", weight=0.1, standardise="none")]
 
 
 @pytest.mark.parametrize(
@@ -390,7 +394,7 @@ def test_an_unknown_preset_gets_a_suggestion_and_a_missing_file_its_reason(tmp_p
 
 
 def test_presets_survive_a_round_trip_through_yaml():
-    dumped = yaml.safe_dump([vars(term) for term in load_preset("robust")])
+    dumped = yaml.safe_dump([term.model_dump() for term in load_preset("robust")])
     assert [Term(**entry) for entry in yaml.safe_load(dumped)] == load_preset("robust")
 
 

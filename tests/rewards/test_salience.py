@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cagsr.errors import InputError
-from cagsr.rewards.salience import SALIENCES, STOP_WORDS, Column, Idf, Span, Uniform
+from cagsr.rewards.salience import STOP_WORDS, Column, Idf, Span, Uniform
 from cagsr.types import Prompt
 from evidence import make_evidence, make_prompt, padded
 
@@ -167,7 +167,3 @@ def test_column_names_the_row_that_is_wrong(row, reason):
     with pytest.raises(InputError, match="row 17: ") as error:
         Column("key").weigh(prompt)
     assert reason in str(error.value)
-
-
-def test_every_salience_is_found_by_the_name_the_config_uses():
-    assert list(SALIENCES) == ["uniform", "idf", "span", "column"]

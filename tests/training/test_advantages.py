@@ -3,48 +3,44 @@
 import pytest
 import torch
 
-from cagsr.training.advantages import (
-    SEQUENCE_ESTIMATORS,
-    batch_baseline,
-    gae,
-    group,
-    leave_one_out,
-    token_rewards,
-    whiten,
-)
+from cagsr.config import registry
+from cagsr.training.estimators.batch_baseline import batch_baseline
+from cagsr.training.estimators.gae import gae, token_rewards, whiten
+from cagsr.training.estimators.group import group_relative
+from cagsr.training.estimators.leave_one_out import leave_one_out
 
 
 def test_a_group_is_centred_and_divided_by_its_own_spread():
     # Mean 3, sample variance (4 + 1 + 9) / 2 = 7; then mean 10 and sample variance (4 + 1 + 1) / 2 = 3.
     rewards = torch.tensor([1.0, 2.0, 6.0, 12.0, 9.0, 9.0], dtype=torch.float64)
     expected = [-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5, 2 / 3**0.5, -1 / 3**0.5, -1 / 3**0.5]
-    torch.testing.assert_close(group(rewards, 3), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(group_relative(rewards, 3), torch.tensor(expected, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-3, 7.0, -1e6])
 def test_trap_19_equal_rewards_give_no_advantage(value):
-    assert group(torch.full((10,), value), 5).tolist() == [0.0] * 10
+    assert group_relative(torch.full((10,), value), 5).tolist() == [0.0] * 10
 
 
 def test_trap_19_rewards_that_differ_by_rounding_only_give_no_advantage():
     rewards = torch.tensor([0.1 + 0.2, 0.3, 0.3, 0.3], dtype=torch.float32)
     noisy = torch.tensor([0.3, 0.3000001, 0.3, 0.3], dtype=torch.float32)
     assert noisy[0] != noisy[1]
-    assert group(rewards, 4).tolist() == [0.0] * 4
-    assert group(noisy, 4).tolist() == [0.0] * 4
+    assert group_relative(rewards, 4).tolist() == [0.0] * 4
+    assert group_relative(noisy, 4).tolist() == [0.0] * 4
 
 
 @pytest.mark.parametrize("scale", [1e-9, 1e-3, 1e6])
 def test_trap_19_group_advantages_do_not_depend_on_the_scale_of_the_reward(scale):
     rewards = torch.tensor([0.2, 0.5, 0.9, -0.1, 0.3], dtype=torch.float64)
-    torch.testing.assert_close(group(scale * rewards, 5), group(rewards, 5))
+    torch.testing.assert_close(group_relative(scale * rewards, 5), group_relative(rewards, 5))
 
 
 def test_trap_19_advantages_do_not_depend_on_where_a_group_sits():
     rewards = torch.randn(21, generator=torch.Generator().manual_seed(0))
     order = [4, 0, 6, 2, 1, 5, 3]
     for name in ("grpo", "rloo", "policy-gradient"):
-        estimate = SEQUENCE_ESTIMATORS[name]
+        estimate = registry.load(registry.ESTIMATORS[name])
         moved = estimate(rewards.view(7, 3)[order].flatten(), 3)
         torch.testing.assert_close(moved, estimate(rewards, 3).view(7, 3)[order].flatten())
 

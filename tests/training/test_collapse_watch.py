@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import tiny
-from cagsr.rewards.reward import Reward, Term
-from cagsr.training.collapse_watch import Collapsed, Limit, Watch
+from cagsr.config.schema import Term
+from cagsr.rewards.reward import Reward
+from cagsr.training.collapse_watch import Collapsed
 from cagsr.training.kl import k3
 from cagsr.training.step import Collected
 from cagsr.training.step_metrics import measure, shuffled_share
@@ -98,7 +99,7 @@ def test_a_single_group_has_no_other_prompt_to_be_compared_with():
 
 
 def watch(name, limit, action="warn", patience=1):
-    return Watch({name: Limit(limit, action, patience)})
+    return tiny.watch(**{name: tiny.limit(limit=limit, action=action, patience=patience)})
 
 
 @pytest.mark.parametrize(
@@ -147,14 +148,14 @@ def test_no_limit_watches_nothing():
 
 @pytest.mark.parametrize(("empty", "said"), [(0.49, []), (0.5, ["step 3: 50% of the responses are empty"])])
 def test_empty_responses_are_warned_of_from_half_of_them_on(empty, said):
-    assert Watch({}).check(3, {"empty": empty}) == said
+    assert tiny.watch().check(3, {"empty": empty}) == said
 
 
 def test_a_watch_continues_where_its_state_was_saved():
-    first = Watch({"length": Limit(2.0, "stop", 3)})
+    first = tiny.watch(length=tiny.limit(limit=2.0, action="stop", patience=3))
     for step, length in enumerate([10.0, 30.0, 30.0]):
         first.check(step, {"length": length})
-    second = Watch({"length": Limit(2.0, "stop", 3)})
+    second = tiny.watch(length=tiny.limit(limit=2.0, action="stop", patience=3))
     second.restore(first.state())
     with pytest.raises(Collapsed, match="length is 3 times that of the first step"):
         second.check(3, {"length": 30.0})

@@ -5,10 +5,12 @@ import torch
 from torch import Tensor
 
 import tiny
+from cagsr.config.schema import AlgorithmSettings, Term
 from cagsr.models import sampling
-from cagsr.rewards.reward import Reward, Term
-from cagsr.training import advantages
+from cagsr.rewards.reward import Reward
 from cagsr.training.algorithms import Algorithm
+from cagsr.training.estimators.gae import whiten
+from cagsr.training.estimators.group import group_relative
 from cagsr.training.step_metrics import measure, shuffled_share
 
 
@@ -41,18 +43,23 @@ def test_the_stand_in_refuses_float64():
 
 def test_advantages_need_no_float64_on_the_device():
     reward = torch.tensor([0.3, -1.0, 2.0, 0.7, 0.1, 5.0])
-    found = advantages.group(single(reward), 3)
+    found = group_relative(single(reward), 3)
     assert type(found) is Single
-    assert torch.equal(found.cpu(), advantages.group(reward, 3))
+    assert torch.equal(found.cpu(), group_relative(reward, 3))
     per_token, mask = torch.randn(3, 5, generator=torch.Generator().manual_seed(0)), torch.ones(3, 5).bool()
-    found = advantages.whiten(single(per_token), single(mask), lambda tensor: tensor)
+    found = whiten(single(per_token), single(mask), lambda tensor: tensor)
     assert type(found) is Single
-    assert torch.equal(found.cpu(), advantages.whiten(per_token, mask, lambda tensor: tensor))
+    assert torch.equal(found.cpu(), whiten(per_token, mask, lambda tensor: tensor))
 
 
 @pytest.mark.parametrize("standardise", ["group", "batch", "none"])
 def test_the_reward_needs_no_float64_on_the_device(standardise):
-    reward = Reward([Term("length", 0.3, standardise), Term("repetition", 2.0, "group")])
+    reward = Reward(
+        [
+            Term("length", weight=0.3, standardise=standardise),
+            Term("repetition", weight=2.0, standardise="group"),
+        ]
+    )
     signals = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
     assert torch.equal(reward.combine(single(signals), 3).cpu(), reward.combine(signals, 3))
     assert torch.equal(reward.spread(single(signals), 3), reward.spread(signals, 3))
@@ -71,7 +78,7 @@ def test_drawing_a_token_needs_no_float64_on_the_device(monkeypatch):
 
 def test_the_numbers_of_a_step_need_no_float64_on_the_device():
     policy = tiny.policy("llama", extra_eos=20, critic=True)
-    step = tiny.make_step(policy, algorithm=Algorithm("ppo", kl_placement="reward"))
+    step = tiny.make_step(policy, algorithm=Algorithm(AlgorithmSettings(name="ppo", kl_placement="reward")))
     collected = step.collect(tiny.prompts(policy), seed=3)
     expected = measure(collected, step.world), shuffled_share(step, collected)
     moved = [collected.rollout, collected.scores, *collected.batches]

@@ -10,7 +10,7 @@ import tiny
 from cagsr.config import Config
 from cagsr.data import splits
 from cagsr.errors import InputError
-from cagsr.training import assembly as build
+from cagsr.models import build
 from cagsr.training.sft_run import run_sft
 
 

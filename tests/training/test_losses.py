@@ -3,14 +3,19 @@
 import pytest
 import torch
 
-from cagsr.training.losses import NORMALISATIONS, clipped_policy_loss, clipped_value_loss, token_weights
+from cagsr.training.losses import NORMALISATIONS, clipped_value_loss, token_weights
+from cagsr.training.policy_losses.clipped import clipped
+
+MASK = torch.ones(6, dtype=torch.bool)
 
 
 def test_the_policy_loss_is_clipped_on_the_side_that_would_gain():
     ratios = torch.tensor([1.5, 1.5, 0.5, 0.5, 1.1, 0.9], dtype=torch.float64)
     advantages = torch.tensor([2.0, -2.0, 2.0, -2.0, 2.0, -2.0], dtype=torch.float64)
     logprobs = ratios.log().requires_grad_()
-    loss = clipped_policy_loss(logprobs, torch.zeros(6, dtype=torch.float64), advantages, clip=0.2)
+    found = clipped(logprobs, torch.zeros(6, dtype=torch.float64), advantages, MASK, clip=0.2)
+    assert found.clipped.tolist() == [True, True, True, True, False, False]
+    loss = found.per_token
     torch.testing.assert_close(
         loss.detach(), torch.tensor([-2.4, 3.0, -1.0, 1.6, -2.2, 1.8], dtype=torch.float64)
     )
@@ -22,7 +27,7 @@ def test_the_policy_loss_is_clipped_on_the_side_that_would_gain():
 def test_at_ratio_one_the_gradient_is_that_of_the_policy_gradient():
     logprobs = torch.tensor([-0.7, -2.3, -1.1], requires_grad=True)
     advantages = torch.tensor([3.0, -5.0, 0.0])
-    loss = clipped_policy_loss(logprobs, logprobs.detach(), advantages, clip=0.2)
+    loss = clipped(logprobs, logprobs.detach(), advantages, MASK[:3], clip=0.2).per_token
     assert loss.tolist() == [-3.0, 5.0, 0.0]
     assert torch.autograd.grad(loss.sum(), logprobs)[0].tolist() == [-3.0, 5.0, 0.0]
 

@@ -9,8 +9,9 @@ import torch
 from accelerate import Accelerator
 
 import tiny
+from cagsr.config.schema import Sft
 from cagsr.errors import InputError, NumericsError
-from cagsr.training.sft import POOL, Supervised, fine_tune, shuffled_batches
+from cagsr.training.sft import POOL, fine_tune, shuffled_batches
 
 
 def test_every_row_comes_once_before_any_comes_again():
@@ -55,7 +56,7 @@ class Processes(Accelerator):
 def test_a_batch_that_the_processes_cannot_share_evenly_is_refused():
     policy = tiny.policy("llama")
     with pytest.raises(InputError, match=r"sft.batch_size \(7\) must be a multiple of .*\(3\)"):
-        fine_tune(policy, tiny.prompts(policy), ["a"] * 4, Supervised(batch_size=7), Processes(cpu=True))
+        fine_tune(policy, tiny.prompts(policy), ["a"] * 4, Sft(batch_size=7), Processes(cpu=True))
 
 
 @pytest.mark.parametrize("place", ["loss", "gradient norm"])
@@ -77,7 +78,7 @@ def test_trap_22_a_loss_or_gradient_that_is_not_finite_stops_before_the_optimize
             policy,
             tiny.prompts(policy),
             [reference] * 4,
-            Supervised(batch_size=2, steps=5),
+            Sft(batch_size=2, steps=5),
             Accelerator(cpu=True),
             report,
         )

@@ -11,10 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 from cagsr.attention.sharing import Sharing
+from cagsr.config.registry import ESTIMATORS
+from cagsr.config.schema import AlgorithmSettings, Term
 from cagsr.errors import NumericsError, SignalError
 from cagsr.models.policy import Reference
-from cagsr.rewards.reward import Reward, Term
-from cagsr.training.algorithms import ALGORITHMS, Algorithm
+from cagsr.rewards.reward import Reward
+from cagsr.training.algorithms import Algorithm
 from cagsr.training.kl import KLController
 from cagsr.training.losses import NORMALISATIONS
 from cagsr.training.step_metrics import measure
@@ -54,7 +56,7 @@ def test_trap_16_the_ratio_of_the_first_epoch_is_exactly_1(name, algorithm, chec
         return original(self, scored, batch, coefficient)
 
     monkeypatch.setattr(Algorithm, "token_losses", spy)
-    settings = Algorithm(name=algorithm, epochs=2)
+    settings = Algorithm(AlgorithmSettings(name=algorithm, epochs=2))
     policy, step, prompts = ready(name, critic=algorithm == "ppo", algorithm=settings)
     if checkpointing:
         policy.model.activation_checkpointing_enable()
@@ -105,21 +107,21 @@ def plain_loss(algorithm, policy, reference, rollout, coefficient):
         [reward - float(kl.sum()) for (_, _, _, reward), kl in zip(rows, spent, strict=True)]
     )
     groups = total.view(-1, K)
-    if algorithm.name == "grpo":
+    if algorithm.settings.name == "grpo":
         shared = ((groups - groups.mean(1, keepdim=True)) / groups.std(1, keepdim=True)).flatten()
-    elif algorithm.name == "rloo":
+    elif algorithm.settings.name == "rloo":
         shared = torch.stack([g[k] - (g.sum() - g[k]) / (K - 1) for g in groups for k in range(K)])
-    elif algorithm.name == "policy-gradient":
+    elif algorithm.settings.name == "policy-gradient":
         shared = torch.stack([r - (total.sum() - r) / (len(total) - 1) for r in total])
-    if algorithm.name == "ppo":
+    if algorithm.settings.name == "ppo":
         per_token, targets = [], []
         for (_, values, _, reward), kl in zip(rows, spent, strict=True):
             values, earned = values.detach(), -kl
             earned[-1] += reward
             size = len(values)
             ahead = torch.cat([values[1:], torch.zeros(1)])
-            delta = earned + algorithm.discount * ahead - values
-            decay = algorithm.discount * algorithm.trace
+            delta = earned + algorithm.settings.gamma * ahead - values
+            decay = algorithm.settings.gamma * algorithm.settings.gae_lambda
             advantage = torch.stack(
                 [sum(decay ** (s - t) * delta[s] for s in range(t, size)) for t in range(size)]
             )
@@ -137,31 +139,43 @@ def plain_loss(algorithm, policy, reference, rollout, coefficient):
         if algorithm.kl_placement == "loss":
             losses = losses + coefficient * (logprobs - ref) ** 2 / 2
         if values is not None:
-            losses = losses + algorithm.value_coefficient * (values - targets[row]) ** 2 / 2
+            losses = losses + algorithm.settings.value_coefficient * (values - targets[row]) ** 2 / 2
         share = {
             "token": 1 / tokens,
             "sequence": 1 / (len(rows) * len(logprobs)),
             "constant": 1 / (len(rows) * 7),
-        }[algorithm.normalisation]
+        }[algorithm.settings.loss_normalisation]
         loss = loss + share * losses.sum()
     return loss
 
 
 SETTINGS = [
-    Algorithm("grpo", kl_placement="loss", normalisation="token"),
-    Algorithm("grpo", kl_placement="reward", normalisation="sequence"),
-    Algorithm("rloo", kl_placement="reward", normalisation="constant"),
-    Algorithm("policy-gradient", kl_placement="loss", normalisation="sequence"),
-    Algorithm("ppo", kl_placement="reward", normalisation="token", discount=0.97, trace=0.8),
-    Algorithm("ppo", kl_placement="loss", normalisation="constant", value_coefficient=0.5),
+    Algorithm(AlgorithmSettings(name="grpo", kl_placement="loss", loss_normalisation="token")),
+    Algorithm(AlgorithmSettings(name="grpo", kl_placement="reward", loss_normalisation="sequence")),
+    Algorithm(AlgorithmSettings(name="rloo", kl_placement="reward", loss_normalisation="constant")),
+    Algorithm(AlgorithmSettings(name="policy-gradient", kl_placement="loss", loss_normalisation="sequence")),
+    Algorithm(
+        AlgorithmSettings(
+            name="ppo", kl_placement="reward", loss_normalisation="token", gamma=0.97, gae_lambda=0.8
+        )
+    ),
+    Algorithm(
+        AlgorithmSettings(
+            name="ppo", kl_placement="loss", loss_normalisation="constant", value_coefficient=0.5
+        )
+    ),
 ]
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])
-@pytest.mark.parametrize("algorithm", SETTINGS, ids=lambda a: f"{a.name}-{a.kl_placement}-{a.normalisation}")
+@pytest.mark.parametrize(
+    "algorithm",
+    SETTINGS,
+    ids=lambda a: f"{a.settings.name}-{a.kl_placement}-{a.settings.loss_normalisation}",
+)
 def test_the_loss_and_its_gradient_are_those_of_the_plain_computation(name, algorithm):
     settings = {"algorithm": algorithm, "leash": KLController(0.3), "optimizer": torch.optim.SGD}
-    critic = algorithm.name == "ppo"
+    critic = algorithm.settings.name == "ppo"
     policy, step, prompts = ready(name, critic=critic, learning_rate=1.0, **settings)
     collected = step.collect(prompts, seed=7)
     assert collected.rollout.lengths.unique().numel() > 2, "the test needs ragged responses"
@@ -182,7 +196,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_plain_computation(name, algo
 def test_trap_18_one_micro_batch_of_8_groups_moves_the_weights_like_8_of_one(how):
     found = []
     for groups_per_pass in (8, 3, 1):
-        algorithm = Algorithm("ppo", kl_placement="loss", normalisation=how)
+        algorithm = Algorithm(AlgorithmSettings(name="ppo", kl_placement="loss", loss_normalisation=how))
         settings = {"optimizer": torch.optim.SGD, "learning_rate": 1.0, "algorithm": algorithm}
         policy, step, _ = ready("t5", critic=True, groups_per_pass=groups_per_pass, **settings)
         collected = step.collect(tiny.prompts(policy, (3, 7, 2, 5, 4, 3, 6, 2)), seed=7)
@@ -198,7 +212,7 @@ def test_trap_18_one_micro_batch_of_8_groups_moves_the_weights_like_8_of_one(how
 
 
 def test_minibatches_are_separate_optimizer_steps_and_the_means_are_over_those_taken():
-    algorithm = Algorithm(epochs=2, minibatches=2)
+    algorithm = Algorithm(AlgorithmSettings(epochs=2, minibatches=2))
     _, step, prompts = ready("llama", algorithm=algorithm, optimizer=torch.optim.SGD, learning_rate=0.0)
     collected = step.collect(prompts, seed=1)
     before = step.scheduler.last_epoch
@@ -210,7 +224,7 @@ def test_minibatches_are_separate_optimizer_steps_and_the_means_are_over_those_t
     assert step.scheduler.last_epoch - before == 4
     assert means["grad_norm"] == pytest.approx(sum(norm["grad_norm"] for norm in norms) / 4)
 
-    step.algorithm = Algorithm(minibatches=5)
+    step.algorithm = Algorithm(AlgorithmSettings(minibatches=5))
     norms.clear()
     means = step.update(collected.batches[:2])
     assert len(norms) == 2
@@ -218,12 +232,16 @@ def test_minibatches_are_separate_optimizer_steps_and_the_means_are_over_those_t
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ESTIMATORS)
 def test_every_algorithm_learns_a_trivial_reward(name, algorithm):
     policy = tiny.policy(name, critic=algorithm == "ppo")
     step = tiny.make_step(
         policy,
-        algorithm=Algorithm(algorithm, kl_placement="reward" if algorithm == "ppo" else "loss", epochs=2),
+        algorithm=Algorithm(
+            AlgorithmSettings(
+                name=algorithm, kl_placement="reward" if algorithm == "ppo" else "loss", epochs=2
+            )
+        ),
         leash=KLController(0.01),
         sampling=tiny.sampling(candidates=5, max_new_tokens=5),
         groups_per_pass=4,
@@ -254,7 +272,7 @@ def test_trap_24_the_reward_read_by_the_reference_does_not_move_with_the_policy(
             reference=reference,
             observer=observer,
             reward=attention_reward(),
-            algorithm=Algorithm(epochs=2),
+            algorithm=Algorithm(AlgorithmSettings(epochs=2)),
         )
         prompts = tiny.prompts(policy)
         first = step.collect(prompts, seed=3)
@@ -272,7 +290,9 @@ def test_trap_24_the_reward_read_by_the_reference_does_not_move_with_the_policy(
 @pytest.mark.parametrize(("epochs", "of_policy"), [(1, 2), (2, 6)])
 def test_no_forward_pass_is_made_for_the_reward_alone(epochs, of_policy):
     policy = tiny.policy("t5")
-    step = tiny.make_step(policy, reward=attention_reward(), algorithm=Algorithm(epochs=epochs))
+    step = tiny.make_step(
+        policy, reward=attention_reward(), algorithm=Algorithm(AlgorithmSettings(epochs=epochs))
+    )
     calls = {"reference": 0, "policy": 0}
     for name, counted in (("reference", step.reference._policy), ("policy", policy)):
 
@@ -291,7 +311,7 @@ def test_no_forward_pass_is_made_for_the_reward_alone(epochs, of_policy):
 def test_a_single_update_tells_what_a_pass_before_it_would_have_told(name, algorithm, monkeypatch):
     ends = {}
     for needs_old in (True, False):
-        policy, step, prompts = ready(name, algorithm=Algorithm(algorithm))
+        policy, step, prompts = ready(name, algorithm=Algorithm(AlgorithmSettings(name=algorithm)))
         assert not step.algorithm.needs_old
         monkeypatch.setattr(Algorithm, "needs_old", needs_old)
         collected = step.collect(prompts, seed=3)
@@ -317,7 +337,7 @@ def test_a_single_update_tells_what_a_pass_before_it_would_have_told(name, algor
     ],
 )
 def test_a_pass_before_the_update_is_made_where_the_update_cannot_tell(settings, needs):
-    assert Algorithm(**settings).needs_old == needs
+    assert Algorithm(AlgorithmSettings(**settings)).needs_old == needs
 
 
 # Numbers that go bad ------------------------------------------------------------------------------------------

@@ -5,17 +5,19 @@ import torch
 
 import tiny
 from cagsr.config import Config
+from cagsr.config.schema import AlgorithmSettings
 from cagsr.errors import InputError
 from cagsr.models.load import load_model, make_policy, with_lora
-from cagsr.training import assembly as build
+from cagsr.rewards.presets import build_reward
 from cagsr.training.algorithms import Algorithm
+from cagsr.training.preflight import check_training
 
 PPO = ["algorithm.name=ppo", "sampling.candidates=1"]
 
 
 def check(*overrides):
     config = Config.load(None, ["data.task=slots", *overrides])
-    build.check_training(config, build.build_reward(config, None))
+    check_training(config, build_reward(config.reward, None))
 
 
 def test_a_preset_that_compares_candidates_needs_two_of_them():
@@ -39,7 +41,7 @@ def test_weights_in_bfloat16_are_not_trained_but_an_adapter_on_them_is():
     with pytest.raises(InputError, match=r"model\.dtype: bfloat16 .* train\.mixed_precision: bf16"):
         check("model.dtype=bfloat16")
     with pytest.raises(InputError, match=r"model\.dtype: bfloat16"):
-        build.check_training(Config.load(None, ["data.task=slots", "model.dtype=bfloat16"]))
+        check_training(Config.load(None, ["data.task=slots", "model.dtype=bfloat16"]))
 
 
 @pytest.mark.parametrize("name", ["t5", "llama"])
@@ -54,7 +56,9 @@ def test_an_adapter_on_bfloat16_weights_is_float32_and_learns(name, tmp_path):
     assert {value.dtype for value in trained.values()} == {torch.float32}
     assert model.get_input_embeddings().weight.dtype == torch.bfloat16
     before = {key: value.detach().clone() for key, value in trained.items()}
-    step = tiny.make_step(policy, learning_rate=1e-5, algorithm=Algorithm("ppo", kl_placement="reward"))
+    step = tiny.make_step(
+        policy, learning_rate=1e-5, algorithm=Algorithm(AlgorithmSettings(name="ppo", kl_placement="reward"))
+    )
     step.update(step.collect(tiny.prompts(policy), seed=3).batches)
     # An update of 1e-5 on weights of this size is nothing in bfloat16.
     assert sum(not torch.equal(value, before[key]) for key, value in trained.items()) > len(trained) / 3

@@ -7,13 +7,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import tiny
+from cagsr.config.schema import AlgorithmSettings, Train
 from cagsr.errors import InputError, InterruptedRunError, NumericsError, StoppedError
 from cagsr.io.shutdown import Stops
 from cagsr.runs.checkpoint import Checkpoints
 from cagsr.training.algorithms import Algorithm
-from cagsr.training.collapse_watch import Collapsed, Limit, Watch
+from cagsr.training.collapse_watch import Collapsed
 from cagsr.training.kl import KLController
-from cagsr.training.trainer import Schedule, Trainer, prompts_for, step_seed
+from cagsr.training.loop import TrainingLoop, prompts_for, step_seed
 
 
 class Recorder:
@@ -48,23 +49,30 @@ class Scripted:
         return {"reward": self.rewards.pop(0)}
 
 
-def make_trainer(directory, name="llama", algorithm="grpo", schedule=None, observers=(), **settings):
-    watch = settings.pop("watch", None) or Watch({})
+def make_trainer(
+    directory, name="llama", algorithm="grpo", schedule=None, observers=(), shuffled_every=2, **settings
+):
+    watch = settings.pop("watch", None) or tiny.watch(shuffled_every=shuffled_every)
     evaluate, stops = settings.pop("evaluate", None), settings.pop("stops", None)
     policy = tiny.policy(name, critic=algorithm == "ppo", extra_eos=20)
     step = tiny.make_step(
         policy,
         algorithm=Algorithm(
-            algorithm, kl_placement="reward" if algorithm == "ppo" else "loss", epochs=2, minibatches=2
+            AlgorithmSettings(
+                name=algorithm,
+                kl_placement="reward" if algorithm == "ppo" else "loss",
+                epochs=2,
+                minibatches=2,
+            )
         ),
         leash=KLController(0.2, target=0.5, horizon=50),
         groups_per_pass=1,
         **settings,
     )
-    return Trainer(
+    return TrainingLoop(
         step=step,
         prompts=tiny.prompts(policy, (3, 7, 2, 5, 4, 6, 3)),
-        schedule=schedule or Schedule(steps=3, prompts_per_step=2, shuffled_every=2, seed=11),
+        schedule=schedule or Train(steps=3, prompts_per_step=2, seed=11),
         watch=watch,
         directory=directory,
         checkpoints=Checkpoints(step.accelerator, directory / "checkpoints", "run0"),
@@ -166,10 +174,8 @@ def kill():
     ("name", "algorithm"), [("llama", "grpo"), ("t5", "ppo"), ("bart", "grpo"), ("llama", "ppo")]
 )
 def test_trap_27_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(name, algorithm, tmp_path):
-    schedule = Schedule(
-        steps=5, prompts_per_step=2, save_every=2, shuffled_every=3, evaluate_every=1, seed=11
-    )
-    given = {"name": name, "algorithm": algorithm, "schedule": schedule}
+    schedule = Train(steps=5, prompts_per_step=2, save_every=2, evaluate_every=1, seed=11)
+    given = {"name": name, "algorithm": algorithm, "schedule": schedule, "shuffled_every": 3}
     whole = Recorder()
     unbroken = make_trainer(
         tmp_path / "whole", observers=[whole], evaluate=Scripted(0, 1, 2, 3, 2, 1), **given
@@ -242,7 +248,7 @@ def test_the_best_and_the_last_model_are_on_disk_and_say_the_same(name, tmp_path
             return super().__call__()
 
     recorder = Recorder()
-    schedule = Schedule(steps=4, prompts_per_step=2, evaluate_every=2, seed=3)
+    schedule = Train(steps=4, prompts_per_step=2, evaluate_every=2, seed=3)
     # The base's own number is no candidate, however high it is.
     evaluate = Remembering(9.0, 0.7, 0.3)
     trainer = make_trainer(tmp_path, name=name, schedule=schedule, evaluate=evaluate, observers=[recorder])
@@ -264,7 +270,10 @@ def test_the_best_and_the_last_model_are_on_disk_and_say_the_same(name, tmp_path
 
 
 def test_trap_25_a_collapsed_run_stops_with_a_checkpoint_and_can_be_continued(tmp_path):
-    watch = Watch({"repetition": Limit(-1.0, "stop", 2), "kl": Limit(-1.0, "warn", 1)})
+    watch = tiny.watch(
+        repetition=tiny.limit(limit=-1.0, action="stop", patience=2),
+        kl=tiny.limit(limit=-1.0, action="warn", patience=1),
+    )
     recorder = Recorder()
     trainer = make_trainer(tmp_path, watch=watch, observers=[recorder])
     with pytest.raises(Collapsed, match=r"step 2: repetition is .*, above -1, for 2 checks in a row"):
@@ -273,7 +282,11 @@ def test_trap_25_a_collapsed_run_stops_with_a_checkpoint_and_can_be_continued(tm
     assert [step for step, _ in recorder.warnings] == [1]
     assert names(tmp_path) == ["step-000002"]
     assert not (tmp_path / "model").exists()
-    relaxed = make_trainer(tmp_path, watch=Watch({"repetition": Limit(2.0, "stop", 2)}), observers=[recorder])
+    relaxed = make_trainer(
+        tmp_path,
+        watch=tiny.watch(repetition=tiny.limit(limit=2.0, action="stop", patience=2)),
+        observers=[recorder],
+    )
     relaxed.run(resume=True)
     assert len(recorder.rows) == 3
     assert relaxed.watch.beyond == {"repetition": 0, "kl": 2}
@@ -353,7 +366,7 @@ def test_ctrl_c_and_the_time_limit_say_which_they_were(tmp_path):
 
 def test_a_run_that_is_further_than_its_steps_is_named(tmp_path):
     make_trainer(tmp_path).run()
-    shorter = make_trainer(tmp_path, schedule=Schedule(steps=2, prompts_per_step=2, seed=11))
+    shorter = make_trainer(tmp_path, schedule=Train(steps=2, prompts_per_step=2, seed=11))
     with pytest.raises(InputError, match=r"train\.steps \(2\): .* is at step 3 already"):
         shorter.run(resume=True)
 
@@ -363,7 +376,9 @@ def test_numbers_that_went_bad_name_the_step_and_leave_no_checkpoint(tmp_path):
         trainer.step.leash.coefficient = float("nan")
 
     trainer = make_trainer(
-        tmp_path, observers=[Recorder(step_2=spoil)], schedule=Schedule(5, 2, save_every=1, seed=11)
+        tmp_path,
+        observers=[Recorder(step_2=spoil)],
+        schedule=Train(steps=5, prompts_per_step=2, save_every=1, seed=11),
     )
     with pytest.raises(
         NumericsError, match=r"step 3: the loss is nan \(first in a response to the prompt of index \d"
@@ -378,7 +393,9 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path):
             next(iter(trainer.step.policy.parameters()))[0, 0] = float("inf")
 
     trainer = make_trainer(
-        tmp_path, observers=[Recorder(step_2=spoil)], schedule=Schedule(5, 2, save_every=1, seed=11)
+        tmp_path,
+        observers=[Recorder(step_2=spoil)],
+        schedule=Train(steps=5, prompts_per_step=2, save_every=1, seed=11),
     )
     with pytest.raises(
         NumericsError, match=r"step 2: the weights .* are not finite any more; nothing was saved"
@@ -399,7 +416,7 @@ def test_a_step_that_was_begun_is_not_finished_by_another_config(tmp_path):
 
 
 def test_another_kl_coefficient_that_was_asked_for_holds_and_the_same_one_goes_on_from_where_it_was(tmp_path):
-    schedule = Schedule(steps=3, prompts_per_step=2, save_every=1, seed=11)
+    schedule = Train(steps=3, prompts_per_step=2, save_every=1, seed=11)
     first = make_trainer(tmp_path, schedule=schedule)
     first.run()
     reached = first.step.leash.coefficient
@@ -413,8 +430,8 @@ def test_another_kl_coefficient_that_was_asked_for_holds_and_the_same_one_goes_o
 
 def test_what_is_due_at_the_step_of_a_collapse_is_done_before_it_stops(tmp_path):
     recorder = Recorder()
-    watch = Watch({"repetition": Limit(-1.0, "stop", 2)})
-    schedule = Schedule(steps=4, prompts_per_step=2, evaluate_every=2, seed=11)
+    watch = tiny.watch(repetition=tiny.limit(limit=-1.0, action="stop", patience=2))
+    schedule = Train(steps=4, prompts_per_step=2, evaluate_every=2, seed=11)
     trainer = make_trainer(
         tmp_path, watch=watch, schedule=schedule, observers=[recorder], evaluate=Scripted(0.0, 0.5)
     )

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cagsr.errors import InputError
 
-__all__ = ["last_exchange", "render"]
+__all__ = ["last_exchange", "render", "turn_end"]
 
 Message = Mapping[str, Any]
 
@@ -35,9 +35,11 @@ def last_exchange(messages: Sequence[Any]) -> tuple[list[Message], str | None]:
 
 
 def render(
-    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, **options: Any
 ) -> tuple[str, tuple[tuple[int, int], ...]]:
     """The text that the model reads, generation prompt included, and the spans of it that users wrote.
+
+    ``options`` are those of ``apply_chat_template``: ``tools``, variables of the template, and so on.
 
     Raises InputError when the tokenizer has no chat template, and ValueError when the template refuses the
     conversation or changes what a user wrote.
@@ -47,7 +49,7 @@ def render(
             f"{tokenizer.name_or_path or 'the tokenizer'} has no chat template, which conversational data "
             "need. Use a chat model, or a column of plain text as data.prompt_column."
         )
-    text = _applied(messages, tokenizer)
+    text = _applied(messages, tokenizer, options)
     users = [message["content"] for message in messages if message["role"] == "user"]
     # Searching for the user's words would also find them in the template ("user"); so it is rendered again
     # with marks in their place, and what stands between the marks is template.
@@ -56,6 +58,7 @@ def render(
     rest = _applied(
         [{**turn, "content": next(numbers)} if turn["role"] == "user" else turn for turn in messages],
         tokenizer,
+        options,
     )
     template = []
     for mark in marks:
@@ -80,9 +83,26 @@ def _spans(pieces: list[str]) -> tuple[tuple[int, int], ...]:
     return tuple(spans)
 
 
-def _applied(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase) -> str:
+def turn_end(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int], **options: Any) -> int | None:
+    """Which of the tokens ``ends`` the chat template writes after an assistant's turn; None where it writes none.
+
+    A model may end its turns with another token than the tokenizer's end of sequence.
+    """
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "\ue000"}]
+    try:
+        text = _applied(turns, tokenizer, {**options, "add_generation_prompt": False})
+    except ValueError:
+        return None
+    after = tokenizer(text.rpartition("\ue000")[2], add_special_tokens=False)["input_ids"]
+    return next((token for token in after if token in ends), None)
+
+
+def _applied(
+    messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, options: Mapping[str, Any]
+) -> str:
     try:
         turns = [dict(message) for message in messages]
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        given = {"add_generation_prompt": True, **options}
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, **given))
     except Exception as error:  # templates are programs: jinja raises whatever they raise
         raise ValueError(f"the chat template refuses the conversation: {error}") from None

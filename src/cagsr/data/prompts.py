@@ -3,17 +3,29 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
+from cagsr.config.schema import Data
 from cagsr.data.chat_template import last_exchange, render
 from cagsr.data.readers import Row
 from cagsr.data.truncation import content_tokens, truncated
 from cagsr.errors import InputError, near
 from cagsr.types import Prompt
 
-__all__ = ["DataReport", "Overlong", "demand_whole", "encode", "map_columns", "refuse_invalid"]
+__all__ = [
+    "DataReport",
+    "Overlong",
+    "Reads",
+    "demand_fast",
+    "demand_whole",
+    "encode",
+    "encoding",
+    "make_prompt",
+    "map_columns",
+    "refuse_invalid",
+]
 
 Overlong = Literal["error", "drop", "truncate_left", "truncate_right"]
 
@@ -155,6 +167,30 @@ def demand_whole(name: str, text: str) -> None:
         raise ValueError(f"{name} holds half of a surrogate pair, which is no character") from None
 
 
+class Reads(Protocol):
+    """What is asked of a policy to encode prompts and responses for it; see `models.policy.Policy`."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def context(self) -> int | None: ...
+    def response_positions(self, new_tokens: int) -> int: ...
+    def check_length(self, tokens: int, key: str) -> None: ...
+    def encode(self, responses: list[str]) -> list[list[int]]: ...
+
+
+def encoding(reader: Reads, data: Data, new_tokens: int) -> dict[str, Any]:
+    """The keyword arguments of `encode` for a policy and the ``data`` section, with responses of ``new_tokens``."""
+    return {
+        "tokenizer": reader.tokenizer,
+        "max_prompt_tokens": data.max_prompt_tokens,
+        "overlong": data.overlong,
+        "skip_invalid": data.skip_invalid,
+        "context": reader.context,
+        "new_tokens": reader.response_positions(new_tokens),
+    }
+
+
 def encode(
     rows: Sequence[Row],
     tokenizer: PreTrainedTokenizerBase,
@@ -177,11 +213,7 @@ def encode(
     Raises InputError with one line for each bad row (unless ``skip_invalid``) or overlong row (unless
     ``overlong`` allows it), and when no row is left.
     """
-    if not tokenizer.is_fast:
-        raise InputError(
-            f"{tokenizer.name_or_path or 'the tokenizer'} is a slow tokenizer, which does not tell which "
-            "characters a token stands for. Use its fast version (tokenizer.json)."
-        )
+    demand_fast(tokenizer)
     limit = _limit(max_prompt_tokens, context, new_tokens, new_tokens_key)
     report, prompts, refused = DataReport(rows=len(rows)), [], []
     special = frozenset(tokenizer.all_special_ids)
@@ -196,7 +228,7 @@ def encode(
                 continue
             asked.add(key)
         try:
-            prompt = _prompt(row, index, tokenizer, special)
+            prompt = make_prompt(row, index, tokenizer, special)
         except ValueError as error:
             report.invalid.append(f"{row.place}: {error}.")
             continue
@@ -216,6 +248,15 @@ def encode(
     report.used = len(prompts)
     _demand_some(report.used, report)
     return prompts, report
+
+
+def demand_fast(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raises InputError for a tokenizer that does not tell where in a text its tokens stand."""
+    if not tokenizer.is_fast:
+        raise InputError(
+            f"{tokenizer.name_or_path or 'the tokenizer'} is a slow tokenizer, which does not tell which "
+            "characters a token stands for. Use its fast version (tokenizer.json)."
+        )
 
 
 def _demand_some(usable: int, report: DataReport) -> None:
@@ -242,13 +283,17 @@ def _too_long(tokens: int, max_prompt_tokens: int | None, context: int | None, n
     return f"{tokens} prompt + {new_tokens} new tokens > {context} context. Set data.max_prompt_tokens, and {ways}"
 
 
-def _prompt(row: Row, index: int, tokenizer: PreTrainedTokenizerBase, special: frozenset[int]) -> Prompt:
-    """Raises ValueError in words for a row that cannot be used."""
+def make_prompt(
+    row: Row, index: int, tokenizer: PreTrainedTokenizerBase, special: frozenset[int], **template: Any
+) -> Prompt:
+    """The prompt of one row as the model reads it; ``special`` are ids that are no content, ``template`` options of
+    `chat_template.render`. Raises ValueError in words for a row that cannot be used.
+    """
     if row.problem:
         raise ValueError(row.problem)
     prompt = row.values["prompt"]
     conversational = not isinstance(prompt, str)
-    text, content = render(prompt, tokenizer) if conversational else (prompt, ((0, len(prompt)),))
+    text, content = render(prompt, tokenizer, **template) if conversational else (prompt, ((0, len(prompt)),))
     demand_whole("prompt", text)  # a template writes more of a conversation than its contents
     # A chat template writes the special tokens itself; the tokenizer must not add them a second time.
     encoded = tokenizer(

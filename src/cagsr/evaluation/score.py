@@ -1,94 +1,228 @@
-"""`cagsr score`: signals and reward of prompts and responses that exist already, by any model."""
+"""Signals and rewards of responses that exist already, by any model that can be observed."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
-from rich.console import Console
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cagsr.config import Config
-from cagsr.data import prompts as data
-from cagsr.data import readers as sources
-from cagsr.data.row_messages import say_cut, say_rows
-from cagsr.distributed.process_group import accelerated
-from cagsr.errors import InputError, StorageError
-from cagsr.io.quiet_libraries import silence_libraries
+from cagsr.config.schema import Term
+from cagsr.data.chat_template import turn_end
+from cagsr.data.in_memory import encode_in_memory, is_conversation
+from cagsr.errors import InputError
+from cagsr.models.load_policy import observing
+from cagsr.models.policy import Policy
+from cagsr.rewards.presets import load_preset
 from cagsr.rewards.reward import Reward
-from cagsr.training import assembly as build
-from cagsr.types import Evidence
+from cagsr.rewards.salience import Idf, Salience, Uniform
+from cagsr.types import Evidence, Prompt, Scores
 
-__all__ = ["score"]
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+__all__ = ["chosen_reward", "encode_responses", "measured", "only_one", "score"]
+
+Seen = Callable[[list[int], Evidence], None]
 
 
 def score(
-    config: Config, source: str, console: Console, save_attention: Path | None = None
-) -> list[dict[str, Any]]:
-    """One row out for each row in that can be used, in order: prompt, response, signals by name, reward.
+    model: "str | os.PathLike[str] | PreTrainedModel | PeftModel | Policy",
+    tokenizer: PreTrainedTokenizerBase | None,
+    prompts: Sequence[str | Sequence[Mapping[str, Any]]],
+    responses: Sequence[str] | Sequence[Sequence[str]],
+    *,
+    preset: str | Path = "robust",
+    reward: Reward | Sequence[Term] | None = None,
+    salience: Salience | Literal["uniform", "idf"] = "uniform",
+    layers: str | list[int] = "all",
+    temperature: float = 1.0,
+    max_new_tokens: int | None = None,
+    batch_size: int = 64,
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+) -> Scores:
+    """Signals [N C] and reward [N] of N responses, in their order, as the model sees them; higher is better.
 
-    Rows are read as ``data`` says (columns, longest prompt, what to do with rows that cannot be used), and need a
-    column ``response``. The console is told of rows that were dropped or cut.
+    model      who observes: a name, a loaded model (left as it was), or a `Policy` (probed once, for repeated calls).
+    tokenizer  None: the one that lies where the model was loaded from.
+    prompts    texts, or conversations as lists of ``{role, content}``, which the chat template renders.
+    responses  a text for each prompt, or a list of texts for each; N counts the texts. None of the special tokens.
+    preset     name or YAML file of a preset; ``reward``, a `Reward` or its terms, takes its place.
+    salience   which prompt tokens are to be covered; "idf" weighs words by how few of these prompts have them.
+    layers, temperature   as of `load_policy`.
+    max_new_tokens        cut responses there, which makes them unfinished; None: each ends where its text ends.
+    batch_size            responses in one pass of the model.
+    chat_template_kwargs  variables of the chat template, such as ``{"enable_thinking": False}``.
 
-    Rows with the same prompt, wherever they stand, are one group: a term that is standardised within the group
-    compares those, and a prompt with a single response gets 0 for such a term. ``batch`` is all rows.
+    Each response is ended by the model's end token: after a conversation the one that the chat template writes, after
+    a text the tokenizer's. Responses to equal prompts, wherever they stand, are one group: a term that is standardised
+    ``group`` compares those. Of a single one it can tell nothing: its share of the reward is then 0, and a warning
+    says so; the signals are not concerned.
 
-    ``save_attention``: a directory that gets ``row-00001.npz`` with ``A`` [T S] float32, ``prompt_ids`` [S],
-    ``response_ids`` [T] and ``layers`` for each row, so that the capture can be checked with other tools.
+    Raises InputError naming the argument that is wrong, UnsupportedModelError for a model whose attention cannot be
+    read exactly, and SignalError for a signal that failed.
     """
-    silence_libraries()
-    limit = config.sampling.max_new_tokens
-    reward = build.build_reward(config, build.build_checker(config))
-    rows = _rows(config, source)
-    if save_attention is not None:
-        _make_directory(save_attention)
-    data.refuse_invalid(rows, config.data.skip_invalid)
-    policy = build.build_policy(config)
-    policy.to(accelerated().device)
-    prompts, report = data.encode(
-        rows,
-        policy.tokenizer,
-        max_prompt_tokens=config.data.max_prompt_tokens,
-        overlong=config.data.overlong,
-        skip_invalid=config.data.skip_invalid,
-        context=policy.context,
-        new_tokens=limit if policy.readable.kind == "causal" else 0,
-    )
-    if report.used < report.rows or report.truncated:
-        say_rows(console, source, report)
-    responses = [str(prompt.row["response"]) for prompt in prompts]
-    say_cut(console, policy, "responses", responses, limit, "sampling.max_new_tokens")
-    salience = build.build_salience(config, prompts)
-    groups: dict[str, list[int]] = {}
-    for position, prompt in enumerate(prompts):
-        groups.setdefault(prompt.text, []).append(position)
+    chosen = chosen_reward(preset, reward)
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise InputError(
+            f"max_new_tokens: {max_new_tokens} is no length; give a number of at least 1, or None"
+        )
+    if batch_size < 1:
+        raise InputError(f"batch_size: {batch_size} is too small; give a number of at least 1")
+    spread, texts = _paired(prompts, responses)
+    with observing(model, tokenizer, layers=layers, temperature=temperature) as policy:
+        template = {**(chat_template_kwargs or {})}
+        encoded = encode_in_memory(spread, policy.tokenizer, template=template)
+        rows = [row[:max_new_tokens] for row in encode_responses(policy, encoded, texts, template)]
+        refuse_overlong(policy, encoded, rows)
+        alone = only_one(chosen, encoded)
+        if alone is not None:
+            warnings.warn(alone, UserWarning, stacklevel=2)
+        if isinstance(salience, str):
+            if salience not in ("uniform", "idf"):
+                raise InputError(
+                    f"salience: {salience!r} is none by name; choose uniform, idf, or give a Salience"
+                )
+            salience = Uniform() if salience == "uniform" else Idf(encoded)
+        return measured(policy, encoded, rows, chosen, salience, batch_size=batch_size, responses=texts)
+
+
+def measured(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    rows: Sequence[Sequence[int]],
+    reward: Reward,
+    salience: Salience,
+    *,
+    batch_size: int,
+    responses: Sequence[str] | None = None,
+    seen: Seen | None = None,
+) -> Scores:
+    """Scores of N responses in tokens (``rows``), one to each of N prompts, of which equal ones are a group.
+
+    ``batch`` of a term means all N. ``responses`` are the texts; None: what the tokens spell. ``seen`` is told of
+    every pass: the positions of its rows, and the evidence.
+    """
+    groups = _groups(prompts)
     signals = torch.zeros(len(prompts), len(reward.terms))
-    for part in _passes(groups.values(), config.train.micro_batch):
+    for part in _passes(groups, batch_size):
         members = [position for group in part for position in group]
-        rollout = policy.given(
-            [prompts[group[0]] for group in part], [responses[position] for position in members], limit
+        texts = None if responses is None else [responses[position] for position in members]
+        rollout = policy.given_ids(
+            [prompts[group[0]] for group in part], [rows[position] for position in members], texts
         )
         with torch.no_grad():
             evidence = Evidence(rollout, policy.observe(rollout), salience(rollout), policy)
             signals[members] = reward.measure(evidence).cpu()
-        if save_attention is not None:
-            numbers = [prompts[position].index + 1 for position in members]
-            _save(save_attention, numbers, evidence, policy.readable.layers)
-    rewards = _combined(reward, signals, groups.values())
+        if seen is not None:
+            seen(members, evidence)
+    return Scores(reward.names, signals, *_combined(reward, signals, groups))
+
+
+def chosen_reward(preset: str | Path, reward: Reward | Sequence[Term] | None) -> Reward:
+    """The reward that is given, or that of the preset."""
+    if isinstance(reward, Reward):
+        return reward
+    return Reward(load_preset(preset) if reward is None else reward)
+
+
+def encode_responses(
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    template: Mapping[str, Any] | None = None,
+    name: Callable[[int], str] = "responses[{}]".format,
+) -> list[list[int]]:
+    """The tokens of each response, ended as the model ends one: after a conversation as its chat template does.
+
+    Raises InputError, with the ``name`` of the n-th response, for a text that ends in such a token: it would end twice.
+    """
+    rows = policy.encode(list(responses))
+    ends = policy.tokenizer.convert_ids_to_tokens(policy.eos_ids)
+    for n, text in enumerate(responses):
+        written = next((end for end in ends if text.rstrip().endswith(end)), None)
+        if written is not None:
+            raise InputError(
+                f"{name(n)} ends in {written!r} as text; give it without special tokens, decoded with "
+                "skip_special_tokens=True"
+            )
+    if len(policy.eos_ids) == 1:
+        return rows
+    end = (
+        turn_end(policy.tokenizer, policy.eos_ids, **(template or {}))
+        if policy.tokenizer.chat_template
+        else None
+    )
     return [
-        {
-            "prompt": prompt.text,
-            "response": response,
-            "signals": dict(zip(reward.names, values, strict=True)),
-            "reward": total,
-        }
-        for prompt, response, values, total in zip(
-            prompts, responses, signals.tolist(), rewards.tolist(), strict=True
-        )
+        row if end is None or not is_conversation(prompt.row["prompt"]) else [*row[:-1], end]
+        for row, prompt in zip(rows, prompts, strict=True)
     ]
+
+
+def refuse_overlong(policy: Policy, prompts: Sequence[Prompt], rows: Sequence[Sequence[int]]) -> None:
+    """Raises InputError for the first prompt or response that the model has no positions for."""
+    causal = policy.readable.kind == "causal"
+    for n, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+        tokens = len(prompt.ids) + (len(row) if causal else 0)
+        if policy.context is not None and tokens > policy.context:
+            raise InputError(
+                f"prompts[{n}] and its response take {tokens} tokens, and the model's context has {policy.context}; "
+                "shorten them, or set max_new_tokens"
+            )
+        if policy.response_limit is not None and len(row) > policy.response_limit:
+            raise InputError(
+                f"responses[{n}] has {len(row)} tokens, and the model's decoder positions for {policy.response_limit}; "
+                "set max_new_tokens to that or less"
+            )
+
+
+def only_one(reward: Reward, prompts: Sequence[Prompt]) -> str | None:
+    """What to say where a term compares the responses to a prompt and some prompt has a single one; None: nothing."""
+    terms = [term.signal for term in reward.terms if term.standardise == "group"]
+    groups = _groups(prompts)
+    alone = sum(len(group) == 1 for group in groups)
+    if not terms or not alone:
+        return None
+    return (
+        f"reward: {alone} of {len(groups)} prompts have a single response, to which {', '.join(terms)} adds 0, because "
+        "it compares responses to one prompt; give each prompt several, or choose a reward without standardise: group, "
+        "such as the preset robust"
+    )
+
+
+def _paired(prompts: Any, responses: Any) -> tuple[list[Any], list[str]]:
+    """A prompt for each of the N texts, and the texts. Raises InputError where the two do not fit together."""
+    for name, given in (("prompts", prompts), ("responses", responses)):
+        if isinstance(given, str) or not isinstance(given, Sequence):
+            raise InputError(
+                f"{name}: expected a list, got {type(given).__name__}; put a single one in a list"
+            )
+    if prompts and isinstance(prompts[0], Mapping):
+        raise InputError("prompts: expected a list of conversations, got one conversation; put it in a list")
+    if len(prompts) != len(responses):
+        raise InputError(
+            f"responses: {len(responses)} for {len(prompts)} prompts; give one text, or one list of texts, for each"
+        )
+    spread, texts = [], []
+    for n, (prompt, given) in enumerate(zip(prompts, responses, strict=True)):
+        some = [given] if isinstance(given, str) else given
+        if not isinstance(some, Sequence) or not some or not all(isinstance(text, str) for text in some):
+            raise InputError(f"responses[{n}]: expected a text or a list of texts, got {given!r:.60}")
+        spread += [prompt] * len(some)
+        texts += some
+    return spread, texts
+
+
+def _groups(prompts: Sequence[Prompt]) -> list[list[int]]:
+    """The positions of equal prompts, group by group in the order of their first."""
+    groups: dict[str, list[int]] = {}
+    for position, prompt in enumerate(prompts):
+        groups.setdefault(prompt.text, []).append(position)
+    return list(groups.values())
 
 
 def _passes(groups: Iterable[list[int]], rows: int) -> Iterator[list[list[int]]]:
@@ -100,63 +234,15 @@ def _passes(groups: Iterable[list[int]], rows: int) -> Iterator[list[list[int]]]
             yield equal[start : start + rows // size]
 
 
-def _combined(reward: Reward, signals_NC: Tensor, groups: Iterable[list[int]]) -> Tensor:
-    """[N] rewards of groups of any sizes. A column of zeros adds nothing, however it is standardised."""
+def _combined(reward: Reward, signals_NC: Tensor, groups: Iterable[list[int]]) -> tuple[Tensor, Tensor]:
+    """[N] rewards of groups of any sizes, and [N C] what each signal added.
+
+    A column of zeros adds nothing, however it is standardised.
+    """
     over_batch = torch.tensor([term.standardise == "batch" for term in reward.terms])
-    rewards = reward.combine(signals_NC * over_batch, 1)
+    rewards, weighted = (combine(signals_NC * over_batch, 1) for combine in (reward.combine, reward.weighted))
     for members in groups:
-        rewards[members] += reward.combine(signals_NC[members] * ~over_batch, len(members))
-    return rewards
-
-
-def _save(directory: Path, numbers: list[int], evidence: Evidence, layers: Sequence[int]) -> None:
-    rollout = evidence.rollout
-    for n, number in enumerate(numbers):
-        tokens, p = int(rollout.lengths[n]), n // rollout.group_size
-        try:
-            np.savez(
-                directory / f"row-{number:05d}.npz",
-                A=evidence.observation.attention[n, :tokens][:, rollout.prompt_mask[p]].cpu().numpy(),
-                prompt_ids=np.array(rollout.prompts[p].ids),
-                response_ids=rollout.response_ids[n, :tokens].cpu().numpy(),
-                layers=np.array(layers),
-            )
-        except OSError as error:
-            raise StorageError(
-                f"--save-attention: {directory} cannot be written: {error.strerror}"
-            ) from error
-
-
-def _rows(config: Config, source: str) -> list[sources.Row]:
-    """The rows to score; one without a response has that as its problem. References and saliences may be absent."""
-    given = config.data
-    rows = sources.read(source)
-    columns = {name for row in rows for name in row.values}
-    reference, salience = (
-        name if name in columns else None for name in (given.reference_column, given.salience_column)
-    )
-    mapped = data.map_columns(rows, given.prompt_column, reference, salience)
-    return [row if row.problem else replace(row, problem=_no_response(row)) for row in mapped]
-
-
-def _no_response(row: sources.Row) -> str | None:
-    response = row.values.get("response")
-    if not isinstance(response, str):
-        found = ", ".join(map(repr, row.values)) or "none"
-        return f"'response' must be text; this row's columns: {found}"
-    try:
-        data.demand_whole("response", response)
-    except ValueError as error:
-        return str(error)
-    return None
-
-
-def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise InputError(f"--save-attention: {path} is a file; name a directory") from error
-    except OSError as error:
-        raise StorageError(f"--save-attention: {path} cannot be made: {error.strerror}") from error
-    if any(path.glob("row-*.npz")):
-        raise InputError(f"--save-attention: {path} holds row-*.npz files already; name another directory")
+        own = signals_NC[members] * ~over_batch
+        rewards[members] += reward.combine(own, len(members))
+        weighted[members] += reward.weighted(own, len(members))
+    return rewards, weighted

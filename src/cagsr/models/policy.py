@@ -2,6 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple, cast
 
@@ -12,10 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cagsr.attention.capture import Readable
 from cagsr.attention.inspection import evaluating
 from cagsr.attention.sharing import Sharing
+from cagsr.config.schema import Sampling
 from cagsr.errors import InputError
 from cagsr.models.decoding import Decoder, decode
 from cagsr.models.hf_generate import generate
-from cagsr.models.sampling import Sampling, response_mask, uniforms
+from cagsr.models.sampling import response_mask, uniforms
 from cagsr.models.token_logprobs import Facts, facts, token_likelihood, token_logprobs
 from cagsr.models.value_head import ValueHead
 from cagsr.types import Observation, Prompt, Rollout
@@ -201,6 +203,15 @@ class Policy(nn.Module, ABC):
         return getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
 
     @property
+    def commit(self) -> str | None:
+        """The commit of the hub that the weights were loaded from; None for a directory."""
+        return getattr(self.model.config, "_commit_hash", None)
+
+    def response_positions(self, new_tokens: int) -> int:
+        """How many positions of `context` a response of ``new_tokens`` takes: none where it is the encoder's alone."""
+        return new_tokens if self.readable.kind == "causal" else 0
+
+    @property
     def response_limit(self) -> int | None:
         """Most tokens of a response, whatever its prompt; None where nothing but the shared context limits it."""
         return None
@@ -242,9 +253,9 @@ class Policy(nn.Module, ABC):
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
     def encode(self, responses: list[str]) -> list[list[int]]:
-        """The tokens of responses that somebody else wrote, each ended by EOS."""
-        rows = self.tokenizer(responses, add_special_tokens=False, verbose=False)["input_ids"]
-        return [[*row, self.eos_ids[0]] for row in rows]
+        """The tokens of responses that somebody else wrote, each ended by EOS; a special token in one is text."""
+        rows = self.tokenizer(responses, add_special_tokens=False, split_special_tokens=True, verbose=False)
+        return [[*row, self.eos_ids[0]] for row in rows["input_ids"]]
 
     def given(self, prompts: list[Prompt], responses: list[str], limit: int) -> Rollout:
         """A rollout of responses that somebody else wrote, K per prompt in order, each ended by EOS.
@@ -252,17 +263,27 @@ class Policy(nn.Module, ABC):
         A response of more than ``limit`` tokens is cut there and counts as unfinished. Raises InputError for one
         that is longer than the model's decoder.
         """
-        rows = [row[:limit] for row in self.encode(responses)]
+        return self.given_ids(prompts, [row[:limit] for row in self.encode(responses)], responses)
+
+    def given_ids(
+        self, prompts: list[Prompt], rows: Sequence[Sequence[int]], responses: list[str] | None = None
+    ) -> Rollout:
+        """A rollout of the tokens of responses, K per prompt in order, read exactly as they are.
+
+        One whose last token ends no sequence (``eos_ids``) counts as unfinished. ``responses`` are their texts; None:
+        what the tokens spell. Raises InputError for a response that is longer than the model's decoder.
+        """
         self.check_length(max(map(len, rows)), "sampling.max_new_tokens")
         response_ids = torch.full((len(rows), max(map(len, rows))), self.pad_id)
         mask = torch.zeros(response_ids.shape, dtype=torch.bool)
         for n, row in enumerate(rows):
             response_ids[n, : len(row)] = torch.tensor(row)
             mask[n, : len(row)] = True
-        finished = torch.tensor([row[-1] == self.eos_ids[0] for row in rows])
+        finished = torch.tensor([row[-1] in self.eos_ids for row in rows])
         prompt_ids, prompt_mask = self.collate(prompts)
+        texts = self.decode(response_ids, mask) if responses is None else responses
         moved = (tensor.to(self.device) for tensor in (response_ids, mask, finished))
-        return Rollout(prompts, prompt_ids, prompt_mask, *moved, responses=responses)
+        return Rollout(prompts, prompt_ids, prompt_mask, *moved, responses=texts)
 
     def begun(self, rows: int) -> dict[str, Tensor]:
         """What ``generate`` is told of ``rows`` responses: nothing, or what an encoder-decoder's begin with."""

@@ -1,0 +1,149 @@
+"""`cagsr score`: signals and reward of the prompts and responses in a file."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from cagsr.config import Config
+from cagsr.data import prompts as data
+from cagsr.data import readers as sources
+from cagsr.data.row_messages import say_cut, say_rows
+from cagsr.distributed.process_group import accelerated
+from cagsr.errors import InputError, StorageError
+from cagsr.evaluation.score import encode_responses, measured, only_one
+from cagsr.io.quiet_libraries import warn
+from cagsr.models.build import build_policy
+from cagsr.models.policy import Policy
+from cagsr.rewards.presets import build_reward
+from cagsr.rewards.salience import build_salience
+from cagsr.tasks.checkers import find_checker
+from cagsr.types import Evidence, Prompt
+
+__all__ = ["score_file"]
+
+
+def score_file(
+    config: Config, source: str, console: Console, save_attention: Path | None = None
+) -> list[dict[str, Any]]:
+    """One row out for each row in that can be used, in order: prompt, response, signals by name, reward.
+
+    Rows are read as ``data`` says (columns, longest prompt, what to do with rows that cannot be used), and need a
+    column ``response``. The console is told of rows that were dropped or cut.
+
+    Rows with the same prompt, wherever they stand, are one group: a term that is standardised within the group
+    compares those, and a prompt with a single response gets 0 for such a term, which the console is told. ``batch`` is
+    all rows.
+
+    ``save_attention``: a directory that gets ``row-00001.npz`` with ``A`` [T S] float32, ``prompt_ids`` [S],
+    ``response_ids`` [T] and ``layers`` for each row, so that the capture can be checked with other tools.
+    """
+    limit = config.sampling.max_new_tokens
+    reward = build_reward(config.reward, find_checker(config.data))
+    rows = _rows(config, source)
+    if save_attention is not None:
+        _make_directory(save_attention)
+    data.refuse_invalid(rows, config.data.skip_invalid)
+    policy = build_policy(config)
+    policy.to(accelerated().device)
+    prompts = _prompts(config, policy, rows, source, console)
+    responses = [str(prompt.row["response"]) for prompt in prompts]
+    say_cut(console, policy, "responses", responses, limit, "sampling.max_new_tokens")
+    if (alone := only_one(reward, prompts)) is not None:
+        warn(console, alone)
+    encoded = encode_responses(
+        policy, prompts, responses, name=lambda n: f"{rows[prompts[n].index].place}: the response"
+    )
+
+    def save(members: list[int], evidence: Evidence) -> None:
+        if save_attention is not None:
+            numbers = [prompts[position].index + 1 for position in members]
+            _save(save_attention, numbers, evidence, policy.readable.layers)
+
+    scores = measured(
+        policy,
+        prompts,
+        [row[:limit] for row in encoded],
+        reward,
+        build_salience(config, prompts),
+        batch_size=config.train.micro_batch,
+        responses=responses,
+        seen=save,
+    )
+    return [
+        {
+            "prompt": prompt.text,
+            "response": response,
+            "signals": dict(zip(scores.names, values, strict=True)),
+            "reward": total,
+        }
+        for prompt, response, values, total in zip(
+            prompts, responses, scores.signals.tolist(), scores.reward.tolist(), strict=True
+        )
+    ]
+
+
+def _prompts(
+    config: Config, policy: Policy, rows: list[sources.Row], source: str, console: Console
+) -> list[Prompt]:
+    """The prompts of the rows that can be used; the console is told of the others."""
+    prompts, report = data.encode(rows, **data.encoding(policy, config.data, config.sampling.max_new_tokens))
+    if report.used < report.rows or report.truncated:
+        say_rows(console, source, report)
+    return prompts
+
+
+def _save(directory: Path, numbers: list[int], evidence: Evidence, layers: Sequence[int]) -> None:
+    rollout = evidence.rollout
+    for n, number in enumerate(numbers):
+        tokens, p = int(rollout.lengths[n]), n // rollout.group_size
+        try:
+            np.savez(
+                directory / f"row-{number:05d}.npz",
+                A=evidence.observation.attention[n, :tokens][:, rollout.prompt_mask[p]].cpu().numpy(),
+                prompt_ids=np.array(rollout.prompts[p].ids),
+                response_ids=rollout.response_ids[n, :tokens].cpu().numpy(),
+                layers=np.array(layers),
+            )
+        except OSError as error:
+            raise StorageError(
+                f"--save-attention: {directory} cannot be written: {error.strerror}"
+            ) from error
+
+
+def _rows(config: Config, source: str) -> list[sources.Row]:
+    """The rows to score; one without a response has that as its problem. References and saliences may be absent."""
+    given = config.data
+    rows = sources.read(source)
+    columns = {name for row in rows for name in row.values}
+    reference, salience = (
+        name if name in columns else None for name in (given.reference_column, given.salience_column)
+    )
+    mapped = data.map_columns(rows, given.prompt_column, reference, salience)
+    return [row if row.problem else replace(row, problem=_no_response(row)) for row in mapped]
+
+
+def _no_response(row: sources.Row) -> str | None:
+    response = row.values.get("response")
+    if not isinstance(response, str):
+        found = ", ".join(map(repr, row.values)) or "none"
+        return f"'response' must be text; this row's columns: {found}"
+    try:
+        data.demand_whole("response", response)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def _make_directory(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise InputError(f"--save-attention: {path} is a file; name a directory") from error
+    except OSError as error:
+        raise StorageError(f"--save-attention: {path} cannot be made: {error.strerror}") from error
+    if any(path.glob("row-*.npz")):
+        raise InputError(f"--save-attention: {path} holds row-*.npz files already; name another directory")

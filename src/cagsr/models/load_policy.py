@@ -1,0 +1,267 @@
+"""Policies of models that are in memory already, or that a name leads to: the way in for Python programs."""
+
+import copy
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+from accelerate import PartialState
+from pydantic import ValidationError
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from cagsr.attention.capture import ATTENTION
+from cagsr.attention.inspection import evaluating, name_of
+from cagsr.config.schema import Lora
+from cagsr.errors import InputError, UnsupportedModelError
+from cagsr.io.safetensors_only import reason
+from cagsr.models.dropout import refuse_randomness, without_randomness
+from cagsr.models.load import load_model, load_tokenizer, make_policy, with_lora
+from cagsr.models.policy import Policy
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+__all__ = ["base_of", "frozen_policy", "load_policy", "observing"]
+
+
+def load_policy(
+    model: "str | os.PathLike[str] | PreTrainedModel | PeftModel",
+    processing_class: PreTrainedTokenizerBase | None = None,
+    *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    architecture: str = "auto",
+    trust_remote_code: bool = False,
+    layers: str | list[int] = "all",
+    temperature: float = 1.0,
+    critic: bool = False,
+    lora: Lora | Mapping[str, Any] | None = None,
+) -> Policy:
+    """A policy that samples, scores, observes and can be trained, from a model's name or from a loaded model.
+
+    model             directory or hub name; or a transformers model, whatever attention implementation it was loaded
+                      with, in either mode; or a PEFT model, whose adapter is then what is trained.
+    processing_class  its tokenizer, a fast one; None: the one that lies where the model was loaded from.
+    revision, trust_remote_code  of what is loaded by name.
+    dtype, architecture          ("float32" or "bfloat16"; "auto", "causal" or "encoder-decoder") of a model that is
+                                 loaded by name; a loaded model has its own.
+    layers            whose attention is read: "all", "last", "last_half", or numbers counted from 0.
+    temperature       of the distribution that responses are sampled from; log-probabilities are of that one.
+    critic            add a value head, for PPO.
+    lora              train a LoRA adapter instead of the weights: ``r``, ``alpha``, ``target_modules``.
+
+    The adapter and the critic begin with random numbers of torch's generator: seed it first.
+
+    Changed on a loaded model, which stays usable: its attention implementation becomes "cagsr" (transformers' ``sdpa``
+    where nobody reads), it goes into eval mode, every dropout rate becomes 0 (``policy.dropout`` keeps those of its
+    config, and `save_model` writes them back), and with ``lora`` PEFT puts its layers into it. `score`, `heatmap` and
+    `AttentionReward` change nothing for good.
+
+    Raises UnsupportedModelError for a model whose attention cannot be read exactly or that stays random in training
+    mode, and InputError for everything else that cannot be used; a model that is refused keeps its attention
+    implementation.
+    """
+    where = {"revision": revision, "trust_remote_code": trust_remote_code}
+    settings: dict[str, Any] = {"layers": layers, "temperature": temperature, "critic": critic}
+    adapter = None if lora is None else _lora(lora)
+    if isinstance(model, str | os.PathLike):
+        name = os.fspath(model)
+        tokenizer = processing_class or load_tokenizer(name, **where)
+        loaded, dropout = load_model(name, dtype=dtype, architecture=architecture, **where)
+        policy = make_policy(loaded, tokenizer, dropout=dropout, **settings)
+        policy.dropout |= without_randomness(loaded)
+        refuse_randomness(loaded, loaded)
+    else:
+        base = base_of(model)
+        if adapter is not None and model is not base:
+            raise InputError(
+                "lora: the model is a PEFT model already, with an adapter of its own; leave lora out"
+            )
+        tokenizer = _tokenizer_of(base, processing_class, where)
+        with attention_as_before(base) as keep_new:
+            policy = _policy_of(model, tokenizer, settings)
+            policy.dropout |= without_randomness(policy.model)
+            refuse_randomness(policy.model, base)
+            keep_new()
+    if adapter is not None:
+        with_lora(policy, r=adapter.r, alpha=adapter.alpha, target_modules=adapter.target_modules)
+    return policy.eval()
+
+
+@contextmanager
+def observing(
+    model: "str | os.PathLike[str] | PreTrainedModel | PeftModel | Policy",
+    processing_class: PreTrainedTokenizerBase | None = None,
+    *,
+    layers: str | list[int] = "all",
+    temperature: float = 1.0,
+) -> Iterator[Policy]:
+    """A policy to observe with for the time of the block, in eval mode; afterwards the model is as it was.
+
+    A model loaded by name goes to Accelerate's device, a loaded one stays where it is. A `Policy`, which was probed
+    when it was made, is used as it is, with its own layers and temperature.
+
+    Raises what `load_policy` raises.
+    """
+    if isinstance(model, Policy):
+        if (layers, temperature) != ("all", 1.0) or processing_class not in (None, model.tokenizer):
+            raise InputError(
+                "model: a Policy has a tokenizer, layers and a temperature of its own; leave these out, or give "
+                "load_policy others"
+            )
+        with evaluating(model.model):
+            yield model
+    elif isinstance(model, str | os.PathLike):
+        loaded, _ = load_model(os.fspath(model))
+        tokenizer = processing_class or load_tokenizer(os.fspath(model))
+        policy = make_policy(loaded, tokenizer, layers=layers, temperature=temperature)
+        yield policy.to(PartialState().device)
+    else:
+        base = base_of(model)
+        tokenizer = _tokenizer_of(base, processing_class, {})
+        with evaluating(cast(PreTrainedModel, model)), attention_as_before(base):
+            yield _policy_of(model, tokenizer, {"layers": layers, "temperature": temperature})
+
+
+def frozen_policy(
+    model: "str | os.PathLike[str] | PreTrainedModel | PeftModel",
+    processing_class: PreTrainedTokenizerBase | None = None,
+    *,
+    layers: str | list[int] = "all",
+    temperature: float = 1.0,
+) -> Policy:
+    """A policy that stays as the model is now, whatever becomes of the model: an observer beside a policy in training.
+
+    Of a loaded model it is a copy. Of a PEFT model it is the base without the adapter, and only what is trained is
+    copied: the frozen weights are the model's own, so that they need no memory again and move with it to its device.
+
+    Raises what `load_policy` raises.
+    """
+    if isinstance(model, str | os.PathLike):
+        with observing(model, processing_class, layers=layers, temperature=temperature) as policy:
+            return policy.requires_grad_(False).eval()
+    base = base_of(model)
+    tokenizer = _tokenizer_of(base, processing_class, {})
+    if model is base:
+        frozen = copy.deepcopy(base).requires_grad_(False)
+    else:
+        shared = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
+        frozen = cast("PeftModel", copy.deepcopy(model, {**shared}))
+        # Not `unload`, which keeps the modules that PEFT trains as a whole (``modules_to_save``).
+        cast(Any, frozen.base_model).disable_adapter_layers()
+        for weight in shared.values():  # and this makes the originals of such modules trainable
+            weight.requires_grad_(False)
+    return _policy_of(frozen.eval(), tokenizer, {"layers": layers, "temperature": temperature})
+
+
+def base_of(model: Any) -> PreTrainedModel:
+    """The transformers model that a loaded model is, or that a PEFT model adapts.
+
+    Raises InputError for anything else, and UnsupportedModelError for a model that is spread over several devices or
+    whose adapter writes tokens into the prompt.
+    """
+    base = model
+    if isinstance(model, nn.Module) and hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+        adapted = cast("PeftModel", model)
+        base = adapted.get_base_model()
+        if adapted.active_peft_config.is_prompt_learning:
+            raise UnsupportedModelError(
+                f"model: its adapter ({adapted.active_peft_config.peft_type}) writes virtual tokens before the prompt, "
+                "which have no text to read. Use an adapter of another kind, such as LoRA."
+            )
+    if not isinstance(base, PreTrainedModel):
+        raise InputError(
+            f"model: expected a name, a transformers PreTrainedModel or a PEFT model, got {type(model).__name__}; "
+            "unwrap it first (accelerator.unwrap_model(model), or model._orig_mod of a compiled one)"
+        )
+    if len(set((getattr(base, "hf_device_map", None) or {}).values())) > 1:
+        raise UnsupportedModelError(
+            f"model: {name_of(base)} is spread over several devices by its device_map. Load it onto one device."
+        )
+    return base
+
+
+@contextmanager
+def attention_as_before(model: PreTrainedModel) -> Iterator[Any]:
+    """Give a model its attention implementation back after the block, part by part.
+
+    What is yielded, called inside the block, lets it keep the new one.
+    """
+    before = [(config, config._attn_implementation) for config in _configs(model)]
+    try:
+        yield before.clear
+    finally:
+        for config, implementation in before:
+            config._attn_implementation = implementation
+
+
+def _policy_of(model: Any, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> Policy:
+    """The policy of a loaded model, whose attention implementation it changes; an adapter is active in it."""
+    base = base_of(model)
+    _make_readable(base)
+    policy = make_policy(base, tokenizer, **settings)
+    policy.model = model
+    return policy
+
+
+def _make_readable(model: PreTrainedModel) -> None:
+    try:
+        model.set_attn_implementation(ATTENTION)
+    except (ImportError, ValueError) as error:
+        raise UnsupportedModelError(
+            f"model: {name_of(model)} takes no other attention implementation: {reason(error)}. Choose another model."
+        ) from error
+    if model.config._attn_implementation != ATTENTION:
+        raise UnsupportedModelError(
+            f"model: {name_of(model)} ({model.config.model_type}) computes attention in classes of its own, which "
+            "transformers' attention interface does not reach, so it cannot be read. Choose another model."
+        )
+
+
+def _configs(model: PreTrainedModel) -> list[PretrainedConfig]:
+    """Every config that says which attention a part of the model uses, outer ones first."""
+    found: dict[int, PretrainedConfig] = {}
+
+    def visit(config: PretrainedConfig) -> None:
+        found.setdefault(id(config), config)
+        for name in config.sub_configs:
+            if (inner := getattr(config, name, None)) is not None:
+                visit(inner)
+
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            visit(module.config)
+    return list(found.values())
+
+
+def _tokenizer_of(
+    model: PreTrainedModel, given: PreTrainedTokenizerBase | None, where: Mapping[str, Any]
+) -> PreTrainedTokenizerBase:
+    if given is None:
+        if not model.config.name_or_path:
+            raise InputError(
+                "processing_class: the model does not say where it was loaded from; give its tokenizer"
+            )
+        return load_tokenizer(model.config.name_or_path, **where)
+    if isinstance(given, PreTrainedTokenizerBase):
+        return given
+    tokenizer = getattr(given, "tokenizer", None)
+    raise InputError(
+        f"processing_class: expected a tokenizer, got {type(given).__name__}"
+        + (
+            "; images are not read, give its .tokenizer"
+            if tokenizer is not None
+            else "; load one with AutoTokenizer"
+        )
+    )
+
+
+def _lora(given: Lora | Mapping[str, Any]) -> Lora:
+    try:
+        return given if isinstance(given, Lora) else Lora.model_validate(dict(given))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, ("lora", *first["loc"])))
+        raise InputError(f"{where}: {first['msg']}; expected r, alpha and target_modules") from error
