@@ -40,11 +40,11 @@ table: $(READY)
 
 # About twenty minutes on 2 cores: what the program promises, each at its full count. Writes docs/reliability.md.
 prove: $(READY)
-	$(BIN)/python tests/faults/prove.py --write $(ARGS)
+	$(BIN)/python proofs/prove.py --write $(ARGS)
 
 # Those of the report and of the rating page alone; they need a Chromium.
 prove-pages: $(READY)
-	$(BIN)/python tests/faults/prove.py --write --promise 12 --promise 13 --promise 14 $(ARGS)
+	$(BIN)/python proofs/prove.py --write --promise 12 --promise 13 --promise 14 $(ARGS)
 
 # Writes the numbers, help and messages that a refactor must reproduce; only after a change that is meant to move them.
 golden: $(READY)

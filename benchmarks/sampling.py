@@ -10,8 +10,8 @@ from benchmarks.protocol import Taken, cpu, ratios, spread, take_turns
 from benchmarks.record import Part, Plan, Table
 from benchmarks.subjects import Shape, saved, step_of
 from cagsr.attention.sharing import Sharing
+from cagsr.config.schema import Sampling
 from cagsr.models.policy import Policy
-from cagsr.models.sampling import Sampling
 from cagsr.types import Prompt
 
 SHAPE = Shape(prompts=2, prompt_tokens=256, response_tokens=64)
@@ -38,7 +38,7 @@ def measure(plan: Plan) -> Part:
         step, prompts = step_of(shape, directory)
         plain = step_of(shape, directory)[0].policy
     plain.sharing = Sharing("a benchmark compares")
-    ours, sampling = step.policy, Sampling(shape.candidates, max_new_tokens=shape.response_tokens)
+    ours, sampling = step.policy, Sampling(candidates=shape.candidates, max_new_tokens=shape.response_tokens)
     ends, some = ours.eos_ids, list(range(0, shape.vocabulary, 20))
     rows: list[list[str]] = []
     turns: dict[str, list[Taken]] = {}
@@ -56,14 +56,19 @@ def measure(plan: Plan) -> Part:
             sampling
             if eos_ids
             else Sampling(
-                shape.candidates, min_new_tokens=shape.response_tokens, max_new_tokens=shape.response_tokens
+                candidates=shape.candidates,
+                min_new_tokens=shape.response_tokens,
+                max_new_tokens=shape.response_tokens,
             )
         )
         ways = {OURS: partial(ours.sample, prompts, each), GENERATE: partial(plain.sample, prompts, each)}
         told(case, take_turns(ways, plan.rounds))
     ours.eos_ids, plain.eos_ids = ends, ends
     full = Sampling(
-        shape.candidates, 0.0, min_new_tokens=shape.response_tokens, max_new_tokens=shape.response_tokens
+        candidates=shape.candidates,
+        temperature=0.0,
+        min_new_tokens=shape.response_tokens,
+        max_new_tokens=shape.response_tokens,
     )
     ways = {OURS: partial(ours.sample, prompts, full), BATCHED: partial(batched, plain, prompts, full)}
     told("full length, greedy", take_turns(ways, min(plan.rounds, FEW)))

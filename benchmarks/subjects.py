@@ -15,9 +15,12 @@ from transformers import PreTrainedTokenizerFast
 
 from cagsr.config import Config
 from cagsr.data.splits import build_prompts
+from cagsr.models.build import build_policy
 from cagsr.models.from_scratch import new_model
 from cagsr.models.policy import Policy
-from cagsr.training import assembly as build
+from cagsr.rewards.presets import build_reward
+from cagsr.rewards.salience import build_salience
+from cagsr.training.assembly import build_step
 from cagsr.training.step import Step
 from cagsr.training.step_metrics import measure
 from cagsr.types import Prompt
@@ -143,13 +146,13 @@ def step_of(
 ) -> tuple[Step, list[Prompt]]:
     """The step that `cagsr train` would take, and its prompts; ``as_policy``: with a policy of another class."""
     config = config_of(shape, directory, preset)
-    policy = build.build_policy(config)
+    policy = build_policy(config)
     if as_policy is not None:
         policy = as_policy(policy.model, policy.tokenizer, policy.readable, policy.sharing)
     prompts, _ = build_prompts(config, policy, "train")
-    reward = build.build_reward(config, None)
+    reward = build_reward(config.reward, None)
     accelerator = Accelerator(cpu=True)
-    step = build.build_step(config, policy, reward, build.build_salience(config, prompts), accelerator)
+    step = build_step(config, policy, reward, build_salience(config, prompts), accelerator)
     return step, prompts
 
 

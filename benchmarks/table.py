@@ -1,7 +1,7 @@
-"""The comparison on every built-in task, T5- and Llama-shaped: the tables of docs/results.md.
+"""The comparison on every built-in task, T5- and Llama-shaped: docs/results.json and the pages that quote it.
 
-    make table                    three seeds
-    make table ARGS=--quick       one seed, the two bases that ship: 4 minutes on 2 cores
+    make table                    three seeds; docs/results.json is kept anew and all pages are filled in from it
+    make table ARGS=--quick       one seed, the two bases that ship: 4 minutes on 2 cores; printed, nothing is written
 
 Each case is three commands: `cagsr sft` makes its base, `cagsr probe` says what to expect of it, `cagsr compare` does
 the rest. Two cases run at a time, one thread each. What is finished is not done again.
@@ -12,21 +12,25 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from benchmarks.verdicts import matrix, outcomes, rows
-from cagsr.evaluation.leaderboard import markdown, overview
+from benchmarks.pages import fill_all
+from benchmarks.results import VERDICTS, every_case, keep, overview, read_table, verdict_counts
+from benchmarks.verdicts import outcomes
+from benchmarks.verdicts import rows as outcome_rows
+from cagsr.evaluation.leaderboard import markdown
 from cagsr.io.atomic_write import write_atomically
 from cagsr.runs.directory import RunDirectory
 
 CONFIG = "examples/paper.yaml"
 PROBE = "probe.json"
+RECORD = Path("docs/results.json")
 SFT = ["sft.batch_size=64", "sft.schedule=cosine", "sft.warmup_steps=100"]
 RATES = {"t5": "2.0e-3", "llama": "3.0e-3"}
 SIZE = ["sft.scratch.layers=3", "sft.scratch.hidden=128", "sft.scratch.heads=4"]
@@ -114,26 +118,39 @@ def run(case: Case, directory: Path, quick: bool, extra: list[str]) -> Found:
     return Found(*(json.loads(path.read_text(encoding="utf-8")) for path in (place / PROBE, summary)))
 
 
-def page(found: dict[str, Found], arguments: argparse.Namespace) -> str:
-    how = "make table" + (" ARGS=--quick" if arguments.quick else "")
-    summaries = {name: one.summary for name, one in found.items()}
+def case_part(case: Case, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison as a part of docs/results.json."""
+    budget, seeds = summary["budget"], ", ".join(map(str, summary["seeds"]))
+    columns, rows = read_table(markdown(summary))
+    return {
+        **_provenance(),
+        "command": f"make table ARGS='--case {case.name}'",
+        "about": f"{summary['prompts']} prompts, seeds {seeds}; each system may sample {budget['responses']:,} "
+        f"responses ({budget['steps']} steps).",
+        "columns": columns,
+        "rows": rows,
+    }
+
+
+def verdicts_part(found: Mapping[str, Found]) -> dict[str, Any]:
+    """What the probe said of each reward, and what training by it did, as a part of docs/results.json."""
     told = [line for name, one in found.items() for line in outcomes(name, one.probe, one.summary)]
-    parts = [
-        "# Results\n",
-        f"`{how}`, {datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} CPU cores, float32, torch {torch.__version__}. "
-        "Greedy answers to held-out prompts; 95 % intervals by a paired bootstrap over prompts and seeds; **bold**: "
-        "Holm's corrected p < .05 among all systems of a table. With one seed an interval speaks of these prompts "
-        "only, not of another seed. What each system is: `cagsr compare --list`.\n",
-        f"\n## Slot errors, all cases\n\n{overview(summaries)}",
-        f"\n## What the probe said before, and what training did\n\n{matrix(told)}\n{rows(told)}",
-    ]
-    for name, summary in summaries.items():
-        budget = summary["budget"]
-        parts.append(
-            f"\n## {name}\n\n{summary['prompts']} prompts, seeds {', '.join(map(str, summary['seeds']))}; each system "
-            f"may sample {budget['responses']:,} responses ({budget['steps']} steps).\n\n{markdown(summary)}"
-        )
-    return "\n".join(parts)
+    columns, rows = read_table(outcome_rows(told))
+    return {
+        **_provenance(),
+        "command": "make table",
+        "about": "cagsr probe on 100 development prompts of each base, and what training by the same reward then did.",
+        "columns": columns,
+        "rows": rows,
+    }
+
+
+def _provenance() -> dict[str, str]:
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    return {
+        "measured": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": f"{os.cpu_count()} CPU cores, float32, {packages}",
+    }
 
 
 def main() -> None:
@@ -149,7 +166,9 @@ def main() -> None:
         help="only this; again for more",
     )
     parser.add_argument("--directory", type=Path, default=Path("runs/table"))
-    parser.add_argument("--page", type=Path, help="Markdown to write; default: on standard output")
+    parser.add_argument(
+        "--record", type=Path, default=RECORD, help=f"results file to merge into; default {RECORD}"
+    )
     parser.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="overrides of examples/paper.yaml")
     arguments = parser.parse_args()
     chosen = [
@@ -161,11 +180,16 @@ def main() -> None:
         found = list(
             pool.map(lambda case: run(case, arguments.directory, arguments.quick, arguments.settings), chosen)
         )
-    text = page({case.name: one for case, one in zip(chosen, found, strict=True)}, arguments)
-    if arguments.page is None:
-        print(text)
-    else:
-        arguments.page.write_text(text, encoding="utf-8")
+    results = {case.name: one for case, one in zip(chosen, found, strict=True)}
+    parts = {case.name: case_part(case, results[case.name].summary) for case in chosen}
+    verdicts = verdicts_part(results)
+    if arguments.quick:
+        record = {**parts, VERDICTS: verdicts}
+        print(overview(record), verdict_counts(record), every_case(record), sep="\n\n")
+        return
+    keep(arguments.record, parts, verdicts, [case.name for case in CASES])
+    for page in fill_all(write=True):
+        print(page)
 
 
 if __name__ == "__main__":

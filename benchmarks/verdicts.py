@@ -1,7 +1,7 @@
 """What the probe said of a reward before training, and what training by it then did."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,9 +67,9 @@ def outcomes(case: str, probe: Mapping[str, Any], summary: Mapping[str, Any]) ->
     return found
 
 
-def matrix(found: Sequence[Outcome]) -> str:
-    """Verdicts against outcomes, counted, as a Markdown table."""
-    counts = Counter((one.level, one.helped) for one in found)
+def matrix(found: Iterable[tuple[str, bool]]) -> str:
+    """Verdicts against whether training helped, counted, as a Markdown table."""
+    counts = Counter(found)
     lines = ["| probe | training helped | it did not |", "| --- | --- | --- |"]
     lines += [f"| {level} | {counts[level, True]} | {counts[level, False]} |" for level in LEVELS]
     return "\n".join(lines) + "\n"

@@ -5,6 +5,9 @@ import signal
 
 # Triton reads it when it is imported, which torch does as well: kernels then run on the CPU.
 os.environ.setdefault("TRITON_INTERPRET", "1")
+# Bitwise claims are claims about one order of summation. torch reads it when it is imported, and so does every process
+# that a test starts.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_configure():

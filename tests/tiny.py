@@ -1,7 +1,6 @@
 """Tiny policies with random weights, prompts for them, and a step around them: what tests of the core stand on."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -13,15 +12,16 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from cagsr.attention.capture import ATTENTION
+from cagsr.config.schema import AlgorithmSettings, Limit, Sampling, Term, WatchSettings
 from cagsr.distributed.fsdp import prepare
 from cagsr.models.from_scratch import new_model
 from cagsr.models.load import make_policy
 from cagsr.models.policy import Policy, Reference
-from cagsr.models.sampling import Sampling
-from cagsr.rewards.reward import Reward, Term
+from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Uniform
 from cagsr.tasks import TASKS, tokenizer
 from cagsr.training.algorithms import Algorithm
+from cagsr.training.collapse_watch import WATCHED, CollapseWatch
 from cagsr.training.kl import KLController
 from cagsr.training.step import Step
 from cagsr.types import Evidence, Prompt
@@ -127,6 +127,23 @@ def prompts(policy: Policy, lengths: Sequence[int] = LENGTHS, seed: int = 0, fir
     return made
 
 
+def inputs_of(policy: Policy, prompt: Prompt, written: list[int]) -> dict[str, Tensor]:
+    """The plain model's inputs: causal models read prompt and response, encoder-decoders the prompt only."""
+    if not policy.model.config.is_encoder_decoder:
+        return {"input_ids": torch.tensor([[*prompt.ids, *written]])}
+    return {
+        "input_ids": torch.tensor([prompt.ids]),
+        "decoder_input_ids": torch.tensor([[*prefix_of(policy), *written[:-1]]]),
+    }
+
+
+def prefix_of(policy: Policy) -> list[int]:
+    """What the decoder is given before the response."""
+    config = policy.model.generation_config
+    forced = [] if config.forced_bos_token_id is None else [config.forced_bos_token_id]
+    return [config.decoder_start_token_id, *forced]
+
+
 def low_tokens(evidence: Evidence) -> Tensor:
     """[n] in [0, 1]: share of the response's tokens whose id is below 50. Trivial to learn."""
     mask = evidence.rollout.response_mask
@@ -151,7 +168,7 @@ def make_step(policy: Policy, **settings: Any) -> Step:
         "observer": reference,
         "reward": low_token_reward(),
         "salience": Uniform(),
-        "algorithm": Algorithm(),
+        "algorithm": Algorithm(AlgorithmSettings()),
         "sampling": SHORT,
         "leash": KLController(0.05),
         "groups_per_pass": 2,
@@ -169,8 +186,19 @@ def make_step(policy: Policy, **settings: Any) -> Step:
 
 
 def sampling(**changes: Any) -> Sampling:
-    return replace(SHORT, **changes)
+    return SHORT.model_copy(update=changes)
 
 
 def weights_of(policy: Policy) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in policy.state_dict().items()}
+
+
+def watch(shuffled_every: int = 10, **limits: Limit) -> CollapseWatch:
+    """A collapse watch with these limits and no others."""
+    none = dict.fromkeys(WATCHED, Limit())
+    return CollapseWatch(WatchSettings.model_construct(**{**none, **limits}, shuffled_every=shuffled_every))
+
+
+def limit(limit: float, action: str = "warn", patience: int = 3) -> Limit:
+    """A limit that may be one that a config refuses, such as one below everything that can be measured."""
+    return Limit.model_construct(limit=limit, action=action, patience=patience)

@@ -22,9 +22,9 @@ MISSING = """
 **The figures are missing.** No GPU could be had so far. On a machine that has one, `make gpu-check` writes this page
 anew with its figures. Until then this is known, without a GPU:
 
-- The Triton kernel (`attention/kernel.py`) agrees with the torch path and with float64 when Triton interprets it on a
-  CPU, and compiles for compute capabilities 8.0, 9.0 and 10.0 with everything in registers (`tests/attention`). It was
-  not run as compiled, and its tile sizes were not tuned.
+- The Triton kernel (`src/cagsr/attention/kernel.py`) agrees with the torch path and with float64 when Triton interprets
+  it on a CPU, and compiles for compute capabilities 8.0, 9.0 and 10.0 with everything in registers (`tests/attention`).
+  It was not run as compiled, and its tile sizes were not tuned.
 - The log-sum-exp comes from the kernel that sdpa takes (flash, memory-efficient or cuDNN's). What they are called with
   was checked against torch's declarations; their numbers were not seen.
 - Before its first use on a device the kernel is tried on a small case. Where it does not compile, or does not agree

@@ -13,12 +13,15 @@ from benchmarks.gpu.cost import DTYPES, Shapes, compared, milliseconds, peak
 from cagsr.attention.sharing import Sharing
 from cagsr.config import Config
 from cagsr.data.splits import build_prompts
+from cagsr.models.build import build_policy
 from cagsr.models.from_scratch import new_model
 from cagsr.models.load import make_policy
 from cagsr.models.policy import Policy
+from cagsr.rewards.presets import build_reward
+from cagsr.rewards.salience import build_salience
 from cagsr.tasks import TASKS
 from cagsr.tasks.tokenizer import tokenizer
-from cagsr.training import assembly as build
+from cagsr.training.assembly import build_step
 from cagsr.types import Observation, Prompt, Rollout
 
 ARCHITECTURES = {"llama": "causal", "t5": "encoder-decoder"}
@@ -120,13 +123,13 @@ def config_for(model: str, precision: str, shapes: Shapes) -> Config:
 def step(device: torch.device, config: Config) -> dict[str, Any]:
     AcceleratorState._reset_state(reset_partial_state=True)  # one process has one precision otherwise
     accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=config.train.mixed_precision)
-    policy = build.build_policy(config)
+    policy = build_policy(config)
     prompts, _ = build_prompts(config, policy, "train")
-    built = build.build_step(
+    built = build_step(
         config,
         policy,
-        build.build_reward(config, None),
-        build.build_salience(config, prompts),
+        build_reward(config.reward, None),
+        build_salience(config, prompts),
         accelerator,
     )
     batch = prompts[: config.train.prompts_per_step]

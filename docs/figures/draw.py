@@ -1,35 +1,29 @@
-"""Draws the pictures of docs/method.md from the bases that ship: real prompts, real responses, real attention.
+"""Draws the pictures of docs/method.md from the bases that ship (real prompts, real responses, real attention), and the
+pipeline of the README.
 
     python docs/figures/draw.py            # writes docs/images/*.svg
-
-Colours are variables that the site sets for light and dark; what stands behind the comma is for other readers.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
-from html import escape
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from pipeline import pipeline
+from svg import CELL, FAINT, INK, MARK, TEXT, heat, svg, words
 
 from cagsr.attention.capture import capture
 from cagsr.config import Config
 from cagsr.data import splits
+from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
 from cagsr.rewards import segments
+from cagsr.rewards.presets import build_reward
 from cagsr.rewards.salience import Uniform
 from cagsr.rewards.signals.coverage import coverage
 from cagsr.rewards.signals.ingredients import text_mask
 from cagsr.rewards.signals.knockout import knockout
 from cagsr.rewards.signals.mass import mass
-from cagsr.training import assembly as build
 from cagsr.types import Evidence, Prompt, Rollout
-
-INK, PAPER = "var(--figure-ink, #24566f)", "var(--figure-paper, #ffffff)"
-TEXT, FAINT = "var(--figure-text, #222222)", "var(--figure-faint, #8a8a8a)"
-MARK = "var(--figure-mark, #b3541e)"
-CELL = 22
 
 # What the base answers greedily, and what the demo's trained model answered (seed 0, one thread, 2026-11-26).
 BASE = "the item comes out like fresh grass . it also goes for what everybody pays ."
@@ -53,14 +47,15 @@ def main() -> None:
         "coverage": _coverage(policy, prompt),
         "standardise": _standardise(policy, prompts[:3]),
         "knockout": _knockout(policy, prompt),
+        "pipeline": pipeline(),
     }
-    for name, svg in pictures.items():
-        (output / f"{name}.svg").write_text(svg + "\n", encoding="utf-8")
+    for name, picture in pictures.items():
+        (output / f"{name}.svg").write_text(picture + "\n", encoding="utf-8")
 
 
 def _task(name: str) -> tuple[Policy, list[Prompt]]:
     config = Config.load(overrides=[f"data.task={name}", "data.evaluation_count=60"])
-    policy = build.build_policy(config)
+    policy = build_policy(config)
     return policy, splits.build_prompts(config, policy, "heldout")[0]
 
 
@@ -75,14 +70,14 @@ def _evidence(policy: Policy, prompts: list[Prompt], texts: list[str]) -> Eviden
 def _encoder_decoder(policy: Policy, prompt: Prompt) -> str:
     evidence = _evidence(policy, [prompt], [BASE])
     rows, columns = _written(policy, evidence.rollout, 0), _tokens(prompt)
-    body = list(_heat(evidence.observation.attention[0], rows, columns, left=110, top=92))
-    body.append(_words(110, 14, "prompt tokens j: what the encoder read"))
-    body.append(_words(0, 84, "response tokens t", FAINT))
-    return _svg(110 + CELL * len(columns) + 8, 100 + CELL * len(rows), body, "A[t, j] of a T5 shape")
+    body = list(heat(evidence.observation.attention[0], rows, columns, left=110, top=92))
+    body.append(words(110, 14, "prompt tokens j: what the encoder read"))
+    body.append(words(0, 84, "response tokens t", FAINT))
+    return svg(110 + CELL * len(columns) + 8, 100 + CELL * len(rows), body, "A[t, j] of a T5 shape")
 
 
 def _causal(policy: Policy, prompt: Prompt) -> str:
-    greedy = build.build_sampling(Config.load(overrides=["data.task=slots"])).greedy()
+    greedy = Config.load(overrides=["data.task=slots"]).sampling.greedy()
     rollout = policy.sample([prompt], greedy)
     with torch.no_grad(), capture(policy.readable) as reading:
         policy.model(input_ids=torch.cat([rollout.prompt_ids, rollout.response_ids], 1), use_cache=False)
@@ -91,15 +86,15 @@ def _causal(policy: Policy, prompt: Prompt) -> str:
     names = [*prompt_tokens, *written]
     size, first, count = 15, len(prompt_tokens) - 1, len(written)
     left, top = 100, 110
-    body = list(_heat(whole, names, names, left=left, top=top, cell=size, font=9))
+    body = list(heat(whole, names, names, left=left, top=top, cell=size, font=9))
     box = f'x="{left}" y="{top + first * size}" width="{len(prompt_tokens) * size}" height="{count * size}"'
     body.append(f'<rect {box} fill="none" stroke="{MARK}" stroke-width="2.5"/>')
-    body.append(_words(left, 14, "keys: prompt, then response"))
+    body.append(words(left, 14, "keys: prompt, then response"))
     right = left + len(prompt_tokens) * size + 14
     lines = ["A: the T rows that", "predict the response", "times S prompt columns"]
     for number, line in enumerate(lines):
-        body.append(_words(right, top + 20 + 15 * number, line, MARK, 11))
-    return _svg(left + len(names) * size + 8, top + len(names) * size + 8, body, "A in a causal model")
+        body.append(words(right, top + 20 + 15 * number, line, MARK, 11))
+    return svg(left + len(names) * size + 8, top + len(names) * size + 8, body, "A in a causal model")
 
 
 def _coverage(policy: Policy, prompt: Prompt) -> str:
@@ -112,7 +107,7 @@ def _coverage(policy: Policy, prompt: Prompt) -> str:
     for n, name in enumerate(("leaves things out", "says all")):
         bottom = 42 + tall + n * (tall + 62)
         summary = f"{name}: coverage (mean of the bars) {covered[n]:.2f}, attention mass {total[n]:.2f}"
-        body.append(_words(4, bottom - tall - 12, summary))
+        body.append(words(4, bottom - tall - 12, summary))
         for j, token in enumerate(columns):
             height = float(looked[n, j]) * 2 * tall
             x, opacity = 8 + j * wide, 1.0 if salient[j] else 0.25
@@ -121,19 +116,19 @@ def _coverage(policy: Policy, prompt: Prompt) -> str:
                 f'fill-opacity="{opacity}"/>'
             )
             body.append(
-                _words(x + (wide - 8) / 2, bottom + 14, token, TEXT if salient[j] else FAINT, 9, "middle")
+                words(x + (wide - 8) / 2, bottom + 14, token, TEXT if salient[j] else FAINT, 9, "middle")
             )
-    return _svg(
+    return svg(
         16 + wide * len(columns), 2 * (tall + 62) + 6, body, "coverage: the strongest look at every token"
     )
 
 
 def _standardise(policy: Policy, prompts: list[Prompt]) -> str:
     config = Config.load(overrides=["data.task=slots-paraphrase"])
-    rollout = policy.sample(prompts, build.build_sampling(config), seed=3)
+    rollout = policy.sample(prompts, config.sampling, seed=3)
     evidence = Evidence(rollout, policy.observe(rollout), Uniform()(rollout), policy)
     raw = coverage(evidence).view(len(prompts), -1)
-    reward = build.build_reward(_covering(config), None)
+    reward = build_reward(_covering(config), None)
     signals = reward.measure(evidence)
     group = reward.combine(signals, rollout.group_size).view(len(prompts), -1)
     body, high = [], 40
@@ -141,9 +136,9 @@ def _standardise(policy: Policy, prompts: list[Prompt]) -> str:
         ("coverage, raw", raw, 96, (0.0, 1.0)),
         ("in its group", group, 380, (-3.0, 3.0)),
     ):
-        body.append(_words(x, 14, title))
-        body.append(_words(x, 30 + high * len(prompts) + 8, f"{span[0]:g}", FAINT, 10, "middle"))
-        body.append(_words(x + 240, 30 + high * len(prompts) + 8, f"{span[1]:g}", FAINT, 10, "middle"))
+        body.append(words(x, 14, title))
+        body.append(words(x, 30 + high * len(prompts) + 8, f"{span[0]:g}", FAINT, 10, "middle"))
+        body.append(words(x + 240, 30 + high * len(prompts) + 8, f"{span[1]:g}", FAINT, 10, "middle"))
         for row, dots in enumerate(values.tolist()):
             y = 40 + row * high
             body.append(
@@ -153,8 +148,8 @@ def _standardise(policy: Policy, prompts: list[Prompt]) -> str:
                 at = x + 240 * (value - span[0]) / (span[1] - span[0])
                 body.append(f'<circle cx="{at:.1f}" cy="{y}" r="5" fill="{INK}" fill-opacity=".65"/>')
     for row in range(len(prompts)):
-        body.append(_words(4, 44 + row * high, f"prompt {row + 1}", TEXT))
-    return _svg(640, 54 + high * len(prompts), body, "standardising within a prompt's candidates")
+        body.append(words(4, 44 + row * high, f"prompt {row + 1}", TEXT))
+    return svg(640, 54 + high * len(prompts), body, "standardising within a prompt's candidates")
 
 
 def _knockout(policy: Policy, prompt: Prompt) -> str:
@@ -166,23 +161,23 @@ def _knockout(policy: Policy, prompt: Prompt) -> str:
     written = _written(policy, evidence.rollout, 0)
     left, top = 140, 84
     shade = (worth.T / 6).clamp(0, 1)
-    body = list(_heat(shade, names, written, left=left, top=top))
+    body = list(heat(shade, names, written, left=left, top=top))
     x = left + CELL * len(written) + 14
-    body.append(_words(x, top - 20, "nats, in all"))
-    body.append(_words(x + 92, top - 20, "said?"))
+    body.append(words(x, top - 20, "nats, in all"))
+    body.append(words(x + 92, top - 20, "said?"))
     for row, total in enumerate(worth.sum(0).tolist()):
         y = top + CELL * row + 15
-        body.append(_words(x, y, f"{total:+.1f}"))
+        body.append(words(x, y, f"{total:+.1f}"))
         said = 1 / (1 + 2.718281828 ** (3 - total))
-        body.append(_words(x + 92, y, f"{said:.2f}", MARK if said < 0.5 else INK))
+        body.append(words(x + 92, y, f"{said:.2f}", MARK if said < 0.5 else INK))
     body.append(
-        _words(
+        words(
             left,
             14,
             f"what each response token loses without a segment; knockout {knockout(evidence)[0]:.2f}",
         )
     )
-    return _svg(
+    return svg(
         x + 140, top + CELL * len(names) + 10, body, "knockout: the response without each piece of the prompt"
     )
 
@@ -204,49 +199,6 @@ def _tokens(prompt: Prompt) -> list[str]:
 def _written(policy: Policy, rollout: Rollout, row: int) -> list[str]:
     ids = rollout.response_ids[row][rollout.response_mask[row]].tolist()
     return [str(word) for word in policy.tokenizer.convert_ids_to_tokens(ids)]
-
-
-def _heat(
-    shades: Tensor,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    *,
-    left: int,
-    top: int,
-    cell: int = CELL,
-    font: int = 11,
-) -> Iterator[str]:
-    """A square for each entry, the darker the greater; the names of rows at the left, of columns above, on edge."""
-    for y, name in enumerate(rows):
-        yield _words(left - 6, top + y * cell + cell * 0.7, name, TEXT, font, "end")
-    for x, name in enumerate(columns):
-        at, high = left + x * cell + cell * 0.7, top - 6
-        yield _words(at, high, name, TEXT, font, more=f' transform="rotate(-60 {at:.1f} {high})"')
-    whole = f'x="{left}" y="{top}" width="{cell * len(columns) - 1}" height="{cell * len(rows) - 1}"'
-    yield f'<rect {whole} fill="{FAINT}" fill-opacity=".1"/><g fill="{INK}">'
-    for y in range(len(rows)):
-        for x in range(len(columns)):
-            value = float(shades[y, x])
-            place = f'x="{left + x * cell}" y="{top + y * cell}" width="{cell - 1}" height="{cell - 1}"'
-            if value >= 0.02:
-                yield f'<rect {place} fill-opacity="{min(value * 1.4, 1):.2f}"/>'
-    yield "</g>"
-
-
-def _words(
-    x: float, y: float, text: str, colour: str = TEXT, size: int = 12, anchor: str = "start", more: str = ""
-) -> str:
-    place = f'x="{x:.1f}" y="{y:.1f}" font-size="{size}" text-anchor="{anchor}" fill="{colour}"{more}'
-    return f"<text {place}>{escape(text)}</text>"
-
-
-def _svg(width: float, height: float, body: Sequence[str], title: str) -> str:
-    # Without blank lines: the site puts it into a paragraph.
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
-        f'font-family="ui-sans-serif, system-ui, sans-serif"><title>{escape(title)}</title>'
-        f'<rect width="100%" height="100%" fill="{PAPER}"/>' + "".join(body) + "</svg>"
-    )
 
 
 if __name__ == "__main__":

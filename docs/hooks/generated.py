@@ -103,7 +103,7 @@ def _presets() -> str:
 
 
 def _signals() -> str:
-    names = sorted(path.stem for path in (PACKAGE / "signals").glob("*.py"))
+    names = sorted(path.stem for path in (PACKAGE / "rewards" / "signals").glob("*.py"))
     text = (
         "# Signals\n\nA signal is a function `(evidence, *, options) -> [N]`: one number for each response, higher is "
         "better. Its keyword arguments are the `options` of a reward's term. In the formulas `A[t, j]` is the "

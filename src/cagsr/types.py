@@ -8,7 +8,7 @@ A prompt is kept once per group, not K times: that is what happened, and it is w
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -182,6 +182,13 @@ class Scores:
     signals: Tensor
     reward: Tensor
     weighted: Tensor
+
+
+class PolicyLoss(NamedTuple):
+    """per_token [N T], to be minimised; clipped [N T] bool, the tokens whose ratio is beyond the loss's bounds."""
+
+    per_token: Tensor
+    clipped: Tensor
 
 
 @dataclass(frozen=True)

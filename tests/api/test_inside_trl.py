@@ -9,11 +9,11 @@ from datasets import Dataset
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
+from cagsr.config.schema import Term
 from cagsr.data.in_memory import encode_in_memory
 from cagsr.errors import InputError
 from cagsr.evaluation.score import score
 from cagsr.integrations.trl import AttentionReward
-from cagsr.rewards.reward import Term
 
 TEXTS = ["city lyon ; drink tea", "day monday", "concert in porto afterwards"]
 LIMIT = 7
@@ -152,7 +152,7 @@ def test_with_an_adapter_the_base_observes_and_is_not_copied(load, words, traine
 @pytest.fixture(scope="module")
 def reward(models):
     return AttentionReward(
-        models / "llama", reward=[*COVERAGE, Term("unfinished", 2.0, "none")], batch_size=2
+        models / "llama", reward=[*COVERAGE, Term("unfinished", weight=2.0, standardise="none")], batch_size=2
     )
 
 

@@ -23,7 +23,7 @@ from transformers import (
     MambaForCausalLM,
 )
 
-from cagsr.training import assembly as build
+from cagsr.models import build
 
 
 @pytest.fixture

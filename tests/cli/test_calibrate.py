@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cagsr.rewards.reward import load_preset
+from cagsr.rewards.presets import load_preset
 
 SMALL = ["data.count=7", "sampling.candidates=3", "sampling.max_new_tokens=12", "train.micro_batch=12"]
 TERMS = (

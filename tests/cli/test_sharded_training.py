@@ -131,7 +131,7 @@ def test_what_would_not_be_trained_in_shards_is_refused_before_anything_is_writt
 def test_what_does_not_go_with_shards_is_refused_before_anything_is_written(
     setting, said, cagsr, models, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("cagsr.training.run.accelerated", sharded_cli.accelerator)
+    monkeypatch.setattr("cagsr.training.trainer.accelerated", sharded_cli.accelerator)
     ended = cagsr(*RUN, f"model.name={models / 'llama'}", setting)
     assert ended.code == 2
     assert said in " ".join(ended.err.split())
@@ -141,7 +141,7 @@ def test_what_does_not_go_with_shards_is_refused_before_anything_is_written(
 def test_a_run_with_whole_weights_does_not_go_on_in_shards_unasked(cagsr, models, monkeypatch):
     settings = [*RUN, f"model.name={models / 'llama'}", "run.directory=run"]
     assert cagsr(*settings).code == 0
-    monkeypatch.setattr("cagsr.training.run.accelerated", sharded_cli.accelerator)
+    monkeypatch.setattr("cagsr.training.trainer.accelerated", sharded_cli.accelerator)
     ended = cagsr(*settings, "train.steps=3", "--resume")
     assert ended.code == 2
     assert "weights: in shards (FSDP2), was whole" in " ".join(ended.err.split())

@@ -15,7 +15,7 @@ PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "d
 
 FENCE = re.compile(r"^```(\w*)(?: title=\"([^\"]+)\")?[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED = re.compile(r"# ([\w.-]+\.(?:py|yaml))\b")
-PROGRAMS = ("accelerate", "cagsr", "kill", "make", "pip", "python", "torchrun", "zcat")
+PROGRAMS = ("accelerate", "cagsr", "git", "kill", "make", "pip", "python", "torchrun")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.distributed.fsdp import fully_shard
 import tiny
 from cagsr.distributed import fsdp as sharding
 from cagsr.errors import InputError
-from cagsr.training import assembly as build
+from cagsr.training.preflight import check_launch
 
 EXAMPLES = ROOT / "examples" / "accelerate"
 
@@ -73,10 +73,8 @@ def test_the_deepspeed_example_makes_accelerates_plugin(monkeypatch):
 
 def test_deepspeed_is_refused_by_name_and_data_parallelism_is_not():
     with pytest.raises(InputError, match=r"^DEEPSPEED: not supported: .* its optimizer step inside"):
-        build.check_launch(
-            cast(Any, SimpleNamespace(distributed_type=DistributedType.DEEPSPEED)), "cagsr train"
-        )
-    build.check_launch(
+        check_launch(cast(Any, SimpleNamespace(distributed_type=DistributedType.DEEPSPEED)), "cagsr train")
+    check_launch(
         cast(Any, SimpleNamespace(distributed_type=DistributedType.MULTI_GPU, num_processes=2)), "cagsr train"
     )
 

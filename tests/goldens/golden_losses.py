@@ -14,22 +14,23 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
-from cagsr.rewards.reward import Reward, Term
+from cagsr.config.schema import AlgorithmSettings, Term
+from cagsr.rewards.reward import Reward
 from cagsr.training.algorithms import Algorithm
 from cagsr.training.kl import KLController
-from cagsr.training.trainer import prompts_for, step_seed
+from cagsr.training.loop import prompts_for, step_seed
 
 PATH = Path(__file__).with_name("losses.json")
 STEPS = 20
 TERMS = [
-    Term("coverage", 4.0, "none"),
-    Term("surprise", 1.0, "group"),
-    Term("repetition", 1.0, "batch"),
-    Term("unfinished", 0.5, "none"),
+    Term("coverage", weight=4.0, standardise="none"),
+    Term("surprise", weight=1.0, standardise="group"),
+    Term("repetition", weight=1.0, standardise="batch"),
+    Term("unfinished", weight=0.5, standardise="none"),
 ]
 ALGORITHMS = {
-    "ppo": Algorithm("ppo", kl_placement="reward", epochs=2, minibatches=2),
-    "grpo": Algorithm("grpo", normalisation="sequence"),
+    "ppo": Algorithm(AlgorithmSettings(name="ppo", kl_placement="reward", epochs=2, minibatches=2)),
+    "grpo": Algorithm(AlgorithmSettings(name="grpo", loss_normalisation="sequence")),
 }
 RUNS = [f"{name} {algorithm}" for name in ("t5", "llama") for algorithm in ALGORITHMS]
 

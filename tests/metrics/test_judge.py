@@ -6,13 +6,14 @@ import socket
 import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 
 import numpy as np
 import pytest
 
 from cagsr.errors import EndpointError, InputError
-from cagsr.metrics.endpoint import Endpoint
+from cagsr.metrics import endpoint
+from cagsr.metrics.endpoint import Endpoint, check_endpoint
 from cagsr.metrics.judge import Judge
 
 SECRET = "sk-very-secret-17"
@@ -33,11 +34,11 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.asked.append((self.path, dict(self.headers), body))
+        self.server.asked.append((self.path, self.headers, body))
         reply = next(self.server.replies)
         status, content, headers = reply(body) if callable(reply) else reply
         if status is None:
-            time.sleep(content)
+            Event().wait(content)
             return
         self.send_response(status)
         for name, value in headers.items():
@@ -53,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(*replies):
-    server = Server(replies)
+    server = Server(base_url=replies)
     Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
         yield server
@@ -75,8 +76,16 @@ def key(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
 
 
-def judge(server, timeout=5.0, waits=None):
-    return Judge(Endpoint(server.url, "wise", timeout, (waits if waits is not None else []).append))
+@pytest.fixture(autouse=True)
+def waits(monkeypatch):
+    """The seconds that the client would have slept between two attempts."""
+    seconds = []
+    monkeypatch.setattr(time, "sleep", seconds.append)
+    return seconds
+
+
+def judge(server, timeout=5.0):
+    return Judge(Endpoint(server.url, "wise", timeout))
 
 
 def test_what_is_asked_is_greedy_and_carries_the_key():
@@ -110,24 +119,27 @@ def test_an_answer_is_a_rating_as_a_whole_or_a_failure():
     assert found.failures == 13
 
 
-def test_a_busy_server_is_asked_again_and_waited_for():
-    waits = []
-    with serving(status(429, **{"Retry-After": "7"}), status(503), says("2")) as server:
-        assert judge(server, waits=waits).rate(["p"], ["r"]).ratings.tolist() == [2.0]
-    assert waits == [7.0, 2.0]
+@pytest.mark.parametrize("code", [408, 409, 429, 500, 502, 503, 504])
+def test_a_busy_server_is_asked_again_and_waited_for(code: int, waits):
+    with serving(status(code, **{"Retry-After": "7"}), status(code), says("2")) as server:
+        assert judge(server).rate(["p"], ["r"]).ratings.tolist() == [2.0]
+    assert waits[0] == 7.0
+    assert 0.75 <= waits[1] <= 1.0  # the client's second wait, shortened by up to a quarter at random
 
 
-def test_a_server_that_stays_busy_is_an_error_that_names_it():
-    waits = []
+def test_a_server_that_stays_busy_is_an_error_that_names_it(waits):
     with serving(*[status(500, f"no {SECRET} memory")] * 4) as server:
         with pytest.raises(EndpointError) as caught:
-            judge(server, waits=waits).rate(["p"], ["r"])
+            judge(server).rate(["p"], ["r"])
         assert server.url in str(caught.value)
-    assert "tried 4 times" in str(caught.value)
+    assert len(server.asked) == 4
+    assert "tried up to 4 times" in str(caught.value)
     assert "status 500: no *** memory" in str(caught.value)
     assert "set metrics.judge to null" in str(caught.value)
     assert SECRET not in str(caught.value)
-    assert waits == [1.0, 2.0, 4.0]
+    assert SECRET not in repr(caught.value.__context__)
+    for seconds, longest in zip(waits, [0.5, 1.0, 2.0], strict=True):
+        assert 0.75 * longest <= seconds <= longest
     assert caught.value.exit_code == 69
 
 
@@ -145,9 +157,10 @@ def test_a_dead_endpoint_says_its_url_and_the_mend():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    dead = Endpoint(f"http://127.0.0.1:{port}/v1/", "wise", 1.0, lambda seconds: None)
+    dead = Endpoint(f"http://127.0.0.1:{port}/v1/", "wise", 1.0)
     with pytest.raises(
-        EndpointError, match=rf"http://127.0.0.1:{port}/v1 does not answer .* Start the server"
+        EndpointError,
+        match=rf"http://127.0.0.1:{port}/v1 does not answer \(.*Connection refused; .* Start the server",
     ):
         dead([], 16)
 
@@ -187,6 +200,23 @@ def test_the_record_of_a_judge_has_no_key():
 def test_what_is_no_url_is_refused_at_once(url):
     with pytest.raises(InputError, match=r"metrics\.judge\.endpoint"):
         Endpoint(url, "wise")
+
+
+def test_a_missing_package_is_named_with_the_command(monkeypatch):
+    monkeypatch.setattr(endpoint, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"package openai: pip install 'cagsr\[judge\]', or set it to null"):
+        check_endpoint("http://here/v1")
+    with pytest.raises(InputError, match=r"package openai"):
+        Endpoint("http://here/v1", "wise")
+
+
+@pytest.mark.parametrize("key", ["schlüssel", "two\nlines"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_repeated(key: str, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with serving() as server, pytest.raises(InputError, match="OPENAI_API_KEY") as caught:
+        judge(server).rate(["p"], ["r"])
+    assert key not in str(caught.value)
+    assert server.asked == []
 
 
 # The fence

@@ -1,5 +1,9 @@
 """A judge loaded here: greedy, and only from safetensors."""
 
+import json
+import shutil
+
+import huggingface_hub
 import pytest
 import torch
 
@@ -17,17 +21,48 @@ def saved(tmp_path_factory):
     return directory
 
 
-def test_it_writes_the_likeliest_tokens_after_the_messages(saved):
+def likeliest(text, count):
+    """The most probable tokens after a text, one after the other, as text."""
     policy = tiny.policy("llama")
-    answer = LocalModel(str(saved))(
-        [{"role": "user", "content": "city lyon"}, {"role": "user", "content": "day"}], 5
-    )
-    ids = policy.tokenizer("city lyon day")["input_ids"]
-    for _ in range(5):
+    ids = policy.tokenizer(text)["input_ids"]
+    length = len(ids)
+    for _ in range(count):
         with torch.no_grad():
             ids.append(int(policy.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax()))
     assert policy.tokenizer.eos_token_id not in ids
-    assert answer == policy.tokenizer.decode(ids[3:])
+    return policy.tokenizer.decode(ids[length:])
+
+
+def test_it_writes_the_likeliest_tokens_after_the_messages(saved):
+    messages = [{"role": "user", "content": "city lyon"}, {"role": "user", "content": "day"}]
+    assert LocalModel(str(saved))(messages, 5) == likeliest("city lyon day", 5)
+
+
+def test_its_own_settings_do_not_make_it_less_greedy(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "judge")
+    own = {"do_sample": True, "temperature": 9.0, "num_beams": 3, "repetition_penalty": 7.0, "max_length": 4}
+    (tmp_path / "judge" / "generation_config.json").write_text(json.dumps(own))
+    message = {"role": "user", "content": "city lyon day"}
+    assert LocalModel(str(tmp_path / "judge"))([message], 5) == likeliest("city lyon day", 5)
+
+
+def test_messages_go_through_the_chat_template_it_has(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "judge")
+    template = (
+        "{% for m in messages %}city {{ m.content }}{% endfor %}{% if add_generation_prompt %} day{% endif %}"
+    )
+    (tmp_path / "judge" / "chat_template.jinja").write_text(template)
+    message = {"role": "user", "content": "lyon"}
+    assert LocalModel(str(tmp_path / "judge"))([message], 5) == likeliest("city lyon day", 5)
+
+
+def test_a_chat_template_that_refuses_the_messages_is_said(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "judge")
+    (tmp_path / "judge" / "chat_template.jinja").write_text("{{ raise_exception('roles must alternate') }}")
+    with pytest.raises(
+        InputError, match=r"template of .*judge refuses the conversation: .*roles must alternate"
+    ):
+        LocalModel(str(tmp_path / "judge"))([{"role": "user", "content": "lyon"}], 5)
 
 
 def test_what_does_not_fit_its_context_is_refused(saved):
@@ -43,6 +78,17 @@ def test_a_model_that_babbles_is_counted_as_failing(saved):
     found = Judge(Short(str(saved))).rate(["p"], ["r"])
     assert found.failures == 1
     assert Judge(Short(str(saved))).describe()["sha256"]
+
+
+def test_a_model_of_the_hub_is_named_by_the_commit_that_was_loaded(saved, tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    kept = tmp_path / "models--some--judge"
+    shutil.copytree(saved, kept / "snapshots" / commit)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert LocalModel("some/judge").describe() == {"name": "some/judge", "revision": commit}
 
 
 def test_a_name_that_leads_nowhere_is_refused(tmp_path):

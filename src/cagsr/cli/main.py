@@ -86,6 +86,7 @@ def demo(
     from cagsr.experiments.demo import demo as run_demo
     from cagsr.experiments.demo import rebuild
 
+    _silence()
     console = console_for(as_json)
     if rebuild_base:
         rebuild(model, console)
@@ -129,11 +130,11 @@ def train(
 ) -> None:
     """Reinforcement learning from prompts alone."""
     from cagsr.report.command import reported
-    from cagsr.training.run import run_training
+    from cagsr.training.trainer import train as run_training
 
     given, console = _load(config, overrides, skip_invalid, max_time), console_for(as_json)
     with reported(Path(given.run.directory), console):
-        trained = run_training(given, console, resume=resume, accept_changes=accept_changes)
+        trained = run_training(given, resume=resume, accept_changes=accept_changes, console=console)
     print_json(trained.outcome, as_json, console)
 
 
@@ -385,6 +386,7 @@ def doctor(
     from cagsr.models.doctor import described
     from cagsr.models.doctor import doctor as examine
 
+    _silence()
     report = examine(model, revision)
     if not as_json:
         console = console_for(as_json)
@@ -407,7 +409,15 @@ def _load(
     from cagsr.config import Config
 
     options = [*["data.skip_invalid=true"] * skip_invalid, *time_limit(max_time)]
-    return Config.load(config, [*(overrides or []), *options])
+    loaded = Config.load(config, [*(overrides or []), *options])
+    _silence()  # after the config: a mistake in it is said at once
+    return loaded
+
+
+def _silence() -> None:
+    from cagsr.io.quiet_libraries import silence_libraries
+
+    silence_libraries()
 
 
 def _print_error(message: str) -> None:

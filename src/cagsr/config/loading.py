@@ -1,8 +1,8 @@
 """All sections together: read from a file with overrides on top, checked, and written as they were resolved."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -10,15 +10,15 @@ from cagsr.config.fields import Section
 from cagsr.config.messages import messages
 from cagsr.config.metric_sections import Compare, Metrics
 from cagsr.config.schema import (
-    Algorithm,
+    AlgorithmSettings,
     Data,
     Model,
-    Reward,
+    RewardSettings,
     Run,
     Sampling,
     Sft,
     Train,
-    Watch,
+    WatchSettings,
 )
 from cagsr.config.validation import Conflicts, conflicts
 from cagsr.config.yaml_document import read_document, write_document
@@ -33,10 +33,14 @@ class Config(Section):
     model: Model = Field(default_factory=Model, description="What to train.")
     data: Data = Field(default_factory=Data, description="Prompts to train and evaluate on.")
     sampling: Sampling = Field(default_factory=Sampling, description="How responses are sampled.")
-    reward: Reward = Field(default_factory=Reward, description="What a good response is.")
-    algorithm: Algorithm = Field(default_factory=Algorithm, description="How rewards become updates.")
+    reward: RewardSettings = Field(default_factory=RewardSettings, description="What a good response is.")
+    algorithm: AlgorithmSettings = Field(
+        default_factory=AlgorithmSettings, description="How rewards become updates."
+    )
     train: Train = Field(default_factory=Train, description="The loop and the optimizer.")
-    watch: Watch = Field(default_factory=Watch, description="Limits that tell a collapsing run.")
+    watch: WatchSettings = Field(
+        default_factory=WatchSettings, description="Limits that tell a collapsing run."
+    )
     run: Run = Field(default_factory=Run, description="Where a run is recorded.")
     sft: Sft = Field(default_factory=Sft, description="Supervised training on references (cagsr sft).")
     metrics: Metrics = Field(default_factory=Metrics, description="What responses are measured by.")
@@ -52,6 +56,15 @@ class Config(Section):
             return cls.model_validate(document.data)
         except ValidationError as error:
             raise InputError("\n".join(messages(error, document, cls))) from None
+
+    def replaced(self, keys: Mapping[str, Any]) -> Self:
+        """The same with other values for these keys, ``{"train.seed": 3}``; a section as a whole by its name."""
+        sections: dict[str, Any] = {}
+        for key, value in keys.items():
+            section, _, name = key.partition(".")
+            before = sections.get(section, getattr(self, section))
+            sections[section] = before.model_copy(update={name: value}) if name else value
+        return self.model_copy(update=sections)
 
     def as_yaml(self) -> str:
         """The resolved config as YAML that loads back equal."""

@@ -94,7 +94,7 @@ def _locate(loc: tuple[str | int, ...], root: type[BaseModel]) -> tuple[KeyPath,
 
 
 def section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """The section inside a field's type: that of ``Lora | None`` or ``list[RewardTerm]``."""
+    """The section inside a field's type: that of ``Lora | None`` or ``list[Term]``."""
     pending: list[Any] = [field.annotation]
     while pending:
         annotation = pending.pop()

@@ -6,7 +6,7 @@ from errno import EDQUOT, ENOSPC
 from pathlib import Path
 
 from cagsr.config.loading import Config
-from cagsr.data.readers import FILES
+from cagsr.config.schema import FILES
 from cagsr.errors import InputError, StorageError
 
 __all__ = ["check_paths"]

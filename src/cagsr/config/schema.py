@@ -1,6 +1,6 @@
 """The sections of a config: every key, its range, its default, and what it means."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,24 +17,30 @@ from cagsr.config.fields import (
     Switch,
     Text,
 )
+from cagsr.config.registry import ESTIMATORS, TASKS
 
 __all__ = [
-    "Algorithm",
+    "FILES",
+    "AlgorithmSettings",
     "Data",
     "Limit",
     "Lora",
+    "Loss",
     "Model",
-    "Reward",
-    "RewardTerm",
+    "RewardSettings",
     "Run",
-    "Salience",
+    "SalienceSettings",
     "Sampling",
     "Scratch",
     "Sft",
+    "Term",
     "Train",
     "Vllm",
-    "Watch",
+    "WatchSettings",
 ]
+
+# What a data.source ends with that is a file and neither a directory nor a hub name.
+FILES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 
 
 class Lora(Section):
@@ -67,7 +73,7 @@ class Model(Section):
 
 
 class Data(Section):
-    task: Literal["slots", "slots-paraphrase", "keywords", "qa"] | None = Field(
+    task: Literal[tuple(TASKS)] | None = Field(  # pyright: ignore[reportInvalidTypeForm]
         default=None, description="A built-in generated task; give this or source."
     )
     count: AtLeastOne = Field(default=2000, description="Training prompts to generate for task.")
@@ -161,8 +167,14 @@ class Sampling(Section):
     )
     vllm: Vllm = Field(default=Vllm(), description="The server, for engine: vllm.")
 
+    def greedy(self) -> Self:
+        """One response a prompt, of the likeliest tokens."""
+        return self.model_copy(update={"candidates": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0})
 
-class RewardTerm(Section):
+
+class Term(Section):
+    """One signal of a reward, its weight, and how it is standardised before the weighted sum."""
+
     signal: Text = Field(description="Name of a signal, or dotted path of a function of your own.")
     weight: float = Field(default=1.0, description="Factor in the sum; negative turns the signal around.")
     standardise: Literal["group", "batch", "none"] = Field(
@@ -173,8 +185,12 @@ class RewardTerm(Section):
         default_factory=dict, description="Keyword arguments of the signal."
     )
 
+    def __init__(self, signal: Any = None, /, **given: Any) -> None:
+        """``Term("coverage", weight=2.0)``: the signal's name may stand first."""
+        super().__init__(**(given if signal is None else {"signal": signal, **given}))
 
-class Salience(Section):
+
+class SalienceSettings(Section):
     kind: Literal["uniform", "idf", "span", "column"] = Field(
         default="uniform",
         description="How prompt tokens are weighted: all content words alike, rare words more, "
@@ -191,9 +207,9 @@ class Salience(Section):
     )
 
 
-class Reward(Section):
+class RewardSettings(Section):
     preset: Text = Field(default="robust", description="Name of a built-in preset, or path of a preset file.")
-    terms: Annotated[list[RewardTerm], Field(min_length=1)] | None = Field(
+    terms: Annotated[list[Term], Field(min_length=1)] | None = Field(
         default=None, description="The sum spelt out, in place of the preset's."
     )
     observer: Literal["reference", "policy"] = Field(
@@ -203,11 +219,24 @@ class Reward(Section):
     layers: Literal["all", "last", "last_half"] | Annotated[list[Count], Field(min_length=1)] = Field(
         default="all", description="Attention layers to read."
     )
-    salience: Salience = Field(default_factory=Salience, description="Weights of the prompt tokens.")
+    salience: SalienceSettings = Field(
+        default_factory=SalienceSettings, description="Weights of the prompt tokens."
+    )
 
 
-class Algorithm(Section):
-    name: Literal["grpo", "ppo", "rloo", "policy-gradient"] = Field(
+class Loss(Section):
+    name: Text = Field(
+        default="clipped", description="Name of a policy loss, or dotted path of a function of your own."
+    )
+    options: dict[str, Scalar | list[Scalar]] = Field(
+        default_factory=dict,
+        description="Keyword arguments of the loss. clipped: clip (0.2), the furthest that the probability ratio may "
+        "move from 1 in one rollout.",
+    )
+
+
+class AlgorithmSettings(Section):
+    name: Literal[tuple(ESTIMATORS)] = Field(  # pyright: ignore[reportInvalidTypeForm]
         default="grpo", description="How to update."
     )
     kl_coefficient: NotNegative = Field(default=0.05, description="Price of moving away from the reference.")
@@ -219,9 +248,7 @@ class Algorithm(Section):
         default="auto",
         description="Where the KL is charged; auto: in the reward for ppo, in the loss otherwise.",
     )
-    clip: Positive = Field(
-        default=0.2, description="Furthest the probability ratio may move from 1 in one rollout."
-    )
+    loss: Loss = Field(default_factory=Loss, description="The policy loss of each token.")
     value_clip: Positive = Field(default=0.2, description="Furthest a value may move in one rollout (ppo).")
     value_coefficient: NotNegative = Field(default=0.1, description="Weight of the value loss (ppo).")
     gamma: Share = Field(default=1.0, description="Discount per token (ppo).")
@@ -267,7 +294,7 @@ class Limit(Section):
     patience: AtLeastOne = Field(default=3, description="Steps in a row beyond the limit before it happens.")
 
 
-class Watch(Section):
+class WatchSettings(Section):
     """Limits that tell a collapsing run."""
 
     length: Limit = Field(

@@ -6,8 +6,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
-from cagsr.config.schema import Vllm
-from cagsr.data.readers import FILES
+from cagsr.config.schema import FILES, Vllm
 
 if TYPE_CHECKING:
     from cagsr.config.loading import Config

@@ -3,10 +3,11 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
+from cagsr.config.schema import Data
 from cagsr.data.chat_template import last_exchange, render
 from cagsr.data.readers import Row
 from cagsr.data.truncation import content_tokens, truncated
@@ -16,9 +17,11 @@ from cagsr.types import Prompt
 __all__ = [
     "DataReport",
     "Overlong",
+    "Reads",
     "demand_fast",
     "demand_whole",
     "encode",
+    "encoding",
     "make_prompt",
     "map_columns",
     "refuse_invalid",
@@ -162,6 +165,30 @@ def demand_whole(name: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError(f"{name} holds half of a surrogate pair, which is no character") from None
+
+
+class Reads(Protocol):
+    """What is asked of a policy to encode prompts and responses for it; see `models.policy.Policy`."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def context(self) -> int | None: ...
+    def response_positions(self, new_tokens: int) -> int: ...
+    def check_length(self, tokens: int, key: str) -> None: ...
+    def encode(self, responses: list[str]) -> list[list[int]]: ...
+
+
+def encoding(reader: Reads, data: Data, new_tokens: int) -> dict[str, Any]:
+    """The keyword arguments of `encode` for a policy and the ``data`` section, with responses of ``new_tokens``."""
+    return {
+        "tokenizer": reader.tokenizer,
+        "max_prompt_tokens": data.max_prompt_tokens,
+        "overlong": data.overlong,
+        "skip_invalid": data.skip_invalid,
+        "context": reader.context,
+        "new_tokens": reader.response_positions(new_tokens),
+    }
 
 
 def encode(

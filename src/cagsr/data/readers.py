@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cagsr.config.schema import FILES
 from cagsr.errors import InputError, closest
 
-__all__ = ["FILES", "Row", "read", "rows_of"]
+__all__ = ["Row", "read", "rows_of"]
 
-FILES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 DEEPEST = 64
 
 

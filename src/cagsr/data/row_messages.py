@@ -8,8 +8,7 @@ from rich.console import Console
 from cagsr.io.terminal import say
 
 if TYPE_CHECKING:
-    from cagsr.data.prompts import DataReport
-    from cagsr.models.policy import Policy
+    from cagsr.data.prompts import DataReport, Reads
 
 __all__ = ["say_cut", "say_few", "say_not_measured", "say_rows"]
 
@@ -39,9 +38,7 @@ def say_not_measured(console: Console, measured_by: Mapping[str, Any]) -> None:
         say(console, f"warning: {metric} is not measured: {reason}", style="yellow")
 
 
-def say_cut(
-    console: Console, policy: "Policy", what: str, texts: Sequence[str], limit: int, key: str
-) -> None:
+def say_cut(console: Console, policy: "Reads", what: str, texts: Sequence[str], limit: int, key: str) -> None:
     """A warning where texts have more tokens than the ``limit`` of a ``key``: they are read up to there."""
     longer = sum(len(row) > limit for row in policy.encode(list(texts)))
     if longer:

@@ -1,18 +1,20 @@
 """From a config to rows and prompts: which are trained on, which are kept out, and how they are encoded."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from cagsr.config import Config
 from cagsr.data import prompts as data
 from cagsr.data import readers as sources
 from cagsr.data.preferences import Pair, pair_rows, read_pairs
 from cagsr.errors import InputError, closest
-from cagsr.models.policy import Policy
 from cagsr.tasks import TASKS
 from cagsr.tasks.task import split_of
 from cagsr.types import Prompt
 
 __all__ = [
+    "DataSets",
     "build_pairs",
     "build_prompts",
     "build_references",
@@ -23,6 +25,14 @@ __all__ = [
     "has_evaluation_data",
     "read_rows",
 ]
+
+
+@dataclass(frozen=True)
+class DataSets:
+    """Rows at hand, which take the place of what the config names: to train on, and to evaluate on."""
+
+    train: Iterable[Mapping[str, Any]] | None = None
+    evaluation: Iterable[Mapping[str, Any]] | None = None
 
 
 def has_evaluation_data(config: Config) -> bool:
@@ -49,7 +59,7 @@ def _names_evaluation_data(config: Config) -> bool:
     return bool(config.data.evaluation_source or config.data.evaluation_split)
 
 
-def build_rows(config: Config, split: str) -> list[sources.Row]:
+def build_rows(config: Config, split: str, datasets: DataSets = DataSets()) -> list[sources.Row]:
     """Rows of ``train``, ``development`` or ``heldout``, before they are encoded.
 
     A task generates each. A source is read by its own splits where evaluation data is named; with
@@ -59,7 +69,7 @@ def build_rows(config: Config, split: str) -> list[sources.Row]:
     Raises InputError for another split than ``train`` of a source that nothing is kept out of.
     """
     given = config.data
-    rows = _all_rows(config, split)
+    rows = _all_rows(config, split, datasets)
     if split == "train":
         return rows
     if given.holdout_column:
@@ -67,7 +77,7 @@ def build_rows(config: Config, split: str) -> list[sources.Row]:
     return rows[: given.evaluation_count]
 
 
-def _all_rows(config: Config, split: str) -> list[sources.Row]:
+def _all_rows(config: Config, split: str, datasets: DataSets = DataSets()) -> list[sources.Row]:
     """As `build_rows`, with every row that a prompt has."""
     given = config.data
     if split != "train":
@@ -75,6 +85,11 @@ def _all_rows(config: Config, split: str) -> list[sources.Row]:
     if given.task:
         count = given.count if split == "train" else given.evaluation_count
         return sources.rows_of(TASKS[given.task].rows(split, count, seed=given.seed), given.task)
+    if split != "train" and datasets.evaluation is not None:
+        return sources.rows_of(datasets.evaluation, "eval_dataset")
+    if datasets.train is not None:
+        rows = sources.rows_of(datasets.train, "train_dataset")
+        return _held_out(rows, given.holdout_column, split) if given.holdout_column else rows
     source, part = str(given.source), given.split
     if split != "train" and _names_evaluation_data(config):
         source, part = given.evaluation_source or source, given.evaluation_split or given.split
@@ -119,13 +134,15 @@ def _one_per(rows: list[sources.Row], column: str) -> list[sources.Row]:
     return list({str(row.values.get(column)): row for row in reversed(rows)}.values())[::-1]
 
 
-def read_rows(config: Config, split: str, need_reference: bool = False) -> list[sources.Row]:
+def read_rows(
+    config: Config, split: str, need_reference: bool = False, datasets: DataSets = DataSets()
+) -> list[sources.Row]:
     """Rows of a split with their columns mapped: call it before a model is loaded, and hand them to `build_prompts`.
 
     Raises InputError for all that can be wrong with a data set and needs no tokenizer to be seen.
     """
     given = config.data
-    rows = build_rows(config, split)
+    rows = build_rows(config, split, datasets)
     if not rows and given.holdout_column:
         raise InputError(
             f"data.holdout_column: no row of {given.source} falls to the {split} prompts by its "
@@ -147,7 +164,7 @@ def read_rows(config: Config, split: str, need_reference: bool = False) -> list[
 
 def build_prompts(
     config: Config,
-    policy: Policy,
+    policy: data.Reads,
     split: str,
     need_reference: bool = False,
     rows: Sequence[sources.Row] | None = None,
@@ -163,17 +180,11 @@ def build_prompts(
     if need_reference:
         longest, key = config.sft.max_reference_tokens, "sft.max_reference_tokens"
     policy.check_length(longest, key)
-    causal = policy.readable.kind == "causal"
     return data.encode(
         read_rows(config, split, need_reference) if rows is None else rows,
-        policy.tokenizer,
-        max_prompt_tokens=given.max_prompt_tokens,
-        overlong=given.overlong,
-        skip_invalid=given.skip_invalid,
+        **data.encoding(policy, given, longest),
         # References of one prompt are rows of their own: supervised training wants all, nothing else does.
         distinct=given.source is not None and not need_reference,
-        context=policy.context,
-        new_tokens=longest if causal else 0,
         new_tokens_key=key,
     )
 
@@ -185,17 +196,9 @@ def check_pairs(config: Config) -> None:
         data.refuse_invalid(pair_rows(given), config.data.skip_invalid)
 
 
-def build_pairs(config: Config, policy: Policy) -> tuple[list[Pair], data.DataReport]:
+def build_pairs(config: Config, policy: data.Reads) -> tuple[list[Pair], data.DataReport]:
     """Human preference pairs of ``compare.preferences``, and what became of its rows; none where it names no file."""
     given = config.compare.preferences
     if given is None or given == "simulated":
         return [], data.DataReport()
-    return read_pairs(
-        given,
-        policy.tokenizer,
-        max_prompt_tokens=config.data.max_prompt_tokens,
-        overlong=config.data.overlong,
-        skip_invalid=config.data.skip_invalid,
-        context=policy.context,
-        new_tokens=config.sampling.max_new_tokens if policy.readable.kind == "causal" else 0,
-    )
+    return read_pairs(given, **data.encoding(policy, config.data, config.sampling.max_new_tokens))

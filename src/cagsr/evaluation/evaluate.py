@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 
 from cagsr.config import Config
+from cagsr.config.schema import Sampling
 from cagsr.data import splits
 from cagsr.data.row_messages import say_few, say_not_measured, say_rows
 from cagsr.distributed.launcher import refuse_unseen
@@ -18,14 +19,15 @@ from cagsr.errors import InputError
 from cagsr.evaluation import metrics_from_config as instruments
 from cagsr.evaluation.evaluator import Answers, answer, measure_signals, read_by, spread_of
 from cagsr.evaluation.scoreboard import Scoreboard, on_common_prompts, preference_summary
-from cagsr.io.quiet_libraries import silence_libraries
 from cagsr.io.terminal import say
 from cagsr.metrics.bootstrap import summarise
+from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
-from cagsr.models.sampling import Sampling
+from cagsr.rewards.presets import build_reward
 from cagsr.rewards.reward import Reward
+from cagsr.rewards.salience import build_salience
+from cagsr.tasks.checkers import find_checker
 from cagsr.tasks.task import Checker
-from cagsr.training import assembly as build
 from cagsr.types import Prompt, Rollout
 
 __all__ = ["evaluate", "named_models", "split_arguments"]
@@ -70,19 +72,18 @@ def evaluate(
 
     Raises InputError where no prompt fits all models.
     """
-    silence_libraries()
     started = time.perf_counter()
     if split != "train":
         splits.check_evaluation_data(config)
     instruments.check_metrics(config)
-    checker = build.build_checker(config)
-    reward = build.build_reward(config, checker)
+    checker = find_checker(config.data)
+    reward = build_reward(config.reward, checker)
     world = World(accelerated())
     refuse_unseen(world.size)
     console.quiet = world.rank > 0
     if splits.chose_best(config, split):
         say(console, f"{split} prompts: also used to choose best/, so its numbers are a little too good")
-    sampling = build.build_sampling(config)
+    sampling = config.sampling
     decoding = sampling.greedy() if greedy else sampling
     asked, answers, observer, scoreboard = _answered(
         config, models, split, decoding, reward, checker, world, console
@@ -125,9 +126,8 @@ def _answered(
     observer = scoreboard = None
     rows = splits.read_rows(config, split)
     for name, path in models.items():
-        chosen = config.model.model_copy(update={"name": path})
-        alone = config.model_copy(update={"model": chosen})
-        policy = build.build_policy(alone)
+        alone = config.replaced({"model.name": path})
+        policy = build_policy(alone)
         policy.to(world.device)
         prompts, report = splits.build_prompts(config, policy, split, rows=rows)
         say_rows(console, f"{name}, {split} prompts", report)
@@ -203,12 +203,12 @@ class Observer:
     ):
         self.policy, self.reward = policy, reward
         self.prompts = {prompt.index: prompt for prompt in prompts}
-        salience = build.build_salience(config, prompts)
+        salience = build_salience(config, prompts)
         self._measure = measure_signals(reward, policy, salience)
         self.spread = spread_of(
             policy,
             prompts,
-            build.build_sampling(config),
+            config.sampling,
             reward,
             self._measure,
             world=world,

@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 
+from cagsr.config.schema import Sampling
 from cagsr.distributed.process_group import World
 from cagsr.metrics.bootstrap import interval
 from cagsr.metrics.slots import slot_metrics
 from cagsr.models.policy import Policy, Reference
-from cagsr.models.sampling import Sampling
 from cagsr.rewards.reward import Reward
+from cagsr.rewards.signals.repetition import repeated_ngrams
 from cagsr.tasks.task import Checker
-from cagsr.training.step_metrics import repeated_trigrams
 from cagsr.types import Evidence, Prompt, Rollout
 
 __all__ = [
@@ -66,7 +66,7 @@ def answer(
         rollout = policy.sample([prompts[i] for i in indices], sampling, seed)
         k = rollout.group_size
         signals = None if measure is None else measure(rollout).cpu().view(len(indices), k, -1).numpy()
-        per_response = (rollout.lengths, rollout.finished, repeated_trigrams(rollout))
+        per_response = (rollout.lengths, rollout.finished, repeated_ngrams(rollout))
         counted = [values.cpu().view(-1, k).numpy() for values in per_response]
         for position, index in enumerate(indices):
             texts = rollout.responses[position * k : (position + 1) * k]

@@ -8,16 +8,16 @@ from cagsr.errors import InputError
 from cagsr.evaluation.perplexity import FollowUp
 from cagsr.evaluation.scoreboard import Scoreboard
 from cagsr.io.provenance import identity
-from cagsr.metrics.endpoint import Endpoint, refuse_secrets
+from cagsr.metrics.endpoint import Endpoint, check_endpoint
 from cagsr.metrics.judge import Judge
 from cagsr.metrics.local_model import LocalModel
 from cagsr.metrics.ratings import read_ratings
-from cagsr.metrics.relevance import MINILM, Relevance, minilm_directory
+from cagsr.metrics.relevance import Relevance, relevance_model
 from cagsr.metrics.rouge import rouge_l
 from cagsr.models.load import load_model, load_tokenizer, make_policy
 from cagsr.models.policy import Policy
+from cagsr.tasks.bases import base_name
 from cagsr.tasks.task import Checker
-from cagsr.training.assembly import base_name
 
 __all__ = ["build_scoreboard", "check_metrics"]
 
@@ -29,9 +29,9 @@ def check_metrics(config: Config) -> None:
     """
     given = config.metrics
     if given.judge is not None and given.judge.endpoint is not None:
-        refuse_secrets(given.judge.endpoint)
-    if given.relevance_model == MINILM:
-        minilm_directory()
+        check_endpoint(given.judge.endpoint)
+    if given.relevance_model is not None:
+        relevance_model(given.relevance_model)
     if given.rouge:
         rouge_l()
     if given.ratings is not None:
@@ -56,7 +56,7 @@ def build_scoreboard(
         followup = FollowUp(frozen, config.train.micro_batch)
         own = (base_name(config), config.model.revision)
         asked_for = own if named == "base" else (named, given.perplexity_revision)
-        which = identity(*asked_for, getattr(frozen.model.config, "_commit_hash", None))
+        which = identity(*asked_for, frozen.commit)
     if given.judge is not None:
         asked = given.judge
         if asked.endpoint is not None:

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cagsr.config.schema import Term
 from cagsr.data.chat_template import turn_end
 from cagsr.data.in_memory import encode_in_memory, is_conversation
 from cagsr.errors import InputError
 from cagsr.models.load_policy import observing
 from cagsr.models.policy import Policy
-from cagsr.rewards.reward import Reward, Term, load_preset
+from cagsr.rewards.presets import load_preset
+from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Idf, Salience, Uniform
 from cagsr.types import Evidence, Prompt, Scores
 

@@ -15,10 +15,12 @@ from cagsr.data.row_messages import say_cut, say_rows
 from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError, StorageError
 from cagsr.evaluation.score import encode_responses, measured, only_one
-from cagsr.io.quiet_libraries import silence_libraries, warn
-from cagsr.models.policy import Policy
-from cagsr.training import assembly as build
-from cagsr.types import Evidence, Prompt
+from cagsr.io.quiet_libraries import warn
+from cagsr.models.build import build_policy
+from cagsr.rewards.presets import build_reward
+from cagsr.rewards.salience import build_salience
+from cagsr.tasks.checkers import find_checker
+from cagsr.types import Evidence
 
 __all__ = ["score_file"]
 
@@ -38,16 +40,17 @@ def score_file(
     ``save_attention``: a directory that gets ``row-00001.npz`` with ``A`` [T S] float32, ``prompt_ids`` [S],
     ``response_ids`` [T] and ``layers`` for each row, so that the capture can be checked with other tools.
     """
-    silence_libraries()
     limit = config.sampling.max_new_tokens
-    reward = build.build_reward(config, build.build_checker(config))
+    reward = build_reward(config.reward, find_checker(config.data))
     rows = _rows(config, source)
     if save_attention is not None:
         _make_directory(save_attention)
     data.refuse_invalid(rows, config.data.skip_invalid)
-    policy = build.build_policy(config)
+    policy = build_policy(config)
     policy.to(accelerated().device)
-    prompts = _prompts(config, policy, rows, source, console)
+    prompts, report = data.encode(rows, **data.encoding(policy, config.data, limit))
+    if report.used < report.rows or report.truncated:
+        say_rows(console, source, report)
     responses = [str(prompt.row["response"]) for prompt in prompts]
     say_cut(console, policy, "responses", responses, limit, "sampling.max_new_tokens")
     if (alone := only_one(reward, prompts)) is not None:
@@ -66,7 +69,7 @@ def score_file(
         prompts,
         [row[:limit] for row in encoded],
         reward,
-        build.build_salience(config, prompts),
+        build_salience(config, prompts),
         batch_size=config.train.micro_batch,
         responses=responses,
         seen=save,
@@ -82,24 +85,6 @@ def score_file(
             prompts, responses, scores.signals.tolist(), scores.reward.tolist(), strict=True
         )
     ]
-
-
-def _prompts(
-    config: Config, policy: Policy, rows: list[sources.Row], source: str, console: Console
-) -> list[Prompt]:
-    """The prompts of the rows that can be used; the console is told of the others."""
-    prompts, report = data.encode(
-        rows,
-        policy.tokenizer,
-        max_prompt_tokens=config.data.max_prompt_tokens,
-        overlong=config.data.overlong,
-        skip_invalid=config.data.skip_invalid,
-        context=policy.context,
-        new_tokens=config.sampling.max_new_tokens if policy.readable.kind == "causal" else 0,
-    )
-    if report.used < report.rows or report.truncated:
-        say_rows(console, source, report)
-    return prompts
 
 
 def _save(directory: Path, numbers: list[int], evidence: Evidence, layers: Sequence[int]) -> None:

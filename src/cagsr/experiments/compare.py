@@ -24,15 +24,19 @@ from cagsr.experiments.systems.recipe import NotForThisDataError
 from cagsr.io.atomic_write import write_atomically
 from cagsr.io.lock import LOCK
 from cagsr.io.provenance import identity
-from cagsr.io.quiet_libraries import silence_libraries, warn
+from cagsr.io.quiet_libraries import warn
 from cagsr.io.terminal import say
 from cagsr.report.command import report_at_end
+from cagsr.rewards.presets import build_reward, check_signal
 from cagsr.runs.directory import CONFIG, RUN, SUMMARY, RunDirectory
 from cagsr.runs.identity import of_start
 from cagsr.runs.session import starts_anew
-from cagsr.training import assembly as build
-from cagsr.training.run import READ, check_trackers
+from cagsr.tasks.bases import base_name
+from cagsr.tasks.checkers import find_checker
+from cagsr.training.preflight import check_launch, check_training
+from cagsr.training.recorder import check_trackers
 from cagsr.training.sft_run import run_sft
+from cagsr.training.trainer import READ
 
 __all__ = ["compare", "quick"]
 
@@ -46,21 +50,17 @@ def quick(config: Config) -> Config:
     given, train = config.compare, config.train
     steps = min(train.steps, max(10, train.steps // 3))
     asked = [count for count in given.labels if f"hybrid-{count}" in (given.systems or ())]
-    smaller = {
-        "train": train.model_copy(
-            update={"steps": steps, "warmup_steps": train.warmup_steps * steps // train.steps}
-        ),
-        "data": config.data.model_copy(update={"evaluation_count": min(50, config.data.evaluation_count)}),
-        "compare": given.model_copy(
-            update={
-                "seeds": given.seeds[:1],
-                "labels": asked or [min(given.labels)],
-                "directory": f"{given.directory}-quick",
-                "synthetic_pairs": min(200, given.synthetic_pairs),
-            }
-        ),
-    }
-    return config.model_copy(update=smaller)
+    return config.replaced(
+        {
+            "train.steps": steps,
+            "train.warmup_steps": train.warmup_steps * steps // train.steps,
+            "data.evaluation_count": min(50, config.data.evaluation_count),
+            "compare.seeds": given.seeds[:1],
+            "compare.labels": asked or [min(given.labels)],
+            "compare.directory": f"{given.directory}-quick",
+            "compare.synthetic_pairs": min(200, given.synthetic_pairs),
+        }
+    )
 
 
 def compare(
@@ -71,12 +71,11 @@ def compare(
     Every run is an ordinary run directory, ``SYSTEM/seed-N``, with ``responses.jsonl``: the held-out prompts, what
     the system answered greedily, and every metric of it. ``resume`` goes on where an earlier comparison stopped.
     """
-    silence_libraries()
     systems = resolve(config.compare.systems, config.compare.labels)
     systems = {BASE: systems.pop(BASE, resolve([BASE], [])[BASE]), **systems}
     resolve([config.compare.control], config.compare.labels)  # a misspelt control would only not be there
     directory = Path(config.compare.directory)
-    build.check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr compare")
+    check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr compare")
     _check(config, systems)
     if resume and not RunDirectory.is_begun(directory):
         say(console, starts_anew(directory))
@@ -95,10 +94,10 @@ def _check(config: Config, systems: Mapping[str, System]) -> None:
     instruments.check_metrics(config)
     splits.check_evaluation_data(config)
     splits.check_pairs(config)
-    checker = build.build_checker(config)
-    build.check_training(config, build.build_reward(config, checker))
+    checker = find_checker(config.data)
+    check_training(config, build_reward(config.reward, checker))
     if "policy-gradient" in systems:
-        build.check_signal("compare.conventional_reward", config.compare.conventional_reward, checker)
+        check_signal("compare.conventional_reward", config.compare.conventional_reward, checker)
 
 
 def _run_all(
@@ -134,7 +133,7 @@ def _run_all(
     not_for = _measure_all(arena, systems, config.compare.seeds, console)
     summary = {
         "task": config.data.task or config.data.source,
-        "base": build.base_name(config),
+        "base": base_name(config),
         "base_model": arena.base_model(),
         "seeds": list(config.compare.seeds),
         "prompts": len(arena.prompts),
@@ -180,9 +179,7 @@ def _measure_all(
 
 
 def _open(config: Config, directory: Path, resume: bool, accept_changes: bool) -> RunDirectory:
-    check_paths(
-        config.model_copy(update={"run": config.run.model_copy(update={"directory": str(directory)})})
-    )
+    check_paths(config.replaced({"run.directory": str(directory)}))
     identity = _identity(config)
     if not resume:
         RunDirectory.refuse_used(directory)
@@ -224,14 +221,13 @@ def _with_base(config: Config, directory: Path, console: Console, accept_changes
         return config
     base = directory / "base"
     if not (base / SUMMARY).exists() or "stopped" in (RunDirectory(base, "").summary() or {}):
-        sft = config.sft.model_copy(update={"directory": str(base)})
         run_sft(
-            config.model_copy(update={"sft": sft}),
+            config.replaced({"sft.directory": str(base)}),
             console,
             resume=(base / RUN).exists(),
             accept_changes=accept_changes,
         )
-    return config.model_copy(update={"model": config.model.model_copy(update={"name": str(base / "model")})})
+    return config.replaced({"model.name": str(base / "model")})
 
 
 def _compared(arena: Arena, config: Config) -> dict[str, Any]:

@@ -21,23 +21,28 @@ from cagsr.evaluation.evaluator import Answers, answer, best_of, measure_signals
 from cagsr.evaluation.tables import comparison_table, legend, shaded, shades, show_differences
 from cagsr.experiments.recipes import trained_policy
 from cagsr.io.atomic_write import write_atomically
-from cagsr.io.quiet_libraries import silence_libraries
 from cagsr.io.terminal import say
 from cagsr.metrics.bootstrap import summarise
 from cagsr.metrics.slots import METRICS
+from cagsr.models.build import build_policy
 from cagsr.models.load import load_model, load_tokenizer
 from cagsr.models.policy import Policy
 from cagsr.report.command import report_at_end
+from cagsr.rewards.presets import build_reward
+from cagsr.rewards.salience import build_salience
 from cagsr.runs.directory import RESPONSES, RUN, SUMMARY, RunDirectory
 from cagsr.runs.session import starts_anew
+from cagsr.tasks.bases import BASES
+from cagsr.tasks.checkers import find_checker
 from cagsr.tasks.task import Checker
-from cagsr.training import assembly as build
-from cagsr.training.run import run_training
+from cagsr.training.preflight import check_launch
 from cagsr.training.sft_run import run_sft
+from cagsr.training.trainer import Trainer
 from cagsr.types import Prompt
 
 __all__ = ["CONFIGS", "CONTROLS", "demo", "rebuild"]
 
+DEMOS = Path(__file__).parent / "demos"
 CONFIGS = {"encoder-decoder": "encoder-decoder.yaml", "causal": "causal.yaml"}
 CONTROLS = ("paper", "lexical", "length", "oracle")
 BEST_OF_CONTROLS = ("lexical", "length", "oracle")
@@ -67,12 +72,11 @@ def demo(
     ``full`` also trains on the rewards of CONTROLS, each exactly as CAGSR was trained. An earlier demo in
     ``directory`` is moved aside, never overwritten; with ``resume`` one that was stopped goes on.
     """
-    silence_libraries()
     started = time.perf_counter()
     settings = [f"train.seed={seed}", f"run.directory={directory}", *overrides]
-    config = Config.load(build.packaged("experiments/demos") / CONFIGS[kind], settings)
+    config = Config.load(DEMOS / CONFIGS[kind], settings)
     check_paths(config)
-    build.check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr demo")
+    check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr demo")
     directory = Path(config.run.directory)
     if resume and not RunDirectory.is_begun(directory):
         say(console, starts_anew(directory))
@@ -81,9 +85,9 @@ def demo(
     elif _is_finished_demo(directory):
         say(console, f"{directory} is finished; nothing to do.")
         return json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
-    checker = build.build_checker(config)
+    checker = find_checker(config.data)
     assert checker is not None, "the demo's tasks have checkers"
-    base = build.build_policy(config)
+    base = build_policy(config)
     prompts, _ = splits.build_prompts(config, base, "heldout")
     say(
         console,
@@ -106,7 +110,8 @@ def demo(
 def _trained(config: Config, name: str, resume: bool, console: Console) -> Policy:
     """The policy of a training run; one that had been finished before a demo was stopped is only loaded."""
     begun = resume and (Path(config.run.directory) / RUN).exists()
-    policy = run_training(config, console, name=name, resume=begun).policy or trained_policy(config)
+    trained = Trainer(args=config, console=console).run(name=name, resume=begun)
+    policy = trained.policy or trained_policy(config)
     return policy.to(_world(config).device)
 
 
@@ -151,13 +156,11 @@ def _is_finished_demo(directory: Path) -> bool:
 
 
 def _with_preset(config: Config, preset: str, directory: Path) -> Config:
-    reward = config.reward.model_copy(update={"preset": preset, "terms": None})
-    run = config.run.model_copy(update={"directory": str(directory)})
-    return config.model_copy(update={"reward": reward, "run": run})
+    return config.replaced({"reward.preset": preset, "reward.terms": None, "run.directory": str(directory)})
 
 
 def _greedy(policy: Policy, prompts: list[Prompt], config: Config) -> Answers:
-    sampling = build.build_sampling(config).greedy()
+    sampling = config.sampling.greedy()
     return answer(policy, prompts, sampling, world=_world(config), prompts_per_pass=config.train.micro_batch)
 
 
@@ -170,17 +173,17 @@ def _best_of_base(
     base: Policy, prompts: list[Prompt], config: Config, checker: Checker
 ) -> dict[str, Answers]:
     """The base's own samples: one at random, and the best of K by each reward. What choosing alone gains."""
-    salience, k = build.build_salience(config, prompts), config.sampling.candidates
+    salience, k = build_salience(config, prompts), config.sampling.candidates
     directory = Path(config.run.directory)
     rewards = {
-        preset: build.build_reward(_with_preset(config, preset, directory), checker)
+        preset: build_reward(_with_preset(config, preset, directory).reward, checker)
         for preset in (config.reward.preset, *BEST_OF_CONTROLS)
     }
     measures = [measure_signals(reward, base, salience) for reward in rewards.values()]
     answers = answer(
         base,
         prompts,
-        build.build_sampling(config),
+        config.sampling,
         world=_world(config),
         prompts_per_pass=config.train.micro_batch // k,
         measure=lambda rollout: torch.cat([measure(rollout) for measure in measures], -1),
@@ -239,11 +242,9 @@ def _show_samples(base: Policy, prompts: list[Prompt], systems: dict[str, Answer
 def rebuild(kind: str, console: Console) -> None:
     """Train the base of a demo anew and put it where it ships: ``bases/TASK`` in the package."""
     with TemporaryDirectory() as workplace:
-        config = Config.load(
-            build.packaged("experiments/demos") / CONFIGS[kind], [f"sft.directory={workplace}/base"]
-        )
+        config = Config.load(DEMOS / CONFIGS[kind], [f"sft.directory={workplace}/base"])
         run_sft(config, console)
-        shipped = build.packaged("tasks/bases") / str(config.data.task)
+        shipped = BASES / str(config.data.task)
         shutil.rmtree(shipped, ignore_errors=True)
         store_compact(Path(workplace) / "base" / "model", shipped)
 

@@ -8,18 +8,18 @@ from typing import Any
 from rich.console import Console
 
 from cagsr.config import Config
-from cagsr.config.schema import RewardTerm
+from cagsr.config.schema import Sft
 from cagsr.distributed.process_group import accelerated
 from cagsr.experiments.systems.recipe import Imitate, Prefer, Reinforce
+from cagsr.models.build import build_policy
 from cagsr.models.load import save_model
 from cagsr.models.policy import Policy, Reference
 from cagsr.runs.directory import METRICS, RUN, RunDirectory, fingerprint
 from cagsr.runs.identity import of_start
 from cagsr.runs.session import Claim
-from cagsr.training import assembly as build
 from cagsr.training.dpo import DirectPreference, prefer
-from cagsr.training.run import READ, run_training
-from cagsr.training.sft import Supervised, fine_tune
+from cagsr.training.sft import fine_tune
+from cagsr.training.trainer import READ, Trainer
 
 __all__ = ["Carried", "carry_out", "record_untrained", "trained_policy"]
 
@@ -43,10 +43,11 @@ def carry_out(
     directory = Path(config.run.directory)
     done = _is_finished(directory)
     if isinstance(recipe, Reinforce):
-        config = _with_terms(config, recipe)
+        config = config.replaced({"reward.terms": list(recipe.terms), "algorithm.name": recipe.algorithm})
         if not done:
             resume = (directory / RUN).exists()
-            run_training(config, console, resume=resume, accept_changes=accept_changes, evaluate=False)
+            trainer = Trainer(args=config, console=console)
+            trainer.run(resume=resume, accept_changes=accept_changes, evaluate=False)
         tokens = int(sum(row.get("tokens", 0) for row in RunDirectory(directory, "").rows(METRICS)))
         return Carried(trained_policy(config), tokens, _summary(directory)["seconds"])
     if not done:
@@ -63,7 +64,7 @@ def record_untrained(config: Config, accept_changes: bool = False) -> None:
 
 
 def _claim(config: Config, accept_changes: bool) -> Claim:
-    """The place of a run that `run_training` does not make, new or to go on with, and what it stands on."""
+    """The place of a run that `Trainer` does not make, new or to go on with, and what it stands on."""
     directory = Path(config.run.directory)
     accelerator = accelerated(mixed_precision=config.train.mixed_precision)
     known = of_start(config, READ, accelerator)
@@ -82,29 +83,10 @@ def _summary(directory: Path, otherwise: dict[str, Any] | None = None) -> dict[s
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def _with_terms(config: Config, recipe: Reinforce) -> Config:
-    terms = [
-        RewardTerm(
-            signal=term.signal,
-            weight=term.weight,
-            standardise=term.standardise,
-            options=dict(term.options),
-        )
-        for term in recipe.terms
-    ]
-    return config.model_copy(
-        update={
-            "reward": config.reward.model_copy(update={"terms": terms}),
-            "algorithm": config.algorithm.model_copy(update={"name": recipe.algorithm}),
-        }
-    )
-
-
 def trained_policy(config: Config) -> Policy:
     """The model of a finished run, without a critic."""
-    model = config.model.model_copy(update={"name": str(Path(config.run.directory) / "model"), "lora": None})
-    algorithm = config.algorithm.model_copy(update={"name": "grpo"})
-    return build.build_policy(config.model_copy(update={"model": model, "algorithm": algorithm}))
+    made = {"model.name": str(Path(config.run.directory) / "model"), "model.lora": None}
+    return build_policy(config.replaced({**made, "algorithm.name": "grpo"}))
 
 
 def _teach(recipe: Imitate | Prefer, config: Config, accept_changes: bool) -> None:
@@ -119,14 +101,13 @@ def _teach(recipe: Imitate | Prefer, config: Config, accept_changes: bool) -> No
         "schedule": training.schedule,
         "warmup_steps": training.warmup_steps,
         "weight_decay": training.weight_decay,
-        "seed": training.seed,
     }
     pairs = recipe.pairs if isinstance(recipe, Prefer) else []
     texts = [text for pair in pairs for text in (pair.chosen, pair.rejected)]
     if isinstance(recipe, Imitate):
         texts = recipe.responses
     with _claim(config, accept_changes) as claim:
-        policy = build.build_policy(config)
+        policy = build_policy(config)
         policy.to(claim.accelerator.device)
         claim.start({"data": fingerprint(texts)})
         continuation = claim.continuation(config, training.save_every, Console(quiet=True))
@@ -138,13 +119,13 @@ def _teach(recipe: Imitate | Prefer, config: Config, accept_changes: bool) -> No
         longest, given = config.sampling.max_new_tokens, (claim.accelerator, report, continuation)
         with continuation.stops:
             if isinstance(recipe, Imitate):
-                settings = Supervised(
-                    learning_rate=training.learning_rate, max_reference_tokens=longest, **schedule
-                )
-                fine_tune(policy, recipe.prompts, recipe.responses, settings, *given)
+                settings = Sft(learning_rate=training.learning_rate, max_reference_tokens=longest, **schedule)
+                fine_tune(policy, recipe.prompts, recipe.responses, settings, *given, seed=training.seed)
             else:
                 rate = PREFERENCE_RATE * training.learning_rate
-                settings = DirectPreference(learning_rate=rate, max_response_tokens=longest, **schedule)
+                settings = DirectPreference(
+                    learning_rate=rate, max_response_tokens=longest, seed=training.seed, **schedule
+                )
                 prefer(policy, Reference(policy), recipe.pairs, settings, *given)
         save_model(policy, directory / "model")
         assert claim.run is not None, "a comparison is one process"

@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from cagsr.config import Config
+from cagsr.config.schema import Limit, WatchSettings
 from cagsr.data import splits
 from cagsr.data.preferences import Pair
 from cagsr.data.readers import Row
@@ -39,12 +40,16 @@ from cagsr.io.provenance import identity
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.terminal import duration, fitting, say
 from cagsr.metrics.judge import Preferences
+from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
+from cagsr.rewards.presets import build_reward
+from cagsr.rewards.salience import build_salience
 from cagsr.runs.directory import METRICS, RESPONSES, RunDirectory, fingerprint
 from cagsr.runs.identity import of_data
-from cagsr.training import assembly as build
+from cagsr.tasks.bases import base_name
+from cagsr.tasks.checkers import find_checker
 from cagsr.training.kl import k1
-from cagsr.training.trainer import prompts_for
+from cagsr.training.loop import prompts_for
 from cagsr.types import Prompt, Rollout
 
 __all__ = ["Arena"]
@@ -58,15 +63,14 @@ class Arena:
         self.config, self.directory, self.console = config, directory, console
         self.accept_changes = accept_changes
         self.world = World(accelerated(mixed_precision=config.train.mixed_precision))
-        self.checker = build.build_checker(config)
-        self.reward = build.build_reward(config, self.checker)
+        self.checker = find_checker(config.data)
+        self.reward = build_reward(config.reward, self.checker)
         rows = {split: splits.read_rows(config, split) for split in ("heldout", "train")}
-        algorithm = config.algorithm.model_copy(update={"name": "grpo"})  # the base needs no critic
-        self.base = build.build_policy(config.model_copy(update={"algorithm": algorithm}))
+        self.base = build_policy(config.replaced({"algorithm.name": "grpo"}))  # it needs no critic
         self.base.to(self.world.device)
         self.prompts = self._prompts("heldout", rows["heldout"])[: config.data.evaluation_count]
         self.training = self._prompts("train", rows["train"])
-        self.salience = build.build_salience(config, self.training)
+        self.salience = build_salience(config, self.training)
         pairs, report = splits.build_pairs(config, self.base)
         if pairs:
             say_rows(console, "pairs", report)
@@ -103,22 +107,21 @@ class Arena:
 
     def base_model(self) -> dict[str, str | None]:
         """Name, and revision or hash of the weights, of what all systems start from."""
-        commit = getattr(self.base.model.config, "_commit_hash", None)
-        return identity(build.base_name(self.config), self.config.model.revision, commit)
+        return identity(base_name(self.config), self.config.model.revision, self.base.commit)
 
     def bench(self, seed: int) -> Bench:
         """What the systems of this seed are given."""
         train, given = self.config.train, self.config.compare
         return Bench(
             base=self.base,
-            model=build.base_name(self.config),
+            model=base_name(self.config),
             prompts=[
                 prompt
                 for step in range(train.steps)
                 for prompt in prompts_for(self.training, step, train.prompts_per_step, seed)
             ],
             prompts_per_step=train.prompts_per_step,
-            sampling=build.build_sampling(self.config),
+            sampling=self.config.sampling,
             reward=self.reward,
             conventional=given.conventional_reward,
             checker=self.checker,
@@ -229,9 +232,9 @@ class Arena:
         self, recipe: Recipe, bench: Bench, directory: Path
     ) -> tuple[Answers, Answers | None, int, float]:
         """Greedy and sampled answers of what the recipe makes, the tokens generated for it, seconds of training."""
-        train = self.config.train.model_copy(update={"seed": bench.seed})
-        run = self.config.run.model_copy(update={"directory": str(directory)})
-        config = self.config.model_copy(update={"train": train, "run": run, "watch": _warning(self.config)})
+        config = self.config.replaced(
+            {"train.seed": bench.seed, "run.directory": str(directory), "watch": _warning(self.config.watch)}
+        )
         if isinstance(recipe, Unchanged | Choose):
             record_untrained(config, self.accept_changes)
         if isinstance(recipe, Unchanged):
@@ -247,7 +250,7 @@ class Arena:
         def divergence(rollout: Rollout) -> torch.Tensor:
             return k1(policy.logprobs(rollout), self.base.logprobs(rollout)).sum(-1, keepdim=True)
 
-        sampling, rows = build.build_sampling(self.config), self.config.train.micro_batch
+        sampling, rows = self.config.sampling, self.config.train.micro_batch
         greedy = answer(policy, self.prompts, sampling.greedy(), world=self.world, prompts_per_pass=rows)
         sampled = answer(
             policy,
@@ -294,8 +297,9 @@ class Arena:
         write_atomically(directory / RESULT, json.dumps(content, allow_nan=False) + "\n")
 
 
-def _warning(config: Config) -> Any:
+def _warning(watch: WatchSettings) -> WatchSettings:
     """The collapse watch without its stops: a system that collapses is a result."""
-    limits = {name: limit for name, limit in config.watch if hasattr(limit, "action")}
-    changed = {name: limit.model_copy(update={"action": "warn"}) for name, limit in limits.items()}
-    return config.watch.model_copy(update=changed)
+    changed = {
+        name: limit.model_copy(update={"action": "warn"}) for name, limit in watch if isinstance(limit, Limit)
+    }
+    return watch.model_copy(update=changed)

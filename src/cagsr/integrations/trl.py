@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cagsr.config.schema import Term
 from cagsr.data.in_memory import encode_in_memory
 from cagsr.errors import InputError
 from cagsr.evaluation.score import chosen_reward, encode_responses, measured, only_one, refuse_overlong
 from cagsr.models.load_policy import frozen_policy
-from cagsr.rewards.reward import Reward, Term
+from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Salience, Uniform
 from cagsr.types import Prompt, Scores
 

@@ -63,6 +63,10 @@ class Stops:
             raise KeyboardInterrupt
         self._signal = number
 
+    def ask(self) -> None:
+        """Ask this process to stop, as SIGTERM would."""
+        self._signal = signal.SIGTERM
+
     def requested(self) -> int:
         """0 for nothing, else what this process was asked: a signal's number, or -1 for the time limit."""
         now = time.monotonic()

@@ -1,110 +1,116 @@
-"""A language model behind an OpenAI-compatible server."""
+"""A judging model behind an OpenAI-compatible server, asked through OpenAI's own client."""
 
-import json
 import os
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
 
-import httpx2
+from cagsr.errors import CagsrError, EndpointError, InputError
 
-from cagsr.errors import EndpointError, InputError
-
-__all__ = ["Endpoint", "refuse_secrets"]
+__all__ = ["Endpoint", "check_endpoint", "refuse_secrets"]
 
 KEY = "OPENAI_API_KEY"
-ATTEMPTS = 4
-# Seconds before the second attempt; each later wait is twice as long, or what the server asks for, up to LONGEST.
-FIRST_WAIT, LONGEST_WAIT = 1.0, 30.0
-PASSING = frozenset({408, 409, 429, 500, 502, 503, 504})
+RETRIES = 3
 SHOWN = 200
 
 
 class Endpoint:
     """Asks ``POST url/chat/completions``; the key is read from OPENAI_API_KEY, if that is set, and never shown.
 
-    Timeouts, broken connections and statuses that pass (429, 5xx) are tried again, ATTEMPTS times in all. Raises
-    EndpointError, with the URL, where the server still does not answer or does not speak the protocol, and
-    InputError where it refuses the key or the request.
+    Timeouts, broken connections and statuses that pass (408, 409, 429, 5xx) are tried again by the client, which
+    waits as ``Retry-After`` asks or twice as long each time. Raises EndpointError, with the URL, where the server
+    still does not answer or does not speak the protocol, and InputError where the package openai is missing, or the
+    server refuses the key or the request.
 
     Source: https://platform.openai.com/docs/api-reference/chat/create.
     """
 
-    def __init__(
-        self, url: str, model: str, timeout: float = 60.0, sleep: Callable[[float], None] = time.sleep
-    ):
-        refuse_secrets(url)
+    def __init__(self, url: str, model: str, timeout: float = 60.0):
+        check_endpoint(url)
+        from openai import OpenAI  # half a second, which only who asks a server should wait for
+
         self.url, self.model = url.rstrip("/"), model
-        self._timeout, self._sleep = timeout, sleep
-        self._key = os.environ.get(KEY)
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._timeout, self._key = timeout, os.environ.get(KEY, "")
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise InputError(
+                f"{KEY}: this (not shown here) is no key, which is printable ASCII; set it again"
+            )
         try:
-            self._client = httpx2.Client(timeout=timeout, headers=headers)
-            parsed = httpx2.URL(self.url)
-            if parsed.scheme not in ("http", "https") or not parsed.host:
+            # The client insists on a key, which many servers do not: this one is made up and not sent.
+            key = self._key or "none"
+            self._client = OpenAI(base_url=self.url, api_key=key, timeout=timeout, max_retries=RETRIES)
+            if self._client.base_url.scheme not in ("http", "https") or not self._client.base_url.host:
                 raise ValueError("it must be http:// or https:// and a host")
-        except (ValueError, httpx2.InvalidURL) as error:
+        except Exception as error:  # what is no URL, httpx2 tells in an error that is no ValueError
             raise InputError(f"metrics.judge.endpoint: {self.url!r} is no URL: {error}") from error
 
     def __call__(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> str:
         """The model's answer, greedy; empty where it gave no text."""
-        body = {
-            "model": self.model,
-            "messages": list(messages),
-            "temperature": 0,
-            "max_tokens": max_tokens,
-        }
-        wait, problem = FIRST_WAIT, ""
-        for attempt in range(1, ATTEMPTS + 1):
-            asked_for = None
-            try:
-                response = self._client.post(f"{self.url}/chat/completions", json=body)
-            except httpx2.TimeoutException:
-                problem = f"no answer within {self._timeout:g} s"
-            except httpx2.TransportError as error:
-                problem = str(error) or type(error).__name__
-            else:
-                if response.status_code not in PASSING:
-                    return self._content(response)
-                problem = f"status {response.status_code}: {self._shown(response)}"
-                asked_for = _seconds(response.headers.get("retry-after"))
-            if attempt < ATTEMPTS:
-                self._sleep(min(LONGEST_WAIT, wait if asked_for is None else asked_for))
-                wait *= 2
-        raise EndpointError(
-            f"metrics.judge: {self.url} does not answer ({problem}; tried {ATTEMPTS} times). Start the server, set "
-            "metrics.judge.endpoint to its URL up to and with /v1, raise metrics.judge.timeout, or set "
-            "metrics.judge to null."
-        )
+        from openai import APIError, omit
+
+        asked: Any = {"model": self.model, "messages": messages, "temperature": 0, "max_tokens": max_tokens}
+        headers = {} if self._key else {"Authorization": omit}
+        try:
+            response = self._client.chat.completions.with_raw_response.create(**asked, extra_headers=headers)
+        except APIError as error:
+            problem = self._problem(error)
+        else:
+            return self._content(response)
+        raise problem  # not in the handler: the client's error repeats what the server said, which may be the key
 
     def describe(self) -> dict[str, str]:
         """Where and which; what weights a server has loaded only the server knows."""
         return {"endpoint": self.url, "name": self.model}
 
-    def _content(self, response: httpx2.Response) -> str:
-        if response.status_code in (401, 403):
-            raise InputError(f"metrics.judge: {self.url} refuses the key; set {KEY} to one that it knows")
-        if response.status_code != 200:
-            raise InputError(
-                f"metrics.judge: {self.url} refuses the request (status {response.status_code}: "
-                f"{self._shown(response)}). Check metrics.judge.endpoint (up to and with /v1) and "
-                f"metrics.judge.model ({self.model!r})."
+    def _problem(self, error: Any) -> CagsrError:
+        from openai import APITimeoutError
+
+        status = getattr(error, "status_code", None)
+        if status in (401, 403):
+            return InputError(f"metrics.judge: {self.url} refuses the key; set {KEY} to one that it knows")
+        if status is not None:
+            said = f"status {status}: {self._shown(error.response.text)}"
+        elif isinstance(error, APITimeoutError):
+            said = f"no answer within {self._timeout:g} s"
+        else:
+            said = str(error.__cause__ or error)
+        if status is None or status >= 500 or status in (408, 409, 429):
+            return EndpointError(
+                f"metrics.judge: {self.url} does not answer ({said}; tried up to {RETRIES + 1} times). Start the "
+                "server, set metrics.judge.endpoint to its URL up to and with /v1, raise metrics.judge.timeout, or "
+                "set metrics.judge to null."
             )
+        return InputError(
+            f"metrics.judge: {self.url} refuses the request ({said}). Check metrics.judge.endpoint (up to and with "
+            f"/v1) and metrics.judge.model ({self.model!r})."
+        )
+
+    def _content(self, response: Any) -> str:
         try:
-            content = response.json()["choices"][0]["message"].get("content")
+            content = response.parse().choices[0].message.content
             if content is not None and not isinstance(content, str):
                 raise TypeError(f"content is no text but {type(content).__name__}")
-        except (json.JSONDecodeError, UnicodeDecodeError, LookupError, TypeError, AttributeError) as error:
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise EndpointError(
                 f"metrics.judge: {self.url} does not speak the OpenAI protocol: its answer has no "
-                f"choices[0].message.content ({type(error).__name__}: {self._shown(response)}). "
+                f"choices[0].message.content ({type(error).__name__}: {self._shown(response.text)}). "
                 "Set metrics.judge.endpoint to a URL up to and with /v1."
             ) from None
         return content or ""
 
-    def _shown(self, response: httpx2.Response) -> str:
+    def _shown(self, text: str) -> str:
         """What the server said, on one line. Some servers repeat the key they were given."""
-        text = response.text.replace(self._key, "***") if self._key else response.text
-        return " ".join(text.split())[:SHOWN]
+        return " ".join((text.replace(self._key, "***") if self._key else text).split())[:SHOWN]
+
+
+def check_endpoint(url: str) -> None:
+    """Raises InputError for a secret in the URL, and where the package openai is not installed."""
+    refuse_secrets(url)
+    if find_spec("openai") is None:
+        raise InputError(
+            "metrics.judge.endpoint: servers are asked through the package openai: pip install 'cagsr[judge]', or "
+            "set it to null and name a model to load here in metrics.judge.model"
+        )
 
 
 def refuse_secrets(url: str) -> None:
@@ -115,11 +121,3 @@ def refuse_secrets(url: str) -> None:
             "metrics.judge.endpoint: no user, password or query belongs in the URL, which is written into the "
             f"records of every run (not shown here). Give the key in the environment: {KEY}."
         )
-
-
-def _seconds(header: str | None) -> float | None:
-    """``Retry-After`` in seconds; None where it is absent or a date."""
-    try:
-        return None if header is None else max(0.0, float(header))
-    except ValueError:
-        return None

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import resolve_revision
 
 from cagsr.errors import InputError
 from cagsr.io.provenance import identity
@@ -21,12 +22,13 @@ class LocalModel:
     """
 
     def __init__(self, name: str, revision: str | None = None, device: torch.device | str = "cpu"):
-        self.name, self.revision = name, revision
+        self.name = name
+        self._revision = resolve_revision(name, revision)  # one commit for all files, and for the record
         # Left open, transformers asks at the terminal whether to run the code.
-        where: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
+        where: dict[str, Any] = {"revision": self._revision, "trust_remote_code": False}
         try:
             config = AutoConfig.from_pretrained(name, **where)
-            only_safetensors(name, config, revision)
+            only_safetensors(name, config, self._revision)
             self._tokenizer: Any = AutoTokenizer.from_pretrained(name, **where)
             model: Any = AutoModelForCausalLM.from_pretrained(
                 name,
@@ -38,20 +40,18 @@ class LocalModel:
             )
         except Exception as error:  # what is in the files, libraries tell in errors of any kind
             raise InputError(f"metrics.judge.model: {name!r} cannot be loaded: {reason(error)}") from error
-        self._commit = getattr(config, "_commit_hash", None)
         self._model = model.eval().requires_grad_(False).to(device)
+        ends, pads = self._tokenizer.eos_token_id, self._tokenizer.pad_token_id
+        # In place of the model's own, whose penalties and beams would not be greedy.
+        model.generation_config = GenerationConfig(
+            do_sample=False,
+            eos_token_id=model.generation_config.eos_token_id or ends,
+            pad_token_id=pads if pads is not None else ends,
+        )
 
-    @torch.no_grad()
     def __call__(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> str:
         """The model's answer, greedy. Raises InputError where the messages do not fit its context."""
-        templated = bool(self._tokenizer.chat_template)
-        if templated:
-            text = self._templated(messages)
-        else:
-            text = "\n\n".join(message["content"] for message in messages) + "\n\n"
-        inputs = self._tokenizer(
-            text, add_special_tokens=not templated, return_tensors="pt", return_token_type_ids=False
-        ).to(self._model.device)
+        inputs = self._tokenized(messages).to(self._model.device)
         length = inputs["input_ids"].shape[1]
         context = getattr(self._model.config, "max_position_embeddings", None)
         if context is not None and length + max_tokens > context:
@@ -59,22 +59,17 @@ class LocalModel:
                 f"metrics.judge.model: {length} tokens to judge, and {self.name} has a context of {context}; "
                 "choose a model with a longer one"
             )
-        padding = self._tokenizer.pad_token_id
-        chosen = GenerationConfig(
-            do_sample=False,
-            max_new_tokens=max_tokens,
-            eos_token_id=self._model.generation_config.eos_token_id or self._tokenizer.eos_token_id,
-            pad_token_id=padding if padding is not None else self._tokenizer.eos_token_id,
-        )
-        # What a given config leaves open generate takes from the model's own: penalties, beams.
-        self._model.generation_config = chosen
-        written = self._model.generate(**inputs, generation_config=chosen)[0, length:]
+        written = self._model.generate(**inputs, max_new_tokens=max_tokens)[0, length:]
         return self._tokenizer.decode(written, skip_special_tokens=True)
 
-    def _templated(self, messages: Sequence[Mapping[str, str]]) -> str:
+    def _tokenized(self, messages: Sequence[Mapping[str, str]]) -> Any:
+        ids: dict[str, Any] = {"return_token_type_ids": False}
+        if not self._tokenizer.chat_template:
+            text = "".join(f"{message['content']}\n\n" for message in messages)
+            return self._tokenizer(text, return_tensors="pt", **ids)
         try:
             return self._tokenizer.apply_chat_template(
-                list(messages), tokenize=False, add_generation_prompt=True
+                list(messages), add_generation_prompt=True, return_tensors="pt", tokenizer_kwargs=ids
             )
         except Exception as error:  # a template is a program, in transformers' sandbox
             raise InputError(
@@ -83,4 +78,4 @@ class LocalModel:
 
     def describe(self) -> dict[str, str | None]:
         """Name, and revision or hash of the weights."""
-        return identity(self.name, self.revision, self._commit)
+        return identity(self.name, self._revision, getattr(self._revision, "resolved", None))

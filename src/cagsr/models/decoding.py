@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from cagsr.models.sampling import WITHOUT_FLOAT64, Sampling, draw
+from cagsr.config.schema import Sampling
+from cagsr.models.sampling import WITHOUT_FLOAT64, draw
 
 __all__ = ["Decoder", "Written", "decode"]
 

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from cagsr.errors import CagsrError
-from cagsr.io.quiet_libraries import silence_libraries
 from cagsr.io.terminal import said
 from cagsr.models.load import load_model, load_tokenizer, make_policy
 
@@ -28,7 +27,6 @@ PACKAGES = (
 
 def doctor(model: str | None, revision: str | None = None, trust_remote_code: bool = False) -> dict[str, Any]:
     """``{"versions", "devices", "model"}``; the model's part says which attention is read, or why it is refused."""
-    silence_libraries()
     report: dict[str, Any] = {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "devices": _devices(),

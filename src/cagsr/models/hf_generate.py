@@ -7,7 +7,8 @@ from typing import Any, cast
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
-from cagsr.models.sampling import InverseTransform, Sampling
+from cagsr.config.schema import Sampling
+from cagsr.models.sampling import InverseTransform
 
 __all__ = ["generate"]
 

@@ -13,10 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cagsr.attention.capture import Readable
 from cagsr.attention.inspection import evaluating
 from cagsr.attention.sharing import Sharing
+from cagsr.config.schema import Sampling
 from cagsr.errors import InputError
 from cagsr.models.decoding import Decoder, decode
 from cagsr.models.hf_generate import generate
-from cagsr.models.sampling import Sampling, response_mask, uniforms
+from cagsr.models.sampling import response_mask, uniforms
 from cagsr.models.token_logprobs import Facts, facts, token_likelihood, token_logprobs
 from cagsr.models.value_head import ValueHead
 from cagsr.types import Observation, Prompt, Rollout
@@ -200,6 +201,15 @@ class Policy(nn.Module, ABC):
     def context(self) -> int | None:
         """Positions the model has for a prompt (and its response, if causal); None where positions are relative."""
         return getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of the hub that the weights were loaded from; None for a directory."""
+        return getattr(self.model.config, "_commit_hash", None)
+
+    def response_positions(self, new_tokens: int) -> int:
+        """How many positions of `context` a response of ``new_tokens`` takes: none where it is the encoder's alone."""
+        return new_tokens if self.readable.kind == "causal" else 0
 
     @property
     def response_limit(self) -> int | None:

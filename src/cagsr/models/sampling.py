@@ -1,7 +1,6 @@
 """How a response is drawn: the settings, the randomness, and where a response ends."""
 
 import hashlib
-from dataclasses import dataclass
 from typing import Protocol, cast
 
 import torch
@@ -14,27 +13,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from cagsr.config.schema import Sampling
 from cagsr.errors import NumericsError
 from cagsr.types import Prompt, Rollout
 
-__all__ = ["InverseTransform", "Sampler", "Sampling", "draw", "response_mask", "uniforms"]
+__all__ = ["InverseTransform", "Sampler", "draw", "response_mask", "uniforms"]
 
 WITHOUT_FLOAT64 = "mps"
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """temperature 0 is greedy decoding; top_k 0 and top_p 1 keep the whole vocabulary."""
-
-    candidates: int = 8
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_new_tokens: int = 0
-    max_new_tokens: int = 64
-
-    def greedy(self) -> "Sampling":
-        return Sampling(1, 0.0, 1.0, 0, self.min_new_tokens, self.max_new_tokens)
 
 
 class Sampler(Protocol):

@@ -19,13 +19,14 @@ from typing import Any, NamedTuple, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from cagsr.config.schema import Sampling, Vllm
 from cagsr.distributed.process_group import World
 from cagsr.errors import CagsrError, EndpointError, InputError, ran_out_of_memory
 from cagsr.models.policy import Policy
-from cagsr.models.sampling import Sampling, response_mask
+from cagsr.models.sampling import response_mask
 from cagsr.types import Prompt, Rollout
 
-__all__ = ["Client", "Server", "VLLMSampler", "connect", "served", "written"]
+__all__ = ["Client", "VLLMSampler", "connect", "served", "written"]
 
 SHOWN = 400
 PROCESSED = "processed_logprobs"
@@ -48,15 +49,6 @@ class Client(Protocol):
     def reset_prefix_cache(self) -> None: ...
 
 
-@dataclass(frozen=True)
-class Server:
-    """Where the server is. ``timeout``: seconds until it must be up, and for each attempt to get an answer."""
-
-    base_url: str
-    group_port: int
-    timeout: float
-
-
 class Written(NamedTuple):
     """A response's tokens and the log-probability of each, as the server drew it."""
 
@@ -64,7 +56,7 @@ class Written(NamedTuple):
     logprobs: list[float]
 
 
-def connect(server: Server, device: torch.device, world: World) -> Client | None:
+def connect(server: Vllm, device: torch.device, world: World) -> Client | None:
     """TRL's client, ready to send weights from ``device``; None in every process but the first, which alone asks.
 
     Raises InputError where TRL or vLLM is not installed here or ``device`` is none that NCCL sends from, and
@@ -75,7 +67,7 @@ def connect(server: Server, device: torch.device, world: World) -> Client | None
     return found[0] if found else None
 
 
-def _connected(server: Server, device: torch.device) -> Client:
+def _connected(server: Vllm, device: torch.device) -> Client:
     with _asking(server.base_url):
         try:
             from trl.generation.vllm_client import VLLMClient

@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import Tensor
 
 from cagsr.config import Config
+from cagsr.config.schema import Term
 from cagsr.config.yaml_document import write_document
 from cagsr.data import preferences, splits
 from cagsr.data import prompts as data
@@ -23,12 +24,14 @@ from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import measure_signals
 from cagsr.io.atomic_write import refuse_existing, write_atomically
-from cagsr.io.quiet_libraries import silence_libraries
 from cagsr.io.terminal import say
+from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
 from cagsr.rewards.calibration import Fit, Pairs, calibrated_terms, cross_validated
-from cagsr.rewards.reward import SMALLEST_UNIT, Reward, Term
-from cagsr.training import assembly as build
+from cagsr.rewards.presets import build_reward
+from cagsr.rewards.reward import SMALLEST_UNIT, Reward
+from cagsr.rewards.salience import build_salience
+from cagsr.tasks.checkers import find_checker
 from cagsr.types import Prompt, Rollout
 
 __all__ = ["calibrate"]
@@ -73,22 +76,21 @@ def calibrate(
     Returns what it found: weights, and the agreement with pairs of prompts that were not fitted. Raises InputError
     for an output that is no YAML file, for pairs that cannot be used, and where no signal orders the contrasts.
     """
-    silence_libraries()
     started = time.perf_counter()
     if output.suffix not in (".yaml", ".yml"):
         raise InputError(f"--output: {output} must end in .yaml, so that reward.preset takes it for a file")
     refuse_existing(output, "--output")
     if labels is not None and pairs is None:
         raise InputError("--labels: name the file of labelled pairs with --pairs")
-    reward = build.build_reward(config, build.build_checker(config))
+    reward = build_reward(config.reward, find_checker(config.data))
     seed = config.train.seed
     rows = None if pairs is None else _labelled(config, pairs, labels)
     unlabelled = splits.read_rows(config, "train")
-    policy = build.build_policy(config)
+    policy = build_policy(config)
     policy.to(accelerated().device)
     found, report = splits.build_prompts(config, policy, "train", rows=unlabelled)
     say_rows(console, "train prompts", report)
-    salience = build.build_salience(config, found)
+    salience = build_salience(config, found)
     chosen = _some(found, prompts, seed)
     measure = measure_signals(reward, policy, salience)
     ruler, contrasts = _contrasts(config, policy, chosen, reward, measure)
@@ -121,7 +123,7 @@ def _contrasts(
     config: Config, policy: Policy, prompts: Sequence[Prompt], reward: Reward, measure: Measure
 ) -> tuple[Ruler, Pairs]:
     """How the signals are measured, and pairs of the base's own responses against the same made worse."""
-    sampling, seed = build.build_sampling(config), config.train.seed
+    sampling, seed = config.sampling, config.train.seed
     sampled_signals: list[Tensor] = []
     own: list[list[str]] = []
     for part in _parts(prompts, config.train.micro_batch // sampling.candidates):
@@ -216,15 +218,8 @@ def _given(
     console: Console,
 ) -> Pairs:
     """Labelled pairs as differences. Prompts are encoded as all others are."""
-    causal = policy.readable.kind == "causal"
-    labelled, report = preferences.encoded_pairs(
-        rows,
-        policy.tokenizer,
-        max_prompt_tokens=config.data.max_prompt_tokens,
-        overlong=config.data.overlong,
-        context=policy.context,
-        new_tokens=config.sampling.max_new_tokens if causal else 0,
-    )
+    how = data.encoding(policy, config.data, config.sampling.max_new_tokens)
+    labelled, report = preferences.encoded_pairs(rows, **how)
     say_rows(console, "pairs", report)
     texts = [text for pair in labelled for text in (pair.chosen, pair.rejected)]
     say_cut(

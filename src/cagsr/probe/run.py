@@ -11,25 +11,28 @@ import torch
 from rich.console import Console
 
 from cagsr.config import Config
+from cagsr.config.schema import Term
 from cagsr.data import splits
 from cagsr.data.row_messages import say_rows
 from cagsr.distributed.launcher import refuse_unseen
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import Answers, measure_signals
-from cagsr.io.quiet_libraries import silence_libraries
 from cagsr.metrics.bootstrap import interval
+from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
 from cagsr.probe.labels import find_agreement, find_truths
 from cagsr.probe.ranking import Ranked, rank
 from cagsr.probe.samples import SHUFFLED, Probed, adversary_shares, observe, share_flat
 from cagsr.probe.verdict import Base, Found, advised, hint, judge_base, judge_reward, overall
-from cagsr.rewards.reward import PRESETS, Reward, Term, load_preset
+from cagsr.rewards.presets import PRESETS, build_reward, checker_signals, load_preset
+from cagsr.rewards.reward import Reward
 from cagsr.rewards.reward_set import Panel, label
-from cagsr.rewards.salience import Salience
+from cagsr.rewards.salience import Salience, build_salience
 from cagsr.rewards.signals import SIGNALS
+from cagsr.tasks.bases import base_name
+from cagsr.tasks.checkers import find_checker
 from cagsr.tasks.task import Checker
-from cagsr.training import assembly as build
 from cagsr.types import Evidence, Prompt
 
 __all__ = ["probe"]
@@ -48,20 +51,21 @@ def probe(config: Config, console: Console, prompts: int = 100) -> dict[str, Any
 
     Raises InputError where a prompt gets a single response, and for fewer than two prompts.
     """
-    silence_libraries()
     started = time.perf_counter()
-    sampling = build.build_sampling(config)
+    sampling = config.sampling
     if sampling.candidates < 2:
         raise InputError("cagsr probe compares responses to one prompt: set sampling.candidates to 2 or more")
-    checker = build.build_checker(config)
+    checker = find_checker(config.data)
     rewards, configured = _rewards(config, checker)
-    extra = {ENTROPY: _entropy, **build.checker_signals(checker)}
+    extra = {ENTROPY: _entropy, **checker_signals(checker)}
     panel = Panel(rewards | _signals(rewards), extra)
-    adversarial = Panel(rewards | {LOG_PROBABILITY: [Term(LOG_PROBABILITY, 1.0, "none")]}, extra)
+    adversarial = Panel(
+        rewards | {LOG_PROBABILITY: [Term(LOG_PROBABILITY, weight=1.0, standardise="none")]}, extra
+    )
     split = "development" if splits.has_evaluation_data(config) else "train"
     config = _of_prompts(config, split, prompts)
     policy, asked, world = _loaded(config, split, prompts, console)
-    salience = build.build_salience(config, asked)
+    salience = build_salience(config, asked)
     per_pass = max(1, config.train.micro_batch // sampling.candidates)
     how: dict[str, Any] = {"prompts_per_pass": per_pass, "world": world, "seed": config.train.seed}
     probed = observe(policy, asked, sampling, panel, adversarial, salience, **how)
@@ -83,7 +87,7 @@ def probe(config: Config, console: Console, prompts: int = 100) -> dict[str, Any
     judged = {name: {"verdict": one.level, "reasons": list(one.reasons)} for name, one in verdicts.items()}
     return {
         "task": config.data.task or config.data.source,
-        "model": build.base_name(config),
+        "model": base_name(config),
         "split": split,
         "prompts": len(asked),
         "candidates": sampling.candidates,
@@ -110,7 +114,7 @@ def _loaded(config: Config, split: str, count: int, console: Console) -> tuple[P
     console.quiet = console.quiet or world.rank > 0
     splits.check_pairs(config)
     rows = splits.read_rows(config, split)
-    policy = build.build_policy(config)
+    policy = build_policy(config)
     policy.to(world.device)
     asked, report = splits.build_prompts(config, policy, split, rows=rows)
     say_rows(console, f"{split} prompts", report)
@@ -144,16 +148,16 @@ def _rewards(config: Config, checker: Checker | None) -> tuple[dict[str, Sequenc
     rewards: dict[str, Sequence[Term]] = {
         name: load_preset(name) for name in PRESETS if name != "oracle" or checker is not None
     }
-    own = build.build_reward(config, checker).terms
+    own = build_reward(config.reward, checker).terms
     name = config.reward.preset if config.reward.terms is None else "reward.terms"
     return {name: own} | {other: terms for other, terms in rewards.items() if other != name}, name
 
 
 def _signals(rewards: Mapping[str, Sequence[Term]]) -> dict[str, Sequence[Term]]:
     """Every signal with its defaults, and with the options that some reward gives it, by its label."""
-    terms = [Term(name, 1.0, "none") for name in SIGNALS if name not in LABELLED_SIGNALS]
+    terms = [Term(name, weight=1.0, standardise="none") for name in SIGNALS if name not in LABELLED_SIGNALS]
     terms += [
-        Term(term.signal, 1.0, "none", term.options)
+        Term(term.signal, weight=1.0, standardise="none", options=term.options)
         for used in rewards.values()
         for term in used
         if term.signal != "oracle"
@@ -161,7 +165,7 @@ def _signals(rewards: Mapping[str, Sequence[Term]]) -> dict[str, Sequence[Term]]
     named: dict[str, Sequence[Term]] = {label(term): [term] for term in terms}
     # A reward and a signal may have one name, as length does: it is then the same thing.
     return {name: term for name, term in named.items() if name not in rewards} | {
-        ENTROPY: [Term(ENTROPY, 1.0, "none")]
+        ENTROPY: [Term(ENTROPY, weight=1.0, standardise="none")]
     }
 
 
@@ -173,10 +177,8 @@ def _entropy(evidence: Evidence) -> torch.Tensor:
 
 def _of_prompts(config: Config, split: str, count: int) -> Config:
     """The config with so many prompts to evaluate on, or to generate."""
-    data = config.data.model_copy(update={"evaluation_count": count})
-    if split == "train" and config.data.task:
-        data = data.model_copy(update={"count": count})
-    return config.model_copy(update={"data": data})
+    generated = {"data.count": count} if split == "train" and config.data.task else {}
+    return config.replaced({"data.evaluation_count": count, **generated})
 
 
 def _scores(name: str, panel: Panel, probed: Probed) -> np.ndarray:
@@ -243,7 +245,7 @@ def _cost(
     """What training as configured would take on this machine, from one pass of each kind that a step makes."""
     training = config.train
     started = time.perf_counter()
-    rollout = policy.sample(prompts, build.build_sampling(config), training.seed)
+    rollout = policy.sample(prompts, config.sampling, training.seed)
     measure_signals(reward, policy, salience)(rollout)
     with torch.no_grad():
         policy(rollout)

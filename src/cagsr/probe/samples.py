@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cagsr.config.schema import Sampling
 from cagsr.data.adversaries import ADVERSARIES
 from cagsr.data.preferences import Pair
 from cagsr.distributed.process_group import World
 from cagsr.evaluation.evaluator import Answers, answer, measure_signals
 from cagsr.models.policy import Policy
-from cagsr.models.sampling import Sampling
 from cagsr.probe.ranking import order
 from cagsr.rewards.reward_set import Panel
 from cagsr.types import Prompt, Rollout

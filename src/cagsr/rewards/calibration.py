@@ -8,12 +8,12 @@ intercept, and none is negative: a signal that seems to point the other way on f
 __all__ = ["Fit", "Pairs", "agreement", "calibrated_terms", "cross_validated", "fit", "refine"]
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
+from cagsr.config.schema import Term
 from cagsr.metrics.bootstrap import Interval, interval
-from cagsr.rewards.reward import Term
 
 ITERATIONS = 3000
 # Weights, in units of their columns, that move less than this have arrived.
@@ -170,7 +170,7 @@ def calibrated_terms(terms: Sequence[Term], weights: np.ndarray, differences: np
     scaled = weights / weights[kept].max()
     differs_C = (differences != 0).any(axis=0)
     return [
-        replace(term, weight=round(float(weight), 4)) if differs else term
+        term.model_copy(update={"weight": round(float(weight), 4)}) if differs else term
         for term, weight, is_kept, differs in zip(terms, scaled, kept, differs_C.tolist(), strict=True)
         if is_kept or not differs
     ]

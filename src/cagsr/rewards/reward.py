@@ -3,28 +3,20 @@
 A signal that fails is never a zero: it stops the run and is named.
 """
 
-__all__ = ["PRESETS", "Reward", "Standardise", "Term", "load_preset"]
+__all__ = ["SMALLEST_UNIT", "Reward"]
 
-import inspect
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import resources
-from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any
 
 import torch
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-from pydantic.errors import PydanticSchemaGenerationError
 from torch import Tensor
 
-from cagsr.config.yaml_document import Document, KeyPath, read_document
-from cagsr.errors import CagsrError, InputError, SignalError, closest, ran_out_of_memory
+from cagsr.config.named import checked_options
+from cagsr.config.schema import Term
+from cagsr.errors import CagsrError, InputError, SignalError, ran_out_of_memory
 from cagsr.rewards.signals import resolve
 from cagsr.types import Evidence, Signal
-
-Standardise = Literal["group", "batch", "none"]
 
 # Below this spread, relative to the values, candidates differ by float32 rounding only.
 ROUNDING = 1e-6
@@ -32,31 +24,6 @@ EPSILON = 1e-6
 # A hundredth of [0, 1], where most signals lie. What hardly ever varies (a base that never repeats itself) is no
 # unit to measure a model in: the first repetition would outweigh all the rest.
 SMALLEST_UNIT = 0.01
-
-
-@dataclass(frozen=True)
-class Term:
-    """One signal of a reward, its weight, and how it is standardised before the weighted sum."""
-
-    signal: str
-    weight: float = 1.0
-    standardise: Standardise = "group"
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        where = f"reward term {self.signal!r}"
-        if not isinstance(self.signal, str) or not self.signal:
-            raise InputError(f"{where}: signal must be a name or a dotted path")
-        is_number = isinstance(self.weight, int | float) and not isinstance(self.weight, bool)
-        if not (is_number and math.isfinite(self.weight)):
-            raise InputError(f"{where}: weight must be a finite number, got {self.weight!r}")
-        if self.standardise not in get_args(Standardise):
-            raise InputError(
-                f"{where}: unknown standardise {self.standardise!r}"
-                f"{closest(str(self.standardise), get_args(Standardise))}"
-            )
-        if not isinstance(self.options, Mapping):
-            raise InputError(f"{where}: options must be a mapping, got {type(self.options).__name__}")
 
 
 class Reward:
@@ -73,7 +40,8 @@ class Reward:
         self.terms = tuple(terms)
         self._signals = [resolve(term.signal, extra) for term in self.terms]
         self._options = [
-            _checked_options(term, signal) for term, signal in zip(self.terms, self._signals, strict=True)
+            checked_options("signal", term.signal, signal, term.options, "evidence")
+            for term, signal in zip(self.terms, self._signals, strict=True)
         ]
 
     @property
@@ -185,49 +153,6 @@ def _standardised(values_N: Tensor, size: int) -> Tensor:
     return (centred / (deviation + EPSILON)).where(~is_rounding, 0).flatten()
 
 
-def _checked_options(term: Term, signal: Signal) -> dict[str, Any]:
-    """The term's options as the signal takes them. Raises InputError naming the option and the signal."""
-    try:
-        parameters = list(inspect.signature(signal).parameters.values())
-    except (TypeError, ValueError):  # a built-in or compiled callable that tells nothing about itself
-        return dict(term.options)
-    if not parameters:
-        raise InputError(f"signal {term.signal!r} takes no arguments; it must take (evidence, **options)")
-    named = {p.name: p for p in parameters[1:] if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
-    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    for option in term.options:
-        if option not in named and not takes_any:
-            hint = closest(str(option), named) if named else "; it takes none"
-            raise InputError(f"signal {term.signal!r} has no option {option!r}{hint}")
-    for option, parameter in named.items():
-        if parameter.default is parameter.empty and option not in term.options:
-            raise InputError(f"signal {term.signal!r} needs its option {option!r}")
-    hints = _hints(signal)
-    return {
-        option: _checked_option(term.signal, option, value, hints[option]) if option in hints else value
-        for option, value in term.options.items()
-    }
-
-
-def _hints(signal: Signal) -> dict[str, Any]:
-    try:
-        return get_type_hints(signal, include_extras=True)
-    except Exception:  # annotations of a user's function that do not resolve here: nothing to check against
-        return {}
-
-
-def _checked_option(signal: str, option: str, value: Any, hint: Any) -> Any:
-    try:
-        adapter = TypeAdapter(hint, config=ConfigDict(strict=True, arbitrary_types_allowed=True))
-    except PydanticSchemaGenerationError:
-        return value
-    try:
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        raise InputError(f"signal {signal!r}: option {option!r} is {value!r}: {reason}") from error
-
-
 def _checked_values(name: str, values: Any, evidence: Evidence) -> Tensor:
     """[n] float32. Raises SignalError naming the signal and, where there is one, the row and its prompt."""
     rows = len(evidence.rollout.responses)
@@ -253,53 +178,3 @@ def _checked_values(name: str, values: Any, evidence: Evidence) -> Tensor:
             "out of reward.terms"
         )
     return values
-
-
-def _packaged() -> Document:
-    return read_document(str(resources.files("cagsr.rewards").joinpath("presets.yaml")))
-
-
-PRESETS: tuple[str, ...] = tuple(_packaged().data)
-
-
-def load_preset(name_or_path: str | Path) -> list[Term]:
-    """The terms of a preset by name, or of a YAML file with the same ``terms`` list.
-
-    A file is read as a config is, so ``1e-1`` is a number here too. Raises InputError for an unknown name, and
-    with file and line for a file that is no preset.
-    """
-    if str(name_or_path) in PRESETS:
-        return _terms(_packaged(), (str(name_or_path),))
-    path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
-        raise InputError(
-            f"unknown preset {str(name_or_path)!r}{closest(str(name_or_path), PRESETS)}; "
-            "your own is named by its file, path/to/preset.yaml"
-        )
-    try:
-        return _terms(read_document(path), ())
-    except InputError as error:
-        raise InputError(f"reward.preset: {error}") from error
-
-
-def _terms(document: Document, path: KeyPath) -> list[Term]:
-    content = document.value(path)
-    if not isinstance(content, Mapping) or not isinstance(content.get("terms"), list):
-        raise InputError(
-            f"{document.place(path)}: expected a mapping with a list 'terms' of {{signal, weight, ...}}"
-        )
-    known = ("signal", "weight", "standardise", "options")
-    terms = []
-    for number, entry in enumerate(content["terms"]):
-        where = f"{document.place((*path, 'terms', number))} term {number + 1}"
-        if not isinstance(entry, Mapping) or "signal" not in entry:
-            raise InputError(f"{where} must be a mapping with 'signal', got {entry!r}")
-        for key in entry:
-            if key not in known:
-                place = document.place((*path, "terms", number, key))
-                raise InputError(f"{place} term {number + 1}: unknown key {key!r}{closest(key, known)}")
-        try:
-            terms.append(Term(**entry))
-        except InputError as error:
-            raise InputError(f"{where}: {error}") from error
-    return terms

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from cagsr.rewards.reward import Reward, Term
+from cagsr.config.schema import Term
+from cagsr.rewards.reward import Reward
 from cagsr.rewards.signals import resolve
 from cagsr.types import Signal
 
@@ -29,7 +30,7 @@ class Panel:
         for name, terms in rewards.items():
             keys = [json.dumps([term.signal, _options(term, extra)], sort_keys=True) for term in terms]
             for key, term in zip(keys, terms, strict=True):
-                found.setdefault(key, Term(term.signal, 1.0, "none", term.options))
+                found.setdefault(key, Term(term.signal, weight=1.0, standardise="none", options=term.options))
             self._columns[name] = [list(found).index(key) for key in keys]
         self._extra = extra
         self.reward = Reward(list(found.values()), extra)

@@ -4,7 +4,7 @@ A salience is called with a rollout and gives ``w [P S]``: rows sum to 1, or are
 content token. Which side is padded does not matter; the prompt mask says where the tokens stand.
 """
 
-__all__ = ["SALIENCES", "STOP_WORDS", "Column", "Idf", "Salience", "Span", "Uniform"]
+__all__ = ["STOP_WORDS", "Column", "Idf", "Salience", "Span", "Uniform", "build_salience"]
 
 import math
 import re
@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from cagsr.config import Config
 from cagsr.data.words import prompt_words
 from cagsr.errors import InputError
 from cagsr.types import Prompt, Rollout
@@ -195,9 +196,6 @@ class Column(Salience):
         return spans
 
 
-SALIENCES: dict[str, type[Salience]] = {"uniform": Uniform, "idf": Idf, "span": Span, "column": Column}
-
-
 def _tokens_in(prompt: Prompt, spans: Sequence[tuple[int, int]]) -> set[int]:
     """The tokens that write some character of the spans. Empty offsets, of special tokens, write none."""
     return {
@@ -205,3 +203,15 @@ def _tokens_in(prompt: Prompt, spans: Sequence[tuple[int, int]]) -> set[int]:
         for token, (start, end) in enumerate(prompt.offsets)
         if start < end and any(start < span_end and span_start < end for span_start, span_end in spans)
     }
+
+
+def build_salience(config: Config, prompts: Sequence[Prompt]) -> Salience:
+    """The salience of ``reward.salience``; document frequencies are those of ``prompts``."""
+    given = config.reward.salience
+    if given.kind == "idf":
+        return Idf(prompts, power=given.power)
+    if given.kind == "span":
+        return Span(given.start, given.end, given.pattern)
+    if given.kind == "column":
+        return Column(str(config.data.salience_column))
+    return Uniform()

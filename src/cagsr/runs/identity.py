@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,10 @@ from typing import Any
 from accelerate import Accelerator
 
 from cagsr.config import Config
+from cagsr.config.schema import Term
 from cagsr.io.provenance import code, file_digest, identity, settings, versions
-from cagsr.models.policy import Policy
-from cagsr.rewards.reward import Reward
 from cagsr.runs.directory import fingerprint
-from cagsr.training import assembly as build
+from cagsr.tasks.bases import base_name
 from cagsr.types import Prompt
 
 __all__ = ["of_data", "of_loaded", "of_start"]
@@ -26,12 +25,16 @@ FREE |= {"sampling.vllm.base_url", "sampling.vllm.group_port", "sampling.vllm.ti
 
 
 def of_start(
-    config: Config, read: Sequence[str], accelerator: Accelerator, reward: Reward | None = None
+    config: Config,
+    read: Sequence[str],
+    accelerator: Accelerator,
+    terms: Sequence[Term] = (),
+    loaded: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """All that can be known before a model is loaded: config keys, weights, code, versions, processes.
 
     ``read`` names the sections and keys of the config that the command reads. A path is left out where its content is
-    compared: what was moved is still the same.
+    compared: what was moved is still the same. ``loaded`` identifies a model that was not loaded by its name.
     """
     paths = {"model.name": config.model.name, "data.source": config.data.source}
     paths["data.evaluation_source"] = config.data.evaluation_source
@@ -41,10 +44,12 @@ def of_start(
         for key, value in _flat(config.model_dump(mode="json"))
         if key not in free and any(key == name or key.startswith(f"{name}.") for name in read)
     }
-    if "sft" not in read or config.sft.scratch is None:
-        found |= _of_model(build.base_name(config), config.model.revision)
-    if reward is not None:
-        found |= _of_reward(reward)
+    if loaded is not None:
+        found |= loaded
+    elif "sft" not in read or config.sft.scratch is None:
+        found |= _of_model(base_name(config), config.model.revision)
+    if terms:
+        found |= _of_terms(terms)
     if config.data.checker and "." in config.data.checker:
         found |= _of_module(config.data.checker)
     packages = {name: value for name, value in versions().items() if name != "peft" or config.model.lora}
@@ -59,9 +64,8 @@ def of_data(prompts: Iterable[Prompt], name: str = "data") -> dict[str, str]:
     return {name: fingerprint(texts)}
 
 
-def of_loaded(policy: Policy) -> dict[str, str]:
+def of_loaded(commit: str | None) -> dict[str, str]:
     """The commit of a hub model, known once it is loaded; nothing of a directory, whose content was compared."""
-    commit = getattr(policy.model.config, "_commit_hash", None)
     return {} if commit is None else {"commit of the model": commit}
 
 
@@ -87,10 +91,10 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _of_reward(reward: Reward) -> dict[str, Any]:
+def _of_terms(terms: Sequence[Term]) -> dict[str, Any]:
     """The terms, whatever file they came from; the code of signals of the user's own; the models they name."""
-    found: dict[str, Any] = {"reward": fingerprint(repr(term) for term in reward.terms)}
-    for term in reward.terms:
+    found: dict[str, Any] = {"reward": fingerprint(repr(term) for term in terms)}
+    for term in terms:
         if "." in term.signal:
             found |= _of_module(term.signal)
         for option, value in term.options.items():

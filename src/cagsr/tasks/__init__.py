@@ -1,16 +1,13 @@
 """Tasks with checkers. Importing this imports no torch; calling ``tokenizer`` does."""
 
+from cagsr.config import registry
 from cagsr.tasks.e2e import E2E_CHECKER
-from cagsr.tasks.keywords import KEYWORDS
-from cagsr.tasks.qa import QA
-from cagsr.tasks.slots import SLOTS
-from cagsr.tasks.slots_paraphrase import SLOTS_PARAPHRASE
 from cagsr.tasks.task import SPLITS, Check, Checker, Task, split_of
 from cagsr.tasks.tokenizer import tokenizer
 
 __all__ = ["CHECKERS", "SPLITS", "TASKS", "Check", "Checker", "Task", "split_of", "tokenizer"]
 
-TASKS: dict[str, Task] = {task.name: task for task in (SLOTS, SLOTS_PARAPHRASE, KEYWORDS, QA)}
+TASKS: dict[str, Task] = {name: registry.load(path) for name, path in registry.TASKS.items()}
 """Generated tasks by name."""
 
 CHECKERS: dict[str, Checker] = {**TASKS, E2E_CHECKER.name: E2E_CHECKER}

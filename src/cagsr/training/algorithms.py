@@ -1,44 +1,38 @@
-"""The algorithm: its settings, and how rewards become advantages and a loss."""
+"""How rewards become advantages and a loss: the estimator and the policy loss that the settings name, joined."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from cagsr.config import registry
+from cagsr.config.schema import AlgorithmSettings
 from cagsr.distributed.process_group import World
 from cagsr.models.policy import Scored
-from cagsr.training import advantages, kl, losses
+from cagsr.training import kl
+from cagsr.training.estimators.gae import token_rewards, whiten
+from cagsr.training.losses import clipped_value_loss, importance_weight
+from cagsr.training.policy_losses import find_loss
 from cagsr.types import TrainBatch
 
-__all__ = ["ALGORITHMS", "Algorithm"]
-
-ALGORITHMS = ("ppo", *advantages.SEQUENCE_ESTIMATORS)
+__all__ = ["Algorithm"]
 
 
-@dataclass(frozen=True)
 class Algorithm:
-    """Which estimator, and the numbers it takes. Field by field in `config.sections.Algorithm`.
+    """The settings of ``algorithm`` with their functions found. Raises InputError for an unknown loss or option.
 
     ``kl_placement``: "reward" subtracts the coefficient times k1 from the reward of every token, as the CAGSR
-    paper's PPO does; "loss" adds the coefficient times k2 to the loss, as GRPO does with k3 (see `cagsr.training.kl`).
+    paper's PPO does; "loss" adds the coefficient times k2 to the loss, as GRPO does with k3 (see `training.kl`).
     """
 
-    name: str = "grpo"
-    kl_placement: str = "loss"
-    clip: float = 0.2
-    value_clip: float = 0.2
-    value_coefficient: float = 0.1
-    entropy_coefficient: float = 0.0
-    discount: float = 1.0
-    trace: float = 0.95
-    normalisation: str = "token"
-    epochs: int = 1
-    minibatches: int = 1
-
-    @property
-    def needs_critic(self) -> bool:
-        return self.name == "ppo"
+    def __init__(self, settings: AlgorithmSettings):
+        self.settings = settings
+        self.needs_critic = settings.name == "ppo"
+        self.kl_placement = settings.kl_placement
+        if self.kl_placement == "auto":
+            self.kl_placement = "reward" if self.needs_critic else "loss"
+        self._estimator = registry.load(registry.ESTIMATORS[settings.name])
+        self._policy_loss = find_loss(settings.loss)
 
     @property
     def needs_old(self) -> bool:
@@ -47,7 +41,7 @@ class Algorithm:
         With a single optimizer step a rollout they are those of the pass that is differentiated, and the ratio is 1.
         `Step.collect` wants them too where another engine sampled: it is held to them before anything is learnt.
         """
-        several = self.epochs * self.minibatches > 1
+        several = self.settings.epochs * self.settings.minibatches > 1
         return several or self.needs_critic or self.kl_placement == "reward"
 
     def estimate(
@@ -68,8 +62,7 @@ class Algorithm:
         if self.needs_critic:
             return self._with_gae(rewards, penalties, parts, world)
         spent = torch.cat([penalty.sum(-1) for penalty in penalties])
-        estimator = advantages.SEQUENCE_ESTIMATORS[self.name]
-        everywhere = estimator(world.gather(reward_N - spent), parts[0].rollout.group_size)
+        everywhere = self._estimator(world.gather(reward_N - spent), parts[0].rollout.group_size)
         shared = world.mine(everywhere).split([len(reward) for reward in rewards])
         return [
             part.with_advantages(advantage_N[:, None] * part.rollout.response_mask)
@@ -83,14 +76,14 @@ class Algorithm:
         for reward_N, penalty, part in zip(rewards, penalties, parts, strict=True):
             assert part.values is not None, "PPO needs a critic: build the policy with critic=True"
             mask = part.rollout.response_mask
-            per_token = advantages.token_rewards(reward_N, penalty, mask)
-            advantage, target = advantages.gae(
-                per_token, part.values, mask, discount=self.discount, trace=self.trace
+            per_token = token_rewards(reward_N, penalty, mask)
+            advantage, target = self._estimator(
+                per_token, part.values, mask, discount=self.settings.gamma, trace=self.settings.gae_lambda
             )
             raw.append(advantage.flatten())
             returns.append(target)
             masks.append(mask)
-        flat = advantages.whiten(torch.cat(raw), torch.cat([mask.flatten() for mask in masks]), world.total)
+        flat = whiten(torch.cat(raw), torch.cat([mask.flatten() for mask in masks]), world.total)
         shaped = flat.split([mask.numel() for mask in masks])
         return [
             part.with_advantages(advantage.view(mask.shape), target)
@@ -109,17 +102,18 @@ class Algorithm:
         old = scored.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
         sampled, weight = batch.rollout.sampled_logprobs, 1.0
         if sampled is not None:
-            weight = losses.importance_weight(old, sampled)
-        policy = weight * losses.clipped_policy_loss(scored.logprobs, old, batch.advantages, self.clip)
-        ratio = (scored.logprobs - old).exp().detach()
-        parts = {"policy_loss": policy.detach(), "clipped": ((ratio - 1).abs() > self.clip).float()}
+            weight = importance_weight(old, sampled)
+        given = scored.logprobs, old, batch.advantages, batch.rollout.response_mask
+        per_token, clipped = self._policy_loss(*given)
+        policy = weight * per_token
+        parts = {"policy_loss": policy.detach(), "clipped": clipped.float()}
         loss = policy
         if self.kl_placement == "loss" and kl_coefficient:
             loss = loss + kl_coefficient * weight * kl.k2(scored.logprobs, batch.ref_logprobs)
-        if self.entropy_coefficient:
-            loss = loss - self.entropy_coefficient * scored.entropy
+        if self.settings.entropy_coefficient:
+            loss = loss - self.settings.entropy_coefficient * scored.entropy
         if scored.values is not None and batch.values is not None and batch.returns is not None:
-            value = losses.clipped_value_loss(scored.values, batch.values, batch.returns, self.value_clip)
+            value = clipped_value_loss(scored.values, batch.values, batch.returns, self.settings.value_clip)
             parts["value_loss"] = value.detach()
-            loss = loss + self.value_coefficient * value
+            loss = loss + self.settings.value_coefficient * value
         return loss, parts

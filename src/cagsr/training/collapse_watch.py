@@ -6,9 +6,10 @@ the reward cannot see is watched here.
 
 from dataclasses import dataclass, field
 
+from cagsr.config.schema import WatchSettings
 from cagsr.errors import StoppedError
 
-__all__ = ["Collapsed", "Limit", "Watch"]
+__all__ = ["CollapseWatch", "Collapsed"]
 
 
 class Collapsed(StoppedError):
@@ -18,29 +19,21 @@ class Collapsed(StoppedError):
     """
 
 
-@dataclass(frozen=True)
-class Limit:
-    """limit: None watches without one. action: "warn" or "stop". patience: steps in a row beyond the limit."""
-
-    limit: float | None
-    action: str = "warn"
-    patience: int = 3
-
-
+WATCHED = ("length", "repetition", "kl", "entropy", "shuffled")
 # What each number is compared as, and how the message says it.
 RELATIVE = ("length", "entropy")
 EMPTY = 0.5  # share of responses without a token from which on every step says so
 
 
 @dataclass
-class Watch:
+class CollapseWatch:
     """Call `check` once a step with the row of `measure`; it returns what to say, or raises Collapsed.
 
     length, entropy       relative to the first step; length also below 1 / limit, entropy only below limit
     repetition, kl, shuffled   absolute, above limit
     """
 
-    limits: dict[str, Limit]
+    settings: WatchSettings = field(default_factory=WatchSettings)
     start: dict[str, float] = field(default_factory=dict)
     beyond: dict[str, int] = field(default_factory=dict)
 
@@ -48,7 +41,8 @@ class Watch:
         messages, stop = [], None
         if row.get("empty", 0.0) >= EMPTY:
             messages.append(f"step {step}: {row['empty']:.0%} of the responses are empty")
-        for name, limit in self.limits.items():
+        for name in WATCHED:
+            limit = getattr(self.settings, name)
             value = row.get(name)
             if value is None or limit.limit is None:
                 continue

@@ -10,7 +10,6 @@ from torch import Tensor
 
 __all__ = [
     "NORMALISATIONS",
-    "clipped_policy_loss",
     "clipped_value_loss",
     "importance_weight",
     "token_weights",
@@ -21,23 +20,13 @@ NORMALISATIONS = ("token", "sequence", "constant")
 LARGEST_IMPORTANCE = 2.0
 
 
-def clipped_policy_loss(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, clip: float) -> Tensor:
-    """- min(ratio A, clip(ratio, 1 - clip, 1 + clip) A) per token; ratio = exp(logprobs - old_logprobs).
-
-    Source: PPO, arXiv 1707.06347, equation 7.
-    """
-    ratio = (logprobs - old_logprobs).exp()
-    clipped = ratio.clamp(1 - clip, 1 + clip)
-    return -torch.minimum(ratio * advantages, clipped * advantages)
-
-
 def importance_weight(logprobs: Tensor, sampled_logprobs: Tensor) -> Tensor:
     """min(exp(logprobs - sampled_logprobs), 2) per token, without gradient: what another engine's samples count for.
 
     ``logprobs`` are the policy's own for the weights that the engine had. Truncation biases a little and bounds the
     variance; a token that the engine drew more often than the policy would is counted down without a bound.
     Token by token, not for a whole response: the product over a response is near 0 or large for long ones, whatever
-    is done about it, and the ratio of a policy update (`clipped_policy_loss`) is one of tokens too.
+    is done about it, and the ratio of a policy update (`policy_losses.clipped`) is one of tokens too.
 
     Source: Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (TIS), whose
     bound is 2. Differs: TRL 1.16 masks whole responses by default.

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from random import Random
 from typing import Any, Protocol
@@ -11,39 +10,28 @@ import torch
 from accelerate import Accelerator
 from transformers import get_scheduler
 
+from cagsr.config.schema import Sft
 from cagsr.distributed.process_group import World
 from cagsr.errors import InputError, NumericsError
 from cagsr.models.policy import Policy
 from cagsr.runs.resumable_loop import Continuation
 from cagsr.types import Prompt
 
-__all__ = ["Supervised", "fine_tune", "prepared", "shuffled_batches"]
+__all__ = ["fine_tune", "prepared", "shuffled_batches"]
 
 POOL = 32  # batches that are filled together, so that rows of like length find each other
-
-
-@dataclass(frozen=True)
-class Supervised:
-    """Settings of `fine_tune`; field by field in `config.Sft`."""
-
-    steps: int = 1000
-    batch_size: int = 32
-    learning_rate: float = 5e-4
-    schedule: str = "linear"
-    warmup_steps: int = 0
-    weight_decay: float = 0.0
-    max_reference_tokens: int = 128
-    seed: int = 0
 
 
 def fine_tune(
     policy: Policy,
     prompts: Sequence[Prompt],
     references: list[str],
-    settings: Supervised,
+    settings: Sft,
     accelerator: Accelerator,
     report: Callable[[int, float], None] = lambda step, loss: None,
     continuation: Continuation | None = None,
+    *,
+    seed: int = 0,
 ) -> None:
     """Maximise the mean log-probability of reference tokens, the end-of-sequence token included.
 
@@ -60,7 +48,7 @@ def fine_tune(
             f"sft.batch_size ({settings.batch_size}) must be a multiple of the number of processes ({world.size})"
         )
     network, optimizer, scheduler = prepared(policy, settings, accelerator)
-    batches = shuffled_batches([len(text) for text in references], settings.batch_size, Random(settings.seed))
+    batches = shuffled_batches([len(text) for text in references], settings.batch_size, Random(seed))
     done = continuation.restore(scheduler, settings.steps) if continuation else 0
     for step, rows in enumerate(islice(batches, done, settings.steps), start=done):
         mine = world.share(rows)

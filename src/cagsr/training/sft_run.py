@@ -15,8 +15,9 @@ from cagsr.data.row_messages import say_rows
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import answer, values_of
-from cagsr.io.quiet_libraries import memory_named, silence_libraries, warn
+from cagsr.io.quiet_libraries import memory_named, warn
 from cagsr.io.terminal import said, say
+from cagsr.models.build import build_policy
 from cagsr.models.from_scratch import new_model, new_tokenizer
 from cagsr.models.load import make_policy, save_model
 from cagsr.models.policy import Policy
@@ -25,9 +26,10 @@ from cagsr.runs.identity import of_data, of_loaded, of_start
 from cagsr.runs.session import Claim
 from cagsr.tasks import TASKS
 from cagsr.tasks import tokenizer as task_tokenizer
-from cagsr.training import assembly as build
+from cagsr.tasks.checkers import find_checker
+from cagsr.training.preflight import check_launch, check_training
 from cagsr.training.progress import Clock, bar
-from cagsr.training.sft import Supervised, fine_tune
+from cagsr.training.sft import fine_tune
 from cagsr.types import Prompt
 
 __all__ = ["run_sft"]
@@ -45,15 +47,13 @@ def run_sft(
     With ``sft.scratch`` the model is new, and so is its tokenizer: word-level for a task, BPE for a source.
     ``resume`` goes on with the run of that directory, as `run_training` does.
     """
-    silence_libraries()
-    run = config.run.model_copy(update={"directory": config.sft.directory})
-    config = config.model_copy(update={"run": run})
+    config = config.replaced({"run.directory": config.sft.directory})
     check_paths(config)
-    build.build_checker(config)
+    find_checker(config.data)
     if not config.sft.scratch:
-        build.check_training(config)
+        check_training(config)
     accelerator = accelerated(mixed_precision=config.train.mixed_precision)
-    build.check_launch(accelerator, "cagsr sft")
+    check_launch(accelerator, "cagsr sft")
     console.quiet = console.quiet or not accelerator.is_main_process
     claim = Claim(
         config.sft.directory,
@@ -74,18 +74,27 @@ def run_sft(
 
 def _fine_tune(config: Config, console: Console, claim: Claim) -> dict[str, Any]:
     rows = splits.read_rows(config, "train", need_reference=True)
-    policy = _new_policy(config, rows) if config.sft.scratch else build.build_policy(config)
+    policy = _new_policy(config, rows) if config.sft.scratch else build_policy(config)
     policy.to(claim.accelerator.device)
     prompts, report = splits.build_prompts(config, policy, "train", need_reference=True, rows=rows)
     references = [prompt.row["reference"] for prompt in prompts]
     say_rows(console, "references", report)
     _say_cut(policy, references, config.sft.max_reference_tokens, console)
     held_out = _held_out_prompts(config, policy)
-    claim.start(of_data(prompts) | of_loaded(policy))
+    claim.start(of_data(prompts) | of_loaded(policy.commit))
     continuation = claim.continuation(config, config.sft.save_every, console)
     with bar(console, "sft") as progress, continuation.stops:
         shown = Shown(progress, claim.run, config.sft.steps, console)
-        fine_tune(policy, prompts, references, _settings(config), claim.accelerator, shown, continuation)
+        fine_tune(
+            policy,
+            prompts,
+            references,
+            config.sft,
+            claim.accelerator,
+            shown,
+            continuation,
+            seed=config.train.seed,
+        )
     if claim.run is not None:
         save_model(policy, claim.directory / "model")
     outcome: dict[str, Any] = {
@@ -116,20 +125,6 @@ class Shown:
             self.run.add_metrics(step, {"loss": loss})
         if not self.console.is_interactive:
             say(self.console, f"sft step {step}/{self.steps}  loss {loss:.3f}  {left}")
-
-
-def _settings(config: Config) -> Supervised:
-    sft = config.sft
-    return Supervised(
-        steps=sft.steps,
-        batch_size=sft.batch_size,
-        learning_rate=sft.learning_rate,
-        schedule=sft.schedule,
-        warmup_steps=sft.warmup_steps,
-        weight_decay=sft.weight_decay,
-        max_reference_tokens=sft.max_reference_tokens,
-        seed=config.train.seed,
-    )
 
 
 def _new_policy(config: Config, rows: Sequence[Row]) -> Policy:
@@ -180,9 +175,9 @@ def _evaluate(
     answers = answer(
         policy,
         prompts,
-        build.build_sampling(config).greedy(),
+        config.sampling.greedy(),
         world=World(accelerator),
         prompts_per_pass=config.train.micro_batch,
     )
-    values = values_of(answers, prompts, build.build_checker(config))
+    values = values_of(answers, prompts, find_checker(config.data))
     return {name: float(value.mean()) for name, value in values.items()}

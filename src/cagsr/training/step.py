@@ -18,10 +18,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from cagsr.config.schema import Sampling
 from cagsr.distributed.process_group import World
 from cagsr.errors import NumericsError
 from cagsr.models.policy import Policy, Reference, Scored
-from cagsr.models.sampling import Sampler, Sampling
+from cagsr.models.sampling import Sampler
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.segments import explained
 from cagsr.training import kl
@@ -136,8 +137,8 @@ class Step:
         batches and that ``progress`` takes the rest.
         """
         progress = progress or Progress()
-        size = math.ceil(len(batches) / self.algorithm.minibatches)
-        starts = [*range(0, len(batches), size)] * self.algorithm.epochs
+        size = math.ceil(len(batches) / self.algorithm.settings.minibatches)
+        starts = [*range(0, len(batches), size)] * self.algorithm.settings.epochs
         with self._training():
             for start in starts[progress.updates :]:
                 for name, value in self._optimizer_step(batches[start : start + size]).items():
@@ -188,7 +189,7 @@ class Step:
         bad.append((batch, ~per_token.detach().isfinite().all(-1)))
         weights = token_weights(
             batch.rollout.response_mask,
-            self.algorithm.normalisation,
+            self.algorithm.settings.loss_normalisation,
             tokens=tokens,
             rows=rows,
             length_limit=self.sampling.max_new_tokens,

@@ -4,16 +4,15 @@ import math
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from cagsr.distributed.process_group import World
 from cagsr.errors import NumericsError
-from cagsr.rewards.signals import SIGNALS
+from cagsr.rewards.signals.repetition import repeated_ngrams
 from cagsr.training import kl
 from cagsr.training.step import Collected, Step
-from cagsr.types import Evidence, Rollout
+from cagsr.types import Evidence
 
-__all__ = ["measure", "repeated_trigrams", "shuffled_share"]
+__all__ = ["measure", "shuffled_share"]
 
 # Nats a token. Other kernels and bfloat16 leave two engines with the same weights far below it.
 LARGEST_MISMATCH = 0.5
@@ -48,7 +47,7 @@ def measure(collected: Collected, world: World) -> dict[str, float]:
         "length": tokens,
         "finished": rollout.finished,
         "empty": words == 0,
-        "repetition": repeated_trigrams(rollout),
+        "repetition": repeated_ngrams(rollout),
     }
     rows = len(rollout.responses)
     sums = {name: value.cpu().double().sum() for name, value in per_row.items()}
@@ -89,13 +88,6 @@ def _against_the_engine(collected: Collected, tokens: float, world: World) -> di
             "probability left by sampling.top_p or top_k, raise these. Nothing was learnt from it."
         )
     return {"importance": importance, "importance_max": largest, "mismatch": mismatch}
-
-
-def repeated_trigrams(rollout: Rollout) -> Tensor:
-    """[N] share of each response's trigrams that stood in it before, in [0, 1); lower is better."""
-    # The signal looks at the response's tokens alone.
-    evidence = Evidence(rollout, observation=None, salience=rollout.prompt_mask.float())  # type: ignore[arg-type]
-    return -SIGNALS["repetition"](evidence)
 
 
 @torch.no_grad()

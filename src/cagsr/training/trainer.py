@@ -1,292 +1,283 @@
-"""The schedule around `Step`: which prompts when, evaluation, checkpoints, records, the collapse watch."""
+"""Training from prompts alone: `Trainer` takes objects, `train` a config; both end in a run directory."""
 
-import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from random import Random
-from typing import Any, Protocol
+from typing import Any
 
-import torch
+from accelerate import Accelerator
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
-from cagsr.distributed.fsdp import whole, whole_weights
-from cagsr.errors import InputError, NumericsError
+from cagsr.config import Config, check_paths
+from cagsr.config.schema import Term
+from cagsr.config.training_config import TrainingConfig
+from cagsr.data import splits
+from cagsr.data.row_messages import say_rows
+from cagsr.data.splits import DataSets
+from cagsr.distributed.process_group import accelerated
+from cagsr.errors import InputError
+from cagsr.evaluation.evaluator import Evaluator, measure_signals
+from cagsr.io.quiet_libraries import memory_named, warn
 from cagsr.io.shutdown import Stops
-from cagsr.models.load import save_model
-from cagsr.runs.checkpoint import Checkpoints, forward
-from cagsr.training.collapse_watch import Collapsed, Watch
-from cagsr.training.rollout_buffer import load_buffer, save_buffer
-from cagsr.training.step import Collected, Progress, Step
-from cagsr.training.step_metrics import measure, shuffled_share
+from cagsr.io.terminal import say
+from cagsr.models.build import build_policy, connect_engine, model_digest
+from cagsr.models.policy import Policy
+from cagsr.models.vllm import Client
+from cagsr.rewards.presets import build_reward
+from cagsr.rewards.reward import Reward
+from cagsr.rewards.salience import Salience, build_salience
+from cagsr.runs.directory import fingerprint
+from cagsr.runs.identity import of_data, of_loaded, of_start
+from cagsr.runs.session import Claim
+from cagsr.tasks.checkers import find_checker
+from cagsr.tasks.task import Checker
+from cagsr.training.assembly import build_step
+from cagsr.training.callbacks import TransformersCallbacks
+from cagsr.training.candidate_log import Shown
+from cagsr.training.collapse_watch import CollapseWatch
+from cagsr.training.hub import push_to_hub
+from cagsr.training.loop import RunObserver, TrainingLoop
+from cagsr.training.preflight import check_launch, check_training
+from cagsr.training.progress import Display
+from cagsr.training.recorder import Recorder, check_trackers
+from cagsr.training.step import Step
 from cagsr.types import Prompt
 
-__all__ = ["Evaluation", "Observer", "Schedule", "Trainer", "prompts_for"]
+__all__ = ["READ", "Trained", "Trainer", "train"]
 
-
-class Evaluation(Protocol):
-    """Numbers of the policy as it stands; ``reward`` among them, 0 for the base, decides which model was best.
-
-    ``start`` is what it measured first, to be kept when a run is continued.
-    """
-
-    start: dict[str, list[float]] | None
-
-    def __call__(self) -> dict[str, float]: ...
+# The sections of the config that training reads, and so what must be the same for a run to go on.
+READ = ("model", "data", "sampling", "reward", "algorithm", "train", "watch")
 
 
 @dataclass(frozen=True)
-class Schedule:
-    """0 for ``evaluate_every`` and ``save_every`` means: only at the end."""
+class Trained:
+    """``policy`` is None where the run had been finished before, so that nothing was loaded.
 
-    steps: int = 100
-    prompts_per_step: int = 8
-    evaluate_every: int = 0
-    save_every: int = 0
-    shuffled_every: int = 10
-    seed: int = 0
+    outcome  {"steps", "best", "last", "seconds"}: what summary.json holds; ``best`` and ``last`` are evaluations.
+    """
 
-
-@dataclass
-class Begun:
-    """A step on its way: what was collected, what is known of it so far, how much of the update is done."""
-
-    collected: Collected
-    row: dict[str, float]
-    progress: Progress
+    policy: Policy | None
+    outcome: dict[str, Any]
 
 
-class Observer(Protocol):
-    """What is told about a run while it goes: the run directory, the progress display, the trackers."""
+def train(
+    config: Config | TrainingConfig | str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    accept_changes: bool = False,
+    console: Console | None = None,
+) -> Trained:
+    """Train as a config says: a `Config`, or a YAML file with dotted ``overrides`` ("train.steps=20") on top.
 
-    def on_start(self, step: int | None) -> None:
-        """The run goes on after ``step``; None: from its beginning, before the base is evaluated."""
+    This is `cagsr train`. ``resume`` goes on with the run of that directory, to the bit on a CPU; what is not as it
+    was is refused by name, unless ``accept_changes`` says to go on with it. Raises InputError for what is wrong with
+    the config, the disk or the data, where possible before the model is loaded.
+    """
+    if isinstance(config, str | Path):
+        config = Config.load(config, overrides)
+    elif isinstance(config, TrainingConfig):
+        config = config.as_config({})
+    return Trainer(args=config, console=console).run(resume=resume, accept_changes=accept_changes)
 
-    def on_step(self, step: int, row: dict[str, float], collected: Collected) -> None: ...
-    def on_evaluation(self, step: int, row: dict[str, float]) -> None: ...
-    def on_warning(self, step: int, message: str) -> None: ...
 
-
-@dataclass
 class Trainer:
-    """The schedule of a run. ``identity`` hashes all that it stands on: a step that was begun needs the same again."""
+    """Reinforcement learning of a language model whose reward is read from its own attention to the prompt.
 
-    step: Step
-    prompts: Sequence[Prompt]
-    schedule: Schedule
-    watch: Watch
-    directory: Path
-    checkpoints: Checkpoints
-    stops: Stops = field(default_factory=Stops)
-    identity: str = ""
-    evaluate: Evaluation | None = None
-    observers: Sequence[Observer] = ()
-    history: list[dict[str, float]] = field(default_factory=list)
-    best: dict[str, float] | None = None
-    seconds: float = 0.0
+    model             a directory, a hub name, or a model that is loaded already (it is then the one that is trained,
+                      with the attention implementation of this package); None: what ``args`` names.
+    args              `TrainingConfig`, or a whole `Config`.
+    train_dataset     rows with a column "prompt" (text, or messages with roles) or what ``data.prompt_column`` names: a
+                      ``datasets.Dataset``, a list of dictionaries, ...; None: what ``args`` names.
+    eval_dataset      rows that are kept out of training: evaluated greedily every ``eval_steps`` and at the end.
+    processing_class  the tokenizer; only for a loaded model, and by default the one of its name.
+    callbacks         transformers' ``TrainerCallback`` objects, or `RunObserver` ones.
+    reward            the terms of the reward, [Term("coverage"), ...]; None: the preset of ``args``.
+    checker           what judges responses in evaluation, and is ``oracle`` as a signal; it never trains by itself.
 
-    def run(self, resume: bool = False) -> dict[str, Any]:
-        """Train to the last step; returns ``{"steps", "best", "last", "seconds"}``. The weights: model/ and best/.
+    `train` writes metrics, candidates, checkpoints, the model and a report's data to ``output_dir``, and may be called
+    again with ``resume_from_checkpoint=True`` by a program that was killed.
+    """
 
-        Raises watch.Collapsed and, when asked to stop, errors.StoppedError, each after saving a checkpoint: at the
-        end of a step, or between two optimizer steps of one. Raises errors.NumericsError before a bad optimizer step
-        and InputError when there is nothing left to train.
+    def __init__(
+        self,
+        model: str | PreTrainedModel | None = None,
+        args: TrainingConfig | Config | None = None,
+        train_dataset: Iterable[Mapping[str, Any]] | None = None,
+        eval_dataset: Iterable[Mapping[str, Any]] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        *,
+        callbacks: Sequence[TrainerCallback | RunObserver] = (),
+        reward: Sequence[Term] | None = None,
+        checker: Checker | None = None,
+        console: Console | None = None,
+    ):
+        self.console = console or Console()
+        self.loaded = None if isinstance(model, str) else model
+        if processing_class is not None and self.loaded is None:
+            raise InputError(
+                "Trainer: processing_class goes with a loaded model; a name brings its own tokenizer"
+            )
+        self.processing_class, self.checker, self.callbacks = processing_class, checker, list(callbacks)
+        self.datasets = DataSets(train_dataset, eval_dataset)
+        keys: dict[str, Any] = {}
+        if model is not None:
+            keys["model.name"] = (
+                model if isinstance(model, str) else model.config.name_or_path or "a loaded model"
+            )
+        if train_dataset is not None:
+            keys |= {"data.source": "train_dataset", "data.task": None}
+        if eval_dataset is not None:
+            keys["data.evaluation_source"] = "eval_dataset"
+        if reward is not None:
+            keys["reward.terms"] = list(reward)
+        args = args or TrainingConfig()
+        self.config = args.as_config(keys) if isinstance(args, TrainingConfig) else args.replaced(keys)
+        self.policy: Policy | None = None
+        self.outcome: dict[str, Any] | None = None
+
+    def train(self, resume_from_checkpoint: bool = False) -> dict[str, Any]:
+        """Train to the last step; returns {"steps", "best", "last", "seconds"}, as summary.json holds it.
+
+        Raises InputError for what cannot work, NumericsError before an optimizer step that is not finite, StorageError
+        for a full disk, StoppedError once everything is saved after a signal or the time limit.
         """
-        self._since, self._kl_start = time.perf_counter(), self.step.leash.coefficient
-        with self.stops:
-            done, begun = self._resume() if resume else (None, None)
-            for observer in self.observers:
-                observer.on_start(done)
-            if done is None:
-                self._evaluate(0)
-                request = self._requested()
-                if request:
-                    self._save(0)
-                    raise self.stops.error(request, f"after step 0 of {self.schedule.steps}")
-            for number in range(done or 0, self.schedule.steps):
-                self._one(number, begun)
-                begun = None
-            self._save_model("model")
-        seconds = round(self._elapsed(), 1)
-        return {
-            "steps": self.schedule.steps,
-            "best": self.best,
-            "last": self.history[-1:],
-            "seconds": seconds,
-        }
+        return self.run(resume=resume_from_checkpoint).outcome
 
-    def _one(self, number: int, begun: Begun | None) -> None:
-        """Step ``number + 1``, or the rest of it; then what is due after it."""
-        started = time.perf_counter()
-        try:
-            begun = begun or self._begin(number)
-            row = begun.row | self.step.update(
-                begun.collected.batches, begun.progress, partial(self._between, number, begun)
-            )
-        except NumericsError as error:
-            where = "" if str(error).startswith("step ") else f"step {number + 1}: "
-            raise type(error)(f"{where}{error}") from error
-        candidates = self.step.sampling.candidates
-        self.step.leash.observe(row["kl_response"], self.schedule.prompts_per_step * candidates)
-        row["seconds"] = time.perf_counter() - started
-        row["tokens_per_second"] = row["tokens"] / row["seconds"]
-        for observer in self.observers:
-            observer.on_step(number + 1, row, begun.collected)
-        collapsed = None
-        try:
-            messages = self.watch.check(number + 1, row)
-        except Collapsed as error:  # after the update, so the step counts
-            messages, collapsed = [], error
-        for message in messages:
-            self._warn(number + 1, message)
-        self._after(number + 1, collapsed)
+    @property
+    def model(self) -> PreTrainedModel:
+        """The trained model. Raises InputError before `train`."""
+        if self.policy is None:
+            raise InputError("Trainer: nothing is trained yet; call train() first")
+        return self.policy.model
 
-    def _begin(self, number: int) -> Begun:
-        schedule, world = self.schedule, self.step.world
-        prompts = prompts_for(self.prompts, number, schedule.prompts_per_step, schedule.seed)
-        with whole(self.step.policy, self.step.accelerator):
-            collected = self.step.collect(world.share(prompts), seed=step_seed(schedule.seed, number))
-            row = measure(collected, world)
-            if number % schedule.shuffled_every == 0:
-                share = shuffled_share(self.step, collected)
-                if share is not None:
-                    row["shuffled"] = share
-        row["learning_rate"] = float(self.step.scheduler.get_last_lr()[0])
-        row["kl_coefficient"] = self.step.leash.coefficient
-        return Begun(collected, row, Progress())
+    def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
+        """Upload model/ of the run, with its card, to the hub; returns the URL. Raises InputError before `train`."""
+        return push_to_hub(Path(self.config.run.directory) / "model", repo_id, private=private)
 
-    def _between(self, number: int, begun: Begun, progress: Progress) -> None:
-        """Between two optimizer steps of one step: the place to stop at when a step is long."""
-        request = self._requested()
-        if request:
-            self._save(number, begun)
-            raise self.stops.error(
-                request, f"in step {number + 1}, after {progress.updates} optimizer steps of it"
-            )
+    def run(
+        self,
+        *,
+        name: str = "train",
+        resume: bool = False,
+        accept_changes: bool = False,
+        evaluate: bool = True,
+    ) -> Trained:
+        """`train`, for the commands; without ``evaluate`` nothing is measured on the way, and no best/ is kept."""
+        config, console = self.config, self.console
+        check_paths(config)
+        check_trackers(config.run.trackers)
+        checker = self.checker or find_checker(config.data)
+        reward = build_reward(config.reward, checker)
+        check_training(config, reward)
+        accelerator = accelerated(
+            mixed_precision=config.train.mixed_precision,
+            log_with=list(config.run.trackers) or None,
+            project_dir=config.run.directory,
+        )
+        check_launch(accelerator, "cagsr train", config)
+        console.quiet = console.quiet or not accelerator.is_main_process
+        digest = None if self.loaded is None else model_digest(self.loaded)
+        claim = Claim(
+            config.run.directory,
+            config,
+            of_start(config, READ, accelerator, reward.terms, digest),
+            accelerator,
+            resume=resume,
+            accept_changes=accept_changes,
+            console=console,
+        )
+        with claim, memory_named("train.micro_batch or sampling.max_new_tokens"):
+            finished = claim.finished(config.train.steps)
+            if finished is not None:
+                say(console, f"{claim.directory} is finished (step {config.train.steps}); nothing to do.")
+                return Trained(None, finished)
+            return self._train(name, reward, checker, claim, evaluate)
 
-    def _requested(self) -> int:
-        return self.step.world.first_request(self.stops.requested())
+    def _train(
+        self, name: str, reward: Reward, checker: Checker | None, claim: Claim, evaluate: bool
+    ) -> Trained:
+        config, console = self.config, self.console
+        rows = splits.read_rows(config, "train", datasets=self.datasets)
+        client = _engine(config, console, claim.accelerator)
+        policy = build_policy(config, self.loaded, self.processing_class)
+        prompts, report = splits.build_prompts(config, policy, "train", rows=rows)
+        say_rows(console, "train prompts", report)
+        salience = build_salience(config, prompts)
+        _say_without_content(salience, prompts, console)
+        step = build_step(config, policy, reward, salience, claim.accelerator, client)
+        evaluator = self._evaluator(policy, step, checker) if evaluate else None
+        evaluated = of_data(evaluator.prompts, "evaluation data") if evaluator else {}
+        claim.start(of_data(prompts) | evaluated | of_loaded(policy.commit))
+        loop = TrainingLoop(
+            step=step,
+            prompts=prompts,
+            schedule=config.train,
+            watch=CollapseWatch(config.watch),
+            directory=claim.directory,
+            checkpoints=claim.checkpoints(config.train.keep_checkpoints, console),
+            stops=Stops(config.run.max_seconds),
+            identity=fingerprint([json.dumps(claim.identity, sort_keys=True)]),
+            evaluate=evaluator,
+        )
+        shown = Shown.of_run(config.run.log_candidates, policy.tokenizer, salience, config.train.steps)
+        recorder = Recorder(config, claim, shown, evaluator)
+        say(console, f"{name}: {policy.readable}; reward {', '.join(reward.names)}")
+        if not policy.sharing.possible:
+            say(console, f"slower than it might be: {policy.sharing}", style="dim")
+        say(console, f"every number of every step: {claim.directory}/metrics.jsonl", style="dim")
+        self.policy = policy
+        with Display(console, config.train.steps, name) as display:
+            loop.observers = (recorder, display, *self._observers(loop))
+            try:
+                self.outcome = loop.run(resume=claim.resume)
+                recorder.finish(self.outcome, len(prompts))
+            finally:
+                claim.accelerator.end_training()
+        return Trained(policy, self.outcome)
 
-    def _warn(self, step: int, message: str) -> None:
-        for observer in self.observers:
-            observer.on_warning(step, message)
+    def _observers(self, loop: TrainingLoop) -> list[RunObserver]:
+        theirs = [one for one in self.callbacks if isinstance(one, TrainerCallback)]
+        own: list[RunObserver] = [one for one in self.callbacks if not isinstance(one, TrainerCallback)]
+        return [*own, TransformersCallbacks(theirs, loop)] if theirs else own
 
-    def _after(self, step: int, collapsed: Collapsed | None) -> None:
-        """What is due after a step; then a stop, if one is asked for."""
-        schedule = self.schedule
-        last = step == schedule.steps
-        if last or (schedule.evaluate_every and step % schedule.evaluate_every == 0):
-            self._evaluate(step)
-        if last and self.best is not None and self.best["reward"] <= 0:
-            self._warn(
-                step, "no evaluation was better than the base by the reward itself; look before you use best/"
-            )
-        request = 0 if last else self._requested()
-        if last or request or collapsed or (schedule.save_every and step % schedule.save_every == 0):
-            self._save(step)
-        if collapsed:
-            raise collapsed
-        if request:
-            raise self.stops.error(request, f"after step {step} of {schedule.steps}")
-
-    def _evaluate(self, step: int) -> None:
-        if self.evaluate is None:
-            return
-        with whole(self.step.policy, self.step.accelerator):
-            row = {"step": float(step), **self.evaluate()}
-        self.history.append(row)
-        for observer in self.observers:
-            observer.on_evaluation(step, row)
-        # Step 0 is the base: it is never the best of a training run, and its reward is 0 by definition.
-        if step and (self.best is None or row["reward"] > self.best["reward"]):
-            self.best = row
-            self._save_model("best")
-
-    def _save_model(self, name: str) -> None:
-        weights = whole_weights(self.step.policy.model, self.step.accelerator)
-        if self.step.accelerator.is_main_process:
-            save_model(self.step.policy, self.directory / name, weights)
-        self.step.accelerator.wait_for_everyone()
-
-    def _save(self, step: int, begun: Begun | None = None) -> None:
-        """A checkpoint after ``step``, and with ``begun`` of the part of the next one that is done."""
-        state = {
-            "updates": self.step.scheduler.last_epoch,
-            "kl_coefficient": self.step.leash.coefficient,
-            "kl_start": self._kl_start,
-            "watch": self.watch.state(),
-            "history": self.history,
-            "best": self.best,
-            "evaluation": self.evaluate and self.evaluate.start,
-            "seconds": self._elapsed(),
-        }
-        if begun is None:
-            self.checkpoints.save(step, state)
-            return
-        state |= {"row": begun.row, "means": begun.progress.means, "identity": self.identity}
-        rank = self.step.world.rank
-        self.checkpoints.save(
-            step,
-            state,
-            begun.progress.updates,
-            lambda directory: save_buffer(begun.collected, directory, rank),
+    def _evaluator(self, policy: Policy, step: Step, checker: Checker | None) -> Evaluator | None:
+        config = self.config
+        if not splits.has_evaluation_data(config):
+            return None
+        rows = splits.read_rows(config, "development", datasets=self.datasets)
+        prompts, report = splits.build_prompts(config, policy, "development", rows=rows)
+        say_rows(self.console, "development prompts", report)
+        return Evaluator(
+            policy,
+            prompts,
+            step.sampling,
+            step.reward,
+            measure_signals(step.reward, step.reference, step.salience),
+            checker,
+            step.world,
+            config.train.micro_batch,
         )
 
-    def _resume(self) -> tuple[int | None, Begun | None]:
-        """Steps that are done (None: not even a beginning), and the one that the run was stopped inside, if any."""
-        newest = self.checkpoints.newest()
-        if newest is None:  # stopped before the first one: everything is still to do
-            return None, None
-        state = self.checkpoints.load(newest)
-        done, updates = state["step"], state["update"]
-        if done > self.schedule.steps:
-            raise InputError(
-                f"train.steps ({self.schedule.steps}): {self.directory} is at step {done} already. "
-                "Set more steps to go on."
-            )
-        if updates and state["identity"] != self.identity:
-            raise InputError(
-                f"{self.directory} was stopped inside step {done + 1}, whose rest can only be trained as it was begun. "
-                f"Go on without changes first, or remove {newest} to go on from an earlier step."
-            )
-        forward(self.step.scheduler, state["updates"])
-        if state["kl_start"] == self._kl_start:  # another one was asked for: it holds
-            self.step.leash.coefficient = state["kl_coefficient"]
-        self.watch.restore(state["watch"])
-        self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
-        if self.evaluate is not None:
-            self.evaluate.start = state["evaluation"]
-        if not updates:
-            return done, None
-        prompts = prompts_for(self.prompts, done, self.schedule.prompts_per_step, self.schedule.seed)
-        collected = load_buffer(newest, self.step.world.rank, prompts, self.step.world.device)
-        return done, Begun(collected, state["row"], Progress(updates, state["means"]))
 
-    def _elapsed(self) -> float:
-        """Seconds of training, those before an interruption included."""
-        return self.seconds + time.perf_counter() - self._since
+def _engine(config: Config, console: Console, accelerator: Accelerator) -> Client | None:
+    if config.sampling.engine == "vllm":
+        server = config.sampling.vllm
+        say(
+            console,
+            f"responses come from vLLM at {server.base_url}; waiting for it, {server.timeout:g} s at most",
+        )
+    return connect_engine(config, accelerator)
 
 
-def prompts_for(prompts: Sequence[Prompt], number: int, size: int, seed: int) -> list[Prompt]:
-    """The prompts of step ``number``: consecutive slices of reshuffled passes over all of them.
-
-    A function of the seed and the number alone, so there is no position to save and every process agrees. A prompt
-    that a step has again, because a pass ends within it, is marked: it gets responses of its own.
-    """
-    chosen: list[Prompt] = []
-    position = number * size
-    while len(chosen) < size:
-        epoch, offset = divmod(position + len(chosen), len(prompts))
-        order = Random(f"{seed} {epoch}").sample(range(len(prompts)), len(prompts))
-        chosen += [prompts[i] for i in order[offset : offset + size - len(chosen)]]
-    before: Counter[int] = Counter()
-    for position, prompt in enumerate(chosen):
-        if before[prompt.index]:
-            chosen[position] = replace(prompt, occurrence=before[prompt.index])
-        before[prompt.index] += 1
-    return chosen
-
-
-def step_seed(seed: int, number: int) -> int:
-    return int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed * 1_000_003 + number)))
+def _say_without_content(salience: Salience, prompts: Sequence[Prompt], console: Console) -> None:
+    empty = salience.without_content(prompts)
+    if empty:
+        share = len(empty) / len(prompts)
+        warn(
+            console,
+            f"{len(empty)} of {len(prompts)} prompts ({share:.0%}) have no content token, so no response can cover "
+            "them",
+        )

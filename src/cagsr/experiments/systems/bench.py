@@ -13,13 +13,13 @@ from random import Random
 import numpy as np
 import torch
 
+from cagsr.config.schema import Sampling
 from cagsr.data.preferences import Pair
 from cagsr.distributed.process_group import World
 from cagsr.evaluation.evaluator import Answers, answer, measure_signals
 from cagsr.experiments.systems.recipe import NotForThisDataError
 from cagsr.models.load import merged
 from cagsr.models.policy import Policy
-from cagsr.models.sampling import Sampling
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Salience
 from cagsr.tasks.task import Checker

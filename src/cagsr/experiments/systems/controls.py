@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+from cagsr.config.schema import Term
 from cagsr.experiments.systems.bench import Bench
 from cagsr.experiments.systems.recipe import NotForThisDataError, Recipe, Reinforce
-from cagsr.rewards.reward import Term, load_preset
+from cagsr.rewards.presets import load_preset
 
 __all__ = ["CONTROLS"]
 

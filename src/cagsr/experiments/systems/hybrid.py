@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
+from cagsr.config.schema import Term
 from cagsr.experiments.systems.bench import Bench
 from cagsr.experiments.systems.recipe import Recipe, Reinforce
-from cagsr.rewards.reward import Term
 
 __all__ = ["hybrid"]
 

@@ -1,8 +1,8 @@
 """Standard policy gradient: a conventional reward for the whole response, a baseline, nothing else."""
 
+from cagsr.config.schema import Term
 from cagsr.experiments.systems.bench import Bench
 from cagsr.experiments.systems.recipe import Recipe, Reinforce
-from cagsr.rewards.reward import Term
 
 __all__ = ["policy_gradient"]
 

@@ -4,9 +4,9 @@ __all__ = ["Choose", "Imitate", "NotForThisDataError", "Prefer", "Recipe", "Rein
 
 from dataclasses import dataclass
 
+from cagsr.config.schema import Term
 from cagsr.data.preferences import Pair
 from cagsr.errors import CagsrError
-from cagsr.rewards.reward import Term
 from cagsr.types import Prompt
 
 

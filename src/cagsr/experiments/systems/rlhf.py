@@ -1,8 +1,8 @@
 """RLHF: a reward model of what people preferred, then RL on it."""
 
+from cagsr.config.schema import Term
 from cagsr.experiments.systems.bench import Bench
 from cagsr.experiments.systems.recipe import Recipe, Reinforce
-from cagsr.rewards.reward import Term
 
 __all__ = ["rlhf"]
 

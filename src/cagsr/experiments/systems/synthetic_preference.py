@@ -2,10 +2,10 @@
 
 from random import Random
 
+from cagsr.config.schema import Term
 from cagsr.data.preferences import Pair, degraded
 from cagsr.experiments.systems.bench import Bench
 from cagsr.experiments.systems.recipe import NotForThisDataError, Recipe, Reinforce
-from cagsr.rewards.reward import Term
 
 __all__ = ["synthetic_preference"]
 

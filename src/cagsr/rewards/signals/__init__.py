@@ -6,10 +6,10 @@ and a line in SIGNALS; a user's own is named by its dotted path and needs neithe
 
 __all__ = ["SIGNALS", "resolve"]
 
-import importlib
 from collections.abc import Mapping
 
-from cagsr.errors import InputError, closest
+from cagsr.config.named import find
+from cagsr.errors import InputError
 from cagsr.rewards.signals.agreement import agreement
 from cagsr.rewards.signals.certainty import certainty
 from cagsr.rewards.signals.contradiction import contradiction
@@ -68,38 +68,9 @@ def resolve(name: str, extra: Mapping[str, Signal] | None = None) -> Signal:
     Raises InputError when there is none, or when the path leads to no function.
     """
     known = {**SIGNALS, **(extra or {})}
-    if name in known:
-        return known[name]
-    if "." in name:
-        return _imported(name)
-    if name == "oracle":
+    if name == "oracle" and name not in known:
         raise InputError(
             "signal 'oracle' is the task's own checker, and this data comes without one; "
             "use a built-in task or another signal"
         )
-    raise InputError(
-        f"unknown signal {name!r}{closest(name, known)}; "
-        "a function of your own is named by its path, package.module.function"
-    )
-
-
-def _imported(path: str) -> Signal:
-    module_name, _, attribute = path.rpartition(".")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise InputError(
-            f"signal {path!r}: cannot import {module_name!r}: {type(error).__name__}: {error}; "
-            "the folder that holds it must be on PYTHONPATH"
-        ) from error
-    if not hasattr(module, attribute):
-        functions = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
-        raise InputError(
-            f"signal {path!r}: module {module_name!r} has no {attribute!r}{closest(attribute, functions)}"
-        )
-    signal: Signal = getattr(module, attribute)
-    if not callable(signal):
-        raise InputError(
-            f"signal {path!r} is of type {type(signal).__name__}, not a function of (evidence, **options); name one"
-        )
-    return signal
+    return find("signal", name, known, "evidence")

@@ -1,12 +1,13 @@
 """Coherence, as the share of text that was said before."""
 
-__all__ = ["repetition"]
+__all__ = ["repeated_ngrams", "repetition"]
 
+import torch
 from pydantic import PositiveInt
 from torch import Tensor
 
 from cagsr.rewards.signals.ingredients import text_mask
-from cagsr.types import Evidence
+from cagsr.types import Evidence, Rollout
 
 
 def repetition(evidence: Evidence, *, n: PositiveInt = 3) -> Tensor:
@@ -16,10 +17,14 @@ def repetition(evidence: Evidence, *, n: PositiveInt = 3) -> Tensor:
 
     Source: arXiv 2502.10482, the repetition penalty.
     """
-    ids_of_rows = evidence.rollout.response_ids.tolist()
-    lengths = text_mask(evidence.rollout).sum(-1).tolist()
-    values = []
-    for ids, length in zip(ids_of_rows, lengths, strict=True):
+    return 0 - repeated_ngrams(evidence.rollout, n)  # and not minus: 0, not -0
+
+
+def repeated_ngrams(rollout: Rollout, n: int = 3) -> Tensor:
+    """[N] float32, share of each response's n-grams that stood in it before, in [0, 1); lower is better."""
+    lengths = text_mask(rollout).sum(-1).tolist()
+    shares = []
+    for ids, length in zip(rollout.response_ids.tolist(), lengths, strict=True):
         grams = [tuple(ids[start : start + n]) for start in range(length - n + 1)]
-        values.append(len(set(grams)) / len(grams) - 1 if grams else 0.0)
-    return evidence.salience.new_tensor(values)
+        shares.append(1 - len(set(grams)) / len(grams) if grams else 0.0)
+    return torch.tensor(shares, device=rollout.response_ids.device)

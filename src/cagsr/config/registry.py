@@ -1,0 +1,31 @@
+"""What a config names by one word, and where it is found; nothing is imported before it is used.
+
+A new one is a file and a line here.
+"""
+
+import importlib
+from typing import Any
+
+__all__ = ["ESTIMATORS", "TASKS", "load"]
+
+ESTIMATORS = {
+    "grpo": "cagsr.training.estimators.group.group_relative",
+    "ppo": "cagsr.training.estimators.gae.gae",
+    "rloo": "cagsr.training.estimators.leave_one_out.leave_one_out",
+    "policy-gradient": "cagsr.training.estimators.batch_baseline.batch_baseline",
+}
+"""algorithm.name -> how rewards become advantages."""
+
+TASKS = {
+    "slots": "cagsr.tasks.slots.SLOTS",
+    "slots-paraphrase": "cagsr.tasks.slots_paraphrase.SLOTS_PARAPHRASE",
+    "keywords": "cagsr.tasks.keywords.KEYWORDS",
+    "qa": "cagsr.tasks.qa.QA",
+}
+"""data.task -> a generated task with its checker."""
+
+
+def load(path: str) -> Any:
+    """What stands at a dotted path of this package."""
+    module, _, attribute = path.rpartition(".")
+    return getattr(importlib.import_module(module), attribute)

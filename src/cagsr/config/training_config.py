@@ -1,0 +1,122 @@
+"""TrainingConfig: the settings of a run by the names that transformers and TRL use, for `cagsr.Trainer`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import Field, SkipValidation, ValidationError
+
+from cagsr.config.fields import Section
+from cagsr.config.loading import Config
+from cagsr.config.messages import messages
+from cagsr.config.yaml_document import Document
+from cagsr.errors import InputError, closest
+
+__all__ = ["TrainingConfig"]
+
+
+def _key(key: str) -> Any:
+    """A field that stands for the config's ``key`` and takes its default and its description from there."""
+    section, _, name = key.partition(".")
+    field = Config.model_fields[section].get_default(call_default_factory=True).__class__.model_fields[name]
+    default = field.get_default(call_default_factory=True)
+    return Field(default=default, description=f"{field.description} ({key})", json_schema_extra={"key": key})
+
+
+# What TRL's GRPOConfig has and this has under another name or in another unit.
+ELSEWHERE = {
+    "per_device_train_batch_size": "it counts completions; set prompts_per_step, and micro_batch for what fits at once",
+    "per_device_eval_batch_size": "set micro_batch",
+    "gradient_accumulation_steps": "a step is split into passes of micro_batch responses by itself",
+    "num_train_epochs": "set max_steps; an epoch is the number of prompts / prompts_per_step",
+    "epsilon": "set loss={'name': 'clipped', 'options': {'clip': 0.2}}",
+    "max_length": "set max_prompt_length and max_completion_length",
+    "logging_steps": "every step is logged",
+    "reward_weights": "give Trainer(reward=[Term('coverage', weight=1.0), ...])",
+    "use_vllm": "set sampling={'engine': 'vllm'}",
+}
+
+
+class TrainingConfig(Section):
+    """The settings of a run, flat, with the names of transformers and TRL where they have one.
+
+    ``algorithm`` is a name ("grpo", "ppo", "rloo", "policy-gradient"), or the keys of that section.
+
+    Each field stands for a key of `cagsr.Config`, whose meaning, range and default it has (``cagsr reference`` prints
+    them all). What has no field of its own is given by section, ``TrainingConfig(watch={"kl": {"limit": 0.5}})``; a
+    flat field wins over its section. Raises InputError, a line for each mistake, with the name that was meant.
+    """
+
+    output_dir: SkipValidation[str] = _key("run.directory")
+    max_steps: SkipValidation[int] = _key("train.steps")
+    prompts_per_step: SkipValidation[int] = _key("train.prompts_per_step")
+    micro_batch: SkipValidation[int] = _key("train.micro_batch")
+    learning_rate: SkipValidation[float] = _key("train.learning_rate")
+    lr_scheduler_type: SkipValidation[str] = _key("train.schedule")
+    warmup_steps: SkipValidation[int] = _key("train.warmup_steps")
+    weight_decay: SkipValidation[float] = _key("train.weight_decay")
+    max_grad_norm: SkipValidation[float] = _key("train.max_grad_norm")
+    gradient_checkpointing: SkipValidation[bool] = _key("train.gradient_checkpointing")
+    mixed_precision: SkipValidation[str] = _key("train.mixed_precision")
+    seed: SkipValidation[int] = _key("train.seed")
+    eval_steps: SkipValidation[int] = _key("train.evaluate_every")
+    save_steps: SkipValidation[int] = _key("train.save_every")
+    save_total_limit: SkipValidation[int] = _key("train.keep_checkpoints")
+    report_to: SkipValidation[list[str]] = _key("run.trackers")
+    max_seconds: SkipValidation[float | None] = _key("run.max_seconds")
+    num_generations: SkipValidation[int] = _key("sampling.candidates")
+    temperature: SkipValidation[float] = _key("sampling.temperature")
+    top_p: SkipValidation[float] = _key("sampling.top_p")
+    top_k: SkipValidation[int] = _key("sampling.top_k")
+    max_completion_length: SkipValidation[int] = _key("sampling.max_new_tokens")
+    max_prompt_length: SkipValidation[int | None] = _key("data.max_prompt_tokens")
+    algorithm: SkipValidation[str | Mapping[str, Any]] = _key("algorithm.name")
+    loss: SkipValidation[Mapping[str, Any]] = _key("algorithm.loss")
+    beta: SkipValidation[float] = _key("algorithm.kl_coefficient")
+    num_iterations: SkipValidation[int] = _key("algorithm.epochs")
+    preset: SkipValidation[str] = _key("reward.preset")
+    observer: SkipValidation[str] = _key("reward.observer")
+    layers: SkipValidation[str | list[int]] = _key("reward.layers")
+    lora: SkipValidation[Mapping[str, Any] | None] = _key("model.lora")
+    model: Mapping[str, Any] = Field(default_factory=dict, description="Other keys of the section model.")
+    data: Mapping[str, Any] = Field(default_factory=dict, description="Other keys of the section data.")
+    sampling: Mapping[str, Any] = Field(
+        default_factory=dict, description="Other keys of the section sampling."
+    )
+    reward: Mapping[str, Any] = Field(default_factory=dict, description="Other keys of the section reward.")
+    watch: Mapping[str, Any] = Field(default_factory=dict, description="Keys of the section watch.")
+    train: Mapping[str, Any] = Field(default_factory=dict, description="Other keys of the section train.")
+    run: Mapping[str, Any] = Field(default_factory=dict, description="Other keys of the section run.")
+
+    def __init__(self, **given: Any) -> None:
+        for name in given:
+            if name in ELSEWHERE:
+                raise InputError(f"TrainingConfig: {name}: {ELSEWHERE[name]}")
+            if name not in type(self).model_fields:
+                raise InputError(
+                    f"TrainingConfig: unknown name {name!r}{closest(name, type(self).model_fields)}"
+                )
+        super().__init__(**given)
+
+    def as_config(self, keys: Mapping[str, Any]) -> Config:
+        """The `Config` of these settings, with dotted ``keys`` on top: ``{"model.name": "gpt2"}``.
+
+        Raises InputError, a line for each mistake.
+        """
+        sections: dict[str, dict[str, Any]] = {}
+        flat: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            if name not in self.model_fields_set:
+                continue
+            extra, value = field.json_schema_extra, getattr(self, name)
+            if isinstance(extra, Mapping) and not (name == "algorithm" and isinstance(value, Mapping)):
+                flat[str(extra["key"])] = value
+            else:
+                sections[name] = dict(value)
+        for key, value in {**flat, **keys}.items():
+            section, _, name = key.partition(".")
+            sections.setdefault(section, {})[name] = value
+        try:
+            return Config.model_validate(sections)
+        except ValidationError as error:
+            document = Document(data=sections, name="TrainingConfig:")
+            raise InputError("\n".join(messages(error, document, Config))) from None

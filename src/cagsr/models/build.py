@@ -1,0 +1,83 @@
+"""From a config to the model that is trained, and to the server that writes for it."""
+
+import hashlib
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cagsr.config import Config
+from cagsr.distributed.process_group import World
+from cagsr.errors import InputError
+from cagsr.models.load import architecture_of, load_model, load_tokenizer, make_policy, with_lora
+from cagsr.models.policy import Policy
+from cagsr.models.vllm import Client, connect
+from cagsr.tasks.bases import base_name
+
+__all__ = ["build_policy", "connect_engine", "model_digest"]
+
+
+def build_policy(
+    config: Config,
+    loaded: PreTrainedModel | None = None,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Policy:
+    """Model, tokenizer, LoRA adapter, critic: what is trained, not yet prepared by Accelerate.
+
+    ``loaded`` is a model that the caller has already, with its ``tokenizer`` (None: that of the model's name).
+    """
+    model, training = config.model, config.train
+    name = base_name(config)
+    remote = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    tokenizer = tokenizer or load_tokenizer(name, **remote)
+    dropout: dict[str, float] = {}
+    if loaded is None:
+        loaded, dropout = load_model(name, dtype=model.dtype, architecture=model.architecture, **remote)
+    torch.manual_seed(training.seed)  # what is initialised here: the adapter and the critic
+    policy = make_policy(
+        loaded,
+        tokenizer,
+        layers=config.reward.layers,
+        temperature=config.sampling.temperature or 1.0,
+        critic=config.algorithm.name == "ppo",
+        dropout=dropout,
+    )
+    if model.lora is not None:
+        with_lora(policy, r=model.lora.r, alpha=model.lora.alpha, target_modules=model.lora.target_modules)
+    if training.gradient_checkpointing:
+        try:
+            policy.model.activation_checkpointing_enable({"use_reentrant": False})
+        except ValueError as error:
+            raise InputError(
+                f"train.gradient_checkpointing: {name} does not allow it; set it to false"
+            ) from error
+    return policy
+
+
+def model_digest(model: PreTrainedModel) -> dict[str, str]:
+    """What tells a loaded model from another, for a run's identity: SHA-256 of its config and of all weights."""
+    digest = hashlib.sha256(model.config.to_json_string().encode())
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return {"model": digest.hexdigest()}
+
+
+def connect_engine(config: Config, accelerator: Accelerator) -> Client | None:
+    """The client of the server that ``sampling.engine`` names: before a model is loaded.
+
+    None for the policy, and in every process but the first. Raises InputError for an encoder-decoder, and what
+    `models.vllm.connect` raises.
+    """
+    if config.sampling.engine == "policy":
+        return None
+    model, name = config.model, base_name(config)
+    kind = model.architecture
+    if kind == "auto":
+        kind = architecture_of(name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+    if kind != "causal":
+        raise InputError(
+            f"sampling.engine: vllm writes with causal models only, and {name} is an {kind}; "
+            "set sampling.engine to policy"
+        )
+    return connect(config.sampling.vllm, accelerator.device, World(accelerator))

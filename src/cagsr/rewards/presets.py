@@ -1,0 +1,84 @@
+"""Rewards by name: the presets of presets.yaml, a preset file of the user's own, or the terms of a config."""
+
+from collections.abc import Mapping
+from functools import partial
+from importlib import resources
+from pathlib import Path
+
+import torch
+from pydantic import Field, ValidationError
+
+from cagsr.config.fields import Section
+from cagsr.config.messages import messages
+from cagsr.config.schema import RewardSettings, Term
+from cagsr.config.yaml_document import Document, read_document
+from cagsr.errors import InputError, closest
+from cagsr.rewards.reward import Reward
+from cagsr.tasks.task import Checker
+from cagsr.types import Evidence, Signal
+
+__all__ = ["PRESETS", "build_reward", "check_signal", "checker_signals", "load_preset"]
+
+
+class Preset(Section):
+    about: str = Field(default="", description="What the preset is, in words.")
+    terms: list[Term] = Field(min_length=1, description="The terms of the sum.")
+
+
+def _packaged() -> Document:
+    return read_document(str(resources.files("cagsr.rewards").joinpath("presets.yaml")))
+
+
+PRESETS: tuple[str, ...] = tuple(_packaged().data)
+
+
+def load_preset(name_or_path: str | Path) -> list[Term]:
+    """The terms of a preset by name, or of a YAML file with the same ``terms`` list.
+
+    A file is read as a config is, so ``1e-1`` is a number here too. Raises InputError for an unknown name, and
+    with file and line for a file that is no preset.
+    """
+    if str(name_or_path) in PRESETS:
+        return Preset.model_validate(_packaged().data[str(name_or_path)]).terms
+    path = Path(name_or_path)
+    if path.suffix not in (".yaml", ".yml"):
+        raise InputError(
+            f"unknown preset {str(name_or_path)!r}{closest(str(name_or_path), PRESETS)}; "
+            "your own is named by its file, path/to/preset.yaml"
+        )
+    try:
+        document = read_document(path)
+    except InputError as error:
+        raise InputError(f"reward.preset: {error}") from error
+    try:
+        return Preset.model_validate(document.data).terms
+    except ValidationError as error:
+        raise InputError("reward.preset: " + "\n".join(messages(error, document, Preset))) from None
+
+
+def build_reward(reward: RewardSettings, checker: Checker | None) -> Reward:
+    """The config's terms, or else its preset's; the oracle reads the checker, nothing else does."""
+    return Reward(reward.terms or load_preset(reward.preset), checker_signals(checker))
+
+
+def check_signal(key: str, name: str, checker: Checker | None) -> None:
+    """Raises InputError, with the ``key`` of the config, for the name of no signal."""
+    try:
+        Reward([Term(name)], checker_signals(checker))
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from error
+
+
+def checker_signals(checker: Checker | None) -> Mapping[str, Signal]:
+    """The signals that a checker supplies: ``oracle``, or none without one."""
+    return {} if checker is None else {"oracle": partial(_oracle, checker)}
+
+
+def _oracle(checker: Checker, evidence: Evidence) -> torch.Tensor:
+    """[N] the checker's quality of each response, in [0, 1]: an upper bound that uses the answers."""
+    rollout = evidence.rollout
+    quality = [
+        checker.quality(rollout.prompts[row // rollout.group_size].row, text)
+        for row, text in enumerate(rollout.responses)
+    ]
+    return torch.tensor(quality, device=evidence.salience.device)

@@ -1,0 +1,56 @@
+"""transformers' TrainerCallback objects, told of a run's steps, evaluations and end."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from cagsr.training.loop import TrainingLoop
+from cagsr.training.step import Collected
+
+__all__ = ["TransformersCallbacks"]
+
+
+class TransformersCallbacks:
+    """A `RunObserver` that calls on_train_begin, on_step_end, on_log, on_evaluate and on_train_end of callbacks.
+
+    They get the state (global_step, max_steps, log_history), the model and the tokenizer, and stop the run by
+    ``control.should_training_stop = True``: a checkpoint is saved at the end of the step, as after a signal.
+    ``args`` is a `transformers.TrainingArguments` that holds the run's directory and its number of steps.
+    """
+
+    def __init__(self, callbacks: Sequence[TrainerCallback], loop: TrainingLoop):
+        self.callbacks, self.loop = callbacks, loop
+        steps = loop.schedule.steps
+        self.arguments = TrainingArguments(output_dir=str(loop.directory), max_steps=steps, report_to=[])
+        self.state = TrainerState(
+            max_steps=steps, is_world_process_zero=loop.step.accelerator.is_main_process
+        )
+        self.control = TrainerControl()
+
+    def on_start(self, step: int | None) -> None:
+        self.state.global_step = step or 0
+        self._tell("on_train_begin")
+
+    def on_step(self, step: int, row: dict[str, float], collected: Collected) -> None:
+        self.state.global_step = step
+        self.state.log_history.append({"step": step, **row})
+        self._tell("on_step_end")
+        self._tell("on_log", logs=dict(row))
+        if step == self.loop.schedule.steps:
+            self._tell("on_train_end")
+        if self.control.should_training_stop:
+            self.loop.stops.ask()
+
+    def on_evaluation(self, step: int, row: dict[str, float]) -> None:
+        self._tell("on_evaluate", metrics=dict(row))
+
+    def on_warning(self, step: int, message: str) -> None:
+        self._tell("on_log", logs={"step": step, "warning": message})
+
+    def _tell(self, event: str, **given: Any) -> None:
+        policy = self.loop.step.policy
+        about = {"model": policy.model, "processing_class": policy.tokenizer, **given}
+        for callback in self.callbacks:
+            returned = getattr(callback, event)(self.arguments, self.state, self.control, **about)
+            self.control = returned or self.control

@@ -1,0 +1,285 @@
+"""The schedule around `Step`: which prompts when, evaluation, checkpoints, records, the collapse watch."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any, Protocol
+
+import torch
+
+from cagsr.config.schema import Train
+from cagsr.distributed.fsdp import whole, whole_weights
+from cagsr.errors import InputError, NumericsError
+from cagsr.io.shutdown import Stops
+from cagsr.models.load import save_model
+from cagsr.runs.checkpoint import Checkpoints, forward
+from cagsr.training.collapse_watch import Collapsed, CollapseWatch
+from cagsr.training.rollout_buffer import load_buffer, save_buffer
+from cagsr.training.step import Collected, Progress, Step
+from cagsr.training.step_metrics import measure, shuffled_share
+from cagsr.types import Prompt
+
+__all__ = ["Evaluation", "RunObserver", "TrainingLoop", "prompts_for"]
+
+
+class Evaluation(Protocol):
+    """Numbers of the policy as it stands; ``reward`` among them, 0 for the base, decides which model was best.
+
+    ``start`` is what it measured first, to be kept when a run is continued.
+    """
+
+    start: dict[str, list[float]] | None
+
+    def __call__(self) -> dict[str, float]: ...
+
+
+@dataclass
+class Begun:
+    """A step on its way: what was collected, what is known of it so far, how much of the update is done."""
+
+    collected: Collected
+    row: dict[str, float]
+    progress: Progress
+
+
+class RunObserver(Protocol):
+    """What is told about a run while it goes: the run directory, the progress display, the trackers."""
+
+    def on_start(self, step: int | None) -> None:
+        """The run goes on after ``step``; None: from its beginning, before the base is evaluated."""
+
+    def on_step(self, step: int, row: dict[str, float], collected: Collected) -> None: ...
+    def on_evaluation(self, step: int, row: dict[str, float]) -> None: ...
+    def on_warning(self, step: int, message: str) -> None: ...
+
+
+@dataclass
+class TrainingLoop:
+    """The steps of a run in order, and what is due between them: evaluations, checkpoints, warnings, stops.
+
+    0 for ``evaluate_every`` and ``save_every`` of the schedule means: only at the end. ``identity`` hashes all that the
+    run stands on: a step that was begun needs the same again.
+    """
+
+    step: Step
+    prompts: Sequence[Prompt]
+    schedule: Train
+    watch: CollapseWatch
+    directory: Path
+    checkpoints: Checkpoints
+    stops: Stops = field(default_factory=Stops)
+    identity: str = ""
+    evaluate: Evaluation | None = None
+    observers: Sequence[RunObserver] = ()
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] | None = None
+    seconds: float = 0.0
+
+    def run(self, resume: bool = False) -> dict[str, Any]:
+        """Train to the last step; returns ``{"steps", "best", "last", "seconds"}``. The weights: model/ and best/.
+
+        Raises watch.Collapsed and, when asked to stop, errors.StoppedError, each after saving a checkpoint: at the
+        end of a step, or between two optimizer steps of one. Raises errors.NumericsError before a bad optimizer step
+        and InputError when there is nothing left to train.
+        """
+        self._since, self._kl_start = time.perf_counter(), self.step.leash.coefficient
+        with self.stops:
+            done, begun = self._resume() if resume else (None, None)
+            for observer in self.observers:
+                observer.on_start(done)
+            if done is None:
+                self._evaluate(0)
+                request = self._requested()
+                if request:
+                    self._save(0)
+                    raise self.stops.error(request, f"after step 0 of {self.schedule.steps}")
+            for number in range(done or 0, self.schedule.steps):
+                self._one(number, begun)
+                begun = None
+            self._save_model("model")
+        seconds = round(self._elapsed(), 1)
+        return {
+            "steps": self.schedule.steps,
+            "best": self.best,
+            "last": self.history[-1:],
+            "seconds": seconds,
+        }
+
+    def _one(self, number: int, begun: Begun | None) -> None:
+        """Step ``number + 1``, or the rest of it; then what is due after it."""
+        started = time.perf_counter()
+        try:
+            begun = begun or self._begin(number)
+            row = begun.row | self.step.update(
+                begun.collected.batches, begun.progress, partial(self._between, number, begun)
+            )
+        except NumericsError as error:
+            where = "" if str(error).startswith("step ") else f"step {number + 1}: "
+            raise type(error)(f"{where}{error}") from error
+        candidates = self.step.sampling.candidates
+        self.step.leash.observe(row["kl_response"], self.schedule.prompts_per_step * candidates)
+        row["seconds"] = time.perf_counter() - started
+        row["tokens_per_second"] = row["tokens"] / row["seconds"]
+        for observer in self.observers:
+            observer.on_step(number + 1, row, begun.collected)
+        collapsed = None
+        try:
+            messages = self.watch.check(number + 1, row)
+        except Collapsed as error:  # after the update, so the step counts
+            messages, collapsed = [], error
+        for message in messages:
+            self._warn(number + 1, message)
+        self._after(number + 1, collapsed)
+
+    def _begin(self, number: int) -> Begun:
+        schedule, world = self.schedule, self.step.world
+        prompts = prompts_for(self.prompts, number, schedule.prompts_per_step, schedule.seed)
+        with whole(self.step.policy, self.step.accelerator):
+            collected = self.step.collect(world.share(prompts), seed=step_seed(schedule.seed, number))
+            row = measure(collected, world)
+            if number % self.watch.settings.shuffled_every == 0:
+                share = shuffled_share(self.step, collected)
+                if share is not None:
+                    row["shuffled"] = share
+        row["learning_rate"] = float(self.step.scheduler.get_last_lr()[0])
+        row["kl_coefficient"] = self.step.leash.coefficient
+        return Begun(collected, row, Progress())
+
+    def _between(self, number: int, begun: Begun, progress: Progress) -> None:
+        """Between two optimizer steps of one step: the place to stop at when a step is long."""
+        request = self._requested()
+        if request:
+            self._save(number, begun)
+            raise self.stops.error(
+                request, f"in step {number + 1}, after {progress.updates} optimizer steps of it"
+            )
+
+    def _requested(self) -> int:
+        return self.step.world.first_request(self.stops.requested())
+
+    def _warn(self, step: int, message: str) -> None:
+        for observer in self.observers:
+            observer.on_warning(step, message)
+
+    def _after(self, step: int, collapsed: Collapsed | None) -> None:
+        """What is due after a step; then a stop, if one is asked for."""
+        schedule = self.schedule
+        last = step == schedule.steps
+        if last or (schedule.evaluate_every and step % schedule.evaluate_every == 0):
+            self._evaluate(step)
+        if last and self.best is not None and self.best["reward"] <= 0:
+            self._warn(
+                step, "no evaluation was better than the base by the reward itself; look before you use best/"
+            )
+        request = 0 if last else self._requested()
+        if last or request or collapsed or (schedule.save_every and step % schedule.save_every == 0):
+            self._save(step)
+        if collapsed:
+            raise collapsed
+        if request:
+            raise self.stops.error(request, f"after step {step} of {schedule.steps}")
+
+    def _evaluate(self, step: int) -> None:
+        if self.evaluate is None:
+            return
+        with whole(self.step.policy, self.step.accelerator):
+            row = {"step": float(step), **self.evaluate()}
+        self.history.append(row)
+        for observer in self.observers:
+            observer.on_evaluation(step, row)
+        # Step 0 is the base: it is never the best of a training run, and its reward is 0 by definition.
+        if step and (self.best is None or row["reward"] > self.best["reward"]):
+            self.best = row
+            self._save_model("best")
+
+    def _save_model(self, name: str) -> None:
+        weights = whole_weights(self.step.policy.model, self.step.accelerator)
+        if self.step.accelerator.is_main_process:
+            save_model(self.step.policy, self.directory / name, weights)
+        self.step.accelerator.wait_for_everyone()
+
+    def _save(self, step: int, begun: Begun | None = None) -> None:
+        """A checkpoint after ``step``, and with ``begun`` of the part of the next one that is done."""
+        state = {
+            "updates": self.step.scheduler.last_epoch,
+            "kl_coefficient": self.step.leash.coefficient,
+            "kl_start": self._kl_start,
+            "watch": self.watch.state(),
+            "history": self.history,
+            "best": self.best,
+            "evaluation": self.evaluate and self.evaluate.start,
+            "seconds": self._elapsed(),
+        }
+        if begun is None:
+            self.checkpoints.save(step, state)
+            return
+        state |= {"row": begun.row, "means": begun.progress.means, "identity": self.identity}
+        rank = self.step.world.rank
+        self.checkpoints.save(
+            step,
+            state,
+            begun.progress.updates,
+            lambda directory: save_buffer(begun.collected, directory, rank),
+        )
+
+    def _resume(self) -> tuple[int | None, Begun | None]:
+        """Steps that are done (None: not even a beginning), and the one that the run was stopped inside, if any."""
+        newest = self.checkpoints.newest()
+        if newest is None:  # stopped before the first one: everything is still to do
+            return None, None
+        state = self.checkpoints.load(newest)
+        done, updates = state["step"], state["update"]
+        if done > self.schedule.steps:
+            raise InputError(
+                f"train.steps ({self.schedule.steps}): {self.directory} is at step {done} already. "
+                "Set more steps to go on."
+            )
+        if updates and state["identity"] != self.identity:
+            raise InputError(
+                f"{self.directory} was stopped inside step {done + 1}, whose rest can only be trained as it was begun. "
+                f"Go on without changes first, or remove {newest} to go on from an earlier step."
+            )
+        forward(self.step.scheduler, state["updates"])
+        if state["kl_start"] == self._kl_start:  # another one was asked for: it holds
+            self.step.leash.coefficient = state["kl_coefficient"]
+        self.watch.restore(state["watch"])
+        self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
+        if self.evaluate is not None:
+            self.evaluate.start = state["evaluation"]
+        if not updates:
+            return done, None
+        prompts = prompts_for(self.prompts, done, self.schedule.prompts_per_step, self.schedule.seed)
+        collected = load_buffer(newest, self.step.world.rank, prompts, self.step.world.device)
+        return done, Begun(collected, state["row"], Progress(updates, state["means"]))
+
+    def _elapsed(self) -> float:
+        """Seconds of training, those before an interruption included."""
+        return self.seconds + time.perf_counter() - self._since
+
+
+def prompts_for(prompts: Sequence[Prompt], number: int, size: int, seed: int) -> list[Prompt]:
+    """The prompts of step ``number``: consecutive slices of reshuffled passes over all of them.
+
+    A function of the seed and the number alone, so there is no position to save and every process agrees. A prompt
+    that a step has again, because a pass ends within it, is marked: it gets responses of its own.
+    """
+    chosen: list[Prompt] = []
+    position = number * size
+    while len(chosen) < size:
+        epoch, offset = divmod(position + len(chosen), len(prompts))
+        order = Random(f"{seed} {epoch}").sample(range(len(prompts)), len(prompts))
+        chosen += [prompts[i] for i in order[offset : offset + size - len(chosen)]]
+    before: Counter[int] = Counter()
+    for position, prompt in enumerate(chosen):
+        if before[prompt.index]:
+            chosen[position] = replace(prompt, occurrence=before[prompt.index])
+        before[prompt.index] += 1
+    return chosen
+
+
+def step_seed(seed: int, number: int) -> int:
+    return int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed * 1_000_003 + number)))

@@ -1,0 +1,63 @@
+"""Refusals before a model is loaded: training that cannot work, and launchers that are not supported."""
+
+from accelerate import Accelerator, DistributedType
+
+from cagsr.config import Config
+from cagsr.distributed.fsdp import ALONE, asked_to_shard, check_shards
+from cagsr.distributed.launcher import refuse_unseen
+from cagsr.errors import InputError
+from cagsr.metrics.endpoint import refuse_secrets
+from cagsr.rewards.reward import Reward
+
+__all__ = ["check_launch", "check_training"]
+
+
+def check_training(config: Config, reward: Reward | None = None) -> None:
+    """Raises InputError for what can be scored and evaluated but not trained; needs no model.
+
+    ``reward`` is what reinforcement learning trains on; supervised training has none.
+    """
+    judge = config.metrics.judge
+    if judge is not None and judge.endpoint is not None:
+        refuse_secrets(judge.endpoint)  # config.yaml holds it, whether somebody judges here or not
+    if config.model.dtype == "bfloat16" and config.model.lora is None:
+        raise InputError(
+            "model.dtype: bfloat16 weights round most of AdamW's updates away. "
+            "Set model.dtype: float32 and train.mixed_precision: bf16, or train an adapter with model.lora."
+        )
+    if reward is None:
+        return
+    candidates = config.sampling.candidates
+    for kind, compared in (("group", candidates), ("batch", candidates * config.train.prompts_per_step)):
+        alone = [term.signal for term in reward.terms if term.standardise == kind]
+        if alone and compared < 2:
+            raise InputError(
+                f"reward: standardise: {kind} of {', '.join(alone)} compares a response with others, and there is "
+                "one, so it would always be 0. Set sampling.candidates to 2 or more, or choose another reward."
+            )
+
+
+def check_launch(accelerator: Accelerator, command: str, config: Config | None = None) -> None:
+    """Raises InputError under a launcher whose training would fail, or be another than was asked for.
+
+    ``config`` is that of a ``command`` which can train in shards; None for one that cannot.
+    """
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        raise InputError(
+            "DEEPSPEED: not supported: DeepSpeed takes its optimizer step inside the backward pass, before loss and "
+            "gradient were looked at, and once for every micro-batch. Launch with data parallelism "
+            "(examples/accelerate/ddp.yaml) or FSDP2 (examples/accelerate/fsdp.yaml)."
+        )
+    if asked_to_shard(accelerator):
+        _check_sharded(accelerator, command, config)
+    refuse_unseen(accelerator.num_processes)
+
+
+def _check_sharded(accelerator: Accelerator, command: str, config: Config | None) -> None:
+    if config is None:
+        raise InputError(f"FSDP: only `cagsr train` trains in shards, {command} does not. {ALONE}.")
+    check_shards(accelerator)
+    if config.model.lora is not None:
+        raise InputError(f"FSDP: not with model.lora. {ALONE}, or set model.lora to null.")
+    if config.sampling.engine == "vllm":
+        raise InputError(f"FSDP: not with sampling.engine: vllm. {ALONE}, or set sampling.engine to policy.")

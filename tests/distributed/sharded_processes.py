@@ -1,0 +1,164 @@
+"""Training under FSDP2 on every process it is launched on: whole, stopped and gone on, with a full disk.
+
+Run by test_sharding.py: ``accelerate launch --multi_gpu --num_processes 2 sharded_processes.py FILE DIRECTORY NAME``.
+"""
+
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors.torch import load_file
+
+from cagsr.config.schema import Train
+from cagsr.training.loop import TrainingLoop
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from broken_processes import AskedOnce, full, names, outcome
+
+import tiny
+from cagsr.attention.sharing import Sharing
+from cagsr.config.schema import AlgorithmSettings, Term
+from cagsr.distributed import fsdp as sharding
+from cagsr.evaluation.evaluator import Evaluator, measure_signals
+from cagsr.io.shutdown import Stops
+from cagsr.rewards.reward import Reward
+from cagsr.runs.checkpoint import Checkpoints
+from cagsr.training.algorithms import Algorithm
+from sharded import fsdp2
+
+# Blocks keep their weights after a pass, or give them back; each once.
+RUNS = {
+    "grpo": (
+        "llama",
+        Algorithm(AlgorithmSettings(name="grpo", loss_normalisation="sequence", epochs=2)),
+        False,
+    ),
+    "ppo": ("t5", Algorithm(AlgorithmSettings(name="ppo", kl_placement="reward", epochs=2)), True),
+}
+
+
+class Kept:
+    """The numbers of every step and evaluation, but for how long they took."""
+
+    def __init__(self):
+        self.rows: list[dict[str, float]] = []
+
+    def on_start(self, step: int | None) -> None:
+        pass
+
+    def on_step(self, step: int, row: dict[str, float], collected: Any) -> None:
+        timed = ("seconds", "tokens_per_second")
+        self.rows.append({name: value for name, value in row.items() if name not in timed})
+        self.responses = collected.rollout.responses
+
+    def on_evaluation(self, step: int, row: dict[str, float]) -> None:
+        self.rows.append(dict(row))
+
+    def on_warning(self, step: int, message: str) -> None:
+        pass
+
+
+def make(
+    name: str, accelerator: Accelerator, directory: Path, stops: Stops | None = None
+) -> tuple[TrainingLoop, Kept]:
+    architecture, algorithm, again = RUNS[name]
+    policy = tiny.policy(architecture, critic=name == "ppo", extra_eos=20)
+    if name == "ppo":
+        policy.sharing = Sharing("writes by transformers' own loop, for this test")
+    if again:
+        policy.model.activation_checkpointing_enable({"use_reentrant": False})
+    # Standardised over the batch, which is that of all processes.
+    reward = Reward([Term("low_tokens", standardise="batch")], extra={"low_tokens": tiny.low_tokens})
+    live = {"observer": policy} if name == "grpo" else {}
+    # Adam divides by the size of a gradient, rounding included; its epsilon keeps it from showing.
+    step = tiny.make_step(
+        policy,
+        accelerator=accelerator,
+        algorithm=algorithm,
+        reward=reward,
+        groups_per_pass=1,
+        learning_rate=3e-3,
+        max_grad_norm=0.1,
+        optimizer=partial(torch.optim.AdamW, eps=1e-4),
+        **live,
+    )
+    # Three prompts in passes of one: the first process of two takes more passes than the second.
+    evaluated = tiny.prompts(policy, (4, 2, 6), seed=1)
+    measured = measure_signals(reward, step.observer, step.salience)
+    how = (step.sampling, reward, measured, None, step.world, 1)
+    kept = Kept()
+    trainer = TrainingLoop(
+        step=step,
+        prompts=tiny.prompts(policy, (3, 7, 2, 5, 4, 6)),
+        schedule=Train(steps=2, prompts_per_step=4, evaluate_every=1, seed=3),
+        watch=tiny.watch(shuffled_every=1),
+        directory=directory,
+        checkpoints=Checkpoints(accelerator, directory / "checkpoints", "run0"),
+        stops=stops or Stops(),
+        evaluate=Evaluator(policy, evaluated, *how),
+        observers=[kept],
+    )
+    return trainer, kept
+
+
+def run(name: str, accelerator: Accelerator, directory: Path) -> dict[str, Any]:
+    """The rows of an unbroken run, and the weights it saved."""
+    trainer, kept = make(name, accelerator, directory)
+    trainer.run()
+    responses = gather_object(list(kept.responses))
+    weights = load_file(directory / "model" / "model.safetensors") if accelerator.is_main_process else {}
+    held = load_file(directory / "checkpoints/step-000002/model.safetensors")
+    return {"rows": kept.rows, "responses": responses, "weights": weights, "held": held}
+
+
+def sharded_run(name: str, accelerator: Accelerator, directory: Path) -> dict[str, Any]:
+    fsdp2(accelerator, reshard_after_forward=name == "ppo")
+    found = run(name, accelerator, directory / "whole")
+    accelerator.free_memory()
+
+    stopped, before = make(name, accelerator, directory / "broken", AskedOnce(accelerator.process_index))
+    found["stopped"] = gather_object([outcome(stopped.run)])
+    found["kept"] = names(directory / "broken" / "checkpoints")
+    accelerator.free_memory()
+
+    resumed, after = make(name, accelerator, directory / "broken")
+    resumed.run(resume=True)
+    found["rows again"] = [*before.rows, *after.rows]
+    found["again"] = {
+        kind: load_file(directory / "broken" / path / "model.safetensors")
+        for kind, path in (("weights", "model"), ("held", "checkpoints/step-000002"))
+    }
+    found["moments"] = [
+        torch.load(directory / each / "checkpoints/step-000002/optimizer.bin", weights_only=True)["state"]
+        for each in ("whole", "broken")
+    ]
+
+    # The disk of the process that writes weights is full.
+    if accelerator.is_main_process:
+        sharding.save = lambda *_, **__: full()
+    there = names(resumed.checkpoints.root)
+    found["full"] = gather_object([outcome(lambda: resumed.checkpoints.save(9, {}))])
+    found["untouched"] = names(resumed.checkpoints.root) == there
+    if not accelerator.is_main_process:
+        with torch.no_grad():
+            next(resumed.step.policy.parameters()).to_local().fill_(torch.nan)
+    found["bad"] = gather_object([outcome(lambda: resumed.checkpoints.save(9, {}))])
+    accelerator.free_memory()
+    return found
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    path, directory, name = sys.argv[1:]
+    found = sharded_run(name, accelerator, Path(directory))
+    if accelerator.is_main_process:
+        torch.save({"processes": accelerator.num_processes, **found}, path)
+    accelerator.end_training()

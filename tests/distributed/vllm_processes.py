@@ -1,0 +1,62 @@
+"""Two steps whose responses a vLLM server writes, and one that it answers wrongly, on every process.
+
+Run by test_distributed.py: ``accelerate launch --multi_gpu --num_processes 2 vllm_processes.py FILE URL GROUP_PORT``.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import tiny
+from cagsr.config.schema import Vllm
+from cagsr.distributed.process_group import World
+from cagsr.errors import EndpointError
+from cagsr.models.vllm import VLLMSampler, connect
+from cagsr.training.step_metrics import measure
+from fake_vllm import instead_of_nccl
+
+
+def tokens(rollout):
+    return [ids[mask].tolist() for ids, mask in zip(rollout.response_ids, rollout.response_mask, strict=True)]
+
+
+def run(accelerator, url, group_port):
+    world = World(accelerator)
+    policy = tiny.policy("llama", extra_eos=20)
+    sampler = VLLMSampler(
+        policy,
+        connect(Vllm(base_url=url, group_port=group_port, timeout=20.0), accelerator.device, world),
+        world,
+    )
+    step = tiny.make_step(policy, accelerator=accelerator, groups_per_pass=1, sampler=sampler)
+    mine = world.share(tiny.prompts(policy))
+    found = {"processes": accelerator.num_processes, "clients": gather_object([sampler.client is not None])}
+    found |= {"tokens": [], "rows": [], "weights": []}
+    for number in range(2):
+        found["weights"].append({name: weight.clone() for name, weight in policy.model.state_dict().items()})
+        collected = step.collect(mine, number)
+        found["tokens"].append(gather_object(tokens(collected.rollout)))
+        found["rows"].append(measure(collected, world))
+        step.update(collected.batches)
+    try:
+        step.collect(mine, 2)
+    except EndpointError as error:
+        found["errors"] = gather_object([str(error)])
+    return found
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("error")
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    with instead_of_nccl():
+        found = run(accelerator, sys.argv[2], int(sys.argv[3]))
+    if accelerator.is_main_process:
+        torch.save(found, sys.argv[1])
+    accelerator.end_training()
