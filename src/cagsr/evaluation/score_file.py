@@ -17,10 +17,11 @@ from cagsr.errors import InputError, StorageError
 from cagsr.evaluation.score import encode_responses, measured, only_one
 from cagsr.io.quiet_libraries import warn
 from cagsr.models.build import build_policy
+from cagsr.models.policy import Policy
 from cagsr.rewards.presets import build_reward
 from cagsr.rewards.salience import build_salience
 from cagsr.tasks.checkers import find_checker
-from cagsr.types import Evidence
+from cagsr.types import Evidence, Prompt
 
 __all__ = ["score_file"]
 
@@ -48,9 +49,7 @@ def score_file(
     data.refuse_invalid(rows, config.data.skip_invalid)
     policy = build_policy(config)
     policy.to(accelerated().device)
-    prompts, report = data.encode(rows, **data.encoding(policy, config.data, limit))
-    if report.used < report.rows or report.truncated:
-        say_rows(console, source, report)
+    prompts = _prompts(config, policy, rows, source, console)
     responses = [str(prompt.row["response"]) for prompt in prompts]
     say_cut(console, policy, "responses", responses, limit, "sampling.max_new_tokens")
     if (alone := only_one(reward, prompts)) is not None:
@@ -85,6 +84,16 @@ def score_file(
             prompts, responses, scores.signals.tolist(), scores.reward.tolist(), strict=True
         )
     ]
+
+
+def _prompts(
+    config: Config, policy: Policy, rows: list[sources.Row], source: str, console: Console
+) -> list[Prompt]:
+    """The prompts of the rows that can be used; the console is told of the others."""
+    prompts, report = data.encode(rows, **data.encoding(policy, config.data, config.sampling.max_new_tokens))
+    if report.used < report.rows or report.truncated:
+        say_rows(console, source, report)
+    return prompts
 
 
 def _save(directory: Path, numbers: list[int], evidence: Evidence, layers: Sequence[int]) -> None:

@@ -9,7 +9,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cagsr.config import Config
 from cagsr.distributed.process_group import World
 from cagsr.errors import InputError
-from cagsr.models.load import architecture_of, load_model, load_tokenizer, make_policy, with_lora
+from cagsr.models.load import architecture_of
+from cagsr.models.load_policy import load_policy
 from cagsr.models.policy import Policy
 from cagsr.models.vllm import Client, connect
 from cagsr.tasks.bases import base_name
@@ -28,22 +29,19 @@ def build_policy(
     """
     model, training = config.model, config.train
     name = base_name(config)
-    remote = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
-    tokenizer = tokenizer or load_tokenizer(name, **remote)
-    dropout: dict[str, float] = {}
-    if loaded is None:
-        loaded, dropout = load_model(name, dtype=model.dtype, architecture=model.architecture, **remote)
     torch.manual_seed(training.seed)  # what is initialised here: the adapter and the critic
-    policy = make_policy(
-        loaded,
+    policy = load_policy(
+        loaded or name,
         tokenizer,
+        revision=model.revision,
+        dtype=model.dtype,
+        architecture=model.architecture,
+        trust_remote_code=model.trust_remote_code,
         layers=config.reward.layers,
         temperature=config.sampling.temperature or 1.0,
         critic=config.algorithm.name == "ppo",
-        dropout=dropout,
+        lora=model.lora,
     )
-    if model.lora is not None:
-        with_lora(policy, r=model.lora.r, alpha=model.lora.alpha, target_modules=model.lora.target_modules)
     if training.gradient_checkpointing:
         try:
             policy.model.activation_checkpointing_enable({"use_reentrant": False})

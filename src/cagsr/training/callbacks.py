@@ -1,9 +1,10 @@
 """transformers' TrainerCallback objects, told of a run's steps, evaluations and end."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from cagsr.training.loop import TrainingLoop
 from cagsr.training.step import Collected
@@ -16,13 +17,13 @@ class TransformersCallbacks:
 
     They get the state (global_step, max_steps, log_history), the model and the tokenizer, and stop the run by
     ``control.should_training_stop = True``: a checkpoint is saved at the end of the step, as after a signal.
-    ``args`` is a `transformers.TrainingArguments` that holds the run's directory and its number of steps.
+    ``args`` has output_dir and max_steps alone: a `transformers.TrainingArguments` would reset Accelerate's state.
     """
 
     def __init__(self, callbacks: Sequence[TrainerCallback], loop: TrainingLoop):
         self.callbacks, self.loop = callbacks, loop
         steps = loop.schedule.steps
-        self.arguments = TrainingArguments(output_dir=str(loop.directory), max_steps=steps, report_to=[])
+        self.arguments = SimpleNamespace(output_dir=str(loop.directory), max_steps=steps)
         self.state = TrainerState(
             max_steps=steps, is_world_process_zero=loop.step.accelerator.is_main_process
         )
@@ -46,7 +47,7 @@ class TransformersCallbacks:
         self._tell("on_evaluate", metrics=dict(row))
 
     def on_warning(self, step: int, message: str) -> None:
-        self._tell("on_log", logs={"step": step, "warning": message})
+        pass  # transformers has no event for it; the console and metrics.jsonl say it
 
     def _tell(self, event: str, **given: Any) -> None:
         policy = self.loop.step.policy
