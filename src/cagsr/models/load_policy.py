@@ -56,8 +56,8 @@ def load_policy(
 
     Changed on a loaded model, which stays usable: its attention implementation becomes "cagsr" (transformers' ``sdpa``
     where nobody reads), it goes into eval mode, every dropout rate becomes 0 (``policy.dropout`` keeps those of its
-    config, and `save_model` writes them back), and with ``lora`` PEFT puts its layers into it. `score`, `heatmap` and
-    `AttentionReward` change nothing for good.
+    config, and `save_model` writes them back), a ``forward`` that another trainer put over its own is taken off, and
+    with ``lora`` PEFT puts its layers into it. `score`, `heatmap` and `AttentionReward` change nothing for good.
 
     Raises UnsupportedModelError for a model whose attention cannot be read exactly or that stays random in training
     mode, and InputError for everything else that cannot be used; a model that is refused keeps its attention
@@ -81,6 +81,7 @@ def load_policy(
             )
         tokenizer = _tokenizer_of(base, processing_class, where)
         with attention_as_before(base) as keep_new:
+            _uncover_forward(model)
             policy = _policy_of(model, tokenizer, settings)
             policy.dropout |= without_randomness(policy.model)
             refuse_randomness(policy.model, base)
@@ -114,9 +115,7 @@ def observing(
         with evaluating(model.model):
             yield model
     elif isinstance(model, str | os.PathLike):
-        loaded, _ = load_model(os.fspath(model))
-        tokenizer = processing_class or load_tokenizer(os.fspath(model))
-        policy = make_policy(loaded, tokenizer, layers=layers, temperature=temperature)
+        policy = frozen_policy(model, processing_class, layers=layers, temperature=temperature)
         yield policy.to(PartialState().device)
     else:
         base = base_of(model)
@@ -129,6 +128,9 @@ def frozen_policy(
     model: "str | os.PathLike[str] | PreTrainedModel | PeftModel",
     processing_class: PreTrainedTokenizerBase | None = None,
     *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
     layers: str | list[int] = "all",
     temperature: float = 1.0,
 ) -> Policy:
@@ -136,12 +138,16 @@ def frozen_policy(
 
     Of a loaded model it is a copy. Of a PEFT model it is the base without the adapter, and only what is trained is
     copied: the frozen weights are the model's own, so that they need no memory again and move with it to its device.
+    What is loaded by name lies on the CPU.
 
-    Raises what `load_policy` raises.
+    Parameters and errors are those of `load_policy`.
     """
+    settings: dict[str, Any] = {"layers": layers, "temperature": temperature}
     if isinstance(model, str | os.PathLike):
-        with observing(model, processing_class, layers=layers, temperature=temperature) as policy:
-            return policy.requires_grad_(False).eval()
+        where = {"revision": revision, "trust_remote_code": trust_remote_code}
+        tokenizer = processing_class or load_tokenizer(os.fspath(model), **where)
+        loaded, _ = load_model(os.fspath(model), dtype=dtype, **where)
+        return make_policy(loaded.requires_grad_(False), tokenizer, **settings).eval()
     base = base_of(model)
     tokenizer = _tokenizer_of(base, processing_class, {})
     if model is base:
@@ -153,7 +159,8 @@ def frozen_policy(
         cast(Any, frozen.base_model).disable_adapter_layers()
         for weight in shared.values():  # and this makes the originals of such modules trainable
             weight.requires_grad_(False)
-    return _policy_of(frozen.eval(), tokenizer, {"layers": layers, "temperature": temperature})
+    _uncover_forward(frozen)
+    return _policy_of(frozen.eval(), tokenizer, settings)
 
 
 def base_of(model: Any) -> PreTrainedModel:
@@ -204,6 +211,16 @@ def _policy_of(model: Any, tokenizer: PreTrainedTokenizerBase, settings: dict[st
     policy = make_policy(base, tokenizer, **settings)
     policy.model = model
     return policy
+
+
+def _uncover_forward(model: nn.Module) -> None:
+    """Let the modules of a model run the ``forward`` of their class.
+
+    TRL's trainers and torch.compile put another one over it, on the instance, which calls the model that it was made
+    for: a copy of the model, frozen or a reference, would run that one and see it learn.
+    """
+    for module in model.modules():
+        vars(module).pop("forward", None)
 
 
 def _make_readable(model: PreTrainedModel) -> None:
