@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from cagsr.io.provenance import identity, settings
+from cagsr.io.provenance import identity, settings_digest
 from hub_cache import COMMITS, HubCache
 
 
@@ -22,7 +22,7 @@ def hub(tmp_path, monkeypatch):
 def test_a_directory_is_known_by_its_weights_and_its_settings(hub, tmp_path):
     place = str(tmp_path / "model")
     assert identity(place) == {"name": place, "sha256": hashlib.sha256(b"firstsecond").hexdigest()}
-    assert settings(place) == hashlib.sha256(b"{}").hexdigest()
+    assert settings_digest(place) == hashlib.sha256(b"{}").hexdigest()
 
 
 def test_a_hub_model_is_known_by_the_commit_that_its_branch_leads_to(hub):

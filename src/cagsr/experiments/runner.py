@@ -19,7 +19,14 @@ from cagsr.data.readers import Row
 from cagsr.data.row_messages import say_rows
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.evaluation import metrics_from_config as instruments
-from cagsr.evaluation.evaluator import Answers, answer, best_of, measure_signals, response_rows, values_of
+from cagsr.evaluation.evaluator import (
+    Answers,
+    answer,
+    best_by_reward,
+    measure_signals,
+    response_rows,
+    values_of,
+)
 from cagsr.experiments.recipes import carry_out, record_untrained
 from cagsr.experiments.results import (
     PREFERENCES,
@@ -270,7 +277,7 @@ class Arena:
             seed=bench.seed,
             measure=measure_signals(bench.reward, self.base, self.salience),
         )
-        return replace(best_of(answers, bench.reward), signals=None), int(answers.tokens.sum())
+        return replace(best_by_reward(answers, bench.reward), signals=None), int(answers.tokens.sum())
 
     def _write(
         self, directory: Path, greedy: Answers, sampled: Answers | None, cost: dict[str, float]

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from importlib import metadata, resources
 from pathlib import Path
 
-__all__ = ["code", "file_digest", "git_commit", "identity", "settings", "versions"]
+__all__ = ["code", "file_digest", "git_commit", "identity", "settings_digest", "versions"]
 
 # Files of a model's directory that hold weights, in formats that are read or not, or only tell of it.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".md")
@@ -27,7 +27,7 @@ def identity(name: str, revision: str | None = None) -> dict[str, str | None]:
     return {"name": name, "sha256": _digest(sorted(directory.glob("*.safetensors")))}
 
 
-def settings(name: str) -> str | None:
+def settings_digest(name: str) -> str | None:
     """SHA-256 of what a model's directory holds beside its weights (config, tokenizer); None for a hub model."""
     directory = Path(name)
     if not directory.is_dir():

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from cagsr.config import Config
 from cagsr.config.schema import Term
-from cagsr.io.provenance import code, file_digest, identity, settings, versions
+from cagsr.io.provenance import code, file_digest, identity, settings_digest, versions
 from cagsr.runs.directory import fingerprint
 from cagsr.tasks.bases import base_name
 from cagsr.types import Prompt
@@ -65,7 +65,7 @@ def of_data(prompts: Iterable[Prompt], name: str = "data") -> dict[str, str]:
 
 
 def _of_model(name: str, revision: str | None) -> dict[str, Any]:
-    found = {"model": _content(name, revision), "tokenizer and model config": settings(name)}
+    found = {"model": _content(name, revision), "tokenizer and model config": settings_digest(name)}
     adapter = Path(name) / "adapter_config.json"
     if os.path.isfile(adapter):
         with suppress(ValueError, KeyError):  # loading it will tell
