@@ -137,4 +137,6 @@ class Claim:
             # A disk that is full cannot take this either, and its own message is what the user must see.
             with suppress(StorageError):
                 self.run.write_summary({"stopped": str(error)})
+        if isinstance(error, InputError) and not self.resume:
+            self.run.discard()
         self.run.close()
