@@ -19,12 +19,7 @@ from cagsr.runs.checkpoint import Checkpoints
 from cagsr.runs.directory import CONFIG, RunDirectory
 from cagsr.runs.resumable_loop import Continuation
 
-__all__ = ["Claim", "starts_anew"]
-
-
-def starts_anew(directory: Path) -> str:
-    """What is said where --resume finds nothing."""
-    return f"{directory} holds no run yet: --resume starts one."
+__all__ = ["Claim"]
 
 
 class Claim:
@@ -58,7 +53,7 @@ class Claim:
         if self.resume:
             self.resume = World(self.accelerator).by_main(partial(RunDirectory.is_begun, self.directory))
             if not self.resume and self.console is not None:
-                say(self.console, starts_anew(self.directory))
+                say(self.console, f"{self.directory} holds no run yet: --resume starts one.")
         if self.accelerator.is_main_process and self.resume:
             self.run = RunDirectory.resume(self.directory)
             try:
