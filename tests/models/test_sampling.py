@@ -1,7 +1,5 @@
 """Sampling: the distribution drawn from, where a response ends, and that batches do not matter."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from torch import Tensor
@@ -188,7 +186,7 @@ def greedy_by_hand(policy, prompt, steps):
 def test_trap_10_greedy_decoding_is_the_argmax_of_the_uncached_unpadded_model(name):
     policy = tiny.policy(name, extra_eos=20)
     prompts = tiny.prompts(policy, lengths=(3, 11, 2, 5, 7))
-    rollout = policy.sample(prompts, replace(tiny.SHORT, max_new_tokens=5).greedy())
+    rollout = policy.sample(prompts, tiny.sampling(max_new_tokens=5).greedy())
     assert rollout.group_size == 1
     for row, prompt in enumerate(prompts):
         assert rollout.response_ids[row][rollout.response_mask[row]].tolist() == greedy_by_hand(
@@ -214,7 +212,7 @@ def test_prompts_of_a_single_token_can_be_continued():
     policy = tiny.policy("llama")
     for lengths in ((1, 1), (1, 5)):
         prompts = tiny.prompts(policy, lengths=lengths)
-        rollout = policy.sample(prompts, replace(tiny.SHORT, max_new_tokens=5).greedy())
+        rollout = policy.sample(prompts, tiny.sampling(max_new_tokens=5).greedy())
         for row, prompt in enumerate(prompts):
             expected = greedy_by_hand(policy, prompt, 5)
             assert rollout.response_ids[row][rollout.response_mask[row]].tolist() == expected
