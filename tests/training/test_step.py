@@ -306,6 +306,21 @@ def test_no_forward_pass_is_made_for_the_reward_alone(epochs, of_policy):
     assert calls == {"reference": 2, "policy": of_policy}
 
 
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_a_policy_that_cannot_read_while_it_writes_observes_part_by_part(name):
+    policy = tiny.policy(name)
+    step = tiny.make_step(policy, observer=policy, reward=attention_reward(), groups_per_pass=2)
+    prompts, asked = tiny.prompts(policy, PROMPTS), []
+    policy.observe = lambda part: asked.append(len(part.prompts)) or type(policy).observe(policy, part)
+    seen = step.collect(prompts, seed=0)
+    assert asked == []
+    policy.sharing = Sharing("a test compares")
+    passed = step.collect(prompts, seed=0)
+    assert asked == [2, 2, 1]
+    assert passed.rollout.responses == seen.rollout.responses
+    torch.testing.assert_close(passed.scores.signals, seen.scores.signals, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo", "policy-gradient"])
 @pytest.mark.parametrize("name", ["t5", "llama"])
 def test_a_single_update_tells_what_a_pass_before_it_would_have_told(name, algorithm, monkeypatch):

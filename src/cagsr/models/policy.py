@@ -112,34 +112,38 @@ class Policy(nn.Module, ABC):
     @torch.no_grad()
     def sample_observed(
         self, prompts: list[Prompt], sampling: Sampling, seed: int = 0
-    ) -> tuple[Rollout, Observation]:
-        """`sample`, and what `observe` would say of it, read while decoding: no pass over what was written.
+    ) -> tuple[Rollout, Observation | None]:
+        """`sample`, and what `observe` would say of the rollout, read while decoding instead of in a pass over it.
 
-        Holds [N T S] twice for as long as the observation lives, where `observe` can be asked part by part.
+        None where the responses cannot share their prompt (``sharing``): transformers' own loop writes them, and reads
+        nothing meanwhile; `observe` can then be asked part by part.
+
+        Holds [N T S] twice in float32 (attention and prompt_logprobs; T is the length limit) from the first token until
+        the observation is dropped: 8 bytes for each prompt column and response token of the whole rollout.
         """
         prompt_ids, prompt_mask = self.collate(prompts)
         if not self._shares(prompt_ids, sampling):
-            rollout = self.sample(prompts, sampling, seed)
-            return rollout, self.observe(rollout)
+            return self.sample(prompts, sampling, seed), None
         numbers = uniforms(prompts, sampling, seed) if sampling.temperature > 0 else None
         prompt_of_row = prompt_ids.repeat_interleave(sampling.candidates, 0)
-        steps: list[tuple[Tensor, Tensor, Facts]] = []
+        read: list[Tensor] = []  # attention and `Facts`, [N T ...]
 
         def written(t: int, rows: Tensor, logits: Tensor, tokens: Tensor) -> None:
             each = torch.arange(len(rows), device=rows.device)
-            found = facts(logits, each, tokens, prompt_of_row[rows], self.temperature)
-            steps.append((rows, decoder.attention, found))
+            told = facts(logits, each, tokens, prompt_of_row[rows], self.temperature)
+            of_step = (decoder.attention, *told)
+            if not read:
+                # Room for all steps at once: put together at the end, what they told would be held twice.
+                shape = (len(prompt_of_row), sampling.max_new_tokens)
+                read.extend(value.new_zeros(*shape, *value.shape[1:]) for value in of_step)
+            for whole, value in zip(read, of_step, strict=True):
+                whole[rows, t] = value
 
         with evaluating(self.model):
             decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates, reads=True)
             response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id, written)
         rollout = self._rollout(prompts, prompt_ids, prompt_mask, response_ids)
-        shape = response_ids.shape
-        attention = _over_steps(shape, [(rows, value) for rows, value, _ in steps])
-        told = (
-            _over_steps(shape, [(rows, found[n]) for rows, _, found in steps])
-            for n in range(len(Facts._fields))
-        )
+        attention, *told = (whole[:, : response_ids.shape[1]] for whole in read)
         return rollout, observed(rollout, attention, Facts(*told))
 
     def _shares(self, prompt_ids: Tensor, sampling: Sampling) -> bool:
@@ -313,24 +317,17 @@ class Reference:
 
 
 def observed(rollout: Rollout, attention_NTS: Tensor, told: Facts) -> Observation:
-    """What was read at every step, ``told`` as [N T ...], and 0 wherever there is padding."""
+    """What was read at every step, ``told`` as [N T ...], set to 0 in place wherever there is padding."""
     mask = rollout.response_mask
     columns = rollout.prompt_mask.repeat_interleave(rollout.group_size, 0)[:, None, :] & mask[:, :, None]
-    shown = {name: value * (columns if value.dim() > 2 else mask) for name, value in told._asdict().items()}
-    return Observation(attention=attention_NTS * columns, **shown)
+    for value in told:
+        value.mul_(columns if value.dim() > 2 else mask)
+    return Observation(attention=attention_NTS.mul_(columns), **told._asdict())
 
 
 def places(rows: int, width: int, length: int, first: int, device: torch.device) -> Tensor:
     """[rows width] of the `Predictions` of padded rows of ``length``, whose place ``first`` predicts token 0."""
     return (torch.arange(rows, device=device) * length + first)[:, None] + torch.arange(width, device=device)
-
-
-def _over_steps(shape: torch.Size, steps: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """[N T ...] of rows and values [n ...] of each step; 0 where a row was not in the batch."""
-    whole = steps[0][1].new_zeros(*shape, *steps[0][1].shape[1:])
-    for t, (rows, values) in enumerate(steps):
-        whole[rows, t] = values
-    return whole
 
 
 def _in_rows(flat: Tensor, mask: Tensor) -> Tensor:

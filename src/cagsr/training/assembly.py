@@ -73,7 +73,7 @@ def build_step(
         accelerator=accelerator,
         groups_per_pass=_groups_per_pass(config, accelerator.num_processes),
         max_grad_norm=training.max_grad_norm,
-        sampler=policy
+        sampler=None
         if config.sampling.engine == "policy"
         else VLLMSampler(policy, client, World(accelerator)),
     )
