@@ -195,9 +195,9 @@ def compare(
     """Every system on the same base, prompts and budget, side by side."""
     console = console_for(as_json)
     if list_systems:
-        from cagsr.experiments.systems import resolve
+        from cagsr.experiments.systems import find_systems
 
-        for name, system in resolve(None, [10]).items():
+        for name, system in find_systems(None, [10]).items():
             say(console, name, style="bold")
             say(console, (system.__doc__ or "").splitlines()[0], indent="    ")
         return

@@ -1,4 +1,4 @@
-"""Responses that only look good, made from a prompt and from responses to it and to another prompt."""
+"""Adversarial responses, which a reward must not prefer, made from a prompt and responses to it and to another."""
 
 __all__ = ["ADVERSARIES", "Adversary"]
 
@@ -6,8 +6,7 @@ import re
 from collections.abc import Callable
 from random import Random
 
-from cagsr.data import corruptions as contrasts
-from cagsr.data.corruptions import clauses
+from cagsr.data.corruptions import clauses, inserted
 
 Adversary = Callable[[str, str, str, int], str | None]
 """``(prompt, own, other, limit)``: the adversary, or None where it would not differ from ``own``.
@@ -42,10 +41,10 @@ def foreign(prompt: str, own: str, other: str, limit: int) -> str | None:
     return other if other != own else None
 
 
-def inserted(prompt: str, own: str, other: str, limit: int) -> str | None:
+def foreign_clause(prompt: str, own: str, other: str, limit: int) -> str | None:
     """A clause of the response to another prompt stands in it too."""
     # Where it stands is drawn, the same for the same texts.
-    return contrasts.inserted(own, prompt, other, "", Random(f"{own} {other}"))
+    return inserted(own, prompt, other, "", Random(f"{own} {other}"))
 
 
 def symbols(prompt: str, own: str, other: str, limit: int) -> str | None:
@@ -63,7 +62,7 @@ ADVERSARIES: dict[str, Adversary] = {
     "first clause": first_clause,
     "repeated": repeated_clause,
     "other": foreign,
-    "inserted": inserted,
+    "inserted": foreign_clause,
     "symbols": symbols,
     "empty": empty,
 }

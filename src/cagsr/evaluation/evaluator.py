@@ -22,7 +22,7 @@ __all__ = [
     "Answers",
     "Evaluator",
     "answer",
-    "best_of",
+    "best_by_reward",
     "measure_signals",
     "read_by",
     "response_rows",
@@ -140,9 +140,9 @@ def spread_of(
     return reward.spread(torch.from_numpy(sampled.signals).flatten(0, 1), sampling.candidates)
 
 
-def best_of(answers: Answers, reward: Reward) -> Answers:
+def best_by_reward(answers: Answers, reward: Reward) -> Answers:
     """The candidate of highest reward for each prompt: what the reward gains without any training."""
-    assert answers.signals is not None, "best_of needs signals: answer(..., measure=...)"
+    assert answers.signals is not None, "best_by_reward needs signals: answer(..., measure=...)"
     count, k, columns = answers.signals.shape
     rewards = reward.combine(torch.from_numpy(answers.signals.reshape(-1, columns)), k).view(count, k)
     best = rewards.argmax(1).numpy()

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from transformers.utils import resolve_revision
+
 from cagsr.config import Config
 from cagsr.data.splits import build_references
 from cagsr.errors import InputError
@@ -51,12 +53,13 @@ def build_scoreboard(
     if given.relevance_model is not None:
         relevance = Relevance(given.relevance_model, given.relevance_revision, device)
     if given.perplexity_model is not None:
-        named = given.perplexity_model
-        frozen = base if named == "base" else _frozen(config, named).to(device)
-        followup = FollowUp(frozen, config.train.micro_batch)
-        own = (base_name(config), config.model.revision)
-        asked_for = own if named == "base" else (named, given.perplexity_revision)
-        which = identity(*asked_for, frozen.commit)
+        name, revision = given.perplexity_model, given.perplexity_revision
+        if name == "base":
+            frozen, name, revision = base, base_name(config), config.model.revision
+        else:
+            revision = resolve_revision(name, revision)  # one commit for all files, and for the record
+            frozen = _frozen(config, name, revision).to(device)
+        followup, which = FollowUp(frozen, config.train.micro_batch), identity(name, revision)
     if given.judge is not None:
         asked = given.judge
         if asked.endpoint is not None:
@@ -77,9 +80,8 @@ def build_scoreboard(
     )
 
 
-def _frozen(config: Config, name: str) -> Policy:
+def _frozen(config: Config, name: str, revision: str | None) -> Policy:
     """A model of another name, in evaluation only: no critic, no adapter, no code of its own."""
-    revision = config.metrics.perplexity_revision
     try:
         loaded, _ = load_model(name, revision=revision, dtype=config.model.dtype)
         policy = make_policy(loaded, load_tokenizer(name, revision=revision))

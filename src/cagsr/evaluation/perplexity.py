@@ -12,12 +12,7 @@ from cagsr.models.policy import Policy
 from cagsr.models.token_logprobs import token_logprobs
 from cagsr.types import Prompt, Rollout
 
-__all__ = ["FollowUp", "perplexity"]
-
-
-def perplexity(nll_P: np.ndarray) -> float:
-    """exp of the mean over prompts of the mean NLL a token (nats), 1 or more, lower is better."""
-    return float(np.exp(np.mean(nll_P)))
+__all__ = ["FollowUp"]
 
 
 class FollowUp:

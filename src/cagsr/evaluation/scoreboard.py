@@ -15,11 +15,11 @@ from cagsr.metrics.bootstrap import interval
 from cagsr.metrics.judge import Judge, Preferences
 from cagsr.metrics.ratings import ASPECTS, Ratings
 from cagsr.metrics.relevance import Relevance
-from cagsr.metrics.text import distinct_in_corpus, exact_match
+from cagsr.metrics.text import exact_match
 from cagsr.tasks.task import Checker
 from cagsr.types import Prompt
 
-__all__ = ["Opinions", "Scoreboard", "on_common_prompts", "preference_summary", "prompt_key", "written"]
+__all__ = ["Opinions", "Scoreboard", "on_common_prompts", "preference_summary", "prompt_key", "user_text"]
 
 RATINGS = {"overall": "rating", "relevance": "rating_relevance", "coherence": "rating_coherence"}
 
@@ -29,7 +29,7 @@ def prompt_key(prompt: Prompt) -> str:
     return str(prompt.row.get("prompt", prompt.text))
 
 
-def written(prompt: Prompt) -> str:
+def user_text(prompt: Prompt) -> str:
     """What the user wrote of a prompt, without its template."""
     return "\n".join(prompt.text[start:end] for start, end in prompt.content)
 
@@ -90,7 +90,9 @@ class Scoreboard:
             **self._to_references(rows),
         }
         if self.relevance is not None:
-            measured["relevance"] = self.relevance([written(p) for p, _ in rows], [text for _, text in rows])
+            measured["relevance"] = self.relevance(
+                [user_text(p) for p, _ in rows], [text for _, text in rows]
+            )
         if self.followup is not None and (targets := self._targets(prompts)) is not None:
             following = [target for target in targets for _ in range(k)]
             asked, texts = [prompt for prompt, _ in rows], [text for _, text in rows]
@@ -112,7 +114,7 @@ class Scoreboard:
         if self.judge is None:
             return Opinions({}, {})
         asked = min(self.judged, len(prompts))
-        rated = self.judge.rate([written(prompt) for prompt in prompts[:asked]], responses[:asked])
+        rated = self.judge.rate([user_text(prompt) for prompt in prompts[:asked]], responses[:asked])
         counts = {"judge_asked": asked, "judge_failures": rated.failures}
         return Opinions(_found({"judge": _padded(rated.ratings, len(prompts))}), counts)
 
@@ -135,13 +137,8 @@ class Scoreboard:
         """Which of two systems' responses the judge prefers, values [P]: 1 for ``responses``; NaN where unasked."""
         assert self.judge is not None, "preferences need a judge"
         asked = min(self.judged, len(prompts))
-        found = self.judge.prefer([written(p) for p in prompts[:asked]], responses[:asked], others[:asked])
+        found = self.judge.prefer([user_text(p) for p in prompts[:asked]], responses[:asked], others[:asked])
         return Preferences(_padded(found.values, len(prompts)), found.disagreements, found.failures)
-
-    def corpus(self, answers: Answers) -> dict[str, float]:
-        """Numbers of a system as a whole, which have no interval."""
-        texts = [text for texts in answers.responses for text in texts]
-        return {"distinct_2": distinct_in_corpus(texts)}
 
     def describe(self) -> dict[str, Any]:
         """What was measured by what: models with revision or hash, packages with version, and what was not and why."""

@@ -19,7 +19,7 @@ from cagsr.evaluation.leaderboard import csv_text, markdown
 from cagsr.evaluation.paired_differences import compared
 from cagsr.evaluation.scoreboard import on_common_prompts, preference_summary
 from cagsr.experiments.runner import Arena
-from cagsr.experiments.systems import System, check_packages, resolve
+from cagsr.experiments.systems import System, check_packages, find_systems
 from cagsr.experiments.systems.recipe import NotForThisDataError
 from cagsr.io.atomic_write import write_atomically
 from cagsr.io.lock import LOCK
@@ -71,9 +71,11 @@ def compare(
     Every run is an ordinary run directory, ``SYSTEM/seed-N``, with ``responses.jsonl``: the held-out prompts, what
     the system answered greedily, and every metric of it. ``resume`` goes on where an earlier comparison stopped.
     """
-    systems = resolve(config.compare.systems, config.compare.labels)
-    systems = {BASE: systems.pop(BASE, resolve([BASE], [])[BASE]), **systems}
-    resolve([config.compare.control], config.compare.labels)  # a misspelt control would only not be there
+    systems = find_systems(config.compare.systems, config.compare.labels)
+    systems = {BASE: systems.pop(BASE, find_systems([BASE], [])[BASE]), **systems}
+    find_systems(
+        [config.compare.control], config.compare.labels
+    )  # a misspelt control would only not be there
     directory = Path(config.compare.directory)
     check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr compare")
     _check(config, systems)
@@ -134,7 +136,7 @@ def _run_all(
     summary = {
         "task": config.data.task or config.data.source,
         "base": base_name(config),
-        "base_model": arena.base_model(),
+        "base_model": arena.base_model,
         "seeds": list(config.compare.seeds),
         "prompts": len(arena.prompts),
         "budget": _budget(config),

@@ -78,4 +78,4 @@ class LocalModel:
 
     def describe(self) -> dict[str, str | None]:
         """Name, and revision or hash of the weights."""
-        return identity(self.name, self._revision, getattr(self._revision, "resolved", None))
+        return identity(self.name, self._revision)

@@ -66,8 +66,7 @@ class Relevance:
 
     def describe(self) -> dict[str, Any]:
         """Name, revision or hash of the weights, pooling, and where texts are cut."""
-        which = identity(self._place, self._revision, getattr(self._revision, "resolved", None))
-        return which | {
+        return identity(self._place, self._revision) | {
             "name": self.name,
             "pooling": self._model[1].pooling_mode,
             "max_tokens": self._model.max_seq_length,

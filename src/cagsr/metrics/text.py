@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["distinct", "distinct_in_corpus", "exact_match", "normalised", "word_count"]
+__all__ = ["distinct", "exact_match", "normalised", "word_count"]
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 
@@ -35,20 +35,10 @@ def distinct(text: str, n: int = 2) -> float:
 
     Words are as in `normalised`, articles kept out. One number a response, so that it can be bootstrapped over
     prompts; it sees repetition within a response only. Source: Li et al., arXiv 1510.03055.
-    Differs: per response; the paper's is `distinct_in_corpus`.
+    Differs: per response; the paper's is of all responses of a system together.
     """
     grams = _grams(text, n)
     return len(set(grams)) / len(grams) if grams else 1.0
-
-
-def distinct_in_corpus(texts: Sequence[str], n: int = 2) -> float:
-    """Distinct n-grams / n-grams of all responses of a system together, in [0, 1]; higher is more varied.
-
-    One number a system: it falls with the number of texts, so only systems on the same prompts compare, and it is
-    no mean over prompts, so it has no interval. 0 for texts without any n-gram. Source: Li et al., arXiv 1510.03055.
-    """
-    grams = [gram for text in texts for gram in _grams(text, n)]
-    return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def _grams(text: str, n: int) -> list[tuple[str, ...]]:

@@ -206,11 +206,6 @@ class Policy(nn.Module, ABC):
         """Positions the model has for a prompt (and its response, if causal); None where positions are relative."""
         return getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
 
-    @property
-    def commit(self) -> str | None:
-        """The commit of the hub that the weights were loaded from; None for a directory."""
-        return getattr(self.model.config, "_commit_hash", None)
-
     def response_positions(self, new_tokens: int) -> int:
         """How many positions of `context` a response of ``new_tokens`` takes: none where it is the encoder's alone."""
         return new_tokens if self.readable.kind == "causal" else 0

@@ -7,12 +7,12 @@ from cagsr.report.names import number
 from cagsr.report.read import Run
 from cagsr.report.text import visible
 
-__all__ = ["facts", "settings"]
+__all__ = ["run_facts", "settings"]
 
 Fact = tuple[str, str]
 
 
-def facts(run: Run) -> list[Fact]:
+def run_facts(run: Run) -> list[Fact]:
     """What stands at the top of a report: (what, value), only of what is known."""
     reward, train, algorithm = (_part(run.config, name) for name in ("reward", "train", "algorithm"))
     sampling, model, data = (_part(run.config, name) for name in ("sampling", "model", "data"))

@@ -20,7 +20,7 @@ from cagsr.errors import InputError
 from cagsr.io.atomic_write import reading, write_atomically
 from cagsr.report.browse import browsable
 from cagsr.report.curves import curves
-from cagsr.report.facts import facts, settings
+from cagsr.report.facts import run_facts, settings
 from cagsr.report.pairs import before_and_after
 from cagsr.report.plot import HEIGHT, WIDTH, picture
 from cagsr.report.read import Run, read_run
@@ -121,7 +121,7 @@ def _described(run: Run) -> dict[str, Any]:
     return {
         "name": visible(run.name),
         "headline": headline(run),
-        "facts": facts(run),
+        "facts": run_facts(run),
         "warnings": [(step, visible(message)) for step, message in run.warnings],
         "problems": [visible(problem) for one in (run, *run.children) for problem in one.problems],
         "not_drawn": [visible(name) for name in run.not_drawn],

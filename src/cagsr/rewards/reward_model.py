@@ -18,7 +18,6 @@ from transformers import (
 )
 
 from cagsr.errors import InputError, UnsupportedModelError
-from cagsr.io.provenance import identity
 from cagsr.io.safetensors_only import only_safetensors, reason
 from cagsr.types import Prompt
 
@@ -42,7 +41,7 @@ def asked(prompt: Prompt) -> Asked:
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A sequence classifier with one output, frozen; ``describe`` says which.
+    """A sequence classifier with one output, frozen.
 
     How prompt and response become tokens: a causal model with a chat template reads them as a conversation, another
     causal model one after the other, ended by EOS; encoders (BERT and its kin) as a pair; encoder-decoders one
@@ -51,8 +50,6 @@ class RewardModel:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    name: str
-    revision: str | None = None
 
     @classmethod
     def load(cls, path: str, revision: str | None = None) -> "RewardModel":
@@ -72,7 +69,7 @@ class RewardModel:
                 "else. Name a sequence classifier with num_labels 1."
             )
         frozen(model)
-        return cls(model, tokenizer, path, revision)
+        return cls(model, tokenizer)
 
     @torch.no_grad()
     def score(self, prompts: Sequence[Asked], responses: Sequence[str], rows_per_pass: int = 64) -> Tensor:
@@ -92,10 +89,6 @@ class RewardModel:
 
     def to(self, device: torch.device | str) -> None:
         self.model.to(device)  # pyright: ignore[reportArgumentType]
-
-    def describe(self) -> dict[str, str | None]:
-        """``name`` and ``revision`` of a hub model, ``name`` and ``sha256`` of a directory's weights."""
-        return identity(self.name, self.revision, getattr(self.model.config, "_commit_hash", None))
 
 
 # Tokens ----------------------------------------------------------------------------------------------------------

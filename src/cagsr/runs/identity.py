@@ -12,12 +12,12 @@ from accelerate import Accelerator
 
 from cagsr.config import Config
 from cagsr.config.schema import Term
-from cagsr.io.provenance import code, file_digest, identity, settings, versions
+from cagsr.io.provenance import code, file_digest, identity, settings_digest, versions
 from cagsr.runs.directory import fingerprint
 from cagsr.tasks.bases import base_name
 from cagsr.types import Prompt
 
-__all__ = ["of_data", "of_loaded", "of_start"]
+__all__ = ["of_data", "of_start"]
 
 # They move a run's files and its stops, never its numbers.
 FREE = {"train.save_every", "train.keep_checkpoints", "sft.directory", "sft.save_every"}
@@ -64,23 +64,21 @@ def of_data(prompts: Iterable[Prompt], name: str = "data") -> dict[str, str]:
     return {name: fingerprint(texts)}
 
 
-def of_loaded(commit: str | None) -> dict[str, str]:
-    """The commit of a hub model, known once it is loaded; nothing of a directory, whose content was compared."""
-    return {} if commit is None else {"commit of the model": commit}
-
-
 def _of_model(name: str, revision: str | None) -> dict[str, Any]:
-    model = identity(name, revision)
-    found = {
-        "model": model.get("sha256", model.get("revision")),
-        "tokenizer and model config": settings(name),
-    }
+    found = {"model": _content(name, revision), "tokenizer and model config": settings_digest(name)}
     adapter = Path(name) / "adapter_config.json"
     if os.path.isfile(adapter):
         with suppress(ValueError, KeyError):  # loading it will tell
-            base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-            found["base of the adapter"] = identity(str(base)).get("sha256", base)
+            adapted = json.loads(adapter.read_text(encoding="utf-8"))
+            base = str(adapted["base_model_name_or_path"])
+            found["base of the adapter"] = _content(base, adapted.get("revision")) or base
     return found
+
+
+def _content(name: str, revision: str | None) -> str | None:
+    """Hash of a directory's weights, or the commit of a hub model."""
+    found = identity(name, revision)
+    return found.get("sha256", found.get("revision"))
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -97,9 +95,11 @@ def _of_terms(terms: Sequence[Term]) -> dict[str, Any]:
     for term in terms:
         if "." in term.signal:
             found |= _of_module(term.signal)
+        revision = str(term.options["revision"]) if term.options.get("revision") else None
         for option, value in term.options.items():
-            if isinstance(value, str) and Path(value).is_dir():
-                found[f"{option} of signal {term.signal}"] = identity(value)["sha256"]
+            on_hub = (term.signal, option) == ("reward_model", "path")
+            if isinstance(value, str) and (on_hub or Path(value).is_dir()):
+                found[f"{option} of signal {term.signal}"] = _content(value, revision)
     return found
 
 

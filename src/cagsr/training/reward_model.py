@@ -72,7 +72,7 @@ def train_reward_model(
         if model.config.model_type == "t5":
             setattr(model.config, LAYOUT, SPLIT)
         _train(trl, model, tokenizer, training, epochs, steps, batch_size, learning_rate, seed)
-    trained = RewardModel(frozen(model), tokenizer, str(directory))
+    trained = RewardModel(frozen(model), tokenizer)
     outcome = {
         "pairs": len(pairs),
         "held_out_pairs": len(kept),

@@ -22,7 +22,7 @@ from cagsr.models.from_scratch import new_model, new_tokenizer
 from cagsr.models.load import make_policy, save_model
 from cagsr.models.policy import Policy
 from cagsr.runs.directory import RunDirectory
-from cagsr.runs.identity import of_data, of_loaded, of_start
+from cagsr.runs.identity import of_data, of_start
 from cagsr.runs.session import Claim
 from cagsr.tasks import TASKS
 from cagsr.tasks import tokenizer as task_tokenizer
@@ -81,7 +81,7 @@ def _fine_tune(config: Config, console: Console, claim: Claim) -> dict[str, Any]
     say_rows(console, "references", report)
     _say_cut(policy, references, config.sft.max_reference_tokens, console)
     held_out = _held_out_prompts(config, policy)
-    claim.start(of_data(prompts) | of_loaded(policy.commit))
+    claim.start(of_data(prompts))
     continuation = claim.continuation(config, config.sft.save_every, console)
     with bar(console, "sft") as progress, continuation.stops:
         shown = Shown(progress, claim.run, config.sft.steps, console)

@@ -29,7 +29,7 @@ from cagsr.rewards.presets import build_reward
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Salience, build_salience
 from cagsr.runs.directory import fingerprint
-from cagsr.runs.identity import of_data, of_loaded, of_start
+from cagsr.runs.identity import of_data, of_start
 from cagsr.runs.session import Claim
 from cagsr.tasks.checkers import find_checker
 from cagsr.tasks.task import Checker
@@ -210,7 +210,7 @@ class Trainer:
         step = build_step(config, policy, reward, salience, claim.accelerator, client)
         evaluator = self._evaluator(policy, step, checker) if evaluate else None
         evaluated = of_data(evaluator.prompts, "evaluation data") if evaluator else {}
-        claim.start(of_data(prompts) | evaluated | of_loaded(policy.commit))
+        claim.start(of_data(prompts) | evaluated)
         loop = TrainingLoop(
             step=step,
             prompts=prompts,
