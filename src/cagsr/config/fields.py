@@ -1,4 +1,4 @@
-"""What the keys of a config are made of: the types of their values, and the strictness of every section."""
+"""Field types of config keys, and the strict base class of all sections."""
 
 from typing import Annotated, Any
 

@@ -1,4 +1,4 @@
-"""Functions that a config names: found by name or dotted path, their options checked against their signature."""
+"""Functions that a config names: found by name or dotted path, their options checked against the signature."""
 
 import importlib
 import inspect

@@ -1,4 +1,4 @@
-"""Responses that only look good, made from a prompt and from responses to it and to another prompt."""
+"""Adversarial responses, which only look good: made from a prompt and from responses to it and to another prompt."""
 
 __all__ = ["ADVERSARIES", "Adversary"]
 
@@ -10,7 +10,7 @@ from cagsr.data import corruptions as contrasts
 from cagsr.data.corruptions import clauses
 
 Adversary = Callable[[str, str, str, int], str | None]
-"""``(prompt, own, other, limit)``: the adversary, or None where it would not differ from ``own``.
+"""``(prompt, own, other, limit)``: the adversarial response, or None where it would not differ from ``own``.
 
 ``own`` and ``other`` are the base's responses to this prompt and to another; ``limit`` is the most tokens a response
 may have, and what is longer is cut there.
@@ -43,8 +43,8 @@ def foreign(prompt: str, own: str, other: str, limit: int) -> str | None:
 
 
 def inserted(prompt: str, own: str, other: str, limit: int) -> str | None:
-    """A clause of the response to another prompt stands in it too."""
-    # Where it stands is drawn, the same for the same texts.
+    """The response with a clause of the response to another prompt inserted."""
+    # Its place is drawn, and is the same for the same texts.
     return contrasts.inserted(own, prompt, other, "", Random(f"{own} {other}"))
 
 

@@ -1,4 +1,4 @@
-"""Conversations: which turns are the prompt, which is the reference, and how the template renders them.
+"""Chat templates: which turns are the prompt and which the reference, and how a conversation is rendered.
 
 One template, applied here once, serves training, evaluation and judging.
 """
@@ -84,7 +84,8 @@ def _spans(pieces: list[str]) -> tuple[tuple[int, int], ...]:
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int], **options: Any) -> int | None:
-    """Which of the tokens ``ends`` the chat template writes after an assistant's turn; None where it writes none.
+    """The token among ``ends`` that the chat template writes after an assistant's turn; None where it writes none of
+    them.
 
     A model may end its turns with another token than the tokenizer's end of sequence.
     """

@@ -1,4 +1,4 @@
-"""Good answers made worse on purpose: pairs whose order is known without a label.
+"""Corruptions of good responses (omission, repetition, wrong values ...): pairs whose order is known without a label.
 
 Pure functions of texts and a seeded `random.Random`. Each gives None where it cannot make the text worse: nothing to
 drop, nothing copied, nothing new to insert.
@@ -38,19 +38,19 @@ def clauses(text: str) -> list[str]:
 
 
 def dropped(text: str, prompt: str, other_text: str, other_prompt: str, random: Random) -> str | None:
-    """A clause is left out: omission."""
+    """Omission: a clause is left out."""
     pieces = clauses(text)
     if len(pieces) < 2:
         return None
     out = random.randrange(len(pieces))
-    # The full stop of a clause that was last would be missing, which any observer sees: it is not what is missing.
+    # The last clause takes the full stop with it; any observer would see that, and not the omission. So it is put back.
     end = re.search(r"\s*[.!?]+$", text.strip())
     kept = " ".join(pieces[:out] + pieces[out + 1 :])
     return re.sub(r"[\s,;:]+$", "", kept) + end.group() if end and out == len(pieces) - 1 else kept
 
 
 def duplicated(text: str, prompt: str, other_text: str, other_prompt: str, random: Random) -> str | None:
-    """A clause is said again at a later place: repetition."""
+    """Repetition: a clause is said again at a later place."""
     pieces = clauses(text)
     if not pieces:
         return None
@@ -60,7 +60,7 @@ def duplicated(text: str, prompt: str, other_text: str, other_prompt: str, rando
 
 
 def swapped(text: str, prompt: str, other_text: str, other_prompt: str, random: Random) -> str | None:
-    """Words that were copied from the prompt become words of another prompt: every value is wrong.
+    """Wrong values: words that were copied from the prompt become words of another prompt.
 
     A word that both prompts have is no value of either and stays. None where nothing was copied.
     """
@@ -74,7 +74,7 @@ def swapped(text: str, prompt: str, other_text: str, other_prompt: str, random: 
 
 
 def inserted(text: str, prompt: str, other_text: str, other_prompt: str, random: Random) -> str | None:
-    """A clause of another prompt's response that this one does not have stands in it too: invention."""
+    """Invention: a clause of another prompt's response, which this one does not have, is inserted."""
     pieces = clauses(text)
     new = [piece for piece in clauses(other_text) if piece not in pieces]
     if not new:
@@ -85,7 +85,7 @@ def inserted(text: str, prompt: str, other_text: str, other_prompt: str, random:
 
 
 def replaced(text: str, prompt: str, other_text: str, other_prompt: str, random: Random) -> str | None:
-    """The whole response of another prompt."""
+    """Replacement: the whole response of another prompt."""
     return other_text if other_text != text else None
 
 

@@ -1,4 +1,4 @@
-"""Pairs of a better and a worse response: read from people, or made without them."""
+"""Preference pairs, a chosen and a rejected response to one prompt: labelled by people, or made without labels."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -26,14 +26,14 @@ LONGEST_SWAP = 3
 
 @dataclass(frozen=True)
 class Pair:
-    """Two responses to one prompt, of which the first is the better one."""
+    """A preference pair: two responses to one prompt, of which the first is the better one."""
 
     prompt: Prompt
     chosen: str
     rejected: str
 
 
-# Pairs of people -------------------------------------------------------------------------------------------------
+# Pairs from people -----------------------------------------------------------------------------------------------
 
 
 def pair_rows(
@@ -45,7 +45,7 @@ def pair_rows(
     the head of both, one assistant turn after them. A row whose two responses are no text, empty or the same has
     that as its problem.
 
-    Raises InputError as `sources.read` and `data.map_columns` do, and for a missing column.
+    Raises InputError as `readers.read` and `prompts.map_columns` do, and for a missing column.
     """
     rows = sources.read(source, split, config_name, revision)
     if not rows:
@@ -61,7 +61,8 @@ def pair_rows(
 def encoded_pairs(
     rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, **encoding: Any
 ) -> tuple[list[Pair], DataReport]:
-    """Pairs of what `pair_rows` gave, and what became of every row; ``encoding`` is handed to `data.encode`.
+    """Encode the rows of `pair_rows`; returns the pairs and a report on every row. ``encoding`` is handed to
+    `prompts.encode`.
 
     Raises InputError as that does.
     """
@@ -78,13 +79,13 @@ def read_pairs(
     revision: str | None = None,
     **encoding: Any,
 ) -> tuple[list[Pair], DataReport]:
-    """`pair_rows` and `encoded_pairs` in one."""
+    """Read and encode preference pairs: `pair_rows`, then `encoded_pairs`."""
     rows = pair_rows(source, split=split, config_name=config_name, revision=revision)
     return encoded_pairs(rows, tokenizer, **encoding)
 
 
 def _texts(row: Row) -> Row:
-    """The row with ``chosen`` and ``rejected`` as texts, or with what is wrong with them as its problem."""
+    """The row with ``chosen`` and ``rejected`` as texts, or with the reason why they cannot be as its problem."""
     values = dict(row.values)
     chosen, rejected = values.get("chosen"), values.get("rejected")
     if values.get("prompt") is None and isinstance(chosen, list) and isinstance(rejected, list):
@@ -113,13 +114,13 @@ def _text(name: str, given: Any) -> str:
     return given
 
 
-# Pairs of nobody -------------------------------------------------------------------------------------------------
+# Pairs without labels --------------------------------------------------------------------------------------------
 
 
 def best_against_worst(
     prompt: Prompt, candidates: Sequence[str], judge: Callable[[Prompt, Sequence[str]], Sequence[float]]
 ) -> Pair | None:
-    """The candidate that ``judge`` likes best against the one it likes least; None where it likes them equally.
+    """The pair of the candidate that ``judge`` rates highest and the one it rates lowest; None where all are equal.
 
     ``judge(prompt, candidates)`` gives one number a candidate, higher is better. Of equals the first is taken.
     Raises ValueError when it gives another number of numbers.
@@ -134,7 +135,8 @@ def best_against_worst(
 
 
 def degraded(prompt: str, answer: str, others: Sequence[str], random: Random) -> tuple[str, str]:
-    """``answer``, and the same made worse in one way: a better and a worse response without a judge.
+    """``answer`` and a corrupted copy of it, a better and a worse response without a judge: it is made worse in one
+    way.
 
     A clause is left out, said twice, or another of ``others``' clauses put in; or a few words give way to words of
     another answer, words that stand in the ``prompt`` first. Which way, and where, ``random`` decides. The first of

@@ -1,4 +1,4 @@
-"""Which model, which code: a name alone does not say what was loaded, a commit or a hash of the content does."""
+"""Provenance of models and code: hub commit or content hash, package versions; a name does not say what was loaded."""
 
 import hashlib
 import subprocess
@@ -15,7 +15,7 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", 
 
 
 def identity(name: str, revision: str | None = None, commit: str | None = None) -> dict[str, str | None]:
-    """``name`` and ``revision`` of a hub model, or ``name`` and ``sha256`` of a directory's weights.
+    """Identity of a model: ``name`` and ``revision`` on the hub, or ``name`` and ``sha256`` of a directory's weights.
 
     ``commit`` is what the hub's revision led to, where the loader knows it. The hash is over all safetensors files
     of the directory in the order of their names.
@@ -27,7 +27,7 @@ def identity(name: str, revision: str | None = None, commit: str | None = None) 
 
 
 def settings(name: str) -> str | None:
-    """SHA-256 of what a model's directory holds beside its weights (config, tokenizer); None for a hub model."""
+    """SHA-256 of a model directory's files other than weights (config, tokenizer); None for a hub model."""
     directory = Path(name)
     if not directory.is_dir():
         return None
@@ -48,7 +48,7 @@ def code() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that a run's numbers come from."""
+    """Versions of Python and of the packages that a run's numbers come from."""
     found = {"python": sys.version.split()[0]}
     for name in PACKAGES:
         try:
