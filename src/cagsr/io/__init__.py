@@ -1,2 +1,1 @@
-"""Files and terminal: atomic writes, manifests, lock files, shutdown signals, console output; any room may import it.
-"""
+"""Files and terminal: atomic writes, manifests, lock files, shutdown, console output; any room may import it."""

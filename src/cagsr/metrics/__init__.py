@@ -1,4 +1,4 @@
-"""Slot metrics and paired bootstrap intervals."""
+"""Metrics of responses: slots, ROUGE-L, relevance, an LLM judge, human ratings; bootstrap intervals of all of them."""
 
 from cagsr.metrics.bootstrap import Interval, difference, interval, summarise
 from cagsr.metrics.slots import METRICS, slot_metrics

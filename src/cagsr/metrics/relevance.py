@@ -1,4 +1,4 @@
-"""How near a response is to its prompt in meaning: cosine of sentence embeddings by sentence-transformers."""
+"""Prompt relevance: cosine similarity of sentence embeddings of prompt and response (sentence-transformers)."""
 
 import json
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Relevance:
         )  # one commit for all files, and for the record
         try:
             self._model = _load(self._place, self._revision, str(device))
-        except Exception as error:  # what is in the files, libraries tell in errors of any kind
+        except Exception as error:  # libraries raise errors of any class for broken files
             raise InputError(
                 f"metrics.relevance_model: {name!r} cannot be loaded: {reason(error)}"
             ) from error

@@ -37,7 +37,7 @@ def doctor(model: str | None, revision: str | None = None, trust_remote_code: bo
 
 
 def described(report: dict[str, Any]) -> list[str]:
-    """What `doctor` found, in lines for a person."""
+    """The report of `doctor` as lines for a terminal."""
     lines = [said(f"{name} {version}" for name, version in report["versions"].items())]
     lines += [f"device: {device}" for device in report["devices"]]
     lines += [f"{key.replace('_', ' ')}: {_shown(value)}" for key, value in report.get("model", {}).items()]

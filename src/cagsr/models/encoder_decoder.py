@@ -1,4 +1,4 @@
-"""Encoder-decoders: the prompt goes through the encoder, the response reads it by cross-attention."""
+"""Policy of encoder-decoders: the encoder reads the prompt, and the response reads it by cross-attention."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -17,7 +17,7 @@ __all__ = ["EncoderDecoderPolicy"]
 
 
 class EncoderDecoderPolicy(Policy):
-    """The decoder reads its prefix and response tokens 0 .. t - 1 and predicts token t: see `_decoder_inputs`.
+    """Policy of an encoder-decoder, whose decoder reads its prefix and response tokens 0 .. t - 1 and predicts token t.
 
     The prefix is the decoder's start token and, where the model's generation config forces a first token (``<s>``
     for many a BART, the language for mBART), that one too. It is given and not chosen, so it is no part of the
@@ -37,7 +37,7 @@ class EncoderDecoderPolicy(Policy):
 
     @property
     def response_limit(self) -> int | None:
-        # The last token is read by nobody, so it needs no position.
+        # The last token is never an input, so it needs no position.
         return None if self.context is None else self.context - len(self._prefix) + 1
 
     def predict(self, rollout: Rollout, hidden: bool = False) -> Predictions:
@@ -88,7 +88,7 @@ class EncoderDecoderPolicy(Policy):
 
 
 class EncoderDecoderDecoder:
-    """Cross-attention's keys and values are made once per prompt, and shared until responses leave."""
+    """Incremental decoder; cross-attention's keys and values are made once per prompt, and shared until rows leave."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""How a response is drawn: the settings, the randomness, and where a response ends."""
+"""Token sampling: temperature, top-k and top-p, random numbers per prompt, and where a response ends."""
 
 import hashlib
 from typing import Protocol, cast
@@ -23,7 +23,7 @@ WITHOUT_FLOAT64 = "mps"
 
 
 class Sampler(Protocol):
-    """Who writes responses: the policy itself, or an engine that has the policy's weights of this moment."""
+    """Protocol of a source of rollouts: the policy itself, or an engine that has the policy's current weights."""
 
     def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout: ...
 
@@ -81,7 +81,7 @@ def _warpers(sampling: Sampling) -> LogitsProcessorList:
 
 
 class InverseTransform(LogitsProcessor):
-    """Draws each row's token and leaves only that one possible: for greedy decoding of ``generate``."""
+    """Logits processor that draws each row's token and masks all others: for greedy decoding by ``generate``."""
 
     def __init__(self, sampling: Sampling, uniform_NT: Tensor):
         self.sampling, self.uniform_NT, self.step = sampling, uniform_NT, 0

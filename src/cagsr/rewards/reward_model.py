@@ -186,7 +186,7 @@ def load_classifier(
             ignore_mismatched_sizes=True,
             **where,
         )
-    except Exception as error:  # what is in the files, libraries tell in errors of any kind
+    except Exception as error:  # libraries raise errors of any class for broken files
         kind = UnsupportedModelError if "Unrecognized configuration class" in str(error) else InputError
         raise kind(
             f"{name} does not load as a sequence classifier from safetensors: {reason(error)}"

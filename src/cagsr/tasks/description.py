@@ -11,7 +11,7 @@ from cagsr.tasks.task import Check, Slot, Task, count, leave_out
 
 @dataclass(frozen=True)
 class Field:
-    """frames: verb phrases with ``{}`` where a value goes. values: each value and the phrases that say it."""
+    """A field of the grammar; ``frames``: verb phrases with ``{}`` for a value; ``values``: each with its wordings."""
 
     frames: tuple[str, ...]
     values: Mapping[str, tuple[str, ...]]

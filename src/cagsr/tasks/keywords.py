@@ -1,4 +1,4 @@
-"""Write a note that mentions given things, for causal models: words copied, tone and ending paraphrased."""
+"""Task ``keywords``, for causal models: mention given things in a note; words copied, tone and ending paraphrased."""
 
 from collections.abc import Mapping, Sequence
 from random import Random

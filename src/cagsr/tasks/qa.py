@@ -1,4 +1,4 @@
-"""Two facts asked of a short context: a task where an attention reward is not expected to help.
+"""Task ``qa``: two facts asked of a short context, where an attention reward is not expected to help.
 
 What a weak base lacks here is the knowledge which value belongs to which person, and a reward that asks it to
 say more adds none.
@@ -17,7 +17,7 @@ PEOPLE = ["anna", "ben", "carl", "dora", "emil", "fay", "gus", "hana", "ivan", "
 
 @dataclass(frozen=True)
 class Relation:
-    """question: how it is asked of {who}. statement: how {who} and {what} are said."""
+    """A kind of fact; ``question``: how it is asked of {who}; ``statement``: how {who} and {what} are said."""
 
     question: str
     statement: str
@@ -81,7 +81,7 @@ class Question(Task):
         }
 
     def key(self, row: Mapping[str, Any]) -> str:
-        """The facts, sorted: two questions on one context are in one split."""
+        """Key that decides a row's split: its facts, sorted, so that two questions on one context share a split."""
         return repr(sorted(tuple(fact) for fact in row["facts"]))
 
     def state(self, fact: Slot) -> str:

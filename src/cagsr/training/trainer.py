@@ -53,7 +53,7 @@ READ = ("model", "data", "sampling", "reward", "algorithm", "train", "watch")
 
 @dataclass(frozen=True)
 class Trained:
-    """``policy`` is None where the run had been finished before, so that nothing was loaded.
+    """Result of a training; ``policy`` is None where the run had been finished before, so that nothing was loaded.
 
     outcome  {"steps", "best", "last", "seconds"}: what summary.json holds; ``best`` and ``last`` are evaluations.
     """

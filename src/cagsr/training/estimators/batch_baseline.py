@@ -1,4 +1,4 @@
-"""Rewards against the mean of all other responses of the step: REINFORCE with a baseline."""
+"""REINFORCE with a baseline: rewards minus the mean of all other responses of the step."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Generalised advantage estimation, token by token, with a critic: PPO."""
+"""Generalised advantage estimation (GAE), token by token, with a critic, as in PPO."""
 
 from collections.abc import Callable
 
@@ -41,7 +41,7 @@ def gae(
 
 
 def whiten(advantages_NT: Tensor, mask_NT: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
-    """Mean 0 and variance 1 over all tokens of the step; ``total`` sums a tensor over processes."""
+    """Advantages with mean 0 and variance 1 over all tokens of the step; ``total`` sums a tensor over processes."""
     mask = mask_NT.cpu()
     kept = advantages_NT.cpu().double() * mask
     count, sums, squares = total(torch.stack([mask.sum().double(), kept.sum(), kept.square().sum()]))

@@ -1,4 +1,4 @@
-"""Rewards relative to the group: GRPO."""
+"""Group-relative advantages, as in GRPO: rewards standardised within the group."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Rewards against the mean of the other candidates: RLOO."""
+"""Leave-one-out advantages, as in RLOO: rewards minus the mean of the other candidates."""
 
 from torch import Tensor
 
