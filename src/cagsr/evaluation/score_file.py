@@ -29,7 +29,7 @@ __all__ = ["score_file"]
 def score_file(
     config: Config, source: str, console: Console, save_attention: Path | None = None
 ) -> list[dict[str, Any]]:
-    """One row out for each row in that can be used, in order: prompt, response, signals by name, reward.
+    """Score a file: one row out for each usable row in, in order, with prompt, response, signals by name, reward.
 
     Rows are read as ``data`` says (columns, longest prompt, what to do with rows that cannot be used), and need a
     column ``response``. The console is told of rows that were dropped or cut.

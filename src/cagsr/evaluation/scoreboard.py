@@ -1,4 +1,4 @@
-"""Every number that is measured of a system's responses, by one object for all systems."""
+"""Scoreboard: every metric of a system's responses, measured alike for all systems."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,18 +24,18 @@ RATINGS = {"overall": "rating", "relevance": "rating_relevance", "coherence": "r
 
 
 def prompt_key(prompt: Prompt) -> str:
-    """What a prompt's references are found by: the prompt of its row, before templates and truncation."""
+    """Key by which a prompt's references are found: the prompt of its row, before templates and truncation."""
     return str(prompt.row.get("prompt", prompt.text))
 
 
 def written(prompt: Prompt) -> str:
-    """What the user wrote of a prompt, without its template."""
+    """The user's own text of a prompt, without its template."""
     return "\n".join(prompt.text[start:end] for start, end in prompt.content)
 
 
 @dataclass(frozen=True)
 class Opinions:
-    """What a judge and people said: metric -> [P] from 1 to 5, NaN where a prompt has no opinion; and counts.
+    """Ratings by a judge and by people: metric -> [P] from 1 to 5, NaN where a prompt has none; and counts.
 
     counts: judge_asked, judge_failures (answers that could not be read), human_ratings, and
     human_ratings_of_other_responses (to this system and prompt, but not to the response that is measured).
@@ -47,7 +47,7 @@ class Opinions:
 
 @dataclass
 class Scoreboard:
-    """What is None is not measured. Relevance, ROUGE-L and the rest are defined in their own modules.
+    """The metrics of a comparison; a field that is None is not measured. Each metric is defined in its own module.
 
     references       prompt_key -> texts; ROUGE-L and exact match need one for every prompt
     followup_column  column of the user's next turn; None: the prompt's own reference stands for it
@@ -71,7 +71,7 @@ class Scoreboard:
     def values(self, prompts: Sequence[Prompt], answers: Answers) -> dict[str, np.ndarray]:
         """Metric name -> [P] of one system, each the mean over a prompt's K responses; all finite.
 
-        Slot metrics (with a checker), length, finished, repeated_trigrams as `evaluation.values_of`; words and
+        Slot metrics (with a checker), length, finished, repeated_trigrams as `evaluator.values_of`; words and
         distinct_2 always; exact_match and rouge_l where every prompt has a reference; relevance and followup_nll
         where they are asked for. `metrics.directions` says which way is better.
 
@@ -105,7 +105,7 @@ class Scoreboard:
         return Opinions(judged.values | people.values, judged.counts | people.counts)
 
     def judged_by_model(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Opinions:
-        """What the judge alone says, as `opinions`."""
+        """Ratings by the judge alone, as `opinions`."""
         if self.judge is None:
             return Opinions({}, {})
         asked = min(self.judged, len(prompts))
@@ -114,7 +114,7 @@ class Scoreboard:
         return Opinions(_found({"judge": _padded(rated.ratings, len(prompts))}), counts)
 
     def people(self, system: str, prompts: Sequence[Prompt], responses: Sequence[str]) -> Opinions:
-        """What people alone say, as `opinions`."""
+        """Ratings by people alone, as `opinions`."""
         if self.ratings is None:
             return Opinions({}, {})
         rows = [(system, self._rated(prompt), text) for prompt, text in zip(prompts, responses, strict=True)]
@@ -136,12 +136,12 @@ class Scoreboard:
         return Preferences(_padded(found.values, len(prompts)), found.disagreements, found.failures)
 
     def corpus(self, answers: Answers) -> dict[str, float]:
-        """Numbers of a system as a whole, which have no interval."""
+        """Metrics of a system as a whole, which have no interval."""
         texts = [text for texts in answers.responses for text in texts]
         return {"distinct_2": distinct_in_corpus(texts)}
 
     def describe(self) -> dict[str, Any]:
-        """What was measured by what: models with revision or hash, packages with version, and what was not and why."""
+        """Provenance of the metrics: models with revision or hash, package versions, what was not measured and why."""
         said: dict[str, Any] = {}
         if self.relevance is not None:
             said["relevance"] = self.relevance.describe()

@@ -28,7 +28,7 @@ from cagsr.rating.items import Item, Mode, from_json, to_json
 
 __all__ = ["Last", "Store", "Study"]
 
-# "cagr": a file that says so in its header is ours.
+# "cagr" in the header of an SQLite file marks it as a ratings database.
 APPLICATION = 0x63616772
 # Another process may be writing; seconds to wait for it.
 PATIENCE = 30.0
@@ -64,7 +64,7 @@ KEY = "rater = ? AND mode = ? AND item = ? AND question = ?"
 
 @dataclass(frozen=True)
 class Study:
-    """What is asked in one mode. ``options`` are those that the items were chosen with."""
+    """A study: what is asked in one mode. ``options`` are those that the items were chosen with."""
 
     mode: Mode
     options: Mapping[str, Any]
@@ -110,7 +110,7 @@ class Store:
         with self._lock:
             self._connection.close()
 
-    # What is asked -----------------------------------------------------------------------------------------------
+    # Studies -----------------------------------------------------------------------------------------------------
 
     def study(self, mode: Mode) -> Study | None:
         found = self._read("SELECT options, items FROM study WHERE mode = ?", mode)
@@ -127,7 +127,7 @@ class Store:
         with self._writing():
             self._connection.execute("INSERT INTO study VALUES (?, ?, ?)", (study.mode, *content))
 
-    # Who rates ---------------------------------------------------------------------------------------------------
+    # Raters ------------------------------------------------------------------------------------------------------
 
     def admit(self, rater: str) -> str:
         """A new token for this rater: 256 random bits. Tokens given before stay good, so an open page goes on."""
@@ -138,7 +138,7 @@ class Store:
         return token
 
     def rater_of(self, token: str) -> str | None:
-        """Whose token it is, None for nobody's. All are looked at, in a time that tells nothing of them."""
+        """The rater of a token, None for an unknown one. All are compared, in a time that reveals nothing of them."""
         asked, found = _digest(token), None
         for digest, rater in self._tokens:
             if hmac.compare_digest(digest, asked):
@@ -148,7 +148,7 @@ class Store:
     def raters(self) -> list[str]:
         return [name for (name,) in self._read("SELECT DISTINCT rater FROM token ORDER BY rater")]
 
-    # What they say -----------------------------------------------------------------------------------------------
+    # Answers -----------------------------------------------------------------------------------------------------
 
     def answers(self, rater: str, mode: Mode) -> dict[tuple[int, str], int]:
         """(item, question) -> value, as it stands now."""
@@ -196,7 +196,7 @@ class Store:
             self._set(key, self._standing(key))
         return True
 
-    # What was written of it --------------------------------------------------------------------------------------
+    # Exports -----------------------------------------------------------------------------------------------------
 
     def exported(self, content: bytes) -> bool:
         """Whether an export of this database wrote just this content before."""

@@ -1,4 +1,4 @@
-"""What each number is called on the page, and what it says."""
+"""Titles and meanings of the metrics on the page, and the format of numbers."""
 
 __all__ = ["MEANINGS", "number", "tick", "title"]
 

@@ -1,4 +1,4 @@
-"""The report: everything in one HTML file that runs no script but its own and asks the network for nothing.
+"""Report page: one HTML file that runs no script but its own and loads nothing from the network.
 
 What runs wrote is text to the page and never markup: the templates escape it, the script only makes text nodes of it,
 and the Content-Security-Policy names the one style sheet and the one script by their hashes.

@@ -1,0 +1,1 @@
+"""Rewards: signals and salience, their weighted sum, presets, calibration of the weights, reward models."""

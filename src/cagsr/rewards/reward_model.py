@@ -1,6 +1,6 @@
-"""Reward models: a number for a response, learnt from pairs. The same thing on disk whoever judged the pairs.
+"""Reward models: sequence classifiers, trained on pairs, that score responses; one format on disk for all.
 
-`cagsr.training.reward_model` teaches them.
+`cagsr.training.reward_model` trains them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,17 +25,18 @@ from cagsr.types import Prompt
 __all__ = ["Asked", "RewardModel", "asked", "collated", "encoded", "frozen", "load_classifier"]
 
 Asked = str | list[Mapping[str, Any]]
-"""What was asked: a text, or the messages of a conversation."""
+"""A reward model's prompt: a text, or the messages of a conversation."""
 
 Encoded = Mapping[str, list[int]]
 
-# In the config of a T5 that we made: its encoder reads the prompt and its decoder the response, as when it writes.
+# Marks the config of a T5 that this package trained: its encoder reads the prompt and its decoder the response, as
+# when it generates.
 LAYOUT, SPLIT = "cagsr_layout", "prompt in the encoder, response in the decoder"
 MASKS = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_mask"}
 
 
 def asked(prompt: Prompt) -> Asked:
-    """What a reward model is told was asked: the user's conversation, or the text as the policy read it."""
+    """The prompt as a reward model reads it: the user's conversation, or the text as the policy read it."""
     messages = prompt.row.get("prompt")
     return messages if isinstance(messages, list) else prompt.text
 
@@ -46,7 +47,7 @@ class RewardModel:
 
     How prompt and response become tokens: a causal model with a chat template reads them as a conversation, another
     causal model one after the other, ended by EOS; encoders (BERT and its kin) as a pair; encoder-decoders one
-    after the other, each ended by EOS, and a T5 of ours as `LAYOUT` says.
+    after the other, each ended by EOS, and a T5 of this package as `LAYOUT` says.
     """
 
     model: PreTrainedModel
@@ -104,7 +105,7 @@ class RewardModel:
 def encoded(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Asked, response: str
 ) -> Encoded:
-    """The tokens of a response to a prompt, by the name of the model's input; as `RewardModel` says.
+    """Token ids of a response to a prompt, by the name of the model's input; as `RewardModel` says.
 
     Raises InputError for more of them than the model has positions for.
     """
@@ -209,5 +210,5 @@ def load_classifier(
 
 
 def frozen(model: PreTrainedModel) -> PreTrainedModel:
-    """In evaluation mode, without gradients."""
+    """The model in evaluation mode, without gradients."""
     return model.eval().requires_grad_(False)

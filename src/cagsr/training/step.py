@@ -117,7 +117,8 @@ class Step:
     def _with_old(self, batch: TrainBatch) -> TrainBatch:
         """The batch with old log-probabilities, bit for bit those that `update` computes before its first step.
 
-        Nothing is differentiated; gradients are on because T5's position bias wants one, and attention then runs in another kernel.
+        Nothing is differentiated; gradients are on because T5's position bias wants one, and attention then runs in
+        another kernel.
         """
         with self._training(), torch.enable_grad(), self.accelerator.no_sync(self.network):
             scored = self.network(batch.rollout)
