@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt as the model reads it.
+    """One prompt, tokenized as the model reads it.
 
     ``text`` is what was tokenised (after any chat template) and ``ids`` the tokens, special ones included.
     ``offsets[j]`` is the character span of token j in ``text``; ``(0, 0)`` for tokens that stand for no text.
@@ -62,6 +62,7 @@ class Rollout:
 
     @property
     def group_size(self) -> int:
+        """K, the number of responses to each prompt."""
         return len(self.responses) // len(self.prompts)
 
     @property
@@ -70,6 +71,7 @@ class Rollout:
         return self.response_mask.sum(-1)
 
     def to(self, device: torch.device | str) -> "Rollout":
+        """The rollout with its tensors on ``device``."""
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved)
 
@@ -211,4 +213,5 @@ class TrainBatch:
     returns: Tensor | None = None
 
     def with_advantages(self, advantages: Tensor, returns: Tensor | None = None) -> "TrainBatch":
+        """The batch with its advantages, and returns where there is a critic."""
         return replace(self, advantages=advantages, returns=returns)

@@ -106,7 +106,7 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _words(annotation: Any) -> list[str]:
-    """The words that a literal type allows."""
+    """The values that a literal type allows."""
     if get_origin(annotation) is Literal:
         return [str(word) for word in get_args(annotation)]
     return [word for part in get_args(annotation) for word in _words(part)]

@@ -22,6 +22,8 @@ class Conflict(NamedTuple):
 
 
 class Conflicts(ValueError):
+    """All conflicts of a config, as one error for pydantic."""
+
     def __init__(self, conflicts: list[Conflict]):
         super().__init__("; ".join(conflict.message for conflict in conflicts))
         self.conflicts = conflicts

@@ -84,6 +84,7 @@ class Document:
         return self.places.get(path, self.name)
 
     def value(self, path: KeyPath) -> Any:
+        """The value at ``path``; see `place` for where it was written."""
         found: Any = self.data
         for part in path:
             found = found[part]

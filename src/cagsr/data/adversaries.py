@@ -20,7 +20,7 @@ SEPARATORS = re.compile(r"[^\w\s]+")
 
 
 def copied(prompt: str, own: str, other: str, limit: int) -> str | None:
-    """The prompt itself."""
+    """The prompt itself as the response."""
     return prompt if prompt.strip() != own.strip() else None
 
 
@@ -54,7 +54,7 @@ def symbols(prompt: str, own: str, other: str, limit: int) -> str | None:
 
 
 def empty(prompt: str, own: str, other: str, limit: int) -> str | None:
-    """No text at all."""
+    """The empty response."""
     return "" if own.strip() else None
 
 

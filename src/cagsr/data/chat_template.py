@@ -16,7 +16,7 @@ Message = Mapping[str, Any]
 
 
 def last_exchange(messages: Sequence[Any]) -> tuple[list[Message], str | None]:
-    """All turns up to the last user turn, and the last assistant turn after it, if any.
+    """Split a conversation: all turns up to the last user turn, and the last assistant turn after it, if any.
 
     Raises ValueError in words when a turn is no ``{role, content}`` of texts or no user turn has text.
     """
@@ -37,7 +37,7 @@ def last_exchange(messages: Sequence[Any]) -> tuple[list[Message], str | None]:
 def render(
     messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, **options: Any
 ) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """The text that the model reads, generation prompt included, and the spans of it that users wrote.
+    """Render a conversation: the text that the model reads, generation prompt included, and the spans that users wrote.
 
     ``options`` are those of ``apply_chat_template``: ``tools``, variables of the template, and so on.
 

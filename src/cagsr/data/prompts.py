@@ -81,7 +81,7 @@ def map_columns(
     salience_column: str | None = None,
     need_reference: bool = False,
 ) -> list[Row]:
-    """Rows whose ``prompt`` is a text or a list of messages, and whose ``reference``, if any, is a text.
+    """Map the columns of rows: ``prompt`` is then a text or a list of messages, and ``reference``, if any, a text.
 
     Without a column ``prompt``, ``messages`` is used: all turns up to the last user turn are the prompt, the
     last assistant turn after it is the reference. Without ``reference_column``, ``reference`` or
@@ -181,7 +181,7 @@ class Reads(Protocol):
 
 
 def encoding(reader: Reads, data: Data, new_tokens: int) -> dict[str, Any]:
-    """The keyword arguments of `encode` for a policy and the ``data`` section, with responses of ``new_tokens``."""
+    """Keyword arguments of `encode` for a policy and the ``data`` section, with responses of ``new_tokens``."""
     return {
         "tokenizer": reader.tokenizer,
         "max_prompt_tokens": data.max_prompt_tokens,
@@ -287,8 +287,9 @@ def _too_long(tokens: int, max_prompt_tokens: int | None, context: int | None, n
 def make_prompt(
     row: Row, index: int, tokenizer: PreTrainedTokenizerBase, special: frozenset[int], **template: Any
 ) -> Prompt:
-    """The prompt of one row as the model reads it; ``special`` are ids that are no content, ``template`` options of
-    `chat_template.render`. Raises ValueError in words for a row that cannot be used.
+    """Encode one row as a prompt; ``special`` are ids that are no content.
+
+    ``template`` are options of `chat_template.render`. Raises ValueError, with the reason, for an unusable row.
     """
     if row.problem:
         raise ValueError(row.problem)

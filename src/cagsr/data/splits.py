@@ -192,7 +192,7 @@ def build_prompts(
 
 
 def check_pairs(config: Config) -> None:
-    """Raises InputError for all that can be wrong with ``compare.preferences`` and needs no tokenizer to be seen."""
+    """Check ``compare.preferences``: raises InputError for all errors in it that can be found without a tokenizer."""
     given = config.compare.preferences
     if given is not None and given != "simulated":
         data.refuse_invalid(pair_rows(given), config.data.skip_invalid)

@@ -16,7 +16,7 @@ def content_tokens(prompt: Prompt) -> Iterator[int]:
 
 
 def truncated(prompt: Prompt, limit: int, left: bool) -> Prompt | None:
-    """``prompt`` in ``limit`` tokens: the user's words are cut, never the template, special tokens or a character.
+    """Truncate a prompt to ``limit`` tokens: the user's words are cut, never template, special tokens or a character.
 
     None when nothing that the user wrote would be left.
     """

@@ -93,7 +93,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def prepare(policy: Any, optimizer: Optimizer, accelerator: Accelerator) -> tuple[nn.Module, Any]:
-    """`Accelerator.prepare`, which shards under FSDP2: block by block, and with the numbers of data parallelism.
+    """`Accelerator.prepare`, which under FSDP2 shards block by block and computes the numbers of data parallelism.
 
     Raises InputError where the launcher's config names a block that the model does not have.
 
@@ -148,7 +148,7 @@ def whole(policy: nn.Module, accelerator: Accelerator) -> Iterator[None]:
 
 
 def whole_weights(module: nn.Module, accelerator: Accelerator) -> dict[str, Tensor] | None:
-    """All weights by their names, on the CPU of the main process; empty in others. None without shards.
+    """Gather all weights by name on the CPU of the main process; empty in others. None without shards.
 
     Weights that are tied come once, under their first name. All processes call it together.
     """

@@ -61,7 +61,7 @@ class World:
         return items[self.rank * each : (self.rank + 1) * each]
 
     def joined(self, items: list) -> list:
-        """The lists of all processes one after another, in rank order; the inverse of `share`."""
+        """All-gather of lists: those of all processes one after another, in rank order; the inverse of `share`."""
         return items if self.size == 1 else gather_object(items)
 
     def from_main(self, value: Value) -> Value:

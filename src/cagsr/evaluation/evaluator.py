@@ -157,7 +157,7 @@ def best_of(answers: Answers, reward: Reward) -> Answers:
 
 
 def values_of(answers: Answers, prompts: Sequence[Prompt], checker: Checker | None) -> dict[str, np.ndarray]:
-    """Metric name -> [P], each the mean over a prompt's K responses.
+    """Metrics of answers: name -> [P], each the mean over a prompt's K responses.
 
     Always: length (tokens), finished, repeated_trigrams. With a checker: the slot metrics of `cagsr.metrics.slots`.
     """

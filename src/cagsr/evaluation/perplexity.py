@@ -16,7 +16,7 @@ __all__ = ["FollowUp", "perplexity"]
 
 
 def perplexity(nll_P: np.ndarray) -> float:
-    """exp of the mean over prompts of the mean NLL a token (nats), 1 or more, lower is better."""
+    """Perplexity: exp of the mean over prompts of the mean NLL a token (nats), 1 or more, lower is better."""
     return float(np.exp(np.mean(nll_P)))
 
 

@@ -45,7 +45,7 @@ def score(
     batch_size: int = 64,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Scores:
-    """Signals [N C] and reward [N] of N responses, in their order, as the model sees them; higher is better.
+    """Score given responses: signals [N C] and reward [N], in their order, as the model sees them; higher is better.
 
     model      the observer: a name, a loaded model (left as it was), or a `Policy` (probed once, for repeated calls).
     tokenizer  None: the one that lies where the model was loaded from.
@@ -137,7 +137,7 @@ def encode_responses(
     template: Mapping[str, Any] | None = None,
     name: Callable[[int], str] = "responses[{}]".format,
 ) -> list[list[int]]:
-    """The tokens of each response, ended as the model ends one: after a conversation as its chat template does.
+    """Token ids of each response, ended by EOS: after a conversation by the token that its chat template writes.
 
     Raises InputError, with the ``name`` of the n-th response, for a text that ends in such a token: it would end twice.
     """

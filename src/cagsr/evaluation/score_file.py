@@ -115,7 +115,7 @@ def _save(directory: Path, numbers: list[int], evidence: Evidence, layers: Seque
 
 
 def _rows(config: Config, source: str) -> list[sources.Row]:
-    """The rows to score; one without a response has that as its problem. References and saliences may be absent."""
+    """The rows to score; for one without a response that is its problem. References and saliences may be absent."""
     given = config.data
     rows = sources.read(source)
     columns = {name for row in rows for name in row.values}

@@ -69,7 +69,7 @@ class Scoreboard:
     not_measured: dict[str, str] = field(default_factory=dict)
 
     def values(self, prompts: Sequence[Prompt], answers: Answers) -> dict[str, np.ndarray]:
-        """Metric name -> [P] of one system, each the mean over a prompt's K responses; all finite.
+        """Metrics of one system: name -> [P], each the mean over a prompt's K responses; all finite.
 
         Slot metrics (with a checker), length, finished, repeated_trigrams as `evaluator.values_of`; words and
         distinct_2 always; exact_match and rouge_l where every prompt has a reference; relevance and followup_nll
@@ -129,7 +129,7 @@ class Scoreboard:
     def preferences(
         self, prompts: Sequence[Prompt], responses: Sequence[str], others: Sequence[str]
     ) -> Preferences:
-        """Which of two systems' responses the judge prefers, values [P]: 1 for ``responses``; NaN where unasked."""
+        """Pairwise preferences of the judge, values [P]: 1 for ``responses``, 0 for ``others``; NaN where not asked."""
         assert self.judge is not None, "preferences need a judge"
         asked = min(self.judged, len(prompts))
         found = self.judge.prefer([written(p) for p in prompts[:asked]], responses[:asked], others[:asked])
@@ -215,7 +215,7 @@ def on_common_prompts(systems: Mapping[str, Mapping[str, np.ndarray]]) -> dict[s
 
 
 def preference_summary(found: Preferences, level: float = 0.95) -> dict[str, Any]:
-    """Mean in [0, 1] with its interval (.5: no preference), and wins, ties, losses, disagreements, failures.
+    """Summary of preferences: mean in [0, 1] with its interval (.5: none), wins, ties, losses, disagreements, failures.
 
     ``found.values`` are [P], or [seeds P]; mean and interval are of the prompts that were judged with every seed.
     """

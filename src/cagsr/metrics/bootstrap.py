@@ -37,7 +37,7 @@ def interval(values: np.ndarray, *, level: float = 0.95, resamples: int = 2000, 
 
 
 def p_value(after: np.ndarray, before: np.ndarray, *, resamples: int = 4000, seed: int = 0) -> float:
-    """Two-sided p of "no difference", paired, in [2 / (resamples + 1), 1]: by inverting the percentile interval.
+    """Paired two-sided p-value of "no difference", in [2 / (resamples + 1), 1]: by inverting the percentile interval.
 
     Twice the share of resampled mean differences on the rarer side of 0 (at 0 they count for both). With few seeds
     it is too small, as every bootstrap over few things is: it then speaks of these prompts more than of new seeds.

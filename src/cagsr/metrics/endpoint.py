@@ -104,7 +104,7 @@ class Endpoint:
 
 
 def check_endpoint(url: str) -> None:
-    """Raises InputError for a secret in the URL, and where the package openai is not installed."""
+    """Raise InputError for a secret in the URL, and where the package openai is not installed."""
     refuse_secrets(url)
     if find_spec("openai") is None:
         raise InputError(
@@ -114,7 +114,7 @@ def check_endpoint(url: str) -> None:
 
 
 def refuse_secrets(url: str) -> None:
-    """Raises InputError for a URL with a password or key in it: URLs are written to config.yaml and to results."""
+    """Raise InputError for a URL with a password or key in it: URLs are written to config.yaml and to results."""
     rest = url.partition("://")[2] or url
     if "@" in rest.partition("/")[0] or "?" in rest or "#" in rest:
         raise InputError(

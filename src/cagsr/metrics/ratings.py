@@ -35,7 +35,7 @@ class Ratings:
 
 
 def read_ratings(path: str | Path) -> Ratings:
-    """Ratings of a JSONL file: system, prompt, response, rater, and relevance, coherence, overall from 1 to 5.
+    """Read ratings from JSONL: system, prompt, response, rater, and relevance, coherence, overall from 1 to 5.
 
     A rater's later rating of the same response replaces the earlier one. Raises InputError with the line of a row
     that is no rating, and where the file is missing or has none.

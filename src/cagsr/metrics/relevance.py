@@ -87,7 +87,7 @@ def relevance_model(name: str) -> str:
 
 
 def _load(place: str, revision: str | None, device: str) -> Any:
-    """A SentenceTransformer of a transformer and a pooling.
+    """Load a SentenceTransformer that consists of a transformer and a pooling.
 
     Put together here: by its name, sentence-transformers would import classes that modules.json names, unpickle
     weights of theirs, and pass on to loaders whatever sentence_bert_config.json says.

@@ -26,7 +26,7 @@ def exact_match(response: str, references: Sequence[str]) -> float:
 
 
 def word_count(text: str) -> int:
-    """Words between white space."""
+    """Number of words, separated by white space."""
     return len(text.split())
 
 

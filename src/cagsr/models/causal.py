@@ -79,10 +79,12 @@ class CausalPolicy(Policy):
     def decoder(
         self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool
     ) -> "CausalDecoder":
+        """The `CausalDecoder` of a batch of prompts."""
         return CausalDecoder(self, prompt_ids, prompt_mask, candidates, reads)
 
     @property
     def can_keep(self) -> bool:
+        """Whether the model computes logits only at chosen positions (``logits_to_keep``)."""
         return can_keep(getattr(self.model, "get_base_model", lambda: self.model)())
 
 
@@ -96,15 +98,18 @@ class CausalDecoder:
         self.cache = SharedCache(prompt_mask, candidates)
 
     def begin(self) -> Tensor:
+        """[N V] logits of every response's first token, after one pass over the prompts."""
         logits = self._pass(self.cache.ids(self.prompt_ids), self.cache.ends)
         return logits.repeat_interleave(self.cache.group_size, 0)
 
     def advance(self, tokens: Tensor) -> Tensor:
+        """[n V] logits of the next token, after ``tokens`` [n]."""
         logits = self._pass(tokens[None], torch.arange(len(tokens), device=tokens.device))
         self.cache.written += 1
         return logits
 
     def keep(self, rows: Tensor) -> None:
+        """Drop all rows of the batch but these."""
         self.cache.keep(rows)
 
     def _pass(self, ids: Tensor, predicting: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ PACKAGES = (
 
 
 def doctor(model: str | None, revision: str | None = None, trust_remote_code: bool = False) -> dict[str, Any]:
-    """``{"versions", "devices", "model"}``; the model's part says which attention is read, or why it is refused."""
+    """Report ``{"versions", "devices", "model"}``; for the model, the attention that is read, or the refusal."""
     report: dict[str, Any] = {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "devices": _devices(),

@@ -76,11 +76,13 @@ class EncoderDecoderPolicy(Policy):
         return {"decoder_input_ids": self.prefixes(rows)}
 
     def encode_prompts(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
+        """Encoder output [P S D] of the prompts."""
         return self.model.get_encoder()(
             input_ids=prompt_ids, attention_mask=prompt_mask.long()
         ).last_hidden_state
 
     def prefixes(self, rows: int) -> Tensor:
+        """[rows prefix] the decoder tokens that every response begins with."""
         return torch.tensor([self._prefix], device=self.device).expand(rows, -1)
 
     def _decoder_inputs(self, response_ids: Tensor) -> Tensor:
@@ -108,12 +110,15 @@ class EncoderDecoderDecoder:
         self.cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache())
 
     def begin(self) -> Tensor:
+        """[N V] logits of every response's first token."""
         return self._pass(self.prefixes)
 
     def advance(self, tokens: Tensor) -> Tensor:
+        """[n V] logits of the next token, after ``tokens`` [n]."""
         return self._pass(tokens[:, None])
 
     def keep(self, rows: Tensor) -> None:
+        """Drop all rows of the batch but these."""
         prompts = rows
         if self.shared:  # each row needs its prompt for itself once groups are no longer whole
             prompts, self.shared = rows // self.candidates, False

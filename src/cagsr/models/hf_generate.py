@@ -23,7 +23,7 @@ def generate(
     eos_ids: list[int],
     pad_id: int,
 ) -> Tensor:
-    """[N T] response tokens, each of the prompts [P S] computed once for each of its candidates.
+    """Sample [N T] response tokens, each of the prompts [P S] computed once for each of its candidates.
 
     ``begun`` is what an encoder-decoder's responses begin with; ``uniform_NT`` as of `models.decoding.decode`.
     """

@@ -122,7 +122,7 @@ def _refusal(name: str, model_type: str, kind: str, error: Exception) -> InputEr
 
 
 def _load_adapter(name: str, **where: Any) -> tuple[PreTrainedModel, dict[str, float]]:
-    """The base that a LoRA adapter's config names, with the adapter merged into its weights."""
+    """Load the base that a LoRA adapter's config names, with the adapter merged into its weights."""
     peft = _peft(f"{name} is a LoRA adapter, which")
     if not (Path(name) / ADAPTER_WEIGHTS).is_file():
         raise InputError(

@@ -95,7 +95,7 @@ class Policy(nn.Module, ABC):
 
     @torch.no_grad()
     def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout:
-        """K candidates per prompt. The same seed and prompts give the same responses in any batch."""
+        """Sample K candidates per prompt. The same seed and prompts give the same responses in any batch."""
         prompt_ids, prompt_mask = self.collate(prompts)
         numbers = uniforms(prompts, sampling, seed) if sampling.temperature > 0 else None
         # In training mode with gradient checkpointing, layers drop the cache that they are handed.
@@ -161,7 +161,7 @@ class Policy(nn.Module, ABC):
         )
 
     def forward(self, rollout: Rollout) -> Scored:
-        """Log-probabilities, entropy and values of the responses, with gradients."""
+        """Score a rollout: log-probabilities, entropy and values of the responses, with gradients."""
         predictions, mask = self.predict(rollout, hidden=self.value_head is not None), rollout.response_mask
         place, tokens = predictions.place[mask], rollout.response_ids[mask]
         logprobs, entropy = token_likelihood(predictions.logits, place, tokens, self.temperature)
@@ -217,7 +217,7 @@ class Policy(nn.Module, ABC):
         return None
 
     def check_length(self, tokens: int, key: str) -> None:
-        """Raises InputError where the model has no positions for a response of so many tokens."""
+        """Raise InputError where the model has no positions for a response of so many tokens."""
         limit = self.response_limit
         if limit is not None and tokens > limit:
             raise InputError(
@@ -226,7 +226,7 @@ class Policy(nn.Module, ABC):
             )
 
     def collate(self, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
-        """``prompt_ids, prompt_mask [P S]``, padded on this architecture's side.
+        """Batch of prompts: ``prompt_ids, prompt_mask [P S]``, padded on this architecture's side.
 
         Raises InputError for a prompt without a token: nothing could follow it.
         """
@@ -249,6 +249,7 @@ class Policy(nn.Module, ABC):
         return ids.to(self.device), mask.to(self.device)
 
     def decode(self, response_ids: Tensor, mask: Tensor) -> list[str]:
+        """Texts of response tokens, without special tokens."""
         rows = [row[kept].tolist() for row, kept in zip(response_ids, mask, strict=True)]
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
@@ -303,11 +304,12 @@ class Reference:
         self._policy = policy
 
     def observe(self, rollout: Rollout) -> Observation:
+        """As of `Policy.observe`, by the reference's weights."""
         with self._adapter_off() if self._adapter_off else nullcontext():
             return self._policy.observe(rollout)
 
     def logprobs(self, rollout: Rollout) -> Tensor:
-        """[N T] as of `Policy.logprobs`."""
+        """[N T] as of `Policy.logprobs`, by the reference's weights."""
         with self._adapter_off() if self._adapter_off else nullcontext():
             return self._policy.logprobs(rollout)
 
@@ -321,7 +323,7 @@ def observed(rollout: Rollout, attention_NTS: Tensor, told: Facts) -> Observatio
 
 
 def places(rows: int, width: int, length: int, first: int, device: torch.device) -> Tensor:
-    """[rows width] of the `Predictions` of padded rows of ``length``, whose place ``first`` predicts token 0."""
+    """[rows width] places in `Predictions` of padded rows of ``length``, whose place ``first`` predicts token 0."""
     return (torch.arange(rows, device=device) * length + first)[:, None] + torch.arange(width, device=device)
 
 

@@ -29,7 +29,7 @@ class Sampler(Protocol):
 
 
 def uniforms(prompts: list[Prompt], sampling: Sampling, seed: int) -> Tensor:
-    """[N T] numbers in [0, 1), a function of the seed and each prompt's own index and occurrence.
+    """[N T] uniform random numbers in [0, 1), a function of the seed and each prompt's own index and occurrence.
 
     A group's randomness does not depend on which other prompts are in its batch or on which process it is
     sampled, so one process and many write the same responses.
@@ -46,7 +46,7 @@ def uniforms(prompts: list[Prompt], sampling: Sampling, seed: int) -> Tensor:
 
 
 def draw(scores: Tensor, uniform_n: Tensor | None, sampling: Sampling) -> Tensor:
-    """[n] a token for each row of ``scores`` [n V], by inverse transform from its own number in [0, 1).
+    """Sample a token [n] for each row of ``scores`` [n V], by inverse transform from its own number in [0, 1).
 
     Temperature, top-k and top-p are applied first. None for the numbers takes the likeliest token. Raises
     NumericsError for logits that no token can be drawn from.
@@ -93,7 +93,7 @@ class InverseTransform(LogitsProcessor):
 
 
 def response_mask(response_ids: Tensor, eos_ids: list[int]) -> tuple[Tensor, Tensor]:
-    """``(mask [N T], finished [N])``: everything up to and including the first end-of-sequence token.
+    """Mask of responses, ``(mask [N T], finished [N])``: all tokens to the first end-of-sequence token, included.
 
     Decided by position, not by comparing with the pad token: with ``pad == eos`` the written end-of-sequence stays
     in the response and the padding after it does not.

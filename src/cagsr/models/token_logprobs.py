@@ -57,7 +57,7 @@ def token_logprobs(logits: Tensor, place: Tensor, tokens: Tensor, temperature: f
 
 @torch.no_grad()
 def facts(logits: Tensor, place: Tensor, tokens: Tensor, others: Tensor, temperature: float) -> Facts:
-    """`Facts` of ``tokens`` at ``place``; ``others`` [R S] are the prompt's tokens beside each."""
+    """`Facts` of the chosen ``tokens`` at ``place``; ``others`` [R S] are the prompt tokens of each."""
     vocabulary = torch.log(torch.tensor(float(logits.shape[-1])))
     found = []
     for rows in _chunks(place, logits):

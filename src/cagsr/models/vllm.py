@@ -57,7 +57,7 @@ class Written(NamedTuple):
 
 
 def connect(server: Vllm, device: torch.device, world: World) -> Client | None:
-    """TRL's client, ready to send weights from ``device``; None in every process but the first, which alone asks.
+    """Connect TRL's client, ready to send weights from ``device``; None in every process but the first.
 
     Raises InputError where TRL or vLLM is not installed here or ``device`` is none that NCCL sends from, and
     EndpointError where the server does not answer, or was started without what training needs.
@@ -130,7 +130,7 @@ class VLLMSampler:
     world: World
 
     def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout:
-        """K candidates per prompt, by the policy's weights as they are now, with the server's log-probabilities.
+        """Sample K candidates per prompt with the policy's current weights, and the server's log-probabilities of them.
 
         ``seed`` is not used: the server has its own randomness. Raises EndpointError in all processes where the
         server does not answer, or not as it should.

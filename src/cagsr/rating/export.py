@@ -40,7 +40,7 @@ class _Said:
 
 
 def export(store: Store, output: Path, raters: Sequence[str] | None = None) -> dict[str, Any]:
-    """Write the files to ``output`` and return the summary; of these ``raters`` only, if they are named.
+    """Export the ratings to ``output`` and return the summary; of these ``raters`` only, if they are named.
 
     Raises InputError for a name that never rated, where nobody rated, and for a file that no export wrote.
     """

@@ -46,7 +46,7 @@ class Item:
 
 
 def choose(groups: Sequence[Group], mode: Mode, count: int, random: Random) -> list[Item]:
-    """About ``count`` items of the groups, and the checks after them.
+    """Choose about ``count`` items from the groups, and the attention checks after them.
 
     Scores: all responses of as many prompts as fit, at least one. Pairs: one pair of each prompt in turn, such
     that the systems meet equally often.
@@ -110,6 +110,7 @@ def to_json(item: Item) -> dict[str, Any]:
 
 
 def from_json(content: Mapping[str, Any]) -> Item:
+    """The item that `to_json` wrote."""
     responses = tuple(Response(one["text"], tuple(one["systems"])) for one in content["responses"])
     return Item(content["prompt"], responses, content["check"], content["repeats"])
 

@@ -67,7 +67,7 @@ def _only(group: Group, systems: set[str]) -> tuple[Response, ...]:
 
 
 def _of_comparison(paths: Sequence[Path]) -> list[Group]:
-    """Every seed of every system: a comparison compares on the prompts for which all of them have ratings."""
+    """Groups of a comparison, with every seed: it compares prompts for which all systems and seeds have ratings."""
     written: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for path in paths:
         for row in _rows(path):

@@ -81,7 +81,7 @@ class Session:
 
 
 class Answer(BaseModel):
-    """A score from 1 to 5; or 1 for response A, the left one, -1 for B, 0 for neither."""
+    """Request body of an answer: a score from 1 to 5; or 1 for response A, the left one, -1 for B, 0 for neither."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -91,7 +91,7 @@ class Answer(BaseModel):
 
 
 class Undo(BaseModel):
-    """The answer to take back: ``last`` of the state. By its number, so that asking twice takes back one."""
+    """Request body of an undo: ``last`` of the state, a number, so that asking twice takes back one answer."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -169,7 +169,7 @@ ROUTES = tuple(sorted({getattr(route, "path", "") for route in router.routes}))
 
 
 def application(session: Session, hosts: Collection[str], cookie: str) -> ASGIApp:
-    """The whole application behind its guards; ``hosts`` are the addresses, with port, that are its own."""
+    """The ASGI application behind its guards; ``hosts`` are the addresses, with port, that are its own."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.include_router(router)
     app.state.session, app.state.cookie = session, cookie

@@ -60,7 +60,7 @@ class Rating:
         return lines
 
     def serve(self, notice: Callable[[str], None]) -> None:
-        """Answer raters until Ctrl-C (KeyboardInterrupt); ``notice`` is told, once each, what should be known."""
+        """Serve raters until Ctrl-C (KeyboardInterrupt); ``notice`` is called with each message for the user, once."""
         from cagsr.rating.server import Session, application, make_server
 
         told: set[str] = set()
@@ -93,7 +93,7 @@ def open_rating(
     port: int = 8765,
     open_to_network: bool = False,
 ) -> Rating:
-    """Choose what is rated in a run or comparison, or go on with what was chosen before, and give every rater a link.
+    """Choose the items of a run or comparison, or continue an earlier choice, and give every rater a link.
 
     ``raters`` and ``systems`` are names with commas between them. Answers are kept in ``ratings.sqlite`` in the
     directory.

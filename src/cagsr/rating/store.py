@@ -77,7 +77,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Last:
-    """A rater's newest answer that still stands: the one that an undo takes back."""
+    """A rater's newest answer that is not undone: the one that an undo takes back."""
 
     sequence: int
     item: int
@@ -87,7 +87,7 @@ class Store:
     """An open ratings database. Every method may be called from any thread; each write is one transaction."""
 
     def __init__(self, path: Path, *, create: bool = False):
-        """Raises InputError where there is none (unless ``create``) or another file, and StorageError."""
+        """Open a database. Raises InputError where there is none (unless ``create``) or another file; StorageError."""
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise InputError(f"{path} is no file but a link or a directory; move it away.")
         if not create and not path.exists():
@@ -151,12 +151,12 @@ class Store:
     # Answers -----------------------------------------------------------------------------------------------------
 
     def answers(self, rater: str, mode: Mode) -> dict[tuple[int, str], int]:
-        """(item, question) -> value, as it stands now."""
+        """Current answers: (item, question) -> value."""
         asked = "SELECT item, question, value FROM answer WHERE rater = ? AND mode = ?"
         return {(item, question): value for item, question, value in self._read(asked, rater, mode)}
 
     def answer(self, rater: str, mode: Mode, item: int, question: str, value: int) -> None:
-        """Keep one answer; it is safe on the disk when this returns. The same answer again changes nothing.
+        """Store one answer; it is safe on the disk when this returns. The same answer again changes nothing.
 
         Raises StorageError when it was not kept.
         """
@@ -176,7 +176,7 @@ class Store:
         return Last(*found[0]) if found else None
 
     def undo(self, rater: str, mode: Mode, sequence: int) -> bool:
-        """Take back one answer of this rater, by a row of its own; what held before holds again.
+        """Take back one answer of this rater by a row of its own; the value before it then holds again.
 
         The same undo again changes nothing. False where this rater gave no such answer. Raises StorageError.
         """

@@ -71,7 +71,7 @@ class Section:
 
 
 def curves(runs: Sequence[Run]) -> list[Section]:
-    """Sections of charts, each with a line a run; numbers that no run has are not there."""
+    """Sections of charts, each with a line a run; metrics that no run has are left out."""
     names = list(dict.fromkeys(name for run in runs for row in run.metrics for name in row))
     parts = [name for name in names if name.startswith(PARTS)]
     ends = {name for name in names if name.endswith(("/low", "/high"))}

@@ -45,7 +45,7 @@ WIDE_FONTS = (
 
 
 def draw(heatmap: "Heatmap") -> Figure:
-    """Prompt tokens from left to right, response tokens from top to bottom, special tokens in another colour.
+    """Draw the heatmap: prompt tokens from left to right, response tokens downwards, special tokens in another colour.
 
     The colour grows with the root of the attention: a few tokens draw most of it, and the others would look alike.
     """

@@ -42,7 +42,7 @@ def _by_step(run: Run) -> dict[tuple[str, str], list[Response]]:
 
 
 def comparable(responses: Mapping[tuple[str, str], Sequence[Response]]) -> dict[str, Any] | None:
-    """Prompts, and for each system the responses and metrics in their order; None with fewer than two systems.
+    """Responses side by side: prompts, and each system's responses and metrics; None with fewer than two systems.
 
     ``primary`` is the metric that orders pairs. Systems with other prompts than the first are left out.
     """

@@ -53,7 +53,7 @@ class Scale:
 
 
 def picture(chart: Chart, identity: str) -> dict[str, Any]:
-    """All that the template of a curve needs; ``data`` is what the script needs to read values off it."""
+    """Template variables of a chart; ``data`` is what the script needs to read values off it."""
     lines = [_thinned(line, MOST_POINTS) for line in chart.lines]
     x = Scale(*_span([at for line in lines for at in line.x]), LEFT, WIDTH - RIGHT)
     values = [value for line in lines for value in (*line.y, *line.low, *line.high)]
@@ -134,7 +134,7 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _padded(values: Sequence[float]) -> tuple[float, float]:
-    """A little air; values of one sign keep 0 in sight where it is near."""
+    """The span with a small margin; values of one sign keep 0 in sight where it is near."""
     low, high = min(values), max(values)
     width = (high - low) or abs(high) * 0.2 or 1.0
     if 0 <= low < width:

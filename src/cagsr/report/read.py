@@ -38,10 +38,14 @@ Spans = list[tuple[int, int]]
 
 
 class Record(BaseModel):
+    """Base class of the rows of a run's files."""
+
     model_config = ConfigDict(allow_inf_nan=False)
 
 
 class Attention(Record):
+    """Attention of a candidate, as candidates.jsonl holds it."""
+
     response: Spans
     weights: list[list[float]]
 
@@ -88,6 +92,8 @@ class Evaluated(Response):
 
 
 class Interval(Record):
+    """A mean and its interval in summary.json."""
+
     mean: float
     low: float
     high: float
@@ -185,7 +191,7 @@ def _add_metrics(run: Run, row: Mapping[str, Any]) -> None:
 
 
 def _add_children(run: Run) -> None:
-    """Of a comparison or a demo: every system's responses, and the first trained systems with their curves.
+    """Add, to a comparison or a demo, every system's responses, and the first trained systems with their curves.
 
     A comparison that is going on has no summary yet, only directories.
     """

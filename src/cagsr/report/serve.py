@@ -46,7 +46,7 @@ class Live:
 
 
 def server(live: Live, port: int) -> ThreadingHTTPServer:
-    """A server on the loopback address; ``port`` 0 takes a free one. Raises InputError where the port is taken."""
+    """HTTP server on the loopback address; ``port`` 0 takes a free one. Raises InputError where the port is taken."""
 
     names: set[str] = set()
 

@@ -68,7 +68,7 @@ def headline(run: Run) -> dict[str, Any] | None:
 
 
 def _during_training(run: Run) -> dict[str, Any] | None:
-    """From the first evaluation, that of the base, to the last one."""
+    """Headline from the first evaluation, that of the base, to the last one."""
     names = [f"evaluation/{name}" for name in (*PRIMARY, "reward")]
     rows = [row for row in run.metrics if any(name in row for name in names)]
     metric = next((name for name in names if rows and name in rows[0] and name in rows[-1]), None)
@@ -146,7 +146,7 @@ def _cell(found: Interval, metric: str, scale: Scale, relative: bool) -> dict[st
 
 
 def _verdict(found: Interval, metric: str) -> str:
-    """better, worse, higher, lower, or nothing where no difference is seen."""
+    """Verdict on a difference: better, worse, higher, lower, or empty where none is seen."""
     corrected = found.p_holm is None or found.p_holm < SIGNIFICANT
     if found.low <= 0 <= found.high or not corrected:
         return ""

@@ -42,6 +42,7 @@ class Pairs:
     spreads: np.ndarray
 
     def where(self, chosen: np.ndarray) -> "Pairs":
+        """The pairs at which ``chosen`` is True."""
         return Pairs(self.differences[chosen], self.prompts[chosen], self.kinds[chosen], self.spreads)
 
     def __len__(self) -> int:

@@ -21,6 +21,8 @@ __all__ = ["PRESETS", "build_reward", "check_signal", "checker_signals", "load_p
 
 
 class Preset(Section):
+    """Content of a preset file."""
+
     about: str = Field(default="", description="What the preset is, in words.")
     terms: list[Term] = Field(min_length=1, description="The terms of the sum.")
 

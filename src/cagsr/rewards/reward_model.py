@@ -43,7 +43,7 @@ def asked(prompt: Prompt) -> Asked:
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A sequence classifier with one output, frozen; ``describe`` says which.
+    """A reward model: a frozen sequence classifier with one output; ``describe`` says which.
 
     How prompt and response become tokens: a causal model with a chat template reads them as a conversation, another
     causal model one after the other, ended by EOS; encoders (BERT and its kin) as a pair; encoder-decoders one
@@ -146,8 +146,10 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = True) ->
 
 
 def collated(model: PreTrainedModel, rows: Sequence[Encoded], move: bool = True) -> dict[str, Tensor]:
-    """Padded, with masks. A T5 that reads two texts is padded on the left of both: transformers takes the state of
-    the decoder in the column where the encoder's text ends, and T5 knows distances only.
+    """Pad rows of token ids to a batch with masks.
+
+    A T5 that reads two texts is padded on the left of both: transformers takes the state of the decoder in the column
+    where the encoder's text ends, and T5 knows distances only.
     """
     width = max(len(ids) for row in rows for ids in row.values())
     left = "decoder_input_ids" in rows[0]
@@ -171,7 +173,7 @@ def collated(model: PreTrainedModel, rows: Sequence[Encoded], move: bool = True)
 def load_classifier(
     name: str, revision: str | None, **settings: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
-    """The classifier, its tokenizer, and the names of the weights of its head that the checkpoint lacks."""
+    """Load a classifier and its tokenizer; also the names of the head's weights that the checkpoint lacks."""
     where = {"revision": revision, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(name, **where, **settings)

@@ -206,7 +206,7 @@ def _tokens_in(prompt: Prompt, spans: Sequence[tuple[int, int]]) -> set[int]:
 
 
 def build_salience(config: Config, prompts: Sequence[Prompt]) -> Salience:
-    """The salience of ``reward.salience``; document frequencies are those of ``prompts``."""
+    """Build the salience of ``reward.salience``; document frequencies are those of ``prompts``."""
     given = config.reward.salience
     if given.kind == "idf":
         return Idf(prompts, power=given.power)

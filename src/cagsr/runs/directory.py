@@ -87,7 +87,7 @@ class RunDirectory:
 
     @classmethod
     def resume(cls, path: str | Path) -> "RunDirectory":
-        """Open a run to go on with it; `rewind` comes next.
+        """Open a run to resume it; `rewind` comes next.
 
         Raises InputError when there is no run or another process has it, and StorageError when it is damaged.
         """
@@ -101,7 +101,7 @@ class RunDirectory:
             self.lock.release()
 
     def rewind(self, step: int | None) -> None:
-        """Drop the rows of steps after ``step`` (None: all), and a torn last line: they will be written again."""
+        """Drop the rows of steps after ``step`` (None: all), and a torn last line: resuming writes them again."""
         for name in BY_STEP:
             if (self.path / name).exists():
                 rows = self.rows(name) if step is not None else []
@@ -161,7 +161,7 @@ class RunDirectory:
             return path.rename(aside)
 
     def check_identity(self, identity: Mapping[str, Any]) -> None:
-        """Raises InputError with a line for every field of ``identity`` that is not what this run started with.
+        """Raise InputError with a line for every field of ``identity`` that differs from what this run started with.
 
         Fields that only one of both has are not compared.
         """
@@ -209,7 +209,7 @@ class RunDirectory:
         self._append(EVALUATIONS, [{"step": step, **row} for row in rows])
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json whole or not at all; raises NumericsError and StorageError."""
+        """Write summary.json atomically; raises NumericsError and StorageError."""
         write_atomically(self.path / SUMMARY, _json(summary, SUMMARY, indent=2) + "\n")
 
     def rows(self, name: str = METRICS) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ class Field:
 
 
 class Description(Task):
-    """Describe a thing of four to six fields; each reference says about two thirds of them, in any order.
+    """Task base: describe a thing of four to six fields; each reference says about two thirds, in any order.
 
     ``subjects`` begin the first sentence, ``pronouns`` the later ones.
     """

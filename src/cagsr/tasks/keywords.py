@@ -67,7 +67,7 @@ TEMPLATES = (
 
 
 class Keywords(Task):
-    """A note with three to five things, and in half of the prompts each a tone and an ending."""
+    """Task: a note with three to five things, and in half of the prompts each a tone and an ending."""
 
     name = "keywords"
     kind: ClassVar[Literal["encoder-decoder", "causal"]] = "causal"

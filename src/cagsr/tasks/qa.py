@@ -49,7 +49,7 @@ RELATIONS = {
 
 
 class Question(Task):
-    """Three or four facts, each on another person, two of them asked; half of the references answer only one."""
+    """Task: three or four facts, each on another person, two of them asked; half of the references answer only one."""
 
     name = "qa"
 
@@ -96,7 +96,7 @@ class Question(Task):
         return self.write(random.sample(slots, len(slots)))
 
     def check(self, row: Mapping[str, Any], response: str) -> Check:
-        """Counts; a fact of the context that was not asked counts as hallucinated, as a wrong one does."""
+        """Count slots; a fact of the context that was not asked counts as hallucinated, as a wrong one does."""
         return count(((subject, value) for subject, value in row["slots"]), self.phrases.find(response))
 
     def vocabulary_texts(self) -> list[str]:

@@ -47,7 +47,7 @@ class Check:
 
 
 def count(slots: Iterable[Slot], mentions: Iterable[Slot]) -> Check:
-    """Counts for the (field, value) pairs a response mentions, in any order, against those asked for."""
+    """Slot counts of a response from the (field, value) pairs it mentions, in any order, and those asked for."""
     asked, said = set(slots), Counter(mentions)
     return Check(
         slots=len(asked),
@@ -58,7 +58,7 @@ def count(slots: Iterable[Slot], mentions: Iterable[Slot]) -> Check:
 
 
 def split_of(key: str) -> str:
-    """``train`` (8 of 10), ``development`` or ``heldout`` (1 of 10 each), by a stable hash of ``key``.
+    """Split of a key: ``train`` (8 of 10), ``development`` or ``heldout`` (1 of 10 each), by a stable hash of it.
 
     The split depends on the content and on no seed, so the three parts are disjoint whatever is drawn.
     """
@@ -111,11 +111,11 @@ class Task(ABC):
 
     @abstractmethod
     def draw(self, random: Random) -> dict[str, Any]:
-        """One row of any split."""
+        """Draw one row of any split."""
 
     @abstractmethod
     def check(self, row: Mapping[str, Any], response: str) -> Check:
-        """Counts of slots missing, hallucinated and repeated in ``response``."""
+        """Count slots missing, hallucinated and repeated in ``response``."""
 
     @abstractmethod
     def complete(self, row: Mapping[str, Any], random: Random) -> str:

@@ -35,6 +35,7 @@ class Shown:
     def of_run(
         cls, prompts: int, tokenizer: PreTrainedTokenizerBase, salience: Salience, steps: int
     ) -> "Shown":
+        """The selection for a run of so many ``steps``."""
         return cls(prompts, tokenizer, salience, max(1, steps // STEPS_WITH_ATTENTION))
 
     def in_full(self, step: int) -> bool:

@@ -13,7 +13,7 @@ __all__ = ["CollapseWatch", "Collapsed"]
 
 
 class Collapsed(StoppedError):
-    """A watched number passed its limit and its action is to stop.
+    """A watched metric passed its limit, and its action is to stop.
 
     Raised after the step's update: the trainer saves a checkpoint of the weights after that step, to go on from.
     """

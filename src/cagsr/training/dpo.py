@@ -23,7 +23,7 @@ __all__ = ["DirectPreference", "prefer", "preference_loss"]
 
 @dataclass(frozen=True)
 class DirectPreference:
-    """Settings of `prefer`.
+    """Settings of DPO, for `prefer`.
 
     beta                 how strongly the policy is held to the reference; 0.1 is usual
     max_response_tokens  a longer response is cut there

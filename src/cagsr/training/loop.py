@@ -166,7 +166,7 @@ class TrainingLoop:
             observer.on_warning(step, message)
 
     def _after(self, step: int, collapsed: Collapsed | None) -> None:
-        """What is due after a step; then a stop, if one is asked for."""
+        """Evaluate and save after a step as far as they are due; then stop, if asked to."""
         schedule = self.schedule
         last = step == schedule.steps
         if last or (schedule.evaluate_every and step % schedule.evaluate_every == 0):
@@ -282,4 +282,5 @@ def prompts_for(prompts: Sequence[Prompt], number: int, size: int, seed: int) ->
 
 
 def step_seed(seed: int, number: int) -> int:
+    """The sampling seed of step ``number``."""
     return int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed * 1_000_003 + number)))

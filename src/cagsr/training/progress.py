@@ -64,6 +64,7 @@ class Clock:
         self.started = time.perf_counter()
 
     def left(self, step: int) -> str:
+        """The remaining time after ``step``, as text."""
         if self.first is None:
             self.first = step - 1
         a_step = (time.perf_counter() - self.started) / (step - self.first)

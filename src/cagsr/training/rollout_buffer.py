@@ -24,7 +24,7 @@ OF_BATCH = ("old_logprobs", "ref_logprobs", "entropy", "values", "advantages", "
 
 
 def save_buffer(collected: Collected, directory: Path, rank: int) -> None:
-    """Write one process's part as ``buffer-RANK.safetensors`` and ``.json``."""
+    """Write one process's part of the buffer as ``buffer-RANK.safetensors`` and ``.json``."""
     rollout, scores = collected.rollout, collected.scores
     tensors = {name: getattr(rollout, name) for name in OF_ROLLOUT}
     if rollout.sampled_logprobs is not None:

@@ -36,7 +36,7 @@ __all__ = ["Collected", "Progress", "Step"]
 
 @dataclass(frozen=True)
 class Collected:
-    """One step's experience: the whole rollout with its scores, and the same in parts, ready to train on.
+    """Experience of one step: the whole rollout with its scores, and the same in parts, ready to train on.
 
     ``attended`` holds the attention summary of each of ``batches``, for display; the attention itself is freed.
     """

@@ -9,7 +9,7 @@ __all__ = ["gae", "token_rewards", "whiten"]
 
 
 def token_rewards(reward_N: Tensor, penalty_NT: Tensor, mask_NT: Tensor) -> Tensor:
-    """[N T] the response's reward at its last token, minus a penalty (KL) at every token.
+    """Token rewards [N T]: the response's reward at its last token, minus a penalty (KL) at every token.
 
     Source: Ziegler et al., arXiv 1909.08593, section 2.1.
     """

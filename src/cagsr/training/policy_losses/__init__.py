@@ -20,6 +20,6 @@ ARGUMENTS = "logprobs, old_logprobs, advantages, mask"
 
 
 def find_loss(loss: Loss) -> Callable[..., PolicyLoss]:
-    """The loss that ``algorithm.loss`` names, with its options. Raises InputError for an unknown name or option."""
+    """Find the loss that ``algorithm.loss`` names, and bind its options. Raises InputError for unknown ones."""
     function = find("policy loss", loss.name, LOSSES, ARGUMENTS)
     return partial(function, **checked_options("policy loss", loss.name, function, loss.options, ARGUMENTS))

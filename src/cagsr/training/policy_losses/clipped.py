@@ -1,4 +1,4 @@
-"""The clipped surrogate objective of PPO, which GRPO takes over."""
+"""Clipped surrogate objective of PPO, which GRPO uses too."""
 
 import torch
 from pydantic import PositiveFloat
