@@ -1,4 +1,4 @@
-"""Small models from nothing, for tasks that fit a laptop and for tests."""
+"""Small models and tokenizers made from scratch, for tasks that fit a laptop and for tests."""
 
 from collections.abc import Iterable
 from typing import Any

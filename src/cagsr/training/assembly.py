@@ -67,7 +67,7 @@ def build_step(
         salience=salience,
         algorithm=Algorithm(algorithm),
         sampling=config.sampling,
-        leash=kl.KLController(algorithm.kl_coefficient, algorithm.kl_target),
+        kl_controller=kl.KLController(algorithm.kl_coefficient, algorithm.kl_target),
         optimizer=optimizer,
         scheduler=scheduler,
         accelerator=accelerator,
