@@ -211,7 +211,9 @@ def _names() -> Iterator[Word]:
 
 
 def _checker(wrong: str) -> object:
-    return find_checker(Config.load(None, ["data.source=x.csv", "model.name=m", f"data.checker={wrong}"]))
+    return find_checker(
+        Config.load(None, ["data.source=x.csv", "model.name=m", f"data.checker={wrong}"]).data
+    )
 
 
 def _options() -> Iterator[Word]:

@@ -12,7 +12,7 @@ import accelerate
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cagsr.cli import main as cli
-from cagsr.training import run as train
+from cagsr.training import trainer as train
 from sharded import fsdp2
 
 
