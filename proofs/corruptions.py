@@ -27,11 +27,12 @@ OF = ("GRPO, T5", "PPO, Llama", "PPO, Llama, LoRA", "SFT, T5")
 
 def prove(count: int, random: Random, advance: Callable[..., None]) -> list[str]:
     """The damage, out of ``count``, that was not noticed, or not said, or cost more than the checkpoint it was in."""
-    workshop, failures = Workshop.open(), []
-    sources = {name: _half_way(workshop, number, name) for number, name in enumerate(OF)}
+    workshop, failures, sources = Workshop.open(), [], dict[str, Path]()
     for item in range(count):
         name = random.choice(OF)
         cwd = workshop.fresh(1000 + item)
+        if name not in sources:
+            sources[name] = _half_way(workshop, OF.index(name), name)
         shutil.copytree(sources[name], cwd / "run")
         newest = _checkpoints(cwd / "run")
         spared = random.choice((1, 1, 1, 2))

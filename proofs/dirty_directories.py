@@ -51,8 +51,7 @@ COMMANDS = {
 
 def prove(count: int, random: Random, advance: Callable[..., None]) -> list[str]:
     """The directories, out of ``count``, in which something of somebody's is not as it was."""
-    workshop, failures = Workshop.open(), []
-    halves = {name: _half_way(workshop, -10 - number, name) for number, name in enumerate(OF)}
+    workshop, failures, halves = Workshop.open(), [], dict[str, Path]()
     for item in range(count):
         cwd = workshop.fresh(item)
         kind = random.choice(("dirty", "dirty", "dirty", "among", "two starts"))
@@ -97,6 +96,8 @@ def _dirty(cwd: Path, random: Random) -> tuple[str, str]:
 def _among(workshop: Workshop, cwd: Path, halves: dict[str, Path], random: Random) -> tuple[str, str]:
     """A stopped run goes on among files of somebody's."""
     name = random.choice(OF)
+    if name not in halves:
+        halves[name] = _half_way(workshop, -10 - OF.index(name), name)
     shutil.copytree(halves[name], cwd / "run")
     taken = {str(path.relative_to(cwd / "run")) for path in (cwd / "run").rglob("*")}
     names = [each for each in random.sample(AMONG, random.randint(1, 5)) if each not in taken]

@@ -17,12 +17,16 @@ from io import TextIOWrapper
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
+from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
 import tiny
 
 PRELOADED = (
     "cagsr.training.trainer",
+    "cagsr.training.sft_run",
     "cagsr.evaluation.score_file",
     "cagsr.evaluation.evaluate",
+    "cagsr.report.command",
     "peft",
     "transformers.models.t5.modeling_t5",
     "transformers.models.llama.modeling_llama",
@@ -35,6 +39,9 @@ AT_IMPORT = {
     "PYTHONPATH": os.pathsep.join(sys.path),
 }
 """Variables while the fork server imports; the first three hold for every run too."""
+
+# With its first model transformers compiles a thousand patterns of names: once here, not in every run.
+get_checkpoint_conversion_mapping("t5")
 
 _forked = multiprocessing.get_context("forkserver")
 _forked.set_forkserver_preload(list(PRELOADED))

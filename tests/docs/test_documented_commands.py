@@ -47,7 +47,7 @@ NOT_RUN = {
     "here by tests/cli/test_sharded_training.py",
 }
 
-# Appended to a command, unless it names the key itself.
+# Appended to a command, unless it names the key itself; a number of steps is appended in any case, and wins.
 STEPS = ["train.steps=2", "train.warmup_steps=0", "train.prompts_per_step=2", "train.micro_batch=8"]
 SAMPLING = ["sampling.candidates=2", "sampling.max_new_tokens=6"]
 DATA = ["data.count=8", "data.evaluation_count=6"]
@@ -249,7 +249,7 @@ def quick(words: list[str]) -> list[str]:
     return [
         part
         for one in added
-        if re.split("[= ]", one)[0] not in typed_keys
+        if (key := re.split("[= ]", one)[0]) not in typed_keys or key.endswith(".steps")
         for part in ([one] if "=" in one else one.split())
     ]
 

@@ -15,7 +15,8 @@ from cagsr.evaluation import metrics_from_config as instruments
 from cagsr.evaluation.evaluator import Answers
 from cagsr.evaluation.perplexity import FollowUp
 from cagsr.evaluation.scoreboard import Scoreboard, on_common_prompts, preference_summary
-from cagsr.metrics.directions import HIGHER_IS_BETTER
+from cagsr.metrics import RESPONSE_METRICS
+from cagsr.metrics.directions import DIRECTIONS
 from cagsr.metrics.judge import Judge, Preferences
 from cagsr.metrics.ratings import Ratings
 from cagsr.metrics.rouge import rouge_l
@@ -46,12 +47,12 @@ def test_every_metric_is_the_mean_over_a_prompts_responses():
     assert values["distinct_2"].tolist() == [0.75, 1.0]
     assert values["rouge_l"] == pytest.approx([(1 + 2 / 5) / 2, (1 + 2 / 3) / 2])
     assert values["length"].tolist() == [4, 4]
-    assert set(values) <= set(HIGHER_IS_BETTER)
+    assert set(values) <= {*DIRECTIONS, *RESPONSE_METRICS}
     assert board.corpus(answers(("one two", "one two"))) == {"distinct_2": 0.5}
 
 
 def test_every_slot_metric_has_a_direction():
-    assert set(METRICS) <= set(HIGHER_IS_BETTER)
+    assert set(METRICS) <= {*DIRECTIONS, *RESPONSE_METRICS}
 
 
 def test_relevance_is_of_what_the_user_wrote():

@@ -10,11 +10,12 @@ import numpy as np
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import Answers, values_of
 from cagsr.evaluation.perplexity import FollowUp
+from cagsr.metrics import RESPONSE_METRICS
 from cagsr.metrics.bootstrap import interval
 from cagsr.metrics.judge import Judge, Preferences
 from cagsr.metrics.ratings import ASPECTS, Ratings
 from cagsr.metrics.relevance import Relevance
-from cagsr.metrics.text import distinct, distinct_in_corpus, exact_match, word_count
+from cagsr.metrics.text import distinct_in_corpus, exact_match
 from cagsr.tasks.task import Checker
 from cagsr.types import Prompt
 
@@ -71,9 +72,9 @@ class Scoreboard:
     def values(self, prompts: Sequence[Prompt], answers: Answers) -> dict[str, np.ndarray]:
         """Metric name -> [P] of one system, each the mean over a prompt's K responses; all finite.
 
-        Slot metrics (with a checker), length, finished, repeated_trigrams as `evaluation.values_of`; words and
-        distinct_2 always; exact_match and rouge_l where every prompt has a reference; relevance and followup_nll
-        where they are asked for. `metrics.directions` says which way is better.
+        Slot metrics (with a checker), length, finished, repeated_trigrams as `evaluator.values_of`; those of
+        `metrics.RESPONSE_METRICS` always; exact_match and rouge_l where every prompt has a reference; relevance and
+        followup_nll where they are asked for. `metrics.higher_is_better` says which way is better.
 
         Raises InputError where a prompt lacks the column of the next turn.
         """
@@ -82,8 +83,10 @@ class Scoreboard:
             (prompt, text) for prompt, texts in zip(prompts, answers.responses, strict=True) for text in texts
         ]
         measured: dict[str, Any] = {
-            "words": [word_count(text) for _, text in rows],
-            "distinct_2": [distinct(text) for _, text in rows],
+            **{
+                name: [metric.function(prompt.row, text) for prompt, text in rows]
+                for name, metric in RESPONSE_METRICS.items()
+            },
             **self._to_references(rows),
         }
         if self.relevance is not None:

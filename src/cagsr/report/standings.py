@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cagsr.evaluation.leaderboard import PRIMARY
-from cagsr.metrics.directions import HIGHER_IS_BETTER
+from cagsr.metrics import higher_is_better
 from cagsr.report.names import number, title
 from cagsr.report.plot import Scale
 from cagsr.report.read import OURS, Interval, Run, Summary, Systems
@@ -150,14 +150,14 @@ def _verdict(found: Interval, metric: str) -> str:
     corrected = found.p_holm is None or found.p_holm < SIGNIFICANT
     if found.low <= 0 <= found.high or not corrected:
         return ""
-    higher = HIGHER_IS_BETTER.get(metric)
+    higher = higher_is_better(metric)
     if higher is None:
         return "higher" if found.mean > 0 else "lower"
     return "better" if (found.mean > 0) == higher else "worse"
 
 
 def _better(metric: str) -> str:
-    return {True: "higher is better", False: "lower is better", None: ""}[HIGHER_IS_BETTER.get(metric)]
+    return {True: "higher is better", False: "lower is better", None: ""}[higher_is_better(metric)]
 
 
 def _scale(found: Sequence[Interval], relative: bool) -> Scale:

@@ -8,6 +8,7 @@ from cagsr.distributed.launcher import refuse_unseen
 from cagsr.errors import InputError
 from cagsr.metrics.endpoint import refuse_secrets
 from cagsr.rewards.reward import Reward
+from cagsr.training.policy_losses import find_loss
 
 __all__ = ["check_launch", "check_training"]
 
@@ -27,6 +28,7 @@ def check_training(config: Config, reward: Reward | None = None) -> None:
         )
     if reward is None:
         return
+    find_loss(config.algorithm.loss)
     candidates = config.sampling.candidates
     for kind, compared in (("group", candidates), ("batch", candidates * config.train.prompts_per_step)):
         alone = [term.signal for term in reward.terms if term.standardise == kind]
