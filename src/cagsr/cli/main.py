@@ -262,7 +262,7 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Fit the weights of a reward's terms to a model, without labels or with a few."""
-    from cagsr.probe.calibrate import calibrate as run_calibration
+    from cagsr.probing.calibrate import calibrate as run_calibration
 
     chosen = overrides or []
     if not any(one.startswith(("reward.preset=", "reward.terms=")) for one in chosen):
@@ -288,8 +288,8 @@ def probe(
     ] = False,
 ) -> None:
     """Before any training: is a reward worth following here? Go, caution or no, with reasons."""
-    from cagsr.probe.run import probe as run_probe
-    from cagsr.probe.table import show
+    from cagsr.probing.run import probe as run_probe
+    from cagsr.probing.table import show
 
     chosen = [*(overrides or []), *([] if pairs is None else [f"compare.preferences={json.dumps(pairs)}"])]
     console = console_for(as_json)

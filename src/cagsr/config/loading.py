@@ -57,6 +57,11 @@ class Config(Section):
         except ValidationError as error:
             raise InputError("\n".join(messages(error, document, cls))) from None
 
+    @classmethod
+    def of(cls, given: "Config | str | Path") -> "Config":
+        """A config as it is, or the one in a YAML file; raises InputError."""
+        return given if isinstance(given, Config) else cls.load(given)
+
     def replaced(self, keys: Mapping[str, Any]) -> Self:
         """A copy with other values for these keys, ``{"train.seed": 3}``; a section as a whole by its name."""
         sections: dict[str, Any] = {}
