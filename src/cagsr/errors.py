@@ -57,7 +57,6 @@ class UnsupportedModelError(InputError):
     """A model that cannot be trained, or whose attention cannot be read exactly."""
 
 
-
 class NumericsError(CagsrError):
     """A loss, gradient, reward or log-probability that is not finite."""
 
@@ -66,7 +65,6 @@ class NumericsError(CagsrError):
 
 class SignalError(NumericsError):
     """A signal that raised, or returned values that are not finite or of the wrong shape."""
-
 
 
 class EndpointError(CagsrError):
