@@ -93,7 +93,7 @@ class Algorithm:
     def token_losses(
         self, scored: Scored, batch: TrainBatch, kl_coefficient: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss [N T] of each token, and the terms that it is the sum of, for the metrics.
+        """The loss [N T] of each token, and its terms, for the metrics.
 
         Where another engine drew the tokens, the terms that are right on average over the policy's own tokens are
         weighted by `importance_weight`: the policy's loss and k2. Entropy and values are not of one token.

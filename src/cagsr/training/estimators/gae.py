@@ -1,4 +1,4 @@
-"""Generalised advantage estimation (GAE), token by token, with a critic, as in PPO."""
+"""Generalised advantage estimation (GAE), token by token, with a critic: the estimator of PPO."""
 
 from collections.abc import Callable
 
