@@ -15,7 +15,8 @@ import tiny
 from cagsr.attention import ATTENTION
 from cagsr.attention import sharing as sharing_module
 from cagsr.attention.capture import attention_forward
-from cagsr.attention.shared_prompt import SharedPrompt, fold, of_each, unfold
+from cagsr.attention.rows import fold, of_each, unfold
+from cagsr.attention.shared_prompt import SharedPrompt
 from cagsr.attention.sharing import Sharing, inspect_sharing
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.models import policy as policy_module

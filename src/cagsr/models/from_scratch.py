@@ -16,7 +16,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from cagsr.attention.capture import ATTENTION
+from cagsr.attention.reading import ATTENTION
 
 __all__ = ["new_model", "new_tokenizer"]
 

@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from cagsr.attention.capture import ATTENTION
 from cagsr.attention.inspection import inspect
+from cagsr.attention.reading import ATTENTION
 from cagsr.attention.sharing import inspect_sharing
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.io.atomic_write import place_atomically, storing

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cagsr.attention.capture import Readable
 from cagsr.attention.inspection import evaluating
+from cagsr.attention.reading import Readable
 from cagsr.attention.sharing import Sharing
 from cagsr.config.schema import Sampling
 from cagsr.errors import InputError
