@@ -67,6 +67,10 @@ class Started:
     def err(self) -> str:
         return (self._directory / "err").read_text(errors="replace")
 
+    @property
+    def ended(self) -> bool:
+        return self._process.exitcode is not None
+
     def wait(self, timeout: float = 120) -> int:
         """The exit code, negative for the signal that killed it. After ``timeout`` seconds: killed, TimeoutError."""
         self._process.join(timeout)
