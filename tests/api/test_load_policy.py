@@ -239,6 +239,29 @@ def test_a_policy_is_used_as_it_is(models):
             observing(policy, **given).__enter__()
 
 
+def covered(model):
+    """The model with a ``forward`` on the instance that calls the model itself, as TRL's trainers leave it."""
+    original = model.forward
+    model.forward = lambda *given, **settings: original(*given, **settings)
+    return model
+
+
+def test_a_copy_of_a_model_whose_forward_is_covered_runs_itself(load):
+    model = covered(load("llama"))
+    frozen, policy = frozen_policy(model), load_policy(covered(load("llama")))
+    reference, rollout = Reference(policy), rollout_of(policy)
+    before = policy.logprobs(rollout)
+    with torch.no_grad():
+        for parameter in [*model.parameters(), *policy.parameters()]:
+            parameter.add_(1.0)
+    assert torch.equal(frozen.logprobs(rollout), before)
+    assert torch.equal(reference.logprobs(rollout), before)
+    assert (policy.logprobs(rollout) - before).abs().max() > 0.01
+    with observing(model) as seen:
+        assert torch.equal(seen.logprobs(rollout), policy.logprobs(rollout))
+    assert "forward" in vars(model)
+
+
 def test_a_frozen_policy_does_not_learn_what_its_model_learns(load):
     model = load("llama").train()
     frozen = frozen_policy(model)

@@ -1,4 +1,4 @@
-"""What a config names by one word, and where it is found; nothing is imported before it is used.
+"""Registries of estimators and tasks: from the name in a config to a dotted path, imported only when it is used.
 
 A new one is a file and a line here.
 """
@@ -6,7 +6,7 @@ A new one is a file and a line here.
 import importlib
 from typing import Any
 
-__all__ = ["ESTIMATORS", "TASKS", "load"]
+__all__ = ["ESTIMATORS", "POLICY_LOSSES", "SIGNALS", "TASKS", "load"]
 
 ESTIMATORS = {
     "grpo": "cagsr.training.estimators.group.group_relative",
@@ -15,6 +15,41 @@ ESTIMATORS = {
     "policy-gradient": "cagsr.training.estimators.batch_baseline.batch_baseline",
 }
 """algorithm.name -> how rewards become advantages."""
+
+POLICY_LOSSES = {
+    "clipped": "cagsr.training.policy_losses.clipped.clipped",
+}
+"""algorithm.loss.name -> the loss of each token."""
+
+SIGNALS = {
+    name: f"cagsr.rewards.signals.{name}.{name}"
+    for name in (
+        "agreement",
+        "certainty",
+        "contradiction",
+        "coverage",
+        "focus",
+        "grounding",
+        "knockout",
+        "length",
+        "lexical_overlap",
+        "lookback",
+        "mass",
+        "precision",
+        "random_reward",
+        "reference_logprob",
+        "reference_overlap",
+        "repetition",
+        "retold",
+        "reward_model",
+        "shift",
+        "surprise",
+        "token_copy",
+        "unexplained",
+        "unfinished",
+    )
+}
+"""reward.terms[].signal -> one number a response."""
 
 TASKS = {
     "slots": "cagsr.tasks.slots.SLOTS",
@@ -26,6 +61,6 @@ TASKS = {
 
 
 def load(path: str) -> Any:
-    """What stands at a dotted path of this package."""
+    """Import the object at a dotted path of this package."""
     module, _, attribute = path.rpartition(".")
     return getattr(importlib.import_module(module), attribute)

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from cagsr.errors import printable
 from cagsr.io.terminal import say
-from cagsr.metrics.directions import HIGHER_IS_BETTER
+from cagsr.metrics import higher_is_better
 from cagsr.metrics.slots import METRICS
 from cagsr.types import Prompt
 
@@ -131,8 +131,8 @@ def difference_lines(summary: Mapping[str, Any], pair: str) -> list[str]:
         mean, low, high = (differences[name][part] for part in ("mean", "low", "high"))
         if low <= 0 <= high:
             verdict = "no difference seen"
-        elif (higher_is_better := HIGHER_IS_BETTER.get(name)) is not None:
-            verdict = "better" if (mean > 0) == higher_is_better else "worse"
+        elif (higher := higher_is_better(name)) is not None:
+            verdict = "better" if (mean > 0) == higher else "worse"
         else:
             verdict = COUNTS.get(name, ("higher", "lower"))[mean < 0]
         lines.append(f"{_title(name):<{width}} {mean:+z.3f}  [{low:+z.3f}, {high:+z.3f}]  {verdict}")

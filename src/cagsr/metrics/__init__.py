@@ -1,6 +1,32 @@
-"""Slot metrics and paired bootstrap intervals."""
+"""Metrics of responses and the statistics that compare them; a new metric is a line in RESPONSE_METRICS."""
 
 from cagsr.metrics.bootstrap import Interval, difference, interval, summarise
+from cagsr.metrics.directions import DIRECTIONS
+from cagsr.metrics.response_metrics import ResponseMetric
 from cagsr.metrics.slots import METRICS, slot_metrics
+from cagsr.metrics.text import distinct, word_count
 
-__all__ = ["METRICS", "Interval", "difference", "interval", "slot_metrics", "summarise"]
+__all__ = [
+    "METRICS",
+    "RESPONSE_METRICS",
+    "Interval",
+    "ResponseMetric",
+    "difference",
+    "higher_is_better",
+    "interval",
+    "slot_metrics",
+    "summarise",
+]
+
+RESPONSE_METRICS: dict[str, ResponseMetric] = {
+    "words": ResponseMetric(lambda row, response: word_count(response)),
+    "distinct_2": ResponseMetric(lambda row, response: distinct(response), higher_is_better=True),
+}
+"""Measured of every response by evaluation, comparison and the Trainer's reports."""
+
+
+def higher_is_better(metric: str) -> bool | None:
+    """Which way a metric is better; None where more is neither, and for a metric that is not known."""
+    if metric in RESPONSE_METRICS:
+        return RESPONSE_METRICS[metric].higher_is_better
+    return DIRECTIONS.get(metric)

@@ -1,8 +1,8 @@
-"""Which way every metric is better: what tables and tests of differences go by."""
+"""Direction of every metric, higher or lower is better, for tables and tests of differences."""
 
-__all__ = ["HIGHER_IS_BETTER"]
+__all__ = ["DIRECTIONS"]
 
-HIGHER_IS_BETTER: dict[str, bool | None] = {
+DIRECTIONS: dict[str, bool | None] = {
     "slot_error_rate": False,
     "coverage": True,
     "perfect": True,
@@ -16,13 +16,11 @@ HIGHER_IS_BETTER: dict[str, bool | None] = {
     "rouge_l": True,
     "exact_match": True,
     "followup_nll": False,
-    "distinct_2": True,
     "judge": True,
     "rating": True,
     "rating_relevance": True,
     "rating_coherence": True,
     "length": None,
-    "words": None,
     "kl": None,
 }
-"""True: higher is better; False: lower is; None: more is neither. Signals are not here: that is the reward's to say."""
+"""True: higher is better; False: lower is; None: neither. Of signals the reward says which way they count."""

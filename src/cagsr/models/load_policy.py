@@ -1,4 +1,4 @@
-"""Policies of models that are in memory already, or that a name leads to: the way in for Python programs."""
+"""`load_policy`, the entry point of Python programs: a policy from a model's name or from a loaded model."""
 
 import copy
 import os
@@ -56,8 +56,8 @@ def load_policy(
 
     Changed on a loaded model, which stays usable: its attention implementation becomes "cagsr" (transformers' ``sdpa``
     where nobody reads), it goes into eval mode, every dropout rate becomes 0 (``policy.dropout`` keeps those of its
-    config, and `save_model` writes them back), and with ``lora`` PEFT puts its layers into it. `score`, `heatmap` and
-    `AttentionReward` change nothing for good.
+    config, and `save_model` writes them back), a ``forward`` that another trainer put over its own is taken off, and
+    with ``lora`` PEFT puts its layers into it. `score`, `heatmap` and `AttentionReward` change nothing for good.
 
     Raises UnsupportedModelError for a model whose attention cannot be read exactly or that stays random in training
     mode, and InputError for everything else that cannot be used; a model that is refused keeps its attention
@@ -81,6 +81,7 @@ def load_policy(
             )
         tokenizer = _tokenizer_of(base, processing_class, where)
         with attention_as_before(base) as keep_new:
+            _uncover_forward(model)
             policy = _policy_of(model, tokenizer, settings)
             policy.dropout |= without_randomness(policy.model)
             refuse_randomness(policy.model, base)
@@ -98,7 +99,7 @@ def observing(
     layers: str | list[int] = "all",
     temperature: float = 1.0,
 ) -> Iterator[Policy]:
-    """A policy to observe with for the time of the block, in eval mode; afterwards the model is as it was.
+    """Context manager: a policy to observe with, in eval mode; the model is as before when the block ends.
 
     A model loaded by name goes to Accelerate's device, a loaded one stays where it is. A `Policy`, which was probed
     when it was made, is used as it is, with its own layers and temperature.
@@ -114,9 +115,7 @@ def observing(
         with evaluating(model.model):
             yield model
     elif isinstance(model, str | os.PathLike):
-        loaded, _ = load_model(os.fspath(model))
-        tokenizer = processing_class or load_tokenizer(os.fspath(model))
-        policy = make_policy(loaded, tokenizer, layers=layers, temperature=temperature)
+        policy = frozen_policy(model, processing_class, layers=layers, temperature=temperature)
         yield policy.to(PartialState().device)
     else:
         base = base_of(model)
@@ -129,19 +128,26 @@ def frozen_policy(
     model: "str | os.PathLike[str] | PreTrainedModel | PeftModel",
     processing_class: PreTrainedTokenizerBase | None = None,
     *,
+    revision: str | None = None,
+    dtype: str = "float32",
+    trust_remote_code: bool = False,
     layers: str | list[int] = "all",
     temperature: float = 1.0,
 ) -> Policy:
-    """A policy that stays as the model is now, whatever becomes of the model: an observer beside a policy in training.
+    """A policy that stays as the model is now while the model is trained: a fixed observer.
 
     Of a loaded model it is a copy. Of a PEFT model it is the base without the adapter, and only what is trained is
     copied: the frozen weights are the model's own, so that they need no memory again and move with it to its device.
+    What is loaded by name lies on the CPU.
 
-    Raises what `load_policy` raises.
+    Parameters and errors are those of `load_policy`.
     """
+    settings: dict[str, Any] = {"layers": layers, "temperature": temperature}
     if isinstance(model, str | os.PathLike):
-        with observing(model, processing_class, layers=layers, temperature=temperature) as policy:
-            return policy.requires_grad_(False).eval()
+        where = {"revision": revision, "trust_remote_code": trust_remote_code}
+        tokenizer = processing_class or load_tokenizer(os.fspath(model), **where)
+        loaded, _ = load_model(os.fspath(model), dtype=dtype, **where)
+        return make_policy(loaded.requires_grad_(False), tokenizer, **settings).eval()
     base = base_of(model)
     tokenizer = _tokenizer_of(base, processing_class, {})
     if model is base:
@@ -153,7 +159,8 @@ def frozen_policy(
         cast(Any, frozen.base_model).disable_adapter_layers()
         for weight in shared.values():  # and this makes the originals of such modules trainable
             weight.requires_grad_(False)
-    return _policy_of(frozen.eval(), tokenizer, {"layers": layers, "temperature": temperature})
+    _uncover_forward(frozen)
+    return _policy_of(frozen.eval(), tokenizer, settings)
 
 
 def base_of(model: Any) -> PreTrainedModel:
@@ -185,7 +192,7 @@ def base_of(model: Any) -> PreTrainedModel:
 
 @contextmanager
 def attention_as_before(model: PreTrainedModel) -> Iterator[Any]:
-    """Give a model its attention implementation back after the block, part by part.
+    """Context manager that restores a model's attention implementation after the block, part by part.
 
     What is yielded, called inside the block, lets it keep the new one.
     """
@@ -206,6 +213,16 @@ def _policy_of(model: Any, tokenizer: PreTrainedTokenizerBase, settings: dict[st
     return policy
 
 
+def _uncover_forward(model: nn.Module) -> None:
+    """Let the modules of a model run the ``forward`` of their class.
+
+    TRL's trainers and torch.compile put another one over it, on the instance, which calls the model that it was made
+    for: a copy of the model, frozen or a reference, would run that one and see it learn.
+    """
+    for module in model.modules():
+        vars(module).pop("forward", None)
+
+
 def _make_readable(model: PreTrainedModel) -> None:
     try:
         model.set_attn_implementation(ATTENTION)
@@ -221,7 +238,7 @@ def _make_readable(model: PreTrainedModel) -> None:
 
 
 def _configs(model: PreTrainedModel) -> list[PretrainedConfig]:
-    """Every config that says which attention a part of the model uses, outer ones first."""
+    """Every config that sets the attention implementation of a part of the model, outer ones first."""
     found: dict[int, PretrainedConfig] = {}
 
     def visit(config: PretrainedConfig) -> None:

@@ -1,25 +1,25 @@
-"""The policy loss of each token: one loss a file, found by name.
+"""Policy losses per token, one a file, found by name.
 
 A loss is ``(logprobs, old_logprobs, advantages, mask, *, options) -> PolicyLoss``, all [N T]: ``old_logprobs`` are of
-the policy that sampled, ``mask`` says which tokens are real. A new one is a file and a line in LOSSES; a user's own is
-named by its dotted path and needs neither.
+the policy that sampled, ``mask`` says which tokens are real. A new one is a file and a line in
+`cagsr.config.registry`; a user's own is named by its dotted path and needs neither.
 """
 
 from collections.abc import Callable
 from functools import partial
 
+from cagsr.config import registry
 from cagsr.config.named import checked_options, find
 from cagsr.config.schema import Loss
-from cagsr.training.policy_losses.clipped import clipped
 from cagsr.types import PolicyLoss
 
-__all__ = ["LOSSES", "find_loss"]
+__all__ = ["find_loss"]
 
-LOSSES: dict[str, Callable[..., PolicyLoss]] = {"clipped": clipped}
 ARGUMENTS = "logprobs, old_logprobs, advantages, mask"
 
 
 def find_loss(loss: Loss) -> Callable[..., PolicyLoss]:
     """The loss that ``algorithm.loss`` names, with its options. Raises InputError for an unknown name or option."""
-    function = find("policy loss", loss.name, LOSSES, ARGUMENTS)
+    known = {name: registry.load(path) for name, path in registry.POLICY_LOSSES.items()}
+    function = find("policy loss", loss.name, known, ARGUMENTS)
     return partial(function, **checked_options("policy loss", loss.name, function, loss.options, ARGUMENTS))

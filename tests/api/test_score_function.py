@@ -24,9 +24,6 @@ from cagsr.rewards.salience import Span
 PROMPTS = ["city lyon ; drink tea", "day monday", "city lyon ; drink tea", "city lyon ; drink tea"]
 RESPONSES = ["comes to lyon", "falls on monday", "serves tea afterwards", ""]
 USER = [{"role": "user", "content": "city lyon"}]
-RAW = Reward(
-    [Term("coverage", standardise="none"), Term("surprise", standardise="none"), Term("unfinished", 2.0)]
-)
 LENGTH = Reward([Term("length", standardise="none")])
 
 
@@ -50,7 +47,7 @@ def test_it_says_what_the_command_says(tmp_path, models, load, name, preset):
 @pytest.mark.filterwarnings("ignore:reward. 1 of 2 prompts have a single:UserWarning")
 def test_lists_of_responses_are_groups_and_come_out_flat_and_in_order(models):
     policy = load_policy(models / "llama")
-    reward = Reward([Term("length", 3.0, "group"), Term("coverage", standardise="batch")])
+    reward = Reward([Term("length", weight=3.0), Term("coverage", standardise="batch")])
     flat = score(policy, None, PROMPTS, [*RESPONSES[:1], "tea", *RESPONSES[2:]], reward=reward)
     nested = score(
         policy,
