@@ -33,7 +33,6 @@ from cagsr.rating.session import Rating
 from command_line import settle, typed
 
 NOT_RUN = {
-    "make test": "this very test is part of it",
     "make prove": "twenty minutes; its parts are run at a small count in tests/proofs",
     "git clone": "the repository is here",
     "pip wheel": "it builds in an environment of its own, which needs a package index",
