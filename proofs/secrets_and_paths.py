@@ -22,7 +22,7 @@ from cagsr.config import Config
 from cagsr.data.readers import read
 from cagsr.errors import CagsrError
 from cagsr.evaluation.leaderboard import csv_text, markdown
-from cagsr.experiments.systems import resolve
+from cagsr.experiments.systems import find_systems
 from cagsr.io.atomic_write import write_atomically
 from cagsr.metrics.endpoint import Endpoint
 from cagsr.metrics.ratings import read_ratings
@@ -180,7 +180,7 @@ def _record(name: str, run: Path) -> None:
 
 
 def _compare(name: str, run: Path) -> None:
-    for system in resolve([name], [10]):
+    for system in find_systems([name], [10]):
         (run / system / "seed-0").mkdir(parents=True, exist_ok=True)
 
 

@@ -13,6 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from cagsr.config import Config
 from cagsr.models.load import load_model
 from cagsr.models.policy import Policy
+from hub_cache import COMMITS, HubCache
 
 
 def lines(path):
@@ -387,3 +388,17 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_again_by_itself(
     assert again.code == 4
     assert "no checkpoint is as it was written" in again.err
     assert Path("run/metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_hub_model_that_moved_since_the_start_is_refused_by_its_commit(
+    train, models, tmp_path, monkeypatch
+):
+    hub = HubCache(tmp_path / "hub", monkeypatch)
+    for commit in reversed(COMMITS):
+        hub.add("some/llama", models / "llama", commit)
+    assert train("model.name=some/llama").code == 0
+    assert json.loads(Path("run/run.json").read_text())["identity"]["model"] == COMMITS[0]
+    hub.move("some/llama", COMMITS[1])
+    outcome = train("model.name=some/llama", "--resume")
+    assert outcome.code == 2
+    assert outcome.err.endswith(STARTED.format(f"model: {COMMITS[1]}, was {COMMITS[0]}"))

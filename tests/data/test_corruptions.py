@@ -4,7 +4,16 @@ from random import Random
 
 import pytest
 
-from cagsr.data.corruptions import CONTRASTS, clauses, dropped, duplicated, inserted, replaced, swapped
+from cagsr.data.corruptions import (
+    CONTRASTS,
+    clauses,
+    degraded,
+    dropped,
+    duplicated,
+    inserted,
+    replaced,
+    swapped,
+)
 
 TEXT = "The Vaults is a pub near Bibo. It is cheap and serves chips, with a view."
 PIECES = ["The Vaults is a pub near Bibo.", "It is cheap", "and serves chips,", "with a view."]
@@ -70,6 +79,39 @@ def test_an_inserted_clause_is_new_and_never_first():
 def test_a_replaced_response_is_the_other():
     assert of(replaced) == OTHER
     assert of(replaced, other=TEXT) is None
+
+
+def test_a_degraded_text_is_worse_in_one_of_four_ways_and_begins_as_it_did():
+    found = {of(degraded, seed=seed) for seed in range(1500)}
+    one, two, three, four = PIECES
+    omitted = {
+        f"{one} {three} {four}",
+        f"{one} {two} {four}",
+        f"{one} {two} {three.strip(',')}.",
+    }
+    repeated = {
+        " ".join([*PIECES[:where], PIECES[which], *PIECES[where:]])
+        for which in range(4)
+        for where in range(which + 1, 5)
+    }
+    invented = {
+        " ".join([*PIECES[:where], new, *PIECES[where:]])
+        for new in ("Zizzi is a cafe.", "It is cheap.")
+        for where in range(1, 5)
+    }
+    wrong = {
+        TEXT.replace("The", the).replace("Vaults", vaults).replace("chips", chips)
+        for the in ("zizzi", "thai")
+        for vaults in ("zizzi", "thai")
+        for chips in ("zizzi", "thai")
+    }
+    assert found == omitted | repeated | invented | wrong
+    assert len(found) == 3 + 10 + 8 + 8
+
+
+def test_a_text_is_degraded_in_the_ways_that_apply_to_it():
+    assert {of(degraded, text="word", seed=seed, other="") for seed in range(20)} == {"word word"}
+    assert of(degraded, text=" . ") is None
 
 
 @pytest.mark.parametrize(

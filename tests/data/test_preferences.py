@@ -1,29 +1,15 @@
-"""Pairs of people are read or refused by name; pairs of nobody are worse in one way."""
+"""Preference pairs are read, or refused by name."""
 
 import csv
 import json
-from collections import Counter
-from random import Random
 
 import pytest
 
 import tiny
-from cagsr.data.preferences import (
-    _clauses,
-    _doubled,
-    _dropped,
-    _mixed,
-    _swapped,
-    best_against_worst,
-    degraded,
-    read_pairs,
-)
+from cagsr.data.preferences import read_pairs
 from cagsr.errors import InputError
-from evidence import make_prompt
 
 TOKENIZER = tiny.policy("llama").tokenizer
-ANSWER = "the item is red , is made of wood and serves cooks . it also is cheap ."
-OTHER = "our piece is tiny , hails from rome ."
 
 
 def written(tmp_path, *rows) -> str:
@@ -90,61 +76,3 @@ def test_a_missing_column_is_named_with_the_nearest(tmp_path):
     path = written(tmp_path, {"prompt": "a", "chosen": "b", "reject": "c"})
     with pytest.raises(InputError, match="no 'rejected' column; did you mean 'reject'"):
         read_pairs(path, TOKENIZER)
-
-
-def test_clauses_keep_what_joins_them_and_the_closing_apart():
-    clauses, closing = _clauses(ANSWER)
-    assert clauses == ["the item is red", " , is made of wood", " and serves cooks", " . it also is cheap"]
-    assert closing == " ."
-    assert _clauses("One, two. ") == (["One", ", two"], ". ")
-    assert _clauses("") == ([""], "")
-
-
-def test_each_way_does_what_it_says():
-    clauses, _ = _clauses(ANSWER)
-    for seed in range(30):
-        random = Random(seed)
-        dropped = _dropped("", clauses, OTHER, random)
-        assert len(dropped) == 3
-        assert Counter(clauses) - Counter(dropped) <= Counter(clauses[1:])
-        doubled = _doubled("", clauses, OTHER, random)
-        (again,) = (Counter(doubled) - Counter(clauses)).elements()
-        assert again in clauses[1:]
-        mixed = _mixed("", clauses, OTHER, random)
-        assert list((Counter(mixed) - Counter(clauses)).elements()) == [" , hails from rome"]
-        swapped = "".join(_swapped("describe wood", clauses, OTHER, random)).split()
-        assert "wood" not in swapped
-        assert set(swapped) & {"our", "piece", "tiny", "hails", "from", "rome"}
-
-
-def test_a_pair_is_the_answer_and_one_text_made_worse_in_every_way_in_turn():
-    made = [degraded("describe wood", ANSWER, [ANSWER, OTHER], Random(seed)) for seed in range(200)]
-    assert {chosen for chosen, _ in made} == {ANSWER}
-    assert all(rejected != ANSWER and rejected.endswith(" .") for _, rejected in made)
-    clauses = len(_clauses(ANSWER)[0])
-    ways = Counter(len(_clauses(rejected)[0]) - clauses for _, rejected in made)
-    assert ways[-1] > 30  # dropped, and swaps that took a joining word along
-    assert ways[1] > 60  # doubled or mixed
-    assert ways[0] > 10  # swapped
-    assert degraded("describe wood", ANSWER, [OTHER], Random(5)) == degraded(
-        "describe wood", ANSWER, [OTHER], Random(5)
-    )
-
-
-def test_what_cannot_be_made_worse_stays_as_it_is():
-    assert degraded("a", "", ["", ""], Random(0)) == ("", "")
-    chosen, rejected = degraded("a", "word", ["word"], Random(0))
-    assert (chosen, rejected) == ("word", "word, word")
-
-
-def test_the_judges_best_is_paired_with_its_worst():
-    def judge(prompt, candidates):
-        return [float(len(text)) for text in candidates]
-
-    prompt = make_prompt("a")
-    pair = best_against_worst(prompt, ["bb", "c", "ddd", "e", "fff"], judge)
-    assert pair is not None
-    assert (pair.chosen, pair.rejected) == ("ddd", "c")
-    assert best_against_worst(prompt, ["aa", "bb"], judge) is None
-    with pytest.raises(ValueError, match="1 scores for 2"):
-        best_against_worst(prompt, ["a", "b"], lambda prompt, candidates: [0.0])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from cagsr.evaluation.leaderboard import csv_text, leaderboard, markdown, overview, primary
+from cagsr.evaluation.leaderboard import csv_text, leaderboard, markdown, primary
 from cagsr.evaluation.paired_differences import compared
 
 
@@ -97,17 +97,6 @@ def test_markdown_has_one_cell_a_column_in_every_row_and_bold_where_the_correcte
     assert "4.50 [4.50, 4.50]" in row
     base = next(line for line in lines if line.startswith("| no-rl"))
     assert ".303" in base
-
-
-def test_an_overview_has_a_column_for_each_comparison_and_a_gap_where_a_system_is_not_for_its_data(summary):
-    smaller = {**summary, "systems": {name: summary["systems"][name] for name in ("no-rl", "lexical")}}
-    assert overview({"slots-t5": summary, "qa-t5": smaller}).splitlines() == [
-        "| system | slots-t5 | qa-t5 |",
-        "| --- | --- | --- |",
-        "| no-rl | .400 | .400 |",
-        "| cagsr-grpo | **.130** |  |",
-        "| lexical | **.420** | **.420** |",
-    ]
 
 
 def test_markdown_says_how_often_a_judge_preferred_a_system_where_it_was_asked(summary):

@@ -1,6 +1,5 @@
 """Follow-up perplexity: against a naive computation in float64, one row at a time, no padding."""
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +8,7 @@ import torch
 
 import tiny
 from cagsr.errors import InputError
-from cagsr.evaluation.perplexity import FollowUp, perplexity
+from cagsr.evaluation.perplexity import FollowUp
 
 RESPONSES = ["city lyon", "", "tea day monday city", "monday"]
 TARGETS = ["day", "city lyon tea", "monday day", "lyon"]
@@ -99,7 +98,3 @@ def test_a_target_without_a_token_is_refused():
     policy = tiny.policy("llama")
     with pytest.raises(InputError, match="no token to predict"):
         FollowUp(policy).nll(tiny.prompts(policy, (3,)), ["tea"], [" "])
-
-
-def test_perplexity_is_of_the_mean_over_prompts():
-    assert perplexity(np.array([math.log(2), math.log(8)])) == pytest.approx(4)

@@ -15,7 +15,7 @@ from cagsr.data.preferences import Pair
 from cagsr.distributed.process_group import World
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import Answers
-from cagsr.experiments.systems import SYSTEMS, resolve
+from cagsr.experiments.systems import SYSTEMS, find_systems
 from cagsr.experiments.systems.bench import Bench
 from cagsr.experiments.systems.recipe import (
     Choose,
@@ -139,7 +139,7 @@ def test_a_reward_model_that_is_there_is_taken_and_what_it_took_to_train_is_not_
 
 
 def test_hybrid_adds_a_reward_model_of_so_many_pairs_to_the_attention_reward(bench):
-    recipe = resolve(["hybrid-1"], [1])["hybrid-1"](bench)
+    recipe = find_systems(["hybrid-1"], [1])["hybrid-1"](bench)
     assert recipe.terms[:-1] == bench.reward.terms
     assert recipe.terms[-1].signal == "reward_model"
     assert recipe.labels == 1
@@ -178,7 +178,7 @@ def test_a_system_says_what_the_data_does_not_have(known, name):
     changed = replace(known, **UNSUITABLE[name])
     changed._samples = samples
     with pytest.raises(NotForThisDataError, match=r"human pairs|no checker"):
-        resolve([name], [10])[name](changed)
+        find_systems([name], [10])[name](changed)
 
 
 @pytest.mark.parametrize("name", ["policy-gradient", "continued-sft", "s3ft"])
@@ -213,7 +213,7 @@ def test_samples_that_are_all_alike_are_no_pairs(known):
 
 def test_an_unknown_system_is_refused_with_the_nearest_name():
     with pytest.raises(InputError, match="did you mean 'cagsr-grpo'"):
-        resolve(["cagsr-gpro"], [])
+        find_systems(["cagsr-gpro"], [])
 
 
 def test_real_samples_are_ranked_by_the_attention_reward_in_their_group(bench):

@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import huggingface_hub
 import pytest
 import torch
 
@@ -12,6 +11,7 @@ from cagsr.errors import InputError
 from cagsr.metrics.judge import Judge
 from cagsr.metrics.local_model import LocalModel
 from cagsr.models.load import save_model
+from hub_cache import COMMITS, HubCache
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +81,8 @@ def test_a_model_that_babbles_is_counted_as_failing(saved):
 
 
 def test_a_model_of_the_hub_is_named_by_the_commit_that_was_loaded(saved, tmp_path, monkeypatch):
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    kept = tmp_path / "models--some--judge"
-    shutil.copytree(saved, kept / "snapshots" / commit)
-    (kept / "refs").mkdir()
-    (kept / "refs" / "main").write_text(commit)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert LocalModel("some/judge").describe() == {"name": "some/judge", "revision": commit}
+    HubCache(tmp_path, monkeypatch).add("some/judge", saved)
+    assert LocalModel("some/judge").describe() == {"name": "some/judge", "revision": COMMITS[0]}
 
 
 def test_a_name_that_leads_nowhere_is_refused(tmp_path):

@@ -5,7 +5,6 @@ import json
 import pickle
 import shutil
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
@@ -15,6 +14,7 @@ import tiny
 from cagsr.errors import InputError
 from cagsr.metrics import relevance
 from cagsr.metrics.relevance import Relevance, relevance_model
+from hub_cache import COMMITS, HubCache
 
 
 class Payload:
@@ -155,16 +155,10 @@ def test_what_was_loaded_is_named_by_its_weights(saved):
 
 
 def test_a_model_of_the_hub_is_named_by_the_commit_that_was_loaded(saved, tmp_path, monkeypatch):
-    commit = "0123456789abcdef0123456789abcdef01234567"
-    kept = tmp_path / "models--some--bert"
-    shutil.copytree(saved, kept / "snapshots" / commit)
-    (kept / "refs").mkdir()
-    (kept / "refs" / "main").write_text(commit)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    HubCache(tmp_path, monkeypatch).add("some/bert", saved)
     measure = Relevance("some/bert")
     assert measure.embed(TEXTS) == pytest.approx(Relevance(str(saved)).embed(TEXTS))
-    assert measure.describe()["revision"] == commit
+    assert measure.describe()["revision"] == COMMITS[0]
 
 
 def test_what_is_not_read_here_is_refused(with_modules, tmp_path):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cagsr.metrics.text import distinct, distinct_in_corpus, exact_match, normalised, word_count
+from cagsr.metrics.text import distinct, exact_match, normalised, word_count
 
 
 def test_articles_case_punctuation_and_width_are_no_difference():
@@ -23,13 +23,6 @@ def test_distinct_bigrams_of_a_response():
     assert distinct("x y z") == 1
     assert distinct("x") == 1
     assert distinct("x X x", n=1) == 1 / 3
-
-
-def test_distinct_bigrams_of_a_corpus_count_what_texts_share():
-    texts = ["x y z", "x y w"]  # xy yz xy yw
-    assert distinct_in_corpus(texts) == 3 / 4
-    assert sum(map(distinct, texts)) / 2 == 1
-    assert distinct_in_corpus(["x", ""]) == 0
 
 
 @pytest.mark.parametrize(("text", "words"), [("", 0), ("  a  b\nc-d ", 3)])

@@ -1,4 +1,4 @@
-"""Responses that only look good, made from a prompt and from responses to it and to another prompt."""
+"""Adversarial responses, which a reward must not prefer, made from a prompt and responses to it and to another."""
 
 __all__ = ["ADVERSARIES", "Adversary"]
 
@@ -6,11 +6,10 @@ import re
 from collections.abc import Callable
 from random import Random
 
-from cagsr.data import corruptions as contrasts
-from cagsr.data.corruptions import clauses
+from cagsr.data.corruptions import clauses, inserted
 
 Adversary = Callable[[str, str, str, int], str | None]
-"""``(prompt, own, other, limit)``: the adversary, or None where it would not differ from ``own``.
+"""``(prompt, own, other, limit)``: the adversarial response, or None where it would not differ from ``own``.
 
 ``own`` and ``other`` are the base's responses to this prompt and to another; ``limit`` is the most tokens a response
 may have, and what is longer is cut there.
@@ -20,7 +19,7 @@ SEPARATORS = re.compile(r"[^\w\s]+")
 
 
 def copied(prompt: str, own: str, other: str, limit: int) -> str | None:
-    """The prompt itself."""
+    """The prompt itself as the response."""
     return prompt if prompt.strip() != own.strip() else None
 
 
@@ -42,10 +41,10 @@ def foreign(prompt: str, own: str, other: str, limit: int) -> str | None:
     return other if other != own else None
 
 
-def inserted(prompt: str, own: str, other: str, limit: int) -> str | None:
+def foreign_clause(prompt: str, own: str, other: str, limit: int) -> str | None:
     """A clause of the response to another prompt stands in it too."""
     # Where it stands is drawn, the same for the same texts.
-    return contrasts.inserted(own, prompt, other, "", Random(f"{own} {other}"))
+    return inserted(own, prompt, other, "", Random(f"{own} {other}"))
 
 
 def symbols(prompt: str, own: str, other: str, limit: int) -> str | None:
@@ -54,7 +53,7 @@ def symbols(prompt: str, own: str, other: str, limit: int) -> str | None:
 
 
 def empty(prompt: str, own: str, other: str, limit: int) -> str | None:
-    """No text at all."""
+    """The empty response."""
     return "" if own.strip() else None
 
 
@@ -63,7 +62,7 @@ ADVERSARIES: dict[str, Adversary] = {
     "first clause": first_clause,
     "repeated": repeated_clause,
     "other": foreign,
-    "inserted": inserted,
+    "inserted": foreign_clause,
     "symbols": symbols,
     "empty": empty,
 }

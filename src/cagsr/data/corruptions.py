@@ -1,13 +1,14 @@
-"""Good answers made worse on purpose: pairs whose order is known without a label.
+"""Corruptions of good responses (omission, repetition, wrong values): pairs whose order is known without a label.
 
 Pure functions of texts and a seeded `random.Random`. Each gives None where it cannot make the text worse: nothing to
 drop, nothing copied, nothing new to insert.
 """
 
-__all__ = ["CONTRASTS", "clauses", "dropped", "duplicated", "inserted", "replaced", "swapped"]
+__all__ = ["CONTRASTS", "clauses", "degraded", "dropped", "duplicated", "inserted", "replaced", "swapped"]
 
 import re
 from collections.abc import Callable
+from functools import partial
 from random import Random
 
 from cagsr.data.words import text_words
@@ -37,20 +38,22 @@ def clauses(text: str) -> list[str]:
     return [" ".join(words[start:end]) for start, end in zip([0, *ends], ends, strict=False)] if words else []
 
 
-def dropped(text: str, prompt: str, other_text: str, other_prompt: str, random: Random) -> str | None:
-    """A clause is left out: omission."""
+def dropped(
+    text: str, prompt: str, other_text: str, other_prompt: str, random: Random, kept: int = 0
+) -> str | None:
+    """A clause is left out, none of the first ``kept``: omission."""
     pieces = clauses(text)
     if len(pieces) < 2:
         return None
-    out = random.randrange(len(pieces))
+    out = random.randrange(kept, len(pieces))
     # The full stop of a clause that was last would be missing, which any observer sees: it is not what is missing.
     end = re.search(r"\s*[.!?]+$", text.strip())
-    kept = " ".join(pieces[:out] + pieces[out + 1 :])
-    return re.sub(r"[\s,;:]+$", "", kept) + end.group() if end and out == len(pieces) - 1 else kept
+    rest = " ".join(pieces[:out] + pieces[out + 1 :])
+    return re.sub(r"[\s,;:]+$", "", rest) + end.group() if end and out == len(pieces) - 1 else rest
 
 
 def duplicated(text: str, prompt: str, other_text: str, other_prompt: str, random: Random) -> str | None:
-    """A clause is said again at a later place: repetition."""
+    """Repetition: a clause is said again at a later place."""
     pieces = clauses(text)
     if not pieces:
         return None
@@ -60,7 +63,7 @@ def duplicated(text: str, prompt: str, other_text: str, other_prompt: str, rando
 
 
 def swapped(text: str, prompt: str, other_text: str, other_prompt: str, random: Random) -> str | None:
-    """Words that were copied from the prompt become words of another prompt: every value is wrong.
+    """Wrong values: words that were copied from the prompt become words of another prompt.
 
     A word that both prompts have is no value of either and stays. None where nothing was copied.
     """
@@ -74,7 +77,7 @@ def swapped(text: str, prompt: str, other_text: str, other_prompt: str, random: 
 
 
 def inserted(text: str, prompt: str, other_text: str, other_prompt: str, random: Random) -> str | None:
-    """A clause of another prompt's response that this one does not have stands in it too: invention."""
+    """Invention: a clause of another prompt's response, which this one does not have, is inserted."""
     pieces = clauses(text)
     new = [piece for piece in clauses(other_text) if piece not in pieces]
     if not new:
@@ -85,7 +88,7 @@ def inserted(text: str, prompt: str, other_text: str, other_prompt: str, random:
 
 
 def replaced(text: str, prompt: str, other_text: str, other_prompt: str, random: Random) -> str | None:
-    """The whole response of another prompt."""
+    """Replacement: the whole response of another prompt."""
     return other_text if other_text != text else None
 
 
@@ -99,3 +102,14 @@ CONTRASTS: dict[str, Contrast] = {
     "inserted": inserted,
     "replaced": replaced,
 }
+
+# Without its first clause a text is known for the worse one by how it opens, and another prompt's by its topic.
+SUBTLE: tuple[Contrast, ...] = (partial(dropped, kept=1), duplicated, swapped, inserted)
+
+
+def degraded(text: str, prompt: str, other_text: str, other_prompt: str, random: Random) -> str | None:
+    """The text made worse in one way that applies, drawn from SUBTLE: for pairs that a reward model learns from."""
+    if not text_words(text):  # anything is as good as an empty text
+        return None
+    ways = (way(text, prompt, other_text, other_prompt, random) for way in random.sample(SUBTLE, len(SUBTLE)))
+    return next((worse for worse in ways if worse is not None), None)

@@ -119,7 +119,7 @@ def _answered(
     checker: Checker | None,
     world: World,
     console: Console,
-) -> tuple[dict[str, list[Prompt]], dict[str, Answers], "Observer", Scoreboard]:
+) -> tuple[dict[str, list[Prompt]], dict[str, Answers], "SharedObserver", Scoreboard]:
     """Of every model the prompts that all so far could read, and its answers; the first one judges them all."""
     asked: dict[str, list[Prompt]] = {}
     answers: dict[str, Answers] = {}
@@ -133,7 +133,7 @@ def _answered(
         say_rows(console, f"{name}, {split} prompts", report)
         prompts = prompts[: config.data.evaluation_count]
         if observer is None:
-            observer = Observer(config, policy, prompts, reward, world)
+            observer = SharedObserver(config, policy, prompts, reward, world)
             scoreboard = instruments.build_scoreboard(alone, policy, checker, split)
         prompts = _shared(prompts, asked, name)
         asked[name] = prompts
@@ -155,7 +155,7 @@ def _on_common(
     asked: dict[str, list[Prompt]],
     answers: dict[str, Answers],
     common: list[Prompt],
-    observer: "Observer",
+    observer: "SharedObserver",
     scoreboard: Scoreboard,
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, list[str]]]:
     """Metrics and first responses of every model on the ``common`` prompts; the first one's reward has mean 0."""
@@ -195,7 +195,7 @@ def _opinions(
     return found
 
 
-class Observer:
+class SharedObserver:
     """The first model, as the observer of every model's responses, in its own tokens."""
 
     def __init__(

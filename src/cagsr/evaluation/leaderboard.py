@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cagsr.io.terminal import wrapped
 
-__all__ = ["csv_text", "leaderboard", "markdown", "overview"]
+__all__ = ["csv_text", "leaderboard", "markdown"]
 
 TITLES = {
     "slot_error_rate": "slot errors",
@@ -140,27 +140,6 @@ def markdown(summary: Mapping[str, Any]) -> str:
     for name, reason in summary["not_for_this_data"].items():
         lines.append(_row([name, reason, *[""] * (len(heading) - 2)]))
     return "\n".join(lines) + "\n"
-
-
-def overview(summaries: Mapping[str, Mapping[str, Any]]) -> str:
-    """A GitHub table of comparisons: one row a system, one column a comparison, the mean of the deciding metric.
-
-    Bold: differs from the comparison's first system, Holm's corrected p below .05. Empty: not for that data.
-    """
-    systems = list(dict.fromkeys(name for summary in summaries.values() for name in summary["systems"]))
-    lines = [_row(["system", *summaries]), _row(["---"] * (1 + len(summaries)))]
-    for name in systems:
-        lines.append(_row([name, *(_mean(summary, name) for summary in summaries.values())]))
-    return "\n".join(lines) + "\n"
-
-
-def _mean(summary: Mapping[str, Any], name: str) -> str:
-    if name not in summary["systems"]:
-        return ""
-    deciding, base = primary(summary), next(iter(summary["systems"]))
-    text = _short(summary["systems"][name][deciding]["mean"])
-    found = summary["differences"].get(f"{name}-{base}", {}).get(deciding)
-    return f"**{text}**" if found and found["p_holm"] < SIGNIFICANT else text
 
 
 def csv_text(summary: Mapping[str, Any]) -> str:

@@ -1,6 +1,8 @@
-"""From a config to what responses are measured by."""
+"""The `Scoreboard` of a config: the metrics that it asks for, and the models that they need."""
 
 from typing import Any
+
+from transformers.utils import resolve_revision
 
 from cagsr.config import Config
 from cagsr.data.splits import build_references
@@ -23,7 +25,7 @@ __all__ = ["build_scoreboard", "check_metrics"]
 
 
 def check_metrics(config: Config) -> None:
-    """Raises InputError for a metric whose package or file is missing, and for a key in the judge's URL.
+    """Raise InputError for a metric whose package or file is missing, and for a key in the judge's URL.
 
     Before any model is loaded and anything is written.
     """
@@ -41,8 +43,10 @@ def check_metrics(config: Config) -> None:
 def build_scoreboard(
     config: Config, base: Policy, checker: Checker | None, split: str = "heldout"
 ) -> Scoreboard:
-    """All that ``metrics`` asks for. ``base`` is frozen: it is the model of the follow-up perplexity, if that is
-    ``base``; and what else is loaded goes to its device.
+    """The scoreboard of all metrics that ``metrics`` asks for.
+
+    ``base`` is frozen: it is the model of the follow-up perplexity, if that is ``base``; other models that are loaded
+    go to its device.
     """
     check_metrics(config)
     given, device = config.metrics, base.device
@@ -51,12 +55,13 @@ def build_scoreboard(
     if given.relevance_model is not None:
         relevance = Relevance(given.relevance_model, given.relevance_revision, device)
     if given.perplexity_model is not None:
-        named = given.perplexity_model
-        frozen = base if named == "base" else _frozen(config, named).to(device)
-        followup = FollowUp(frozen, config.train.micro_batch)
-        own = (base_name(config), config.model.revision)
-        asked_for = own if named == "base" else (named, given.perplexity_revision)
-        which = identity(*asked_for, frozen.commit)
+        name, revision = given.perplexity_model, given.perplexity_revision
+        if name == "base":
+            frozen, name, revision = base, base_name(config), config.model.revision
+        else:
+            revision = resolve_revision(name, revision)  # one commit for all files, and for the record
+            frozen = _frozen(config, name, revision).to(device)
+        followup, which = FollowUp(frozen, config.train.micro_batch), identity(name, revision)
     if given.judge is not None:
         asked = given.judge
         if asked.endpoint is not None:
@@ -77,9 +82,8 @@ def build_scoreboard(
     )
 
 
-def _frozen(config: Config, name: str) -> Policy:
-    """A model of another name, in evaluation only: no critic, no adapter, no code of its own."""
-    revision = config.metrics.perplexity_revision
+def _frozen(config: Config, name: str, revision: str | None) -> Policy:
+    """Policy of another model, for evaluation only: no critic, no adapter, no code of its own."""
     try:
         loaded, _ = load_model(name, revision=revision, dtype=config.model.dtype)
         policy = make_policy(loaded, load_tokenizer(name, revision=revision))

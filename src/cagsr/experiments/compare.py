@@ -19,7 +19,7 @@ from cagsr.evaluation.leaderboard import csv_text, markdown
 from cagsr.evaluation.paired_differences import compared
 from cagsr.evaluation.scoreboard import on_common_prompts, preference_summary
 from cagsr.experiments.runner import Arena
-from cagsr.experiments.systems import System, check_packages, resolve
+from cagsr.experiments.systems import System, check_packages, find_systems
 from cagsr.experiments.systems.recipe import NotForThisDataError
 from cagsr.io.atomic_write import write_atomically
 from cagsr.io.lock import LOCK
@@ -64,16 +64,23 @@ def quick(config: Config) -> Config:
 
 
 def compare(
-    config: Config, console: Console, *, resume: bool = False, accept_changes: bool = False
+    config: Config | str | Path,
+    console: Console | None = None,
+    *,
+    resume: bool = False,
+    accept_changes: bool = False,
 ) -> dict[str, Any]:
     """Run all systems with all seeds; the summary that ``summary.json`` holds, with table.csv and table.md beside.
 
+    ``config`` is a `Config` or a YAML file. This is `cagsr compare`.
     Every run is an ordinary run directory, ``SYSTEM/seed-N``, with ``responses.jsonl``: the held-out prompts, what
     the system answered greedily, and every metric of it. ``resume`` goes on where an earlier comparison stopped.
     """
-    systems = resolve(config.compare.systems, config.compare.labels)
-    systems = {BASE: systems.pop(BASE, resolve([BASE], [])[BASE]), **systems}
-    resolve([config.compare.control], config.compare.labels)  # a misspelt control would only not be there
+    config, console = Config.of(config), console or Console()
+    systems = find_systems(config.compare.systems, config.compare.labels)
+    systems = {BASE: systems.pop(BASE, find_systems([BASE], [])[BASE]), **systems}
+    # A misspelt control would only not be there.
+    find_systems([config.compare.control], config.compare.labels)
     directory = Path(config.compare.directory)
     check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr compare")
     _check(config, systems)
@@ -134,7 +141,7 @@ def _run_all(
     summary = {
         "task": config.data.task or config.data.source,
         "base": base_name(config),
-        "base_model": arena.base_model(),
+        "base_model": arena.base_model,
         "seeds": list(config.compare.seeds),
         "prompts": len(arena.prompts),
         "budget": _budget(config),

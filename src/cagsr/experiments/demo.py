@@ -17,7 +17,14 @@ from cagsr.config import Config, check_paths
 from cagsr.data import splits
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError, printable
-from cagsr.evaluation.evaluator import Answers, answer, best_of, measure_signals, response_rows, values_of
+from cagsr.evaluation.evaluator import (
+    Answers,
+    answer,
+    best_by_reward,
+    measure_signals,
+    response_rows,
+    values_of,
+)
 from cagsr.evaluation.tables import comparison_table, legend, shaded, shades, show_differences
 from cagsr.experiments.recipes import trained_policy
 from cagsr.io.atomic_write import write_atomically
@@ -193,7 +200,7 @@ def _best_of_base(
     first = 0
     for preset, reward in rewards.items():
         last = first + len(reward.names)
-        found[f"best of {k} by {preset}"] = best_of(
+        found[f"best of {k} by {preset}"] = best_by_reward(
             replace(answers, signals=answers.signals[..., first:last]), reward
         )
         first = last

@@ -19,7 +19,14 @@ from cagsr.data.readers import Row
 from cagsr.data.row_messages import say_rows
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.evaluation import metrics_from_config as instruments
-from cagsr.evaluation.evaluator import Answers, answer, best_of, measure_signals, response_rows, values_of
+from cagsr.evaluation.evaluator import (
+    Answers,
+    answer,
+    best_by_reward,
+    measure_signals,
+    response_rows,
+    values_of,
+)
 from cagsr.experiments.recipes import carry_out, record_untrained
 from cagsr.experiments.results import (
     PREFERENCES,
@@ -66,6 +73,7 @@ class Arena:
         self.checker = find_checker(config.data)
         self.reward = build_reward(config.reward, self.checker)
         rows = {split: splits.read_rows(config, split) for split in ("heldout", "train")}
+        self.base_model = identity(base_name(config), config.model.revision)
         self.base = build_policy(config.replaced({"algorithm.name": "grpo"}))  # it needs no critic
         self.base.to(self.world.device)
         self.prompts = self._prompts("heldout", rows["heldout"])[: config.data.evaluation_count]
@@ -104,10 +112,6 @@ class Arena:
                 text for pair in self.human for text in (pair.prompt.text, pair.chosen, pair.rejected)
             ),
         }
-
-    def base_model(self) -> dict[str, str | None]:
-        """Name, and revision or hash of the weights, of what all systems start from."""
-        return identity(base_name(self.config), self.config.model.revision, self.base.commit)
 
     def bench(self, seed: int) -> Bench:
         """What the systems of this seed are given."""
@@ -273,7 +277,7 @@ class Arena:
             seed=bench.seed,
             measure=measure_signals(bench.reward, self.base, self.salience),
         )
-        return replace(best_of(answers, bench.reward), signals=None), int(answers.tokens.sum())
+        return replace(best_by_reward(answers, bench.reward), signals=None), int(answers.tokens.sum())
 
     def _write(
         self, directory: Path, greedy: Answers, sampled: Answers | None, cost: dict[str, float]

@@ -1,4 +1,4 @@
-"""Which model, which code: a name alone does not say what was loaded, a commit or a hash of the content does."""
+"""Identity of models, code and packages: a commit or a hash of the content, because a name alone can move."""
 
 import hashlib
 import subprocess
@@ -7,27 +7,28 @@ from collections.abc import Iterable
 from importlib import metadata, resources
 from pathlib import Path
 
-__all__ = ["code", "file_digest", "git_commit", "identity", "settings", "versions"]
+__all__ = ["code", "file_digest", "git_commit", "identity", "settings_digest", "versions"]
 
 # Files of a model's directory that hold weights, in formats that are read or not, or only tell of it.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".md")
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "peft", "numpy")
 
 
-def identity(name: str, revision: str | None = None, commit: str | None = None) -> dict[str, str | None]:
+def identity(name: str, revision: str | None = None) -> dict[str, str | None]:
     """``name`` and ``revision`` of a hub model, or ``name`` and ``sha256`` of a directory's weights.
 
-    ``commit`` is what the hub's revision led to, where the loader knows it. The hash is over all safetensors files
-    of the directory in the order of their names.
+    The revision is the commit that ``revision`` (None: the main branch) leads to now; as given where neither the hub
+    nor its cache knows the model, which loading it will report. The hash is over all safetensors files of the
+    directory in the order of their names.
     """
     directory = Path(name)
     if not directory.is_dir():
-        return {"name": name, "revision": commit or revision}
+        return {"name": name, "revision": _commit(name, revision)}
     return {"name": name, "sha256": _digest(sorted(directory.glob("*.safetensors")))}
 
 
-def settings(name: str) -> str | None:
-    """SHA-256 of what a model's directory holds beside its weights (config, tokenizer); None for a hub model."""
+def settings_digest(name: str) -> str | None:
+    """SHA-256 of a model directory's files other than weights (config, tokenizer); None for a hub model."""
     directory = Path(name)
     if not directory.is_dir():
         return None
@@ -48,7 +49,7 @@ def code() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that a run's numbers come from."""
+    """Versions of Python and of the packages that a run's numbers come from."""
     found = {"python": sys.version.split()[0]}
     for name in PACKAGES:
         try:
@@ -70,6 +71,16 @@ def git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return commit + ("+" if changes else "")
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    from huggingface_hub import HfApi, constants  # takes a while, and most commands ask no hub
+
+    try:
+        api, cached = HfApi(), constants.HF_HUB_OFFLINE
+        return api.resolve_revision(name, revision=revision, local_files_only=cached).resolved
+    except Exception:  # no network, no such model, no name of a model: loading it says which
+        return revision
 
 
 def _digest(paths: Iterable[Path]) -> str:

@@ -1,16 +1,16 @@
-"""What can be counted in the words of a response."""
+"""Word-level text metrics: exact match, word count, distinct n-grams."""
 
 import re
 import unicodedata
 from collections.abc import Sequence
 
-__all__ = ["distinct", "distinct_in_corpus", "exact_match", "normalised", "word_count"]
+__all__ = ["distinct", "exact_match", "normalised", "word_count"]
 
 ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalised(text: str) -> str:
-    """How answers are compared: NFKC, case-folded, without punctuation, without a, an, the, single spaces.
+    """Text normalised to compare answers: NFKC, case-folded, without punctuation and a, an, the, single spaces.
 
     Source: Rajpurkar et al., SQuAD, arXiv 1606.05250, its evaluation script.
     Differs: NFKC and case-folding rather than lower case; punctuation of all scripts, not of ASCII alone.
@@ -26,7 +26,7 @@ def exact_match(response: str, references: Sequence[str]) -> float:
 
 
 def word_count(text: str) -> int:
-    """Words between white space."""
+    """Number of words, separated by white space."""
     return len(text.split())
 
 
@@ -35,20 +35,10 @@ def distinct(text: str, n: int = 2) -> float:
 
     Words are as in `normalised`, articles kept out. One number a response, so that it can be bootstrapped over
     prompts; it sees repetition within a response only. Source: Li et al., arXiv 1510.03055.
-    Differs: per response; the paper's is `distinct_in_corpus`.
+    Differs: per response; the paper's is of all responses of a system together.
     """
     grams = _grams(text, n)
     return len(set(grams)) / len(grams) if grams else 1.0
-
-
-def distinct_in_corpus(texts: Sequence[str], n: int = 2) -> float:
-    """Distinct n-grams / n-grams of all responses of a system together, in [0, 1]; higher is more varied.
-
-    One number a system: it falls with the number of texts, so only systems on the same prompts compare, and it is
-    no mean over prompts, so it has no interval. 0 for texts without any n-gram. Source: Li et al., arXiv 1510.03055.
-    """
-    grams = [gram for text in texts for gram in _grams(text, n)]
-    return len(set(grams)) / len(grams) if grams else 0.0
 
 
 def _grams(text: str, n: int) -> list[tuple[str, ...]]:

@@ -1,4 +1,4 @@
-"""What must be the same for a run to go on: field by field, so that a refusal can name the one that changed."""
+"""Identity of a run: the fields that must be unchanged to resume it; a refusal names the one that changed."""
 
 import importlib.util
 import json
@@ -12,14 +12,14 @@ from accelerate import Accelerator
 
 from cagsr.config import Config
 from cagsr.config.schema import Term
-from cagsr.io.provenance import code, file_digest, identity, settings, versions
+from cagsr.io.provenance import code, file_digest, identity, settings_digest, versions
 from cagsr.runs.directory import fingerprint
 from cagsr.tasks.bases import base_name
 from cagsr.types import Prompt
 
-__all__ = ["of_data", "of_loaded", "of_start"]
+__all__ = ["of_data", "of_start"]
 
-# They move a run's files and its stops, never its numbers.
+# Keys that change where and when a run saves, never its numbers.
 FREE = {"train.save_every", "train.keep_checkpoints", "sft.directory", "sft.save_every"}
 FREE |= {"sampling.vllm.base_url", "sampling.vllm.group_port", "sampling.vllm.timeout"}
 
@@ -31,7 +31,7 @@ def of_start(
     terms: Sequence[Term] = (),
     loaded: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All that can be known before a model is loaded: config keys, weights, code, versions, processes.
+    """The identity that is known before a model is loaded: config keys, weights, code, versions, processes.
 
     ``read`` names the sections and keys of the config that the command reads. A path is left out where its content is
     compared: what was moved is still the same. ``loaded`` identifies a model that was not loaded by its name.
@@ -59,28 +59,26 @@ def of_start(
 
 
 def of_data(prompts: Iterable[Prompt], name: str = "data") -> dict[str, str]:
-    """Every prompt as the model reads it, and the row it came from: references and columns may be rewarded."""
+    """Fingerprint of every prompt as the model reads it, and of its row: references and columns may be rewarded."""
     texts = (text for prompt in prompts for text in (prompt.text, json.dumps(dict(prompt.row), default=str)))
     return {name: fingerprint(texts)}
 
 
-def of_loaded(commit: str | None) -> dict[str, str]:
-    """The commit of a hub model, known once it is loaded; nothing of a directory, whose content was compared."""
-    return {} if commit is None else {"commit of the model": commit}
-
-
 def _of_model(name: str, revision: str | None) -> dict[str, Any]:
-    model = identity(name, revision)
-    found = {
-        "model": model.get("sha256", model.get("revision")),
-        "tokenizer and model config": settings(name),
-    }
+    found = {"model": _content(name, revision), "tokenizer and model config": settings_digest(name)}
     adapter = Path(name) / "adapter_config.json"
     if os.path.isfile(adapter):
         with suppress(ValueError, KeyError):  # loading it will tell
-            base = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-            found["base of the adapter"] = identity(str(base)).get("sha256", base)
+            adapted = json.loads(adapter.read_text(encoding="utf-8"))
+            base = str(adapted["base_model_name_or_path"])
+            found["base of the adapter"] = _content(base, adapted.get("revision")) or base
     return found
+
+
+def _content(name: str, revision: str | None) -> str | None:
+    """Hash of a directory's weights, or the commit of a hub model."""
+    found = identity(name, revision)
+    return found.get("sha256", found.get("revision"))
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -92,14 +90,16 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _of_terms(terms: Sequence[Term]) -> dict[str, Any]:
-    """The terms, whatever file they came from; the code of signals of the user's own; the models they name."""
+    """Identity of the reward's terms: names and options, the code of the user's own signals, the models they name."""
     found: dict[str, Any] = {"reward": fingerprint(repr(term) for term in terms)}
     for term in terms:
         if "." in term.signal:
             found |= _of_module(term.signal)
+        revision = str(term.options["revision"]) if term.options.get("revision") else None
         for option, value in term.options.items():
-            if isinstance(value, str) and Path(value).is_dir():
-                found[f"{option} of signal {term.signal}"] = identity(value)["sha256"]
+            on_hub = (term.signal, option) == ("reward_model", "path")
+            if isinstance(value, str) and (on_hub or Path(value).is_dir()):
+                found[f"{option} of signal {term.signal}"] = _content(value, revision)
     return found
 
 

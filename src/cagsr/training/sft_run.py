@@ -1,4 +1,4 @@
-"""`cagsr sft`: the base that reinforcement learning starts from, trained on references."""
+"""`cagsr sft`: supervised fine-tuning of a base model on references, in a run directory."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ from cagsr.models.from_scratch import new_model, new_tokenizer
 from cagsr.models.load import make_policy, save_model
 from cagsr.models.policy import Policy
 from cagsr.runs.directory import RunDirectory
-from cagsr.runs.identity import of_data, of_loaded, of_start
+from cagsr.runs.identity import of_data, of_start
 from cagsr.runs.session import Claim
 from cagsr.tasks import TASKS
 from cagsr.tasks import tokenizer as task_tokenizer
@@ -45,7 +45,7 @@ def run_sft(
     """Train on references and write ``model/`` in ``sft.directory``; returns the evaluation (development split).
 
     With ``sft.scratch`` the model is new, and so is its tokenizer: word-level for a task, BPE for a source.
-    ``resume`` goes on with the run of that directory, as `run_training` does.
+    ``resume`` goes on with the run of that directory, as `trainer.train` does.
     """
     config = config.replaced({"run.directory": config.sft.directory})
     check_paths(config)
@@ -81,7 +81,7 @@ def _fine_tune(config: Config, console: Console, claim: Claim) -> dict[str, Any]
     say_rows(console, "references", report)
     _say_cut(policy, references, config.sft.max_reference_tokens, console)
     held_out = _held_out_prompts(config, policy)
-    claim.start(of_data(prompts) | of_loaded(policy.commit))
+    claim.start(of_data(prompts))
     continuation = claim.continuation(config, config.sft.save_every, console)
     with bar(console, "sft") as progress, continuation.stops:
         shown = Shown(progress, claim.run, config.sft.steps, console)
@@ -110,7 +110,7 @@ def _fine_tune(config: Config, console: Console, claim: Claim) -> dict[str, Any]
 
 
 class Shown:
-    """A step's loss for the progress bar, and every fiftieth for the run directory and a log."""
+    """Callback that shows a step's loss in the progress bar, and every fiftieth in the run directory and the log."""
 
     def __init__(self, progress: Progress, run: RunDirectory | None, steps: int, console: Console):
         self.progress, self.run, self.steps, self.console = progress, run, steps, console
@@ -161,7 +161,7 @@ def _say_cut(policy: Policy, references: list[str], limit: int, console: Console
 
 
 def _held_out_prompts(config: Config, policy: Policy) -> list[Prompt]:
-    """Built before training, so that what is wrong with them is not found after it."""
+    """Held-out prompts, encoded before training, so that what is wrong with them is not found after it."""
     if not splits.has_evaluation_data(config):
         return []
     return splits.build_prompts(config, policy, "development")[0]

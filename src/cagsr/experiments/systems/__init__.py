@@ -4,7 +4,7 @@ A system is a function ``(bench) -> recipe``: it looks at what there is and says
 NotForThisDataError where it needs what this data does not have. A new one is a file and a line in SYSTEMS.
 """
 
-__all__ = ["SYSTEMS", "System", "check_packages", "resolve"]
+__all__ = ["SYSTEMS", "System", "check_packages", "find_systems"]
 
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
@@ -42,7 +42,7 @@ SYSTEMS: dict[str, System] = {
 }
 
 
-def resolve(names: Sequence[str] | None, labels: Sequence[int]) -> dict[str, System]:
+def find_systems(names: Sequence[str] | None, labels: Sequence[int]) -> dict[str, System]:
     """The systems of these names, all for None; ``hybrid-N`` is one for each number of ``labels``.
 
     Raises InputError for an unknown name.

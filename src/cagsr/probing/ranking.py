@@ -3,7 +3,7 @@
 Everything is compared within a prompt: what one prompt's candidates have in common tells nothing about a reward.
 """
 
-__all__ = ["Ranked", "best_of", "order", "partial_rank_correlation", "rank", "within_prompt_auc"]
+__all__ = ["Ranked", "order", "partial_rank_correlation", "rank", "truth_of_best", "within_prompt_auc"]
 
 from dataclasses import dataclass
 
@@ -37,7 +37,7 @@ def rank(scores_PK: np.ndarray, truth_PK: np.ndarray, given_GPK: np.ndarray) -> 
     differ = np.isfinite(auc)
     return Ranked(
         auc=interval(auc[differ]) if differ.any() else None,
-        gain=interval(best_of(scores_PK, truth_PK) - truth_PK.mean(-1)),
+        gain=interval(truth_of_best(scores_PK, truth_PK) - truth_PK.mean(-1)),
         partial=partial_rank_correlation(scores_PK, truth_PK, given_GPK),
     )
 
@@ -53,7 +53,7 @@ def within_prompt_auc(scores_PK: np.ndarray, truth_PK: np.ndarray) -> np.ndarray
     return np.divide(right, pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
 
 
-def best_of(scores_PK: np.ndarray, truth_PK: np.ndarray) -> np.ndarray:
+def truth_of_best(scores_PK: np.ndarray, truth_PK: np.ndarray) -> np.ndarray:
     """[P] truth of the candidate with the highest score; its mean over those that share the highest score."""
     highest = (order(scores_PK) >= 0).all(-1)
     return (truth_PK * highest).sum(-1) / highest.sum(-1)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cagsr.probe.ranking import best_of, partial_rank_correlation, rank, within_prompt_auc
+from cagsr.probing.ranking import partial_rank_correlation, rank, truth_of_best, within_prompt_auc
 
 
 def test_the_better_of_two_candidates_scores_higher_in_this_share_of_pairs():
@@ -26,11 +26,11 @@ def test_a_prompt_of_equally_good_candidates_ranks_nothing():
 def test_the_same_response_measured_in_another_batch_is_a_tie():
     scores = np.array([[0.1, 0.1 + 1e-9]])
     assert within_prompt_auc(scores, np.array([[0.0, 1.0]])).tolist() == [0.5]
-    assert best_of(scores, np.array([[0.0, 1.0]])).tolist() == [0.5]
+    assert truth_of_best(scores, np.array([[0.0, 1.0]])).tolist() == [0.5]
 
 
 def test_the_best_is_the_mean_of_those_that_share_the_highest_score():
-    found = best_of(
+    found = truth_of_best(
         np.array([[3.0, 7.0, 7.0], [1.0, 0.0, -1.0]]), np.array([[9.0, 2.0, 5.0], [4.0, 8.0, 8.0]])
     )
     assert found.tolist() == [3.5, 4.0]
