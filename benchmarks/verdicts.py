@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cagsr.probe.verdict import LEVELS, Base, Level, Verdict, judge_base, overall
+from cagsr.probing.verdict import LEVELS, Base, Level, Verdict, judge_base, overall
 
 __all__ = ["Outcome", "matrix", "outcomes", "rows"]
 

@@ -103,8 +103,8 @@ def filled(workshop: Workshop, name: str, cwd: Path, kind: str, left: int) -> tu
 
 def fill(kind: str, left: int) -> None:
     """Plant it: when the place of the run has been checked, all but ``left`` pages or files of its disk are taken."""
-    from cagsr.training import run as train
     from cagsr.training import sft_run as sft
+    from cagsr.training import trainer as train
 
     checked = train.check_paths
 

@@ -18,11 +18,12 @@ from random import Random
 from typing import Any
 from unittest.mock import patch
 
+import runs
 from cagsr.config import Config
 from cagsr.data.readers import read
 from cagsr.errors import CagsrError
 from cagsr.evaluation.leaderboard import csv_text, markdown
-from cagsr.experiments.systems import resolve
+from cagsr.experiments.systems import find_systems
 from cagsr.io.atomic_write import write_atomically
 from cagsr.metrics.endpoint import Endpoint
 from cagsr.metrics.ratings import read_ratings
@@ -180,7 +181,7 @@ def _record(name: str, run: Path) -> None:
 
 
 def _compare(name: str, run: Path) -> None:
-    for system in resolve([name], [10]):
+    for system in find_systems([name], [10]):
         (run / system / "seed-0").mkdir(parents=True, exist_ok=True)
 
 
@@ -241,7 +242,8 @@ SMALL = (
     "train.prompts_per_step=2",
 )
 SMALL += ("model.name=base", "train.micro_batch=6", "sampling.candidates=3", "sampling.max_new_tokens=7")
-JUDGE = ("metrics.judge.model=judge", "metrics.judge.endpoint=")
+JUDGE = ("metrics.judge.model=judge",)
+ENDPOINT = "metrics.judge.endpoint="
 
 
 def leaks(canaries: dict[str, str]) -> dict[str, list[str]]:
@@ -250,10 +252,17 @@ def leaks(canaries: dict[str, str]) -> dict[str, list[str]]:
     with tempfile.TemporaryDirectory() as place:
         _base(Path(place) / "base")
         variables = {name: canaries[name] for name in VARIABLES if name in canaries}
-        texts["what train printed"] = _train(Path(place), [], variables)
-        for number, url in enumerate(_urls(canaries)):
-            judge = [f"{JUDGE[0]}", f"{JUDGE[1]}{url}", f"run.directory=url-{number}"]
-            texts[f"what train printed of {number}"] = _train(Path(place), judge, variables)
+        texts["what train printed"] = _train(Path(place), variables)
+        # What is read at import was said above; an address is read later.
+        judged = [
+            runs.start(
+                ["train", *SMALL, *JUDGE, ENDPOINT + url, f"run.directory={number}"], Path(place), variables
+            )
+            for number, url in enumerate(_urls(canaries))
+        ]
+        for number, run in enumerate(judged):
+            run.wait()
+            texts[f"what train printed of {number}"] = run.out + run.err
         if PLACES[3] in canaries:
             texts["what the judge's error says"] = _echoed(canaries[PLACES[3]])
         for path in Path(place).rglob("*"):
@@ -279,9 +288,9 @@ def _base(directory: Path) -> None:
     words.save_pretrained(directory)
 
 
-def _train(place: Path, more: list[str], variables: dict[str, str]) -> str:
-    """Train in a process of its own; what it printed."""
-    command = [sys.executable, "-m", "cagsr", "train", *SMALL, "run.directory=run", *more]
+def _train(place: Path, variables: dict[str, str]) -> str:
+    """Train in a process that imports everything with these variables; what it printed."""
+    command = [sys.executable, "-m", "cagsr", "train", *SMALL, "run.directory=run"]
     # A token in the environment must not make the hub be asked: nothing here needs it.
     environment = {**os.environ, **variables, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

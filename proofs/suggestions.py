@@ -22,7 +22,7 @@ from cagsr.config.schema import Term
 from cagsr.data.prompts import map_columns
 from cagsr.data.readers import read, rows_of
 from cagsr.errors import InputError
-from cagsr.experiments.systems import SYSTEMS, resolve
+from cagsr.experiments.systems import SYSTEMS, find_systems
 from cagsr.rewards.presets import PRESETS, load_preset
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.signals import SIGNALS
@@ -202,7 +202,7 @@ def _names() -> Iterator[Word]:
     known: dict[str, tuple[Iterable[str], Callable[[str], object]]] = {
         "preset": (PRESETS, load_preset),
         "signal": (SIGNALS, lambda wrong: Reward([Term(wrong)])),
-        "system": (SYSTEMS, lambda wrong: resolve([wrong], [10])),
+        "system": (SYSTEMS, lambda wrong: find_systems([wrong], [10])),
         "checker": ([*TASKS, *CHECKERS], _checker),
     }
     for kind, (names, give) in known.items():
@@ -211,7 +211,9 @@ def _names() -> Iterator[Word]:
 
 
 def _checker(wrong: str) -> object:
-    return find_checker(Config.load(None, ["data.source=x.csv", "model.name=m", f"data.checker={wrong}"]))
+    return find_checker(
+        Config.load(None, ["data.source=x.csv", "model.name=m", f"data.checker={wrong}"]).data
+    )
 
 
 def _options() -> Iterator[Word]:

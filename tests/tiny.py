@@ -170,7 +170,7 @@ def make_step(policy: Policy, **settings: Any) -> Step:
         "salience": Uniform(),
         "algorithm": Algorithm(AlgorithmSettings()),
         "sampling": SHORT,
-        "leash": KLController(0.05),
+        "kl_controller": KLController(0.05),
         "groups_per_pass": 2,
         "max_grad_norm": 1e9,
     }

@@ -16,7 +16,7 @@ from typer.cli import get_docs_for_click
 from cagsr.cli.main import app
 from cagsr.config import Config
 from cagsr.config.messages import expected, section_of
-from cagsr.experiments.systems import resolve
+from cagsr.experiments.systems import find_systems
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "cagsr"
@@ -123,7 +123,7 @@ def _systems() -> str:
         "Every one starts from the same base and has the same prompts, sampling and budget of responses "
         "([a comparison for a paper](../guides/compare.md)).\n"
     )
-    for name, system in resolve(None, [10]).items():
+    for name, system in find_systems(None, [10]).items():
         text += f"\n`{name}`\n\n:   {(system.__doc__ or '').strip()}\n"
     return text
 

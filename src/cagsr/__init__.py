@@ -24,6 +24,7 @@ __all__ = [
     "compare",
     "heatmap",
     "load_policy",
+    "probe",
     "score",
     "train",
 ]
@@ -37,13 +38,14 @@ if TYPE_CHECKING:
     from cagsr.experiments.compare import compare
     from cagsr.integrations.trl import AttentionReward
     from cagsr.models.load_policy import load_policy
-    from cagsr.probe.calibrate import calibrate
+    from cagsr.probing.calibrate import calibrate
+    from cagsr.probing.run import probe
     from cagsr.report.heatmap import heatmap
     from cagsr.rewards.reward import Reward
     from cagsr.training.trainer import Trainer, train
     from cagsr.types import Evidence, Scores
 
-# The same again for the interpreter: where each name lives. `cagsr.probe` is a package, so its function is not here.
+# The same again for the interpreter: where each name lives.
 _MODULES = {
     "AttentionReward": "cagsr.integrations.trl",
     "CagsrError": "cagsr.errors",
@@ -56,10 +58,11 @@ _MODULES = {
     "Trainer": "cagsr.training.trainer",
     "TrainingConfig": "cagsr.config.training_config",
     "UnsupportedModelError": "cagsr.errors",
-    "calibrate": "cagsr.probe.calibrate",
+    "calibrate": "cagsr.probing.calibrate",
     "compare": "cagsr.experiments.compare",
     "heatmap": "cagsr.report.heatmap",
     "load_policy": "cagsr.models.load_policy",
+    "probe": "cagsr.probing.run",
     "score": "cagsr.evaluation.score",
     "train": "cagsr.training.trainer",
 }

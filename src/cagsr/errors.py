@@ -48,50 +48,64 @@ class CagsrError(Exception):
 
 
 class InputError(CagsrError):
+    """Something the user can correct: config, data, arguments or files."""
+
     exit_code = 2
 
 
 class UnsupportedModelError(InputError):
-    pass
+    """A model that cannot be trained, or whose attention cannot be read exactly."""
 
 
 class NumericsError(CagsrError):
+    """A loss, gradient, reward or log-probability that is not finite."""
+
     exit_code = 3
 
 
 class SignalError(NumericsError):
-    pass
+    """A signal that raised, or returned values that are not finite or of the wrong shape."""
 
 
 class EndpointError(CagsrError):
+    """A server that does not answer, or not as its protocol says."""
+
     exit_code = 69
 
 
 class StorageError(CagsrError):
+    """A disk that is full or unwritable, or a damaged run on it."""
+
     exit_code = 4
 
 
 class MemoryRanOutError(CagsrError):
+    """Out of memory, of the machine or of its accelerator."""
+
     exit_code = 71
 
 
 class StoppedError(CagsrError):
+    """A run stopped by a signal, the time limit or the collapse watch; it can be resumed."""
+
     exit_code = 75
 
 
 class InterruptedRunError(StoppedError):
+    """A run stopped by Ctrl-C; it can be resumed."""
+
     exit_code = 130
 
 
 def closest(word: str, choices: Iterable[str]) -> str:
-    """The tail of an error message: ``"; did you mean 'learning_rate'?"``, or the choices if none is near."""
+    """Suggestion at the end of a message: ``"; did you mean 'learning_rate'?"``, or all choices if none is near."""
     choices = sorted(choices)
     found = near(word, choices)
     return f"; choose from {', '.join(choices)}" if found is None else f"; did you mean {found!r}?"
 
 
 def near(word: str, choices: Iterable[str], least: float | None = None) -> str | None:
-    """The choice that ``word`` is most probably a misspelling of, in whatever case and with whatever separators.
+    """The choice that ``word`` most probably misspells, in whatever case and with whatever separators.
 
     ``least`` in [0, 1] is how alike the two must be; None if no choice is. By default six tenths, and a half for
     words of up to three letters, in which one wrong letter is much.
@@ -111,7 +125,7 @@ def _plain(word: str) -> str:
 
 
 def printable(text: str) -> str:
-    """``text`` with an escape for each character that a terminal would obey, or that could not be written at all."""
+    """Escape each character of ``text`` that a terminal would interpret, or that could not be written at all."""
     return "".join(
         character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
         for character in text
@@ -119,6 +133,6 @@ def printable(text: str) -> str:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether an error of Python's, of an accelerator's or of the CPU's allocator says so. Imports no torch."""
+    """Whether an error of Python, an accelerator or the CPU allocator means out of memory. Imports no torch."""
     kinds = {kind.__name__ for kind in type(error).__mro__}
     return bool({"MemoryError", "OutOfMemoryError"} & kinds) or "DefaultCPUAllocator" in str(error)

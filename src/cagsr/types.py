@@ -1,9 +1,10 @@
-"""The nouns of the program and their shapes.
+"""Shared types of the program (prompt, rollout, observation, evidence, batch) and their shapes.
 
 Axes: P prompts, K candidates per prompt, N = P * K rows, S prompt tokens, T response tokens, V vocabulary,
 C signals. Row ``n`` of every ``[N ...]`` tensor belongs to prompt ``n // K``.
 
-A prompt is kept once per group, not K times: that is what happened, and it is where the speed comes from.
+A prompt is kept once per group, not K times: it is computed once for its K responses, which is where the speed
+comes from.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Prompt:
-    """One prompt as the model reads it.
+    """One prompt, tokenized as the model reads it.
 
     ``text`` is what was tokenised (after any chat template) and ``ids`` the tokens, special ones included.
     ``offsets[j]`` is the character span of token j in ``text``; ``(0, 0)`` for tokens that stand for no text.
@@ -37,7 +38,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Rollout:
-    """P prompts and the N = P * K responses that a policy wrote.
+    """P prompts and the N = P * K responses that were sampled from a policy, or given.
 
     prompt_ids, prompt_mask      [P S]  long, bool. Padded on the left for causal models and on the right for
                                         encoder-decoders (BART counts positions from column 0). The mask is
@@ -46,8 +47,8 @@ class Rollout:
                                         part of its response: unmasked, trained, scored.
     finished                     [N]    bool: the response ended by itself rather than at the length limit.
     responses                    N texts, special tokens removed.
-    sampled_logprobs             [N T]  what another engine than the policy said of the tokens that it drew, 0 at
-                                        padding; None where the policy wrote the responses.
+    sampled_logprobs             [N T]  log-probabilities of another engine than the policy for the tokens that it
+                                        drew, 0 at padding; None where the policy sampled them.
     """
 
     prompts: list[Prompt]
@@ -61,6 +62,7 @@ class Rollout:
 
     @property
     def group_size(self) -> int:
+        """K, the number of responses to each prompt."""
         return len(self.responses) // len(self.prompts)
 
     @property
@@ -69,6 +71,7 @@ class Rollout:
         return self.response_mask.sum(-1)
 
     def to(self, device: torch.device | str) -> "Rollout":
+        """The rollout with its tensors on ``device``."""
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved)
 
@@ -104,7 +107,7 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Observation:
-    """What one forward pass of the observer over prompt and response tells. Float32, no gradient.
+    """What one forward pass of the observer over prompt and response gives. Float32, no gradient.
 
     attention        [N T S]  A[n, t, j]: attention from the query that predicts response token t to prompt
                               token j, mean over heads and the layers read. Raw: a row sums to at most 1, and
@@ -126,7 +129,7 @@ class Observation:
     prompt_logprobs: Tensor
 
     def of_groups(self, rollout: "Rollout", start: int, stop: int) -> "Observation":
-        """What it tells of ``rollout.groups(start, stop)``, where it is an observation of the whole ``rollout``."""
+        """The observation of ``rollout.groups(start, stop)``, taken from one of the whole ``rollout``."""
         k, columns = rollout.group_size, rollout.prompt_mask[start:stop].any(0)
         rows = slice(start * k, stop * k)
         width = max(int(rollout.response_mask[rows].sum(-1).max()), 1)
@@ -137,7 +140,7 @@ class Observation:
 
 
 class Observer(Protocol):
-    """Who reads: a model that attention and log-probabilities are taken from, without gradient."""
+    """Protocol of an observer: a model that attention and log-probabilities are read from, without gradient."""
 
     def observe(self, rollout: Rollout) -> Observation: ...
 
@@ -146,21 +149,34 @@ class Observer(Protocol):
         ...
 
 
+@dataclass
+class Explanations:
+    """What a prompt's segments are and what each explains: filled in by `rewards.segments` when a signal first asks.
+
+    segments  [P J S]  bool: the prompt tokens of each of a prompt's J segments; all False beyond its last.
+    knockout  [N T J]  nats that each response token loses without the segment; 0 at padding and for no segment.
+    """
+
+    segments: Tensor | None = None
+    knockout: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Evidence:
-    """All that a signal may look at: the rollout, what the observer saw, and the weight of each prompt token.
+    """Input of a signal: the rollout, the observation of it, and the salience of each prompt token.
 
-    salience  [P S]  >= 0, 0 at padding and template, rows sum to 1 (or are all 0: no content token).
-    observer         who saw it, for signals that ask again with another prompt (a pass each); None where nobody
-                     can be asked.
-    derived          what several signals compute from the same evidence, kept by the first of them.
+        salience      [P S]  >= 0, 0 at padding and template, rows sum to 1 (or are all 0: no content token).
+    observer             the observer, for signals that need further passes with another prompt; None where there is
+                         none to ask.
+    explanations         what several signals need and is computed once for all; evidence with another part
+                         (`dataclasses.replace`) begins without.
     """
 
     rollout: Rollout
     observation: Observation
     salience: Tensor
     observer: Observer | None = None
-    derived: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    explanations: Explanations = field(default_factory=Explanations, init=False, compare=False, repr=False)
 
     def per_row(self, per_prompt: Tensor) -> Tensor:
         """[P ...] -> [N ...]: each prompt's entry repeated for its K responses."""
@@ -173,7 +189,7 @@ Signal = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Scores:
-    """signals [N C] as measured, names of the C columns, and the reward [N] combined from them.
+    """Scores of a rollout: signals [N C] as measured, names of the C columns, and the reward [N] combined from them.
 
     ``weighted`` [N C] is what each signal added to the reward: standardised, times its weight.
     """
@@ -185,7 +201,7 @@ class Scores:
 
 
 class PolicyLoss(NamedTuple):
-    """per_token [N T], to be minimised; clipped [N T] bool, the tokens whose ratio is beyond the loss's bounds."""
+    """Policy loss: per_token [N T], to be minimised; clipped [N T] bool, the ratio is beyond the loss's bounds."""
 
     per_token: Tensor
     clipped: Tensor
@@ -193,7 +209,7 @@ class PolicyLoss(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """A part of a rollout on its way to an update. All [N T] tensors are 0 where ``response_mask`` is False.
+    """A part of a rollout, ready for an update. All [N T] tensors are 0 where ``response_mask`` is False.
 
     ref_logprobs                [N T]  of the reference
     old_logprobs, entropy       [N T]  of the policy that sampled; None where the update's only pass tells them
@@ -210,4 +226,5 @@ class TrainBatch:
     returns: Tensor | None = None
 
     def with_advantages(self, advantages: Tensor, returns: Tensor | None = None) -> "TrainBatch":
+        """The batch with its advantages, and returns where there is a critic."""
         return replace(self, advantages=advantages, returns=returns)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
-from trl import GRPOConfig, GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from cagsr.config.schema import Term
 from cagsr.data.in_memory import encode_in_memory
@@ -38,9 +38,9 @@ def trainer(tmp_path):
     Completions end with ``end`` often and with no other token, and write nothing that decoding leaves out.
     """
 
-    def made(model, tokenizer, reward, rows, end, **changes):
+    def made(model, tokenizer, reward, rows, end, kind=(GRPOTrainer, GRPOConfig), **changes):
         silent = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder} - {end}
-        args = GRPOConfig(
+        args = kind[1](
             output_dir=str(tmp_path / "trl"),
             use_cpu=True,
             report_to="none",
@@ -55,7 +55,7 @@ def trainer(tmp_path):
             **changes,
         )
         rows = Dataset.from_list(rows)
-        return GRPOTrainer(
+        return kind[0](
             model=model, reward_funcs=reward, args=args, train_dataset=rows, processing_class=tokenizer
         )
 
@@ -123,6 +123,21 @@ def test_prompts_are_tokenised_as_the_trainer_tokenises_them(load, words, traine
         InputError, match=r"chat_template_kwargs: \{'calm': False\} here, and \{'calm': True\} in the tra"
     ):
         other._rendering(running)
+
+
+def test_rloo_calls_it_as_grpo_does(load, words, trainer):
+    model, tokenizer = load("chat"), words("chat")
+    reward, end = Recorded(model, tokenizer, reward=COVERAGE), tokenizer.convert_tokens_to_ids("<e>")
+    kind = (RLOOTrainer, RLOOConfig)
+    running = trainer(model, tokenizer, reward, CHAT, end, kind, chat_template_kwargs={"calm": True})
+    running.train()
+    for step, (prompts, completions, _, rewards) in enumerate(reward.calls):
+        texts, calm = [text_of(completion) for completion in completions], {"calm": True}
+        settings = {"reward": COVERAGE, "max_new_tokens": LIMIT, "chat_template_kwargs": calm}
+        expected = score(load("chat"), tokenizer, prompts, texts, **settings)
+        assert rewards == pytest.approx(expected.reward.tolist(), abs=1e-5)
+        logged = running.state.log_history[step]["attention_reward/coverage"]
+        assert logged == pytest.approx(sum(rewards) / 6, abs=1e-5)
 
 
 def test_with_an_adapter_the_base_observes_and_is_not_copied(load, words, trainer):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cagsr.attention import blocks, capture, inspect
-from cagsr.attention.capture import Reading
+from cagsr.attention.reading import Reading
 
 pytest.importorskip("triton", reason="Triton is made for Linux alone")
 

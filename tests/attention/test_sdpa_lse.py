@@ -8,10 +8,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
 from cagsr.attention import sdpa_lse as fused
+from cagsr.attention.call import AttentionCall
 from cagsr.attention.sdpa_lse import _on_cuda, fused_attention
 
 N, Q, K, D = 2, 37, 41, 20  # not a multiple of 8, 16 or 32
@@ -31,6 +32,18 @@ def tensors(heads: int = 6, groups: int = 6, device: str = "cpu") -> tuple[Tenso
     return query, key, value
 
 
+def call(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Tensor | None = None,
+    is_causal: bool = False,
+    dropout=0.0,
+) -> AttentionCall:
+    settings = {"scaling": SCALE, "dropout": dropout, "is_causal": is_causal}
+    return AttentionCall(nn.Module(), query, key, value, bias, **settings)
+
+
 def chosen(monkeypatch: pytest.MonkeyPatch, backend: SDPBackend) -> list[tuple]:
     """Torch's answer to which kernel it would take, and with what it was asked."""
     asked = []
@@ -48,7 +61,7 @@ def test_the_kernels_take_what_they_are_given_and_return_output_and_log_sum_exp(
     chosen(monkeypatch, KERNELS[name])
     query, key, value = (each.bfloat16() for each in tensors(device="meta"))
     bias = torch.zeros(N, 1, 1, K, dtype=torch.bfloat16, device="meta").expand(-1, -1, Q, -1)
-    found = _on_cuda(query, key, value, bias if biased else None, not biased, SCALE)
+    found = _on_cuda(call(query, key, value, bias if biased else None, not biased))
     assert found is not None
     output, lse = found
     assert (output.shape, output.dtype) == ((N, 6, Q, D), torch.bfloat16)
@@ -108,9 +121,10 @@ def test_trap_12_the_log_sum_exp_is_cut_to_the_queries(
 ):
     query, key, value = tensors()
     asked = chosen(monkeypatch, KERNELS[name])
-    found = _on_cuda(query, key, value, None, is_causal, SCALE)
+    given = call(query, key, value, None, is_causal)
+    found = _on_cuda(given)
     torch.testing.assert_close(found, exact(query, key, value, None, is_causal), rtol=0, atol=1e-6)
-    assert asked == [(query, key, value, None, is_causal, SCALE, False)]
+    assert asked == [(given, False)]
 
 
 @pytest.mark.parametrize("name", ["efficient", "cudnn"])
@@ -121,7 +135,7 @@ def test_a_bias_of_any_shape_reaches_the_kernel_as_it_wants_it(
     query, key, value = tensors()
     bias = torch.randn(shape)[..., :K].expand(-1, -1, Q, -1)
     chosen(monkeypatch, KERNELS[name])
-    found = _on_cuda(query, key, value, bias, False, SCALE)
+    found = _on_cuda(call(query, key, value, bias))
     torch.testing.assert_close(found, exact(query, key, value, bias, False), rtol=0, atol=1e-6)
 
 
@@ -130,15 +144,15 @@ def test_keys_that_heads_share_are_repeated_where_transformers_does(
 ):
     query, key, value = tensors(groups=2)
     asked = chosen(monkeypatch, KERNELS["flash"])
-    found = _on_cuda(query, key, value, None, False, SCALE)
+    found = _on_cuda(call(query, key, value))
     torch.testing.assert_close(found, exact(query, key, value, None, False), rtol=0, atol=1e-6)
-    assert (asked[0][1].shape[1], asked[0][-1]) == (2, True)
+    assert (asked[0][0].key.shape[1], asked[0][1]) == (2, True)
 
     bias = torch.randn(N, 1, Q, K)
     asked = chosen(monkeypatch, KERNELS["efficient"])
-    found = _on_cuda(query, key, value, bias, False, SCALE)
+    found = _on_cuda(call(query, key, value, bias))
     torch.testing.assert_close(found, exact(query, key, value, bias, False), rtol=0, atol=1e-6)
-    assert (asked[0][1].shape[1], asked[0][-1]) == (6, False)
+    assert (asked[0][0].key.shape[1], asked[0][0].value.shape[1], asked[0][1]) == (6, 6, False)
 
 
 @pytest.mark.parametrize("backend", [SDPBackend.MATH, SDPBackend.OVERRIDEABLE, SDPBackend.ERROR])
@@ -146,19 +160,20 @@ def test_a_kernel_that_keeps_its_log_sum_exp_to_itself_is_none(
     backend: SDPBackend, stand_ins, monkeypatch: pytest.MonkeyPatch
 ):
     chosen(monkeypatch, backend)
-    assert _on_cuda(*tensors(), None, False, SCALE) is None
+    assert _on_cuda(call(*tensors())) is None
 
 
-def test_dropout_and_other_devices_have_none(monkeypatch: pytest.MonkeyPatch):
+def test_dropout_and_other_devices_have_none():
     query, key, value = tensors()
-    assert fused_attention(query, key, value, None, False, SCALE, 0.1) is None
-    assert fused_attention(query, key, value[..., :13], None, False, SCALE, 0.0) is None
-    assert fused_attention(*tensors(device="meta"), None, False, SCALE, 0.0) is None
+    assert fused_attention(call(query, key, value)) is not None
+    assert fused_attention(call(query, key, value, dropout=0.1)) is None
+    assert fused_attention(call(query, key, value[..., :13])) is None
+    assert fused_attention(call(*tensors(device="meta"))) is None
 
 
 def test_torch_is_asked_as_sdpa_asks_it():
     query, key, value = tensors(groups=2)
     flash, none = SDPBackend.FLASH_ATTENTION.value, SDPBackend.MATH.value
-    assert fused._choice(query, key, value, None, True, SCALE, True) == flash
+    assert fused._choice(call(query, key, value, is_causal=True), True) == flash
     with torch.nn.attention.sdpa_kernel(SDPBackend.MATH):
-        assert fused._choice(query, key, value, None, True, SCALE, True) == none
+        assert fused._choice(call(query, key, value, is_causal=True), True) == none

@@ -15,7 +15,8 @@ import tiny
 from cagsr.attention import ATTENTION
 from cagsr.attention import sharing as sharing_module
 from cagsr.attention.capture import attention_forward
-from cagsr.attention.shared_prompt import SharedPrompt, fold, of_each, unfold
+from cagsr.attention.rows import fold, of_each, unfold
+from cagsr.attention.shared_prompt import SharedPrompt
 from cagsr.attention.sharing import Sharing, inspect_sharing
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.models import policy as policy_module
@@ -374,8 +375,10 @@ def test_beyond_its_limit_a_model_scores_and_samples_each_response_alone(monkeyp
     assert not calls
     policy(rolled(policy, (11, 3, 5), (7,) * 9))
     policy.sample(rolled(policy).prompts, tiny.sampling(max_new_tokens=7))
-    policy.sample_observed(rolled(policy).prompts, tiny.sampling(max_new_tokens=7))
-    assert calls == ["_one_by_one", "generate", "generate", "_one_by_one"]
+    # transformers' own loop reads no attention: whoever wants it asks part by part.
+    _, seen = policy.sample_observed(rolled(policy).prompts, tiny.sampling(max_new_tokens=7))
+    assert seen is None
+    assert calls == ["_one_by_one", "generate", "generate"]
 
 
 def test_a_prompt_without_tokens_is_refused_by_its_index():

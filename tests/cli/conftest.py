@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from accelerate.state import AcceleratorState
 
 import tiny
-from command_line import Outcome, typed
+from command_line import Outcome, settle, typed, typed_once
 
 SMALL = [
     "data.count=11",
@@ -48,11 +47,7 @@ def variant(models, tmp_path):
 @pytest.fixture
 def cagsr(tmp_path, monkeypatch, capsys):
     """``cagsr("train", ...)`` as typed in ``tmp_path``: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    for name in ("FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
+    settle(tmp_path, monkeypatch)
 
     def run(*arguments: object) -> Outcome:
         return typed([*map(str, arguments)], monkeypatch, capsys)
@@ -72,11 +67,32 @@ def train(cagsr, models):
     """``train("key=value", ...)``: two steps on ``slots`` with the tiny T5, in ``run``."""
 
     def run(*arguments: object, model: str | Path = "t5", task: str | None = "slots") -> Outcome:
-        data = [f"data.task={task}"] if task else []
         name = model if isinstance(model, Path) else models / model
-        return cagsr("train", *SMALL, *data, f"model.name={name}", "run.directory=run", *arguments)
+        return cagsr(*training(name, task), *arguments)
 
     return run
+
+
+def training(model: Path, task: str | None = "slots") -> list[str]:
+    data = [f"data.task={task}"] if task else []
+    return ["train", *SMALL, *data, f"model.name={model}", "run.directory=run"]
+
+
+@pytest.fixture(scope="session")
+def trained(models, tmp_path_factory) -> tuple[Path, Outcome]:
+    """A finished run of `train` with an evaluation after each step, and what its command said."""
+    place = tmp_path_factory.mktemp("trained")
+    settings = ["train.evaluate_every=1", "train.learning_rate=0.01"]
+    outcome = typed_once(place, [*training(models / "t5"), *settings])
+    assert outcome.code == 0, outcome.err
+    return place / "run", outcome
+
+
+@pytest.fixture
+def finished(trained, cagsr, tmp_path) -> Outcome:
+    """A copy of it as ``run`` in the working directory."""
+    shutil.copytree(trained[0], tmp_path / "run")
+    return trained[1]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from transformers import (
     MambaForCausalLM,
 )
 
-from cagsr.models import build
+from cagsr.models import load_policy
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def early(monkeypatch):
     def reached(*_, **__):
         raise AssertionError("the model was loaded before the mistake was found")
 
-    monkeypatch.setattr(build, "load_model", reached)
+    monkeypatch.setattr(load_policy, "load_model", reached)
 
 
 def refused(outcome, *parts):
@@ -126,7 +126,7 @@ def test_the_directory_of_another_run_is_said_early(train, monkeypatch):
     assert train("train.steps=1").code == 0
     identity = json.loads(Path("run/run.json").read_text())["id"]
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
-    monkeypatch.setattr(build, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(load_policy, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
     refused(train(), f"run belongs to run {identity} (step 1). Use --resume or another directory.")
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
 

@@ -1,12 +1,11 @@
 """Started by torchrun or accelerate launch: what shares its work does, the rest says that it runs alone."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
+
+import forked
 
 ALONE = {
     "calibrate": ["--output=out.yaml", "data.task=slots"],
@@ -46,18 +45,13 @@ def test_processes_that_do_not_see_each_other_are_refused_with_the_mend(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_probe_by_two_processes_finds_what_one_finds_and_says_it_once(cagsr, models, small):
+def test_a_probe_by_two_processes_finds_what_one_finds_and_says_it_once(cagsr, models, small, tmp_path):
     arguments = ["probe", *small, "data.task=slots", f"model.name={models / 't5'}", "--prompts=3", "--json"]
-    source = str(Path(__file__).parents[2] / "src")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m"]
-    ended = subprocess.run(
-        [*launcher, "cagsr", *arguments],
-        env={**os.environ, "PYTHONPATH": source, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
+    started = forked.start_two(partial(forked.cagsr, arguments), tmp_path, {"ACCELERATE_USE_CPU": "1"})
+    forked.wait_for_both(started)
+    together, alone = (
+        json.loads("".join(process.out for process in started)),
+        json.loads(cagsr(*arguments).out),
     )
-    assert ended.returncode == 0, ended.stderr
-    together, alone = json.loads(ended.stdout), json.loads(cagsr(*arguments).out)
     assert together["base"] == pytest.approx(alone["base"], abs=1e-5)
     assert together["verdict"] == alone["verdict"]

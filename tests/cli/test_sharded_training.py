@@ -4,12 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import sharded_cli
 import torch
 from safetensors.torch import load_file
+
+import forked
 
 TESTS = Path(__file__).parents[1]
 FSDP = TESTS.parent / "examples/accelerate/fsdp.yaml"
@@ -28,19 +31,32 @@ RUN = [
 ]
 
 
-def launched(directory, models, program, *settings):
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory, models) -> Path:
+    """A directory with a run in float32, ``no``, and one in ``bf16``, of two processes with a shard each.
+
+    The first is launched; the second is forked, with the variables that the launcher gave to the first.
+    """
+    directory = tmp_path_factory.mktemp("sharded")
+    arguments = [*RUN, f"model.name={models / 'llama'}"]
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FSDP)]
-    command += ["--num_processes", "2", "--main_process_port", "0", *program, *RUN, *settings]
+    command += ["--num_processes", "2", "--main_process_port", "0", sharded_cli.__file__, *arguments]
     paths = {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
-    quiet = {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [*command, f"model.name={models / 'llama'}"],
+    quiet = {"ACCELERATE_USE_CPU": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [*command, "run.directory=no"],
         cwd=directory,
         env={**os.environ, **paths, **quiet},
         capture_output=True,
         text=True,
         timeout=240,
     )
+    assert done.returncode == 0, done.stderr[-3000:]
+    variables = json.loads((directory / sharded_cli.VARIABLES).read_text())
+    assert variables["FSDP_VERSION"] == "2"
+    bf16 = partial(sharded_cli.sharded, [*arguments, "run.directory=bf16", "train.mixed_precision=bf16"])
+    forked.wait_for_both(forked.start_two(bf16, directory, variables))
+    return directory
 
 
 def rows(directory):
@@ -56,17 +72,15 @@ def distance(one, other):
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])
 def test_in_shards_the_command_line_trains_and_saves_what_one_process_does(
-    precision, tmp_path, models, cagsr
+    precision, sharded, tmp_path, models, cagsr
 ):
     setting = f"train.mixed_precision={precision}"
-    done = launched(tmp_path, models, [sharded_cli.__file__], setting, "run.directory=sharded")
-    assert done.returncode == 0, done.stderr[-3000:]
     alone = cagsr(*RUN, setting, "run.directory=alone", f"model.name={models / 'llama'}")
     assert alone.code == 0, alone.err
-    for row, expected in zip(rows(tmp_path / "sharded"), rows(tmp_path / "alone"), strict=True):
+    for row, expected in zip(rows(sharded / precision), rows(tmp_path / "alone"), strict=True):
         assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
     for name in ("model", "best"):
-        ours, theirs = (tmp_path / run / name for run in ("sharded", "alone"))
+        ours, theirs = sharded / precision / name, tmp_path / "alone" / name
         assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()}
         assert json.loads((ours / "config.json").read_text()) == json.loads(
             (theirs / "config.json").read_text()
@@ -78,7 +92,7 @@ def test_in_shards_the_command_line_trains_and_saves_what_one_process_does(
         moved, apart = (distance(expected, other) for other in (start, weights))
         assert moved > 1e-3
         assert apart < 0.05 * moved
-    identity = json.loads((tmp_path / "sharded/run.json").read_text())["identity"]
+    identity = json.loads((sharded / precision / "run.json").read_text())["identity"]
     assert identity["weights"] == "in shards (FSDP2)"
 
 

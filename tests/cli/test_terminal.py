@@ -3,9 +3,11 @@
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -13,6 +15,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
+import forked
 from cagsr.cli.options import console_for
 from cagsr.evaluation.tables import comparison_table, legend, shaded, shades
 from cagsr.io.terminal import say, wrapped
@@ -251,16 +254,16 @@ def test_what_moves_is_for_a_person_s_terminal_only(terminal, changes, moves, mo
     assert console_for(as_json=False).is_interactive == moves
 
 
-def train_in(directory, models, steps, *arguments):
+def train_in(directory, models, steps):
     settings = ["data.task=slots", "data.count=11", "data.evaluation_count=3", f"model.name={models / 't5'}"]
     settings += [f"train.steps={steps}", "train.prompts_per_step=2", "sampling.candidates=2"]
-    return [*CAGSR, "train", *settings, "sampling.max_new_tokens=5", f"run.directory={directory}", *arguments]
+    return ["train", *settings, "sampling.max_new_tokens=5", f"run.directory={directory}"]
 
 
 def test_ctrl_c_ends_with_130_and_a_message_and_the_log_has_no_control_characters(models, tmp_path):
     log = (tmp_path / "log").open("wb")
     process = subprocess.Popen(
-        train_in(tmp_path / "run", models, 10_000),
+        [*CAGSR, *train_in(tmp_path / "run", models, 10_000)],
         stdout=log,
         stderr=subprocess.PIPE,
         env=environment(CI="true", PYTHONUNBUFFERED="1"),
@@ -297,7 +300,7 @@ def wait_for(process, reached):
 
 
 def test_a_terminal_gets_a_moving_line(models, tmp_path):
-    seen = in_a_terminal(train_in(tmp_path / "run", models, 3))
+    seen = in_a_terminal(train_in(tmp_path / "run", models, 3), tmp_path)
     assert b"\x1b[" in seen
     assert "3/3" in seen.decode()
     assert b"step 1/3" not in seen
@@ -305,7 +308,7 @@ def test_a_terminal_gets_a_moving_line(models, tmp_path):
 
 
 def test_a_build_gets_plain_lines_within_the_width_though_its_log_calls_itself_a_terminal(models, tmp_path):
-    seen = in_a_terminal(train_in(tmp_path / "run", models, 3), CI="true", NO_COLOR="1").decode()
+    seen = in_a_terminal(train_in(tmp_path / "run", models, 3), tmp_path, CI="true", NO_COLOR="1").decode()
     assert not set(re.findall("\x1b[^m]*m", seen)) - {"\x1b[2m", "\x1b[0m"}
     lines = [re.sub("\x1b[^m]*m", "", line) for line in seen.split("\r\n")]
     assert [line[:9] for line in lines if line.startswith("step ")] == ["step 1/3 ", "step 3/3 "]
@@ -313,21 +316,31 @@ def test_a_build_gets_plain_lines_within_the_width_though_its_log_calls_itself_a
     assert max(len(line) for line in lines if str(tmp_path) not in line) <= 80
 
 
-def in_a_terminal(command, **changes):
-    """All that a terminal of 80 columns is sent."""
+def in_a_terminal(arguments, cwd, **changes):
+    """All that a terminal of 80 columns is sent by ``cagsr ARGUMENTS``."""
     parent, child = pty.openpty()
-    env = environment(**{"TERM": "xterm-256color", "COLUMNS": "80", "CI": "", **changes})
-    process = subprocess.Popen(command, stdout=child, stderr=child, env=env)
-    os.close(child)
-    seen = b""
+    env = {"TERM": "xterm-256color", "COLUMNS": "80", "CI": "", **changes}
+    process = forked.start(
+        partial(forked.cagsr, arguments, before=partial(attach, os.ttyname(child))), cwd, env
+    )
+    seen, ended = b"", False
     while True:
-        try:
-            block = os.read(parent, 65536)
-        except OSError:
+        readable, _, _ = select.select([parent], [], [], 0.1)
+        if readable:
+            seen += os.read(parent, 65536)
+        elif ended:
             break
-        if not block:
-            break
-        seen += block
+        else:
+            ended = process.ended  # what it wrote last is still to be read
     os.close(parent)
+    os.close(child)
     assert process.wait() == 0, seen.decode()
     return seen
+
+
+def attach(terminal):
+    """Standard output and error of this process go to that terminal."""
+    opened = os.open(terminal, os.O_RDWR | os.O_NOCTTY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(opened, stream.fileno())
+    os.close(opened)

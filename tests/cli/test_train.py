@@ -34,13 +34,6 @@ STARTED = (
 )
 
 
-@pytest.fixture
-def finished(train):
-    outcome = train("train.evaluate_every=1", "train.learning_rate=0.01")
-    assert outcome.code == 0, outcome.err
-    return outcome
-
-
 def test_a_run_directory_holds_what_the_contract_says(finished):
     names = {path.name for path in Path("run").iterdir()}
     files = {"config.yaml", "run.json", "run.lock", "metrics.jsonl", "candidates.jsonl", "summary.json"}

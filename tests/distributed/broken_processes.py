@@ -1,28 +1,18 @@
-"""What two processes do when only one of them is in trouble; the first process writes what came out.
+"""What two processes do when only one of them is in trouble."""
 
-Run by test_distributed.py: ``accelerate launch --multi_gpu --num_processes 2 broken_processes.py FILE DIRECTORY``.
-"""
-
-import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from cagsr.config.schema import Train
-from cagsr.training.loop import TrainingLoop
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import tiny
-from cagsr.config.schema import AlgorithmSettings
+from cagsr.config.schema import AlgorithmSettings, Train
 from cagsr.errors import CagsrError
 from cagsr.io.shutdown import Stops
 from cagsr.runs.checkpoint import Checkpoints
 from cagsr.training.algorithms import Algorithm
+from cagsr.training.loop import TrainingLoop
 
 
 class AskedOnce(Stops):
@@ -97,13 +87,3 @@ def main(accelerator: Accelerator, directory: Path) -> dict[str, Any]:
     resumed.run(resume=True)
     found["again"] = tiny.weights_of(resumed.step.policy)
     return found
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("error")
-    torch.set_num_threads(1)
-    accelerator = Accelerator(cpu=True)
-    found = main(accelerator, Path(sys.argv[2]))
-    if accelerator.is_main_process:
-        torch.save({"processes": accelerator.num_processes, **found}, sys.argv[1])
-    accelerator.end_training()

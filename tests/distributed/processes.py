@@ -1,19 +1,11 @@
-"""Three steps of PPO and of GRPO on every process it is launched on; the first process writes what came out.
+"""Three steps of PPO and of GRPO, by however many processes there are."""
 
-Run by test_distributed.py: ``accelerate launch --multi_gpu --num_processes 2 processes.py FILE``.
-"""
-
-import sys
-import warnings
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
 from cagsr.config.schema import AlgorithmSettings, Term
@@ -61,11 +53,5 @@ def run(name: str, accelerator: Accelerator) -> dict[str, Any]:
     return {"responses": responses, "rows": rows, "weights": tiny.weights_of(policy)}
 
 
-if __name__ == "__main__":
-    warnings.simplefilter("error")
-    torch.set_num_threads(1)
-    accelerator = Accelerator(cpu=True)
-    found = {name: run(name, accelerator) for name in RUNS}
-    if accelerator.is_main_process:
-        torch.save({"processes": accelerator.num_processes, **found}, sys.argv[1])
-    accelerator.end_training()
+def run_all(accelerator: Accelerator) -> dict[str, Any]:
+    return {name: run(name, accelerator) for name in RUNS}

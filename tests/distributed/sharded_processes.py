@@ -1,10 +1,5 @@
-"""Training under FSDP2 on every process it is launched on: whole, stopped and gone on, with a full disk.
+"""Training under FSDP2 by however many processes there are: whole, stopped and gone on, with a full disk."""
 
-Run by test_sharding.py: ``accelerate launch --multi_gpu --num_processes 2 sharded_processes.py FILE DIRECTORY NAME``.
-"""
-
-import sys
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,24 +7,19 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from safetensors.torch import load_file
-
-from cagsr.config.schema import Train
-from cagsr.training.loop import TrainingLoop
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 from broken_processes import AskedOnce, full, names, outcome
+from safetensors.torch import load_file
 
 import tiny
 from cagsr.attention.sharing import Sharing
-from cagsr.config.schema import AlgorithmSettings, Term
+from cagsr.config.schema import AlgorithmSettings, Term, Train
 from cagsr.distributed import fsdp as sharding
 from cagsr.evaluation.evaluator import Evaluator, measure_signals
 from cagsr.io.shutdown import Stops
 from cagsr.rewards.reward import Reward
 from cagsr.runs.checkpoint import Checkpoints
 from cagsr.training.algorithms import Algorithm
+from cagsr.training.loop import TrainingLoop
 from sharded import fsdp2
 
 # Blocks keep their weights after a pass, or give them back; each once.
@@ -117,7 +107,7 @@ def run(name: str, accelerator: Accelerator, directory: Path) -> dict[str, Any]:
     return {"rows": kept.rows, "responses": responses, "weights": weights, "held": held}
 
 
-def sharded_run(name: str, accelerator: Accelerator, directory: Path) -> dict[str, Any]:
+def sharded_run(accelerator: Accelerator, name: str, directory: Path) -> dict[str, Any]:
     fsdp2(accelerator, reshard_after_forward=name == "ppo")
     found = run(name, accelerator, directory / "whole")
     accelerator.free_memory()
@@ -151,14 +141,3 @@ def sharded_run(name: str, accelerator: Accelerator, directory: Path) -> dict[st
     found["bad"] = gather_object([outcome(lambda: resumed.checkpoints.save(9, {}))])
     accelerator.free_memory()
     return found
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("error")
-    torch.set_num_threads(1)
-    accelerator = Accelerator(cpu=True)
-    path, directory, name = sys.argv[1:]
-    found = sharded_run(name, accelerator, Path(directory))
-    if accelerator.is_main_process:
-        torch.save({"processes": accelerator.num_processes, **found}, path)
-    accelerator.end_training()

@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
+from functools import partial
 
 import broken_processes
 import processes
@@ -12,35 +12,16 @@ import pytest
 import torch
 import vllm_processes
 from accelerate import Accelerator
+from pair import found_by_two
 
+import forked
 import tiny
 from fake_vllm import FakeVLLM
 
-# --cpu would run a single process, whatever --num_processes says; the script itself asks for the CPU.
-LAUNCH = (
-    "accelerate.commands.launch --multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no "
-    "--dynamo_backend no --main_process_port 0"
-)
-
-
-def launched(script, path, *arguments):
-    """What the script's first process wrote to ``path``."""
-    command = [sys.executable, "-m", *LAUNCH.split(), script, str(path), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = torch.load(path, weights_only=True)
-    assert found["processes"] == 2
-    return found
-
-
-def environment(**more):
-    tests = str(Path(processes.__file__).parents[1])
-    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([tests, *sys.path]), **more}
-
 
 @pytest.fixture(scope="module")
-def by_two(tmp_path_factory):
-    return launched(processes.__file__, tmp_path_factory.mktemp("processes") / "found.pt")
+def by_two():
+    return found_by_two(processes.run_all)
 
 
 @pytest.mark.parametrize("name", sorted(processes.RUNS))
@@ -57,7 +38,7 @@ def test_trap_19_two_processes_write_the_same_groups_and_end_with_the_same_weigh
 
 
 def test_when_one_process_is_in_trouble_all_stop_save_or_fail_together_and_go_on_to_the_same_bits(tmp_path):
-    found = launched(broken_processes.__file__, tmp_path / "found.pt", tmp_path)
+    found = found_by_two(broken_processes.main, tmp_path)
     mine, theirs = sorted(found["full"], key=lambda message: "another process" in message)
     assert mine.startswith("StorageError: ")
     assert "No space left on device" in mine
@@ -79,10 +60,10 @@ def test_when_one_process_is_in_trouble_all_stop_save_or_fail_together_and_go_on
         assert torch.equal(found["again"][key], value), key
 
 
-def test_the_first_process_asks_a_vllm_server_for_all_and_every_process_gets_its_share(tmp_path):
+def test_the_first_process_asks_a_vllm_server_for_all_and_every_process_gets_its_share():
     with FakeVLLM(tiny.make_model("llama", seed=5)) as server:
         server.spoil = lambda choices: len(server.asked) == 3 and choices.pop()
-        found = launched(vllm_processes.__file__, tmp_path / "found.pt", server.url, server.group_port)
+        found = found_by_two(vllm_processes.asked, server.url, server.group_port)
     assert found["clients"] == [True, False]
     prompts = [list(prompt.ids) for prompt in tiny.prompts(tiny.policy("llama"))]
     assert [asked.prompt for asked in server.asked] == [prompts] * 3
@@ -116,30 +97,20 @@ def test_a_process_that_is_killed_ends_all_of_them_and_the_run_goes_on(tmp_path)
     settings = "data.task=slots data.count=11 data.evaluation_count=3 train.steps=4 train.prompts_per_step=4 "
     settings += "train.micro_batch=6 train.save_every=1 sampling.candidates=3 sampling.max_new_tokens=7 "
     settings += "model.name=llama run.directory=run"
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--nproc_per_node=2",
-        "--standalone",
-        "-m",
-        "cagsr",
-    ]
-    command += ["train", *settings.split(), "reward.terms=[{signal: killer.mine}]"]
-    ends = []
-    for resume in ([], ["--resume"]):
-        ended = subprocess.run(
-            [*command, *resume],
-            cwd=tmp_path,
-            env=environment(ACCELERATE_USE_CPU="1", HF_HUB_OFFLINE="1"),
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        ends.append(ended.returncode)
-    assert ends[0] != 0
+    command = ["train", *settings.split(), "reward.terms=[{signal: killer.mine}]"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m"]
+    quiet = {"ACCELERATE_USE_CPU": "1", "HF_HUB_OFFLINE": "1"}
+    killed = subprocess.run(
+        [*torchrun, "cagsr", *command],
+        cwd=tmp_path,
+        env={**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert killed.returncode != 0
     assert (tmp_path / "struck").exists()
-    assert ends[1] == 0, ended.stderr[-3000:]
+    forked.wait_for_both(forked.start_two(partial(forked.cagsr, [*command, "--resume"]), tmp_path, quiet))
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
     assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 4

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from accelerate.parallelism_config import ParallelismConfig
 from accelerate.state import AcceleratorState
 from accelerate.utils import TorchDynamoPlugin
-from test_distributed import launched
+from pair import found_by_two
 
 import tiny
 from cagsr.distributed import fsdp as sharding
@@ -17,7 +17,7 @@ from sharded import fsdp2
 
 @pytest.mark.parametrize("name", sorted(sharded_processes.RUNS))
 def test_two_processes_with_a_shard_each_train_as_one_with_all_and_go_on_to_the_same_bits(name, tmp_path):
-    found = launched(sharded_processes.__file__, tmp_path / "found.pt", tmp_path, name)
+    found = found_by_two(sharded_processes.sharded_run, name, tmp_path)
     alone = sharded_processes.run(name, Accelerator(cpu=True), tmp_path / "alone")
 
     assert found["responses"] == alone["responses"]

@@ -1,17 +1,6 @@
-"""Two steps whose responses a vLLM server writes, and one that it answers wrongly, on every process.
+"""Two steps whose responses a vLLM server writes, and one that it answers wrongly, by however many processes."""
 
-Run by test_distributed.py: ``accelerate launch --multi_gpu --num_processes 2 vllm_processes.py FILE URL GROUP_PORT``.
-"""
-
-import sys
-import warnings
-from pathlib import Path
-
-import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
 from cagsr.config.schema import Vllm
@@ -26,7 +15,12 @@ def tokens(rollout):
     return [ids[mask].tolist() for ids, mask in zip(rollout.response_ids, rollout.response_mask, strict=True)]
 
 
-def run(accelerator, url, group_port):
+def asked(accelerator, url, group_port):
+    with instead_of_nccl():
+        return _asked(accelerator, url, group_port)
+
+
+def _asked(accelerator, url, group_port):
     world = World(accelerator)
     policy = tiny.policy("llama", extra_eos=20)
     sampler = VLLMSampler(
@@ -36,7 +30,7 @@ def run(accelerator, url, group_port):
     )
     step = tiny.make_step(policy, accelerator=accelerator, groups_per_pass=1, sampler=sampler)
     mine = world.share(tiny.prompts(policy))
-    found = {"processes": accelerator.num_processes, "clients": gather_object([sampler.client is not None])}
+    found = {"clients": gather_object([sampler.client is not None])}
     found |= {"tokens": [], "rows": [], "weights": []}
     for number in range(2):
         found["weights"].append({name: weight.clone() for name, weight in policy.model.state_dict().items()})
@@ -49,14 +43,3 @@ def run(accelerator, url, group_port):
     except EndpointError as error:
         found["errors"] = gather_object([str(error)])
     return found
-
-
-if __name__ == "__main__":
-    warnings.simplefilter("error")
-    torch.set_num_threads(1)
-    accelerator = Accelerator(cpu=True)
-    with instead_of_nccl():
-        found = run(accelerator, sys.argv[2], int(sys.argv[3]))
-    if accelerator.is_main_process:
-        torch.save(found, sys.argv[1])
-    accelerator.end_training()

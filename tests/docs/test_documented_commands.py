@@ -30,10 +30,9 @@ import tiny
 from cagsr.config import Config
 from cagsr.rating.items import QUESTIONS
 from cagsr.rating.session import Rating
-from command_line import typed
+from command_line import settle, typed
 
 NOT_RUN = {
-    "make test": "this very test is part of it",
     "make prove": "twenty minutes; its parts are run at a small count in tests/proofs",
     "git clone": "the repository is here",
     "pip wheel": "it builds in an environment of its own, which needs a package index",
@@ -119,14 +118,10 @@ def place(tmp_path, models, monkeypatch):
     columns = {"meaning_representation": "mr", "human_reference": "reference"}
     hub = [{name: row[column] for name, column in columns.items()} for row in meanings]
     Dataset.from_list(hub).save_to_disk(work / "tuetschek" / "e2e_nlg")
-    monkeypatch.chdir(work)
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    settle(work, monkeypatch)
     monkeypatch.syspath_prepend(work)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr(Rating, "serve", rate_all_and_stop)
     monkeypatch.setattr(socketserver.BaseServer, "serve_forever", ask_once_and_stop)
-    for name in ("FORCE_COLOR", "COLUMNS", "TTY_COMPATIBLE"):
-        monkeypatch.delenv(name, raising=False)
     yield work
     AcceleratorState._reset_state(reset_partial_state=True)
     sys.modules.pop("mine", None)

@@ -46,7 +46,7 @@ def losses(run: str) -> list[float]:
             policy,
             algorithm=ALGORITHMS[algorithm],
             reward=Reward(TERMS),
-            leash=KLController(0.05, target=1.0, horizon=200),
+            kl_controller=KLController(0.05, target=1.0, horizon=200),
             groups_per_pass=1,
             max_grad_norm=1.0,
         )
@@ -55,7 +55,7 @@ def losses(run: str) -> list[float]:
         for number in range(STEPS):
             collected = step.collect(prompts_for(prompts, number, 2, seed=0), step_seed(0, number))
             found.append(step.update(collected.batches)["loss"])
-            step.leash.observe(number / STEPS, responses=6)
+            step.kl_controller.observe(number / STEPS, responses=6)
         return found
     finally:
         torch.set_num_threads(threads)

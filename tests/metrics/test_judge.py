@@ -54,7 +54,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def serving(*replies):
-    server = Server(base_url=replies)
+    server = Server(replies)
     Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
         yield server

@@ -18,9 +18,9 @@ MEND = re.compile(
     r"|move|leave|wait|need|needs|must|expected|takes|only|resize|download|end in|of the form|unlike|did you mean)\b",
     re.IGNORECASE,
 )
-# Where a message is about: a key, an option or a command.
+# Where a message is about: an argument of a Python function, a key, an option or a command.
 PLACE = re.compile(
-    r"\b[a-z_]+\.[a-z_]+\b|--[a-z]|\bcagsr [a-z]+|\bsalience \w+|\bsignal '|\breward|\btokenizer's|\bEvidence\b"
+    r"^\w+: |\b[a-z_]+\.[a-z_]+\b|--[a-z]|\bcagsr [a-z]+|\bsalience \w+|\bsignal '|\breward|\btokenizer's|\bEvidence\b"
 )
 # These quote what a library says of a file, or what another message says.
 QUOTED = ("reason", "error", "report", "problem", "hint", "mend", "why", "what")

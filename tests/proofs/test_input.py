@@ -13,7 +13,6 @@ from cagsr.data import prompts as data
 from cagsr.data import readers as sources
 from cagsr.data.readers import Row
 from cagsr.errors import InputError
-from cagsr.models import build
 
 SEED = 5
 
@@ -48,7 +47,7 @@ def test_an_exception_instead_of_a_message_is_found_with_its_seed(monkeypatch: p
     def broken(*_: object) -> None:
         raise KeyError("slots")
 
-    monkeypatch.setattr(build, "check_training", broken)
+    monkeypatch.setattr(fuzzed_input, "check_training", broken)
     failures = counted(fuzzed_input, 200)
     assert any("config: no plain message but KeyError in test_input.py:" in failure for failure in failures)
     seed = int(failures[0].split(":")[0].removeprefix("seed "))
@@ -62,7 +61,7 @@ def test_a_message_without_words_is_found(monkeypatch: pytest.MonkeyPatch):
     def wordless(*_: object) -> None:
         raise InputError("")
 
-    monkeypatch.setattr(build, "check_training", wordless)
+    monkeypatch.setattr(fuzzed_input, "check_training", wordless)
     assert "config: refused without a word" in careless(monkeypatch)
 
 

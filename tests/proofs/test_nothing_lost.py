@@ -110,14 +110,16 @@ def no_optimizer():
 
 def no_buffer():
     """Going on inside a step samples it again instead of taking what was collected."""
-    from cagsr.training import trainer
+    from cagsr.training import loop
 
-    trainer.load_buffer = lambda *_: (_ for _ in ()).throw(RuntimeError("no buffer"))
+    assert loop.load_buffer
+    loop.load_buffer = lambda *_: (_ for _ in ()).throw(RuntimeError("no buffer"))
 
 
 def no_verification():
     from cagsr.io import manifest as seal
 
+    assert seal.damage
     seal.damage = lambda directory: None
 
 
@@ -131,6 +133,7 @@ def no_storage_error():
     from cagsr.runs import directory as records
 
     for module in (checkpoint, records, storage, load):
+        assert module.storing
         module.storing = lambda path: nullcontext()
 
 

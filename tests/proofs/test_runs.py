@@ -96,7 +96,7 @@ WAIT = "import signal; print('ready'); signal.pause()"
 
 def test_a_run_that_goes_on_too_long_is_killed(place: Path):
     run = runs.start(["train"], place, before=partial(exec, WAIT))
-    with pytest.raises(TimeoutError, match="a run went on after 1 s; it last said: ready"):
+    with pytest.raises(TimeoutError, match="it went on after 1 s; it last said: ready"):
         run.wait(1)
     assert run.wait() == -9
     with pytest.raises(ProcessLookupError):

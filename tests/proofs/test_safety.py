@@ -97,7 +97,7 @@ def test_a_name_that_gets_out_is_found(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("place", ["file", "output"])
 def test_a_secret_that_gets_in_is_found(place: str, monkeypatch: pytest.MonkeyPatch):
-    def careless(directory, more: list[str], variables: dict[str, str]) -> str:
+    def careless(directory, variables: dict[str, str]) -> str:
         for name in ("run.json", "model/README.md"):
             path = directory / "run" / name
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,7 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from cagsr.config.schema import Term
 from cagsr.errors import InputError, SignalError
@@ -300,7 +301,7 @@ def test_right_options_pass():
         Term("focus", options={"clamp": [0, 1], "direction": "high_entropy"}),
         Term("focus", options={"clamp": None}),
         Term("coverage", options={"cap": 2}),
-        Term("needs", options={"limit": object()}),
+        Term("needs", options={"limit": "any"}),
         Term("takes_all", options={"whatever": 1}),
         needs=needs,
         takes_all=takes_all,
@@ -311,16 +312,20 @@ def test_right_options_pass():
 @pytest.mark.parametrize(
     ("term", "said"),
     [
-        ({"signal": ""}, "signal must be a name"),
-        ({"signal": "length", "weight": math.nan}, "weight must be a finite number, got nan"),
-        ({"signal": "length", "weight": "4"}, "weight must be a finite number, got '4'"),
-        ({"signal": "length", "weight": True}, "weight must be a finite number, got True"),
-        ({"signal": "length", "standardise": "grup"}, "did you mean 'group'?"),
-        ({"signal": "length", "options": ["n"]}, "options must be a mapping, got list"),
+        ({"signal": ""}, "signal\n  String should have at least 1 character"),
+        ({"signal": "length", "weight": math.nan}, "weight\n  Input should be a finite number"),
+        ({"signal": "length", "weight": "4"}, "weight\n  Input should be a valid number"),
+        ({"signal": "length", "weight": True}, "weight\n  Input should be a valid number"),
+        (
+            {"signal": "length", "standardise": "grup"},
+            "standardise\n  Input should be 'group', 'batch' or 'none'",
+        ),
+        ({"signal": "length", "options": ["n"]}, "options\n  Input should be a valid dictionary"),
+        ({"signal": "length", "wieght": 2}, "wieght\n  Extra inputs are not permitted"),
     ],
 )
 def test_a_wrong_term_says_what_was_expected(term, said):
-    with pytest.raises(InputError, match=re.escape(said)):
+    with pytest.raises(ValidationError, match=re.escape(said)):
         Term(**term)
 
 
@@ -365,12 +370,21 @@ def test_a_preset_file_is_read_as_a_config_is(tmp_path):
     ("content", "said"),
     [
         ("- signal: length\n", "mine.yaml:1 expected a mapping of keys, got list"),
-        ("terms: 5\n", "expected a mapping with a list 'terms'"),
-        ("terms: [length]\n", "term 1 must be a mapping with 'signal', got 'length'"),
-        ("terms:\n  - {signal: length, wieght: 2}\n", "term 1: unknown key 'wieght'; did you mean 'weight'?"),
+        (
+            "terms: 5\n",
+            "mine.yaml:1 terms: got 5, expected a list, each a mapping with the keys signal, weight",
+        ),
+        (
+            "terms: [length]\n",
+            'mine.yaml:1 terms.0: got "length", expected a mapping with the keys signal, weight',
+        ),
+        (
+            "terms:\n  - {signal: length, wieght: 2}\n",
+            "mine.yaml:2 unknown key 'wieght'; did you mean 'weight'?",
+        ),
         (
             "terms:\n  - {signal: length}\n  - {signal: length, weight: .inf}\n",
-            "mine.yaml:3 term 2: reward term 'length'",
+            "mine.yaml:3 terms.1.weight: got Infinity, expected a number",
         ),
         ("terms:\n  - {signal: length, signal: mass}\n", "mine.yaml:2 duplicate key 'signal'"),
         ("terms: [", "mine.yaml:1 broken YAML"),

@@ -122,21 +122,21 @@ def test_estimates_by_hand():
 
 
 def test_the_controller_steers_towards_its_target():
-    leash = KLController(0.5, target=10.0, horizon=100)
-    leash.observe(11.0, responses=20)
-    assert leash.coefficient == pytest.approx(0.5 * (1 + 0.1 * 20 / 100))
-    leash.observe(11.0, responses=20)
-    assert leash.coefficient == pytest.approx(0.5 * 1.02**2)
+    controller = KLController(0.5, target=10.0, horizon=100)
+    controller.observe(11.0, responses=20)
+    assert controller.coefficient == pytest.approx(0.5 * (1 + 0.1 * 20 / 100))
+    controller.observe(11.0, responses=20)
+    assert controller.coefficient == pytest.approx(0.5 * 1.02**2)
 
 
 @pytest.mark.parametrize(("measured", "factor"), [(1e6, 1 + 0.2 * 0.2), (0.0, 1 - 0.2 * 0.2), (10.0, 1.0)])
 def test_the_controller_changes_by_at_most_a_fifth_of_what_it_saw(measured, factor):
-    leash = KLController(0.5, target=10.0, horizon=100)
-    leash.observe(measured, responses=20)
-    assert leash.coefficient == pytest.approx(0.5 * factor)
+    controller = KLController(0.5, target=10.0, horizon=100)
+    controller.observe(measured, responses=20)
+    assert controller.coefficient == pytest.approx(0.5 * factor)
 
 
 def test_a_controller_without_target_is_fixed():
-    leash = KLController(0.5)
-    leash.observe(1e6, responses=1000)
-    assert leash.coefficient == 0.5
+    controller = KLController(0.5)
+    controller.observe(1e6, responses=1000)
+    assert controller.coefficient == 0.5

@@ -10,7 +10,6 @@ import tiny
 from cagsr.config import Config
 from cagsr.data import splits
 from cagsr.errors import InputError
-from cagsr.models import build
 from cagsr.training.sft_run import run_sft
 
 
@@ -67,12 +66,12 @@ class Trained(Exception):
 def sft(tmp_path, monkeypatch):
     """Supervised training of a tiny BART that ends where the first step would begin; what it printed before."""
 
-    def fine_tune(*given):
+    def fine_tune(*given, seed):
         raise Trained
 
     monkeypatch.setattr("cagsr.training.sft_run.fine_tune", fine_tune)
-    monkeypatch.setattr(build, "base_name", lambda config: "tiny")
-    monkeypatch.setattr(build, "build_policy", lambda config: tiny.policy("bart"))
+    monkeypatch.setattr("cagsr.runs.identity.base_name", lambda config: "tiny")
+    monkeypatch.setattr("cagsr.training.sft_run.build_policy", lambda config: tiny.policy("bart"))
 
     def run(*overrides):
         console = Console(record=True, width=200)

@@ -174,7 +174,7 @@ SETTINGS = [
     ids=lambda a: f"{a.settings.name}-{a.kl_placement}-{a.settings.loss_normalisation}",
 )
 def test_the_loss_and_its_gradient_are_those_of_the_plain_computation(name, algorithm):
-    settings = {"algorithm": algorithm, "leash": KLController(0.3), "optimizer": torch.optim.SGD}
+    settings = {"algorithm": algorithm, "kl_controller": KLController(0.3), "optimizer": torch.optim.SGD}
     critic = algorithm.settings.name == "ppo"
     policy, step, prompts = ready(name, critic=critic, learning_rate=1.0, **settings)
     collected = step.collect(prompts, seed=7)
@@ -242,7 +242,7 @@ def test_every_algorithm_learns_a_trivial_reward(name, algorithm):
                 name=algorithm, kl_placement="reward" if algorithm == "ppo" else "loss", epochs=2
             )
         ),
-        leash=KLController(0.01),
+        kl_controller=KLController(0.01),
         sampling=tiny.sampling(candidates=5, max_new_tokens=5),
         groups_per_pass=4,
         learning_rate=0.03,
@@ -306,6 +306,21 @@ def test_no_forward_pass_is_made_for_the_reward_alone(epochs, of_policy):
     assert calls == {"reference": 2, "policy": of_policy}
 
 
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_a_policy_that_cannot_read_while_it_writes_observes_part_by_part(name):
+    policy = tiny.policy(name)
+    step = tiny.make_step(policy, observer=policy, reward=attention_reward(), groups_per_pass=2)
+    prompts, asked = tiny.prompts(policy, PROMPTS), []
+    policy.observe = lambda part: asked.append(len(part.prompts)) or type(policy).observe(policy, part)
+    seen = step.collect(prompts, seed=0)
+    assert asked == []
+    policy.sharing = Sharing("a test compares")
+    passed = step.collect(prompts, seed=0)
+    assert asked == [2, 2, 1]
+    assert passed.rollout.responses == seen.rollout.responses
+    torch.testing.assert_close(passed.scores.signals, seen.scores.signals, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("algorithm", ["grpo", "rloo", "policy-gradient"])
 @pytest.mark.parametrize("name", ["t5", "llama"])
 def test_a_single_update_tells_what_a_pass_before_it_would_have_told(name, algorithm, monkeypatch):
@@ -364,7 +379,7 @@ def test_trap_22_a_reward_that_is_not_finite_stops_and_is_named(value):
 def test_a_loss_that_is_not_finite_stops_before_the_optimizer_step(name):
     policy, step, prompts = ready(name)
     collected = step.collect(prompts, seed=0)
-    step.leash.coefficient = math.nan
+    step.kl_controller.coefficient = math.nan
     before = tiny.weights_of(policy)
     with pytest.raises(
         NumericsError,

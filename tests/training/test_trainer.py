@@ -65,7 +65,7 @@ def make_trainer(
                 minibatches=2,
             )
         ),
-        leash=KLController(0.2, target=0.5, horizon=50),
+        kl_controller=KLController(0.2, target=0.5, horizon=50),
         groups_per_pass=1,
         **settings,
     )
@@ -373,7 +373,7 @@ def test_a_run_that_is_further_than_its_steps_is_named(tmp_path):
 
 def test_numbers_that_went_bad_name_the_step_and_leave_no_checkpoint(tmp_path):
     def spoil():
-        trainer.step.leash.coefficient = float("nan")
+        trainer.step.kl_controller.coefficient = float("nan")
 
     trainer = make_trainer(
         tmp_path,
@@ -419,13 +419,13 @@ def test_another_kl_coefficient_that_was_asked_for_holds_and_the_same_one_goes_o
     schedule = Train(steps=3, prompts_per_step=2, save_every=1, seed=11)
     first = make_trainer(tmp_path, schedule=schedule)
     first.run()
-    reached = first.step.leash.coefficient
+    reached = first.step.kl_controller.coefficient
     assert reached != 0.2
     for start, expected in ((0.2, reached), (0.7, 0.7)):
         again = make_trainer(tmp_path, schedule=schedule)
-        again.step.leash.coefficient = start
+        again.step.kl_controller.coefficient = start
         again.run(resume=True)
-        assert again.step.leash.coefficient == expected
+        assert again.step.kl_controller.coefficient == expected
 
 
 def test_what_is_due_at_the_step_of_a_collapse_is_done_before_it_stops(tmp_path):

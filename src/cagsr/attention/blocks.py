@@ -1,22 +1,23 @@
-"""The arithmetic of a reading: a block of softmax(q k^T * scale + bias), one head at a time."""
+"""The arithmetic of a reading in torch: a block of softmax(q k^T * scale + bias), one head at a time."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.integrations.sdpa_attention import create_position_bias_mask, sdpa_attention_forward
 
+from cagsr.attention.call import AttentionCall
 from cagsr.attention.sdpa_lse import fused_attention
 
 BLOCK = 1 << 18
 """Scores computed at a time: 1 MB in float32, about what a core's cache holds."""
 
 
-def additive(
-    mask: Tensor | None, position_bias: Tensor | None, is_causal: bool, query: Tensor, key: Tensor
-) -> Tensor | None:
-    """Boolean or float mask and position bias as one additive bias [1|N 1|H Q K] in the query's dtype."""
+def additive(call: AttentionCall) -> Tensor | None:
+    """Mask and position bias of a call as one additive bias [1|N 1|H Q K] in the query's dtype; None: neither."""
+    query, mask, position_bias = call.query, call.mask, call.position_bias
     # T5 hands cross-attention a bias of zeros; added to the mask it would cost [N H Q K].
     if position_bias is not None and position_bias.any():
-        return create_position_bias_mask(position_bias, mask, is_causal, query, key).to(query.dtype)
+        bias = create_position_bias_mask(position_bias, mask, call.is_causal, query, call.key)
+        return bias.to(query.dtype)
     if mask is None or mask.dtype != torch.bool:
         return None if mask is None else mask.to(query.dtype)
     bias = torch.zeros(mask.shape, dtype=query.dtype, device=mask.device)
@@ -33,27 +34,27 @@ def cut(bias: Tensor | None, is_causal: bool, rows: slice | Tensor, columns: sli
     return torch.zeros(later.shape).masked_fill_(later, -torch.inf)[None, None]
 
 
-def attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor | None,
-    is_causal: bool,
-    scale: float,
-    dropout: float,
-    rows: slice | Tensor,
-) -> tuple[Tensor, Tensor]:
-    """The output [N Q H D] as sdpa gives it, and the log-sum-exp [N H T] of ``rows`` over all keys; no gradient."""
-    fused = fused_attention(query, key, value, bias, is_causal, scale, dropout)
+def attend(call: AttentionCall, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
+    """The output [N Q H D] as sdpa gives it, and the log-sum-exp [N H T] of ``rows`` over all keys; no gradient.
+
+    The call's mask is additive and in the query's dtype, or None (see `additive`).
+    """
+    fused = fused_attention(call)
     if fused is not None:
         output, lse = fused
         return output.transpose(1, 2).contiguous(), lse[:, :, rows]
     output, _ = sdpa_attention_forward(
-        module, query, key, value, bias, dropout=dropout, scaling=scale, is_causal=is_causal
+        call.module,
+        call.query,
+        call.key,
+        call.value,
+        call.mask,
+        dropout=call.dropout,
+        scaling=call.scaling,
+        is_causal=call.is_causal,
     )
-    every_key = cut(bias, is_causal, rows, slice(0, key.shape[2]))
-    return output, log_sum_exp(query[:, :, rows], key, every_key, scale)
+    every_key = cut(call.mask, call.is_causal, rows, slice(0, call.key.shape[2]))
+    return output, log_sum_exp(call.query[:, :, rows], call.key, every_key, call.scaling)
 
 
 def log_sum_exp(query: Tensor, key: Tensor, bias: Tensor | None, scale: float) -> Tensor:

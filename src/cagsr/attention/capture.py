@@ -8,7 +8,7 @@ and prompt columns only, head by head into one [N T S] tensor. No layer's attent
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,17 +17,12 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
-from cagsr.attention.blocks import additive, attend, cut
-from cagsr.attention.dispatch import add_attention
+from cagsr.attention.call import AttentionCall
+from cagsr.attention.reading import ATTENTION, Readable, Reading
+from cagsr.attention.rows import fold, unfold
 from cagsr.attention.shared_cache import SharedCache
-from cagsr.attention.shared_prompt import SharedPrompt, fold, of_each, unfold
+from cagsr.attention.shared_prompt import SharedPrompt
 from cagsr.errors import UnsupportedModelError
-
-ATTENTION = "cagsr"
-"""The name to load a model with: ``from_pretrained(..., attn_implementation="cagsr")``.
-
-It must not contain sdpa, flash or flex: transformers runs those backends' checks on any name that does.
-"""
 
 ALL = slice(None)
 
@@ -36,28 +31,8 @@ UNSUPPORTED = {"softcap": "a softcap", "s_aux": "attention sinks", "sinks": "att
 
 
 @dataclass(frozen=True)
-class Readable:
-    """The attention modules of one model that are read, in the order in which the model runs them.
-
-    kind     "causal" (self-attention) or "encoder-decoder" (cross-attention).
-    modules  selected by identity: a copy of the model needs its own ``Readable``.
-    layers   their layer numbers in the model, counted from 0.
-    total    how many layers of the model have attention that could be read.
-    """
-
-    kind: str
-    modules: tuple[nn.Module, ...]
-    layers: tuple[int, ...]
-    total: int
-
-    def __str__(self) -> str:
-        what = "self-attention" if self.kind == "causal" else "cross-attention"
-        return f"{what} of {len(self.layers)} of {self.total} layers ({', '.join(map(str, self.layers))})"
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of the attention function: which module, how many queries and keys it saw, within which window."""
+class CallShape:
+    """What a call of the attention function looked like: which module, how many queries and keys, which window."""
 
     module: nn.Module
     queries: int
@@ -65,117 +40,8 @@ class Call:
     window: int | None
 
 
-_active: dict[nn.Module, "Reading"] = {}
-_calls: list[Call] | None = None
-
-
-class Reading:
-    """What one ``capture`` has read. Use ``attention`` after the block has ended."""
-
-    def __init__(self, readable: Readable, rows: slice, columns: slice) -> None:
-        self._modules = readable.modules
-        self._rows, self._columns = rows, columns
-        self._read: set[nn.Module] = set()
-        self._sum: Tensor | None = None
-        self._mask_of: tuple[Tensor | None, Tensor | None] = (None, None)
-        self._bias: Tensor | None = None
-
-    @property
-    def attention(self) -> Tensor:
-        """A [N T S], float32, in [0, 1]: mean over heads and modules, 0 in columns that the mask hides.
-
-        A row that sees no key at all (padding) is 0. Raises RuntimeError unless every module was read.
-        """
-        missing = len(self._modules) - len(self._read)
-        if self._sum is None or missing:
-            raise RuntimeError(
-                f"{missing} of {len(self._modules)} attention modules were not called: run the model that "
-                f'was inspected once inside `with capture(...)`, with attn_implementation="{ATTENTION}".'
-            )
-        return self._sum
-
-    def attend(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        position_bias: Tensor | None,
-        scale: float,
-        dropout: float,
-        is_causal: bool,
-        responses: int = 1,
-    ) -> Tensor:
-        """The attention output [N Q H D] as sdpa gives it; adds what the module attended to to the sum.
-
-        ``responses`` is how many of a group are folded into one row of queries (see `shared_prompt.fold`).
-        """
-        is_causal = is_causal and mask is None and query.shape[2] > 1
-        if is_causal:
-            # The causal flag counts from the upper left: later keys (a static cache) are never seen.
-            key, value = key[:, :, : query.shape[2]], value[:, :, : query.shape[2]]
-            position_bias = None if position_bias is None else position_bias[..., : query.shape[2]]
-        bias = self._bias_for(mask, position_bias, is_causal, query, key)
-        is_causal = is_causal and bias is None
-
-        rows, columns = _range(self._rows, query.shape[2] // responses), _range(self._columns, key.shape[2])
-        if responses > 1:
-            rows = of_each(responses, rows, query.shape[2], query.device)
-        output, lse = attend(module, query, key, value, bias, is_causal, scale, dropout, rows)
-        block = cut(bias, is_causal, rows, columns)
-        self.add(module, query[:, :, rows], key[:, :, columns], lse, block, scale, responses)
-        return output
-
-    def add(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        lse: Tensor,
-        bias: Tensor | None,
-        scale: float,
-        responses: int,
-    ) -> None:
-        """Add the module's share of exp(q k^T * scale + bias - lse) to the sum.
-
-        query [P H K*T D], key [P G S D], lse [P H K*T], bias as of `blocks.add_attention`, K = ``responses``.
-        """
-        self._check(module)
-        groups, heads, length, columns = *query.shape[:3], key.shape[2]
-        if self._sum is None:
-            shape = (groups * responses, length // responses, columns)
-            self._sum = torch.zeros(shape, dtype=torch.float32, device=query.device)
-        share = 1.0 / (heads * len(self._modules))
-        add_attention(self._sum.view(groups, length, columns), query, key, lse, bias, scale, share)
-
-    def add_row(self, module: nn.Module, weights: Tensor) -> None:
-        """The same where the weights are at hand: those [N H S] of one query a row."""
-        self._check(module)
-        mean = weights.float().mean(1, keepdim=True) / len(self._modules)
-        self._sum = mean if self._sum is None else self._sum.add_(mean)
-
-    def _check(self, module: nn.Module) -> None:
-        if module in self._read:
-            raise RuntimeError(
-                f"{type(module).__name__} was called twice in one capture (by a second pass, or by gradient "
-                "checkpointing): use one `with capture(...)` for one pass."
-            )
-        self._read.add(module)
-
-    def release(self) -> None:
-        """Let go of the masks that were kept for the next layer."""
-        self._mask_of, self._bias = (None, None), None
-
-    def _bias_for(
-        self, mask: Tensor | None, position_bias: Tensor | None, is_causal: bool, query: Tensor, key: Tensor
-    ) -> Tensor | None:
-        """The additive bias of this layer. Layers share their masks, so the last one is kept."""
-        if self._mask_of[0] is not mask or self._mask_of[1] is not position_bias:
-            bias = additive(mask, position_bias, is_causal, query, key)
-            self._bias = None if bias is None else bias.expand(-1, -1, query.shape[2], -1)
-            self._mask_of = (mask, position_bias)
-        return self._bias
+_active: dict[nn.Module, Reading] = {}
+_calls: list[CallShape] | None = None
 
 
 @contextmanager
@@ -206,8 +72,8 @@ def capture(readable: Readable, rows: slice = ALL, columns: slice = ALL) -> Iter
 
 
 @contextmanager
-def recorded_calls() -> Iterator[list[Call]]:
-    """Every call of the attention function inside the block, in order."""
+def recorded_calls() -> Iterator[list[CallShape]]:
+    """Collect the shape of every call of the attention function inside the block, in order."""
     global _calls
     outer, _calls = _calls, []
     try:
@@ -236,63 +102,69 @@ def attention_forward(
 
     Raises UnsupportedModelError for attention that sdpa does not compute: softcap and sinks.
     """
-    for name, what in UNSUPPORTED.items():
-        if kwargs.get(name) is not None:
-            raise UnsupportedModelError(
-                f"{type(module).__name__} uses {what}, which the {ATTENTION!r} attention cannot compute "
-                "exactly. Choose a model without it."
-            )
+    _refuse_unsupported(module, kwargs)
     window = kwargs.get("sliding_window")
     if _calls is not None:
-        _calls.append(Call(module, query.shape[2], key.shape[2], window))
+        _calls.append(CallShape(module, query.shape[2], key.shape[2], window))
     reading = _active.get(module)
     if reading is not None and torch.is_grad_enabled():
         raise RuntimeError("attention is read without gradient: wrap the pass in torch.no_grad().")
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    responses, device = query.shape[0] // key.shape[0], query.device.type
+    responses = query.shape[0] // key.shape[0]
     if responses > 1:
         # Folded, so that keys and values are read once; the position bias is alike for each of the group.
         query = fold(query, responses)
         if position_bias is not None:
             position_bias = position_bias.repeat(1, 1, responses, 1) if position_bias.any() else None
     if reading is None and shared_prompt is None:
+        given = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal, **kwargs}
         output, _ = sdpa_attention_forward(
-            module,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=dropout,
-            scaling=scaling,
-            is_causal=is_causal,
-            position_bias=position_bias,
-            **kwargs,
+            module, query, key, value, attention_mask, position_bias=position_bias, **given
         )
         return unfold(output, responses), None
+    call = AttentionCall(
+        module,
+        query,
+        key,
+        value,
+        mask=attention_mask,
+        position_bias=position_bias,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        dropout=dropout,
+        is_causal=bool(getattr(module, "is_causal", True) if is_causal is None else is_causal),
+        window=window,
+        responses=responses,
+    )
+    return unfold(_attend(call, shared_prompt, reading), responses), None
+
+
+def _attend(
+    call: AttentionCall, shared: SharedPrompt | SharedCache | None, reading: Reading | None
+) -> Tensor:
+    """The output of a call that shares prompts, or is read, or both."""
+    device = call.query.device.type
     if torch.is_autocast_enabled(device):
         # Autocast changes sdpa's inputs (a rotary query is float32 beside a bfloat16 value), but not those of the flash
         # kernel; and it would round our own float32 scores.
-        query, key, value = (each.to(torch.get_autocast_dtype(device)) for each in (query, key, value))
+        kind = torch.get_autocast_dtype(device)
+        call = replace(call, query=call.query.to(kind), key=call.key.to(kind), value=call.value.to(kind))
     with torch.autocast(device, enabled=False):
-        if shared_prompt is not None:
-            if attention_mask is None or attention_mask.numel() != 1:
-                raise UnsupportedModelError(
-                    f"{type(module).__name__} makes another mask than it is given. Choose another model."
-                )
-            return shared_prompt.attend(module, query, key, value, scale, dropout, window, reading), None
-        assert reading is not None
-        causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-        output = reading.attend(
-            module, query, key, value, attention_mask, position_bias, scale, dropout, causal, responses
-        )
-    return unfold(output, responses), None
+        if shared is None:
+            assert reading is not None, "sdpa computes what is neither shared nor read"
+            return reading.attend(call)
+        if call.mask is None or call.mask.numel() != 1:
+            raise UnsupportedModelError(
+                f"{type(call.module).__name__} makes another mask than it is given. Choose another model."
+            )
+        return shared.attend(call, reading)
 
 
-def _range(wanted: slice, length: int) -> slice:
-    start, stop, step = wanted.indices(length)
-    if step != 1 or start >= stop or (wanted.stop is not None and wanted.stop > length):
-        raise RuntimeError(f"capture of positions {wanted.start}:{wanted.stop}, but the model saw {length}.")
-    return slice(start, stop)
+def _refuse_unsupported(module: nn.Module, given: dict[str, Any]) -> None:
+    for name, what in UNSUPPORTED.items():
+        if given.get(name) is not None:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} uses {what}, which the {ATTENTION!r} attention cannot compute "
+                "exactly. Choose a model without it."
+            )
 
 
 AttentionInterface.register(ATTENTION, attention_forward)

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cagsr.attention.capture import ATTENTION, Readable, capture, recorded_calls
+from cagsr.attention.capture import capture, recorded_calls
 from cagsr.attention.naive import eager_weights, naive_attention
+from cagsr.attention.reading import ATTENTION, Readable
 from cagsr.errors import InputError, UnsupportedModelError
 
 # Distinct primes, so that no transposed or merged attention has the right shape by accident.

@@ -5,16 +5,15 @@ Each step is one row of n tokens, the last one of every response that is still w
 under one softmax. The row over the prompt is what a reading of attention asks for, so that it costs nothing here.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cagsr.attention.shared_prompt import Rows, counted
-
-if TYPE_CHECKING:
-    from cagsr.attention.capture import Reading
+from cagsr.attention.call import AttentionCall
+from cagsr.attention.reading import Reading
+from cagsr.attention.rows import Rows, counted
 
 __all__ = ["SharedCache"]
 
@@ -70,29 +69,18 @@ class SharedCache:
             own = (kept.own_key[rows], kept.own_value[rows])
             self._kept[module] = Kept(kept.prompt_key, kept.prompt_value, *own)
 
-    def attend(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scale: float,
-        dropout: float,
-        window: int | None,
-        reading: "Reading | None" = None,
-    ) -> Tensor:
-        """The attention output [1 m H D] of ``query [1 H m D]``, ``key`` and ``value [1 G m D]``. No gradient, and no
-        ``dropout``: who decodes is in eval mode.
+    def attend(self, call: AttentionCall, reading: Reading | None = None) -> Tensor:
+        """The attention output [1 m H D] of a call with ``query [1 H m D]``, ``key`` and ``value [1 G m D]``.
 
-        A ``reading`` gets the row [n 1 S] of the query that predicts each response's next token.
+        No gradient and no dropout: a model that decodes is in eval mode. A ``reading`` gets the row [n 1 S] of the
+        query that predicts each response's next token.
         """
-        query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
-        if module not in self._kept:
-            output, on_prompt = self._begin(module, query, key, value, scale, window, reading is not None)
+        if call.module not in self._kept:
+            output, on_prompt = self._begin(call, reading is not None)
         else:
-            output, on_prompt = self._advance(module, query, key, value, scale, window)
+            output, on_prompt = self._advance(call)
         if reading is not None and on_prompt is not None:
-            reading.add_row(module, on_prompt)
+            reading.add_row(call.module, on_prompt)
         return output[None]
 
     def on_columns(self, attention_nS: Tensor) -> Tensor:
@@ -102,38 +90,30 @@ class SharedCache:
         placed[self.prompt_mask[of]] = attention_nS[self.prompts.mask[of]]
         return placed
 
-    def _begin(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scale: float,
-        window: int | None,
-        reads: bool,
-    ) -> tuple[Tensor, Tensor | None]:
+    def _begin(self, call: AttentionCall, reads: bool) -> tuple[Tensor, Tensor | None]:
         """The output of the prompts [m H D], and, asked for it, the weights [N H S] of their last tokens."""
+        query, key, value = _flat(call)
         query_P, key_P, value_P = (self.prompts.pad(each).transpose(1, 2) for each in (query, key, value))
         of_prompts = (_exact(key_P).contiguous(), value_P.contiguous())
         room = (each.new_zeros(len(self.rows), each.shape[1], BLOCK, each.shape[3]) for each in of_prompts)
-        kept = self._kept[module] = Kept(*of_prompts, *room)
+        kept = self._kept[call.module] = Kept(*of_prompts, *room)
         bias = None
-        if window is not None and window < key_P.shape[2]:
+        if call.window is not None and call.window < key_P.shape[2]:
             column = torch.arange(key_P.shape[2], device=key.device)
             back = column[:, None] - column
-            bias = (back >= 0) & (back < window)
+            bias = (back >= 0) & (back < call.window)
         grouped = query.shape[1] != key.shape[1]
         output = F.scaled_dot_product_attention(
-            query_P, key_P, value_P, bias, is_causal=bias is None, scale=scale, enable_gqa=grouped
+            query_P, key_P, value_P, bias, is_causal=bias is None, scale=call.scaling, enable_gqa=grouped
         )
         flat = self.prompts.flat(output.transpose(1, 2))
         if not reads:
             return flat, None
         last = query_P[torch.arange(len(query_P), device=query.device), :, self.prompts.lengths - 1]
-        last = _exact(last.repeat_interleave(self.group_size, 0)) * scale
+        last = _exact(last.repeat_interleave(self.group_size, 0)) * call.scaling
         placed = self._of_groups(last, key_P.shape[1])
         scores = self._of_rows(placed @ kept.prompt_key.transpose(2, 3), last.shape[1])
-        bias = self._bias_over(window, 0)
+        bias = self._bias_over(call.window, 0)
         return flat, (scores if bias is None else scores + bias).softmax(-1)
 
     def _with_room(self, module: nn.Module) -> Kept:
@@ -143,26 +123,19 @@ class SharedCache:
             kept = self._kept[module] = Kept(kept.prompt_key, kept.prompt_value, *longer)
         return kept
 
-    def _advance(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scale: float,
-        window: int | None,
-    ) -> tuple[Tensor, Tensor]:
+    def _advance(self, call: AttentionCall) -> tuple[Tensor, Tensor]:
         """The output [n H D] of one more token a row, and the weights [n H S] that it gave to the prompt."""
-        kept, (rows, heads, width) = self._with_room(module), query.shape
+        query, key, value = _flat(call)
+        kept, (rows, heads, width) = self._with_room(call.module), query.shape
         kept.own_key[:, :, self.written] = _exact(key)
         kept.own_value[:, :, self.written] = value
         groups = kept.prompt_key.shape[1]
         own = slice(0, self.written + 1)
-        query = _exact(query) * scale
+        query = _exact(query) * call.scaling
         over_prompt = self._of_rows(self._of_groups(query, groups) @ kept.prompt_key.transpose(2, 3), heads)
         over_own = query.view(rows, groups, -1, width) @ kept.own_key[:, :, own].transpose(2, 3)
         scores = torch.cat([over_prompt, over_own.flatten(1, 2)], -1)
-        bias = self._bias_over(window, self.written + 1)
+        bias = self._bias_over(call.window, self.written + 1)
         weights = (scores if bias is None else scores + bias).softmax(-1).to(value.dtype)
         on_prompt, on_own = weights.split([over_prompt.shape[-1], self.written + 1], -1)
         output = self._of_rows(self._of_groups(on_prompt, groups) @ kept.prompt_value, heads)
@@ -204,6 +177,11 @@ class SharedCache:
         own_near = (own - 1 - torch.arange(own, device=device) < far).expand(len(of), -1)
         seen = torch.cat([self.prompts.mask[of] & near, own_near], -1)
         return torch.zeros(seen.shape, device=device).masked_fill_(~seen, -torch.inf)[:, None]
+
+
+def _flat(call: AttentionCall) -> tuple[Tensor, ...]:
+    """Query [m H D], key and value [m G D] of the one row that is computed."""
+    return tuple(each[0].transpose(0, 1) for each in (call.query, call.key, call.value))
 
 
 def _exact(values: Tensor) -> Tensor:

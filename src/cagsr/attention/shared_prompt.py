@@ -11,40 +11,20 @@ Encoder-decoder: the encoder's states come once per prompt, so cross-attention h
 responses; the queries of a group are folded into one row.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from cagsr.attention.blocks import attend, log_sum_exp
+from cagsr.attention.call import AttentionCall
+from cagsr.attention.reading import Reading
+from cagsr.attention.rows import Rows, counted, fold
 
-if TYPE_CHECKING:
-    from cagsr.attention.capture import Reading
-
-__all__ = ["Rows", "SharedPrompt", "counted", "fold", "of_each", "unfold"]
-
-
-class Rows:
-    """Tokens in B rows of unequal length: flat [m ...], row after row, or padded on the right [B W ...]."""
-
-    def __init__(self, lengths: Tensor, width: int):
-        self.lengths = lengths
-        self.mask = torch.arange(width, device=lengths.device) < lengths[:, None]
-        self.even = bool(self.mask.all())
-        self.at = self.mask.flatten().nonzero().squeeze(-1)
-
-    def pad(self, flat: Tensor) -> Tensor:
-        shape = (*self.mask.shape, *flat.shape[1:])
-        if self.even:
-            return flat.view(shape)
-        padded = flat.new_zeros(self.mask.numel(), *flat.shape[1:])
-        return padded.index_copy(0, self.at, flat).view(shape)
-
-    def flat(self, padded: Tensor) -> Tensor:
-        rows = padded.reshape(self.mask.numel(), *padded.shape[2:])
-        return rows if self.even else rows.index_select(0, self.at)
+__all__ = ["SharedPrompt"]
 
 
 class SharedPrompt:
@@ -95,28 +75,19 @@ class SharedPrompt:
             self._biases[window, dtype] = _biases(self, window, dtype)
         return self._biases[window, dtype]
 
-    def attend(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scale: float,
-        dropout: float,
-        window: int | None,
-        reading: "Reading | None" = None,
-    ) -> Tensor:
-        """The attention output [1 M H D] of ``query [1 H M D]``, ``key`` and ``value [1 G M D]``.
+    def attend(self, call: AttentionCall, reading: Reading | None = None) -> Tensor:
+        """The attention output [1 M H D] of a call with ``query [1 H M D]``, ``key`` and ``value [1 G M D]``.
 
         A ``reading`` gets the attention [N T S] of the T queries that predict each response: the prompt's last token
         and the response's own, whose last token predicts nothing and is not there.
         """
         self.asked += 1
         prompts, responses = self.prompts, self.responses
-        biases = self.biases(window, query.dtype)
-        flat = [each[0].transpose(0, 1).split(self.split) for each in (query, key, value)]
+        biases = self.biases(call.window, call.query.dtype)
+        flat = [each[0].transpose(0, 1).split(self.split) for each in (call.query, call.key, call.value)]
         query_P, key_P, value_P = (prompts.pad(each[0]).transpose(1, 2) for each in flat)
-        output_P = _sdpa(module, query_P, key_P, value_P, biases.prompts, scale, dropout)
+        of_prompts = replace(call, query=query_P, key=key_P, value=value_P, mask=biases.prompts)
+        output_P = _sdpa(of_prompts)
         query_N, own_key, own_value = (responses.pad(each[1]).transpose(1, 2) for each in flat)
         empty = own_value.new_zeros(*query_N.shape[:3], own_value.shape[-1])
         output_N, lse_N = empty.transpose(1, 2), empty.sum(-1, dtype=torch.float32)
@@ -125,15 +96,33 @@ class SharedPrompt:
                 torch.cat([of_prompt.repeat_interleave(self.group_size, 0), own], 2)
                 for of_prompt, own in ((key_P, own_key), (value_P, own_value))
             )
+            of_responses = replace(call, query=query_N, key=key_N, value=value_N, mask=biases.responses)
             if reading is None:
-                output_N = _sdpa(module, query_N, key_N, value_N, biases.responses, scale, dropout)
+                output_N = _sdpa(of_responses)
             else:
-                output_N, lse_N = attend(
-                    module, query_N, key_N, value_N, biases.responses, False, scale, dropout, slice(None)
-                )
+                output_N, lse_N = attend(replace(of_responses, is_causal=False), slice(None))
         if reading is not None:
-            _read(reading, module, self, biases, query_P, query_N, key_P, lse_N, scale)
+            self._read(reading, of_prompts, biases, query_N, lse_N)
         return torch.cat([prompts.flat(output_P), responses.flat(output_N)])[None]
+
+    def _read(
+        self, reading: Reading, of_prompts: AttentionCall, biases: "Biases", query_N: Tensor, lse_N: Tensor
+    ) -> None:
+        """Add what responses attend to: a group's rows are folded, so its prompt's keys are read once for all K."""
+        query_P, key_P, k = of_prompts.query, of_prompts.key, self.group_size
+        count, width = len(key_P), key_P.shape[2]
+        ends = self.prompts.lengths - 1
+        last_P = query_P[torch.arange(count, device=query_P.device), :, ends][:, :, None]
+        lse_P = log_sum_exp(last_P, key_P, biases.last, of_prompts.scaling)
+        predicting = torch.cat([last_P.repeat_interleave(k, 0), query_N], 2)
+        lse = torch.cat([lse_P.repeat_interleave(k, 0), lse_N], 2)
+        # Without a window every response sees all of its prompt, as the prompt's last token does.
+        bias = biases.last
+        if biases.prompts is not None:
+            of_last = bias.expand(count, -1, -1, -1).repeat_interleave(k, 0)
+            of_responses = biases.responses[..., :width].float().expand(count * k, -1, -1, -1)
+            bias = fold(torch.cat([of_last, of_responses], 2), k)
+        reading.add(replace(of_prompts, query=fold(predicting, k), mask=bias, responses=k), fold(lse, k))
 
     def on_columns(self, attention_NTS: Tensor) -> Tensor:
         """What a reading gave, with the prompt's tokens in the columns where ``prompt_mask`` has them, 0 elsewhere."""
@@ -184,79 +173,29 @@ def _additive(seen: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros(seen.shape, dtype=dtype, device=seen.device).masked_fill_(~seen, -torch.inf)
 
 
-def counted(lengths: Tensor, first: Tensor | int = 0) -> Tensor:
-    """first, first + 1, ... for each row, one row after another: [sum of lengths]."""
-    ends = lengths.cumsum(0)
-    positions = torch.arange(int(lengths.sum()), device=lengths.device)
-    return positions - (ends - lengths - first).repeat_interleave(lengths)
-
-
-def fold(rows: Tensor, responses: int) -> Tensor:
-    """[P*K H T ...] -> [P H K*T ...]: the K responses of a group one after another in one row."""
-    grouped = rows.unflatten(0, (-1, responses)).transpose(1, 2)
-    return grouped.flatten(2, 3)
-
-
-def unfold(output: Tensor, responses: int) -> Tensor:
-    """[P K*T H D] -> [P*K T H D]."""
-    return output.unflatten(1, (responses, -1)).flatten(0, 1)
-
-
-def of_each(responses: int, rows: slice, length: int, device: torch.device) -> Tensor:
-    """[K*T] the positions of ``rows`` of each response in a folded row of ``length``."""
-    starts = torch.arange(0, length, length // responses, device=device)
-    return (starts[:, None] + torch.arange(rows.start, rows.stop, device=device)).flatten()
-
-
-def _sdpa(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    bias: Tensor | None,
-    scale: float,
-    dropout: float,
-) -> Tensor:
-    """[B Q H D]; causal without a bias. The CPU's kernel shares keys among heads, with a bias too."""
+def _sdpa(call: AttentionCall) -> Tensor:
+    """[B Q H D]; causal without a mask. The CPU's kernel shares keys among heads, with a mask too."""
+    query, key, value = call.query, call.key, call.value
     if query.device.type != "cpu":
         output, _ = sdpa_attention_forward(
-            module, query, key, value, bias, dropout=dropout, scaling=scale, is_causal=True
+            call.module,
+            query,
+            key,
+            value,
+            call.mask,
+            dropout=call.dropout,
+            scaling=call.scaling,
+            is_causal=True,
         )
         return output
-    grouped = query.shape[1] != key.shape[1]
     output = F.scaled_dot_product_attention(
-        query, key, value, bias, dropout, bias is None, scale=scale, enable_gqa=grouped
+        query,
+        key,
+        value,
+        call.mask,
+        call.dropout,
+        call.mask is None,
+        scale=call.scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
     )
     return output.transpose(1, 2)
-
-
-def _read(
-    reading: "Reading",
-    module: nn.Module,
-    shared: SharedPrompt,
-    biases: Biases,
-    query_P: Tensor,
-    query_N: Tensor,
-    key_P: Tensor,
-    lse_N: Tensor,
-    scale: float,
-) -> None:
-    """The rows of a group are folded, so that its prompt's keys are read once for all K responses."""
-    k, (count, _, width, _) = shared.group_size, key_P.shape
-    last_P = query_P[torch.arange(count, device=query_P.device), :, shared.prompts.lengths - 1][:, :, None]
-    lse_P = log_sum_exp(last_P, key_P, biases.last, scale)
-    predicting = torch.cat([last_P.repeat_interleave(k, 0), query_N], 2)
-    lse = torch.cat([lse_P.repeat_interleave(k, 0), lse_N], 2)
-    # Without a window every response sees all of its prompt, as the prompt's last token does.
-    bias = biases.last
-    if biases.prompts is not None:
-        of_responses = biases.responses[..., :width].float()
-        each = torch.cat(
-            [
-                bias.expand(count, -1, -1, -1).repeat_interleave(k, 0),
-                of_responses.expand(count * k, -1, -1, -1),
-            ],
-            2,
-        )
-        bias = fold(each, k)
-    reading.add(module, fold(predicting, k), key_P, fold(lse, k), bias, scale, k)

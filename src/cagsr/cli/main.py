@@ -1,4 +1,4 @@
-"""The command line. It reads arguments, prints what the commands return, and turns errors into exit codes.
+"""The command line: reads arguments, prints what the commands return, and turns errors into exit codes.
 
 `cagsr --help` imports no torch: the commands import what they need when they run.
 """
@@ -37,7 +37,7 @@ ALONE = ("calibrate", "compare", "demo", "rate", "report", "score")
 
 
 class Commands(TyperGroup):
-    """Typer ends a command at Ctrl-C in silence; a run that was stopped says so. Some commands run alone only."""
+    """Command group that reports a run stopped at Ctrl-C, where Typer is silent, and keeps ALONE to one process."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, command, rest = super().resolve_command(ctx, args)
@@ -262,7 +262,7 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Fit the weights of a reward's terms to a model, without labels or with a few."""
-    from cagsr.probe.calibrate import calibrate as run_calibration
+    from cagsr.probing.calibrate import calibrate as run_calibration
 
     chosen = overrides or []
     if not any(one.startswith(("reward.preset=", "reward.terms=")) for one in chosen):
@@ -288,8 +288,8 @@ def probe(
     ] = False,
 ) -> None:
     """Before any training: is a reward worth following here? Go, caution or no, with reasons."""
-    from cagsr.probe.run import probe as run_probe
-    from cagsr.probe.table import show
+    from cagsr.probing.run import probe as run_probe
+    from cagsr.probing.table import show
 
     chosen = [*(overrides or []), *([] if pairs is None else [f"compare.preferences={json.dumps(pairs)}"])]
     console = console_for(as_json)
@@ -421,12 +421,13 @@ def _silence() -> None:
 
 
 def _print_error(message: str) -> None:
-    """One line where a program reads it; broken between words where a person does."""
+    """Print an error: one line for a program; broken between words on a terminal."""
     line = f"error: {message}"
     print(wrapped(line, get_terminal_size().columns) if sys.stderr.isatty() else line, file=sys.stderr)
 
 
 def main() -> None:
+    """Entry point: run the command line and exit with the exit code of `cagsr.errors`."""
     # Signals and checkers of the user's own are named by dotted path; they lie where the command is run.
     sys.path.insert(0, "")
     start_clock()

@@ -1,4 +1,4 @@
-"""The options that several commands share, what they mean, and where a command that takes ``--json`` prints."""
+"""Options that several commands share, and the console of commands with ``--json``."""
 
 import json
 import os
@@ -48,7 +48,7 @@ MaxTime = Annotated[
 
 
 def time_limit(text: str | None) -> list[str]:
-    """``1h30m`` as an override of ``run.max_seconds``."""
+    """The override of ``run.max_seconds`` for a time such as ``1h30m``."""
     if text is None:
         return []
     match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text)
@@ -63,7 +63,7 @@ def time_limit(text: str | None) -> list[str]:
 
 
 def console_for(as_json: bool) -> Console:
-    """Progress and tables go to standard error when standard output belongs to a program.
+    """Console of a command: standard error where standard output belongs to a program (``--json``).
 
     What moves is for a person's terminal only: not for a file, whatever FORCE_COLOR says, nor for a build's log.
     """
@@ -73,6 +73,6 @@ def console_for(as_json: bool) -> Console:
 
 
 def print_json(value: Any, wanted: bool, console: Console | None = None) -> None:
-    """``value`` on standard output, if it is ``wanted``: once, and not by the processes whose console is quiet."""
+    """Print ``value`` if it is ``wanted``: once, and not by the processes whose console is quiet."""
     if wanted and not (console and console.quiet):
         print(json.dumps(value, indent=2))

@@ -1,4 +1,4 @@
-"""What the keys of a config are made of: the types of their values, and the strictness of every section."""
+"""Field types of config keys, and the strict base class of all sections."""
 
 from typing import Annotated, Any
 
@@ -38,4 +38,6 @@ LearningRate = Annotated[float, Field(gt=0, le=1)]
 
 
 class Section(BaseModel):
+    """Strict, immutable base class of config sections: unknown keys and wrong types are errors."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""All sections together: read from a file with overrides on top, checked, and written as they were resolved."""
+"""`Config`, all sections together: read from YAML with overrides on top, checked, and written as resolved."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ __all__ = ["Config"]
 
 
 class Config(Section):
-    """All that a run is told. Only where prompts come from (data.task or data.source) has no default."""
+    """All settings of a run. Only where prompts come from (data.task or data.source) has no default."""
 
     model: Model = Field(default_factory=Model, description="What to train.")
     data: Data = Field(default_factory=Data, description="Prompts to train and evaluate on.")
@@ -48,7 +48,7 @@ class Config(Section):
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Self:
-        """The config in ``path`` with ``overrides`` on top; raises InputError, a line for each mistake."""
+        """Read the config in ``path`` with ``overrides`` on top; raises InputError, a line for each mistake."""
         document = read_document(path, overrides)
         # A section whose keys are all commented out reads as null: it means the defaults.
         document.data = {key: {} if value is None else value for key, value in document.data.items()}
@@ -57,8 +57,13 @@ class Config(Section):
         except ValidationError as error:
             raise InputError("\n".join(messages(error, document, cls))) from None
 
+    @classmethod
+    def of(cls, given: "Config | str | Path") -> "Config":
+        """A config as it is, or the one in a YAML file; raises InputError."""
+        return given if isinstance(given, Config) else cls.load(given)
+
     def replaced(self, keys: Mapping[str, Any]) -> Self:
-        """The same with other values for these keys, ``{"train.seed": 3}``; a section as a whole by its name."""
+        """A copy with other values for these keys, ``{"train.seed": 3}``; a section as a whole by its name."""
         sections: dict[str, Any] = {}
         for key, value in keys.items():
             section, _, name = key.partition(".")

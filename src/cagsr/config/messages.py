@@ -1,4 +1,4 @@
-"""From pydantic's complaints to one line for each mistake: where, what was got, what was expected."""
+"""Error messages for pydantic's validation errors: one line a mistake, with place, value and what was expected."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,8 @@ from cagsr.errors import closest, near
 
 __all__ = ["expected", "messages", "section_of"]
 
-# So alike a word of the own section is meant, although another section has this very one: compare.seed is seeds.
+# From this similarity on a key of the same section is suggested, although another section has the very key:
+# compare.seed is meant to be compare.seeds, not train.seed.
 SURE = 0.8
 
 
@@ -60,7 +61,7 @@ def _explain(detail: Any, document: Document, root: type[BaseModel]) -> Iterator
 
 
 def _unknown(key: str, path: KeyPath, section: type[BaseModel], root: type[BaseModel]) -> str:
-    """What is said of a key that its section does not have: which was meant, or where the key belongs."""
+    """Message for a key that its section does not have: the key that was meant, or the section where it belongs."""
     homes = [name for name, other in _sections(root) if near(key, other.model_fields, least=1)]
     if not homes or near(key, section.model_fields, least=SURE):
         return f"unknown key {key!r}{closest(key, section.model_fields)}"
@@ -105,19 +106,19 @@ def section_of(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _words(annotation: Any) -> list[str]:
-    """The words that a literal type allows."""
+    """The values that a literal type allows."""
     if get_origin(annotation) is Literal:
         return [str(word) for word in get_args(annotation)]
     return [word for part in get_args(annotation) for word in _words(part)]
 
 
 def expected(field: FieldInfo) -> str:
-    """What may stand in ``field``, in words: ``an integer of at least 1 or null``."""
+    """Description of what ``field`` accepts: ``an integer of at least 1 or null``."""
     return _describe(field.annotation, field.metadata)
 
 
 def _describe(annotation: Any, metadata: Sequence[Any] = ()) -> str:
-    """What may stand there, in words: ``an integer from 1 to 8``."""
+    """Description of what a type accepts: ``an integer from 1 to 8``."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         flat = [one for item in args[1:] for one in getattr(item, "metadata", [item])]

@@ -1,4 +1,4 @@
-"""The sections of a config that tell how models are measured and compared."""
+"""Config sections of metrics, the judge and comparisons."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""Functions that a config names: found by name or dotted path, their options checked against their signature."""
+"""Functions that a config names: found by name or dotted path, their options checked against the signature."""
 
 import importlib
 import inspect
@@ -14,7 +14,7 @@ __all__ = ["checked_options", "find", "imported"]
 
 
 def find(kind: str, name: str, known: Mapping[str, Any], arguments: str) -> Any:
-    """The function ``name`` of ``known``, or the one that a dotted path leads to.
+    """Find the function ``name`` in ``known``, or import the one at a dotted path.
 
     ``kind`` ("signal", "policy loss") is what messages call it, and ``arguments`` what it is called with. Raises
     InputError where there is none.
@@ -30,7 +30,7 @@ def find(kind: str, name: str, known: Mapping[str, Any], arguments: str) -> Any:
 
 
 def imported(kind: str, path: str, arguments: str) -> Any:
-    """The function at a dotted path. Raises InputError where the path leads to none."""
+    """Import the function at a dotted path. Raises InputError where the path leads to none."""
     module_name, _, attribute = path.rpartition(".")
     try:
         module = importlib.import_module(module_name)
@@ -56,7 +56,7 @@ def imported(kind: str, path: str, arguments: str) -> Any:
 def checked_options(
     kind: str, name: str, function: Callable[..., Any], options: Mapping[str, Any], arguments: str
 ) -> dict[str, Any]:
-    """``options`` as ``function`` takes them beside its positional ``arguments`` ("a, b").
+    """Check ``options`` against what ``function`` takes beside its positional ``arguments`` ("a, b"); returns them.
 
     Raises InputError naming the function and the option that it does not have, lacks, or cannot take.
     """

@@ -1,4 +1,4 @@
-"""What a config names on the disk, looked at before a model is loaded."""
+"""Checks of the files and directories that a config names, made before a model is loaded."""
 
 import os
 import tempfile
@@ -13,7 +13,7 @@ __all__ = ["check_paths"]
 
 
 def check_paths(config: Config) -> None:
-    """Look at the disk before a model is loaded.
+    """Check the files and directories of a config before a model is loaded.
 
     Raises InputError for a data or preset file that is missing and for an output directory that is a file or
     cannot be written, and StorageError when the disk is full.
@@ -39,7 +39,7 @@ def check_paths(config: Config) -> None:
 
 
 def _existing(directory: Path) -> Path:
-    """The directory, or the nearest around it that exists."""
+    """The directory, or its nearest parent that exists."""
     for path in (directory, *directory.absolute().parents):
         try:
             path.stat()

@@ -1,4 +1,4 @@
-"""What a config names by one word, and where it is found; nothing is imported before it is used.
+"""Registries of estimators and tasks: from the name in a config to a dotted path, imported only when it is used.
 
 A new one is a file and a line here.
 """
@@ -61,6 +61,6 @@ TASKS = {
 
 
 def load(path: str) -> Any:
-    """What stands at a dotted path of this package."""
+    """Import the object at a dotted path of this package."""
     module, _, attribute = path.rpartition(".")
     return getattr(importlib.import_module(module), attribute)

@@ -44,6 +44,8 @@ FILES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 
 
 class Lora(Section):
+    """LoRA adapter that is trained instead of the weights."""
+
     r: AtLeastOne = Field(default=16, description="Rank of the adapter.")
     alpha: AtLeastOne = Field(
         default=32, description="Scale of the adapter; its output is multiplied by alpha / r."
@@ -54,6 +56,8 @@ class Lora(Section):
 
 
 class Model(Section):
+    """The model that is trained, and how it is loaded."""
+
     name: Text | None = Field(
         default=None,
         description="Directory or hub name of the model; null: the built-in base of data.task.",
@@ -73,6 +77,8 @@ class Model(Section):
 
 
 class Data(Section):
+    """Where prompts and references come from, and how they are encoded."""
+
     task: Literal[tuple(TASKS)] | None = Field(  # pyright: ignore[reportInvalidTypeForm]
         default=None, description="A built-in generated task; give this or source."
     )
@@ -130,7 +136,7 @@ class Data(Section):
 
 
 class Vllm(Section):
-    """A server of vLLM's own, started for training: docs/guides/many-gpus.md has the command."""
+    """A vLLM server that samples responses in training: docs/guides/many-gpus.md has the command that starts it."""
 
     base_url: Text = Field(
         default="http://localhost:8000", description="Where the server is, without a path of its API."
@@ -145,6 +151,8 @@ class Vllm(Section):
 
 
 class Sampling(Section):
+    """How responses are sampled."""
+
     candidates: AtLeastOne = Field(default=8, description="Responses sampled for each prompt (K).")
     temperature: NotNegative = Field(
         default=1.0, description="Divides the logits; 0 takes the likeliest token."
@@ -168,7 +176,7 @@ class Sampling(Section):
     vllm: Vllm = Field(default=Vllm(), description="The server, for engine: vllm.")
 
     def greedy(self) -> Self:
-        """One response a prompt, of the likeliest tokens."""
+        """The same settings with greedy decoding: one response a prompt, of the likeliest tokens."""
         return self.model_copy(update={"candidates": 1, "temperature": 0.0, "top_p": 1.0, "top_k": 0})
 
 
@@ -191,6 +199,8 @@ class Term(Section):
 
 
 class SalienceSettings(Section):
+    """Which prompt tokens a response ought to cover."""
+
     kind: Literal["uniform", "idf", "span", "column"] = Field(
         default="uniform",
         description="How prompt tokens are weighted: all content words alike, rare words more, "
@@ -208,6 +218,8 @@ class SalienceSettings(Section):
 
 
 class RewardSettings(Section):
+    """The reward: a preset or terms, and the observer that it is read from."""
+
     preset: Text = Field(default="robust", description="Name of a built-in preset, or path of a preset file.")
     terms: Annotated[list[Term], Field(min_length=1)] | None = Field(
         default=None, description="The sum spelt out, in place of the preset's."
@@ -225,6 +237,8 @@ class RewardSettings(Section):
 
 
 class Loss(Section):
+    """The policy loss and its options."""
+
     name: Text = Field(
         default="clipped", description="Name of a policy loss, or dotted path of a function of your own."
     )
@@ -236,6 +250,8 @@ class Loss(Section):
 
 
 class AlgorithmSettings(Section):
+    """The reinforcement-learning algorithm: estimator, loss, KL penalty."""
+
     name: Literal[tuple(ESTIMATORS)] = Field(  # pyright: ignore[reportInvalidTypeForm]
         default="grpo", description="How to update."
     )
@@ -264,6 +280,8 @@ class AlgorithmSettings(Section):
 
 
 class Train(Section):
+    """Steps, batch sizes, optimizer and schedule of training."""
+
     steps: AtLeastOne = Field(default=100, description="Rollouts to collect and learn from.")
     prompts_per_step: AtLeastOne = Field(default=8, description="Prompts per rollout, over all processes.")
     micro_batch: AtLeastOne = Field(
@@ -289,13 +307,15 @@ class Train(Section):
 
 
 class Limit(Section):
+    """A limit of the collapse watch, and what happens beyond it."""
+
     limit: NotNegative | None = Field(default=None, description="The limit; null watches without one.")
     action: Literal["warn", "stop"] = Field(default="warn", description="What happens beyond the limit.")
     patience: AtLeastOne = Field(default=3, description="Steps in a row beyond the limit before it happens.")
 
 
 class WatchSettings(Section):
-    """Limits that tell a collapsing run."""
+    """Limits of the collapse watch."""
 
     length: Limit = Field(
         default=Limit(limit=3.0),
@@ -334,6 +354,8 @@ class WatchSettings(Section):
 
 
 class Run(Section):
+    """Where a run writes, and its trackers and limits."""
+
     directory: Text = Field(
         default="runs/train", description="Where the run writes; must be new, or resumed."
     )
@@ -350,6 +372,8 @@ class Run(Section):
 
 
 class Scratch(Section):
+    """Size and shape of a new model, for `cagsr sft`."""
+
     architecture: Literal["t5", "bart", "llama"] = Field(default="t5", description="Shape of the new model.")
     layers: AtLeastOne = Field(default=3, description="Layers (of the encoder and of the decoder).")
     hidden: AtLeastOne = Field(default=128, description="Width; a multiple of heads.")

@@ -1,4 +1,4 @@
-"""Keys that are right alone and impossible together, found before anything is loaded."""
+"""Checks across config keys: combinations of valid values that cannot work, found before anything is loaded."""
 
 import re
 from collections.abc import Iterator
@@ -15,20 +15,22 @@ __all__ = ["Conflict", "Conflicts", "conflicts"]
 
 
 class Conflict(NamedTuple):
-    """Keys that cannot stand together, the telling one first, and why."""
+    """Config keys that cannot be combined, the decisive one first, and the reason."""
 
     keys: tuple[str, ...]
     message: str
 
 
 class Conflicts(ValueError):
+    """All conflicts of a config, as one error for pydantic."""
+
     def __init__(self, conflicts: list[Conflict]):
         super().__init__("; ".join(conflict.message for conflict in conflicts))
         self.conflicts = conflicts
 
 
 def conflicts(config: "Config") -> Iterator[Conflict]:
-    """Everything that is impossible, so that one message names it all."""
+    """All combinations of keys that cannot work, so that one message names them all."""
     return chain.from_iterable(
         find(config) for find in (_data, _sampling, _groups, _engine, _training, _salience)
     )
@@ -172,7 +174,7 @@ def _salience(config: "Config") -> Iterator[Conflict]:
 
 
 def _broken_url(url: str) -> str:
-    """What is wrong with a server's URL, in words; empty where it can be asked. A secret in it is not repeated."""
+    """The reason why a server's URL cannot be used; empty where it can. A secret in it is not repeated."""
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -186,7 +188,7 @@ def _broken_url(url: str) -> str:
 
 
 def _broken_pattern(pattern: str | None) -> str:
-    """What is wrong with a regular expression, in words; empty where it is sound or there is none."""
+    """The error in a regular expression; empty where it is valid or there is none."""
     try:
         re.compile(pattern or "")
     except (re.error, OverflowError, RecursionError) as error:

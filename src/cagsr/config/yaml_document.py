@@ -1,4 +1,4 @@
-"""YAML that remembers where each key was written, and dotted overrides on top of it.
+"""YAML reader that records the line of each key, with dotted overrides on top of the file.
 
 Only plain data is read: null, true/false, integers, numbers, text, lists, mappings. Tags, anchors and aliases
 are refused, so a file can neither run code nor grow when it is read. Differs: from YAML 1.1, ``1e-4`` is a
@@ -45,7 +45,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes whatever either YAML 1.1 or our reading of it would take for something other than text."""
+    """YAML writer that quotes whatever YAML 1.1 or this module's reader would take for something other than text."""
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
         # PyYAML folds these line separators into spaces unless they are escaped.
@@ -75,7 +75,7 @@ class Document:
     name: str = "config"
 
     def place(self, path: KeyPath) -> str:
-        """Where the key at ``path`` was written, or else a key below it, or the nearest around it."""
+        """The place where the key at ``path`` was written, or else of a key below it, or of the nearest around it."""
         below = [place for other, place in self.places.items() if path and other[: len(path)] == path]
         if below and path not in self.places:
             return below[0]
@@ -84,6 +84,7 @@ class Document:
         return self.places.get(path, self.name)
 
     def value(self, path: KeyPath) -> Any:
+        """The value at ``path``; see `place` for where it was written."""
         found: Any = self.data
         for part in path:
             found = found[part]

@@ -9,7 +9,7 @@ from random import Random
 from cagsr.data.corruptions import clauses, inserted
 
 Adversary = Callable[[str, str, str, int], str | None]
-"""``(prompt, own, other, limit)``: the adversary, or None where it would not differ from ``own``.
+"""``(prompt, own, other, limit)``: the adversarial response, or None where it would not differ from ``own``.
 
 ``own`` and ``other`` are the base's responses to this prompt and to another; ``limit`` is the most tokens a response
 may have, and what is longer is cut there.
@@ -19,7 +19,7 @@ SEPARATORS = re.compile(r"[^\w\s]+")
 
 
 def copied(prompt: str, own: str, other: str, limit: int) -> str | None:
-    """The prompt itself."""
+    """The prompt itself as the response."""
     return prompt if prompt.strip() != own.strip() else None
 
 
@@ -53,7 +53,7 @@ def symbols(prompt: str, own: str, other: str, limit: int) -> str | None:
 
 
 def empty(prompt: str, own: str, other: str, limit: int) -> str | None:
-    """No text at all."""
+    """The empty response."""
     return "" if own.strip() else None
 
 

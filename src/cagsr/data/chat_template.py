@@ -1,4 +1,4 @@
-"""Conversations: which turns are the prompt, which is the reference, and how the template renders them.
+"""Chat templates: which turns are the prompt and which the reference, and how a conversation is rendered.
 
 One template, applied here once, serves training, evaluation and judging.
 """
@@ -16,7 +16,7 @@ Message = Mapping[str, Any]
 
 
 def last_exchange(messages: Sequence[Any]) -> tuple[list[Message], str | None]:
-    """All turns up to the last user turn, and the last assistant turn after it, if any.
+    """Split a conversation: all turns up to the last user turn, and the last assistant turn after it, if any.
 
     Raises ValueError in words when a turn is no ``{role, content}`` of texts or no user turn has text.
     """
@@ -37,7 +37,7 @@ def last_exchange(messages: Sequence[Any]) -> tuple[list[Message], str | None]:
 def render(
     messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, **options: Any
 ) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """The text that the model reads, generation prompt included, and the spans of it that users wrote.
+    """Render a conversation: the text that the model reads, generation prompt included, and the spans that users wrote.
 
     ``options`` are those of ``apply_chat_template``: ``tools``, variables of the template, and so on.
 
@@ -84,7 +84,8 @@ def _spans(pieces: list[str]) -> tuple[tuple[int, int], ...]:
 
 
 def turn_end(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int], **options: Any) -> int | None:
-    """Which of the tokens ``ends`` the chat template writes after an assistant's turn; None where it writes none.
+    """The token among ``ends`` that the chat template writes after an assistant's turn; None where it writes none of
+    them.
 
     A model may end its turns with another token than the tokenizer's end of sequence.
     """

@@ -1,4 +1,4 @@
-"""Corruption of responses: preference pairs whose order is known without a label.
+"""Corruptions of good responses (omission, repetition, wrong values): pairs whose order is known without a label.
 
 Pure functions of texts and a seeded `random.Random`. Each gives None where it cannot make the text worse: nothing to
 drop, nothing copied, nothing new to insert.
@@ -53,7 +53,7 @@ def dropped(
 
 
 def duplicated(text: str, prompt: str, other_text: str, other_prompt: str, random: Random) -> str | None:
-    """A clause is said again at a later place: repetition."""
+    """Repetition: a clause is said again at a later place."""
     pieces = clauses(text)
     if not pieces:
         return None
@@ -63,7 +63,7 @@ def duplicated(text: str, prompt: str, other_text: str, other_prompt: str, rando
 
 
 def swapped(text: str, prompt: str, other_text: str, other_prompt: str, random: Random) -> str | None:
-    """Words that were copied from the prompt become words of another prompt: every value is wrong.
+    """Wrong values: words that were copied from the prompt become words of another prompt.
 
     A word that both prompts have is no value of either and stays. None where nothing was copied.
     """
@@ -77,7 +77,7 @@ def swapped(text: str, prompt: str, other_text: str, other_prompt: str, random: 
 
 
 def inserted(text: str, prompt: str, other_text: str, other_prompt: str, random: Random) -> str | None:
-    """A clause of another prompt's response that this one does not have stands in it too: invention."""
+    """Invention: a clause of another prompt's response, which this one does not have, is inserted."""
     pieces = clauses(text)
     new = [piece for piece in clauses(other_text) if piece not in pieces]
     if not new:
@@ -88,7 +88,7 @@ def inserted(text: str, prompt: str, other_text: str, other_prompt: str, random:
 
 
 def replaced(text: str, prompt: str, other_text: str, other_prompt: str, random: Random) -> str | None:
-    """The whole response of another prompt."""
+    """Replacement: the whole response of another prompt."""
     return other_text if other_text != text else None
 
 

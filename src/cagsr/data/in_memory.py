@@ -1,4 +1,4 @@
-"""Prompts that a program holds in memory, texts or conversations, as the model reads them."""
+"""Encoding of prompts that a program holds in memory, texts or conversations."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ def encode_in_memory(
     columns: Mapping[str, Sequence[Any]] | None = None,
     template: Mapping[str, Any] | None = None,
 ) -> list[Prompt]:
-    """A prompt for each text or conversation (a list of ``{role, content}``), in order; equal ones are read once.
+    """Encode texts or conversations (lists of ``{role, content}``) as prompts, in order; equal ones are encoded once.
 
     A text is tokenised as the tokenizer does it, with the special tokens it adds; a conversation is rendered by its
     chat template with the generation prompt, or, where it ends in a turn of the assistant, so that this turn goes on.
@@ -60,7 +60,10 @@ def encode_in_memory(
 
 
 def _end_of(prompt: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """How the template ends what is rendered of a conversation; nothing for a text. Raises ValueError in words."""
+    """Template options for the end of a conversation: a generation prompt, or the assistant's last turn left open.
+
+    Empty for a text. Raises ValueError, with the reason, for what is neither.
+    """
     if not is_conversation(prompt):
         return {}
     if not isinstance(prompt, Sequence) or not prompt:
@@ -83,7 +86,7 @@ def _end_of(prompt: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def _warn_of_rendered(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Special tokens that stand written in a text would be read, and rewarded, as something the user said."""
+    """Warn of special tokens spelt in a text: they would be read, and rewarded, as something that the user said."""
     unknown = tokenizer.unk_token
     special = {
         token

@@ -17,7 +17,7 @@ __all__ = ["Pair", "encoded_pairs", "pair_rows", "read_pairs"]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two responses to one prompt, of which the first is the better one."""
+    """A preference pair: two responses to one prompt, of which the first is the better one."""
 
     prompt: Prompt
     chosen: str
@@ -33,7 +33,7 @@ def pair_rows(
     the head of both, one assistant turn after them. A row whose two responses are no text, empty or the same has
     that as its problem.
 
-    Raises InputError as `sources.read` and `data.map_columns` do, and for a missing column.
+    Raises InputError as `readers.read` and `prompts.map_columns` do, and for a missing column.
     """
     rows = sources.read(source, split, config_name, revision)
     if not rows:
@@ -49,7 +49,8 @@ def pair_rows(
 def encoded_pairs(
     rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, **encoding: Any
 ) -> tuple[list[Pair], DataReport]:
-    """Pairs of what `pair_rows` gave, and what became of every row; ``encoding`` is handed to `data.encode`.
+    """Encode the rows of `pair_rows`; returns the pairs and a report on every row. ``encoding`` is handed to
+    `prompts.encode`.
 
     Raises InputError as that does.
     """
@@ -66,13 +67,13 @@ def read_pairs(
     revision: str | None = None,
     **encoding: Any,
 ) -> tuple[list[Pair], DataReport]:
-    """`pair_rows` and `encoded_pairs` in one."""
+    """Read and encode preference pairs: `pair_rows`, then `encoded_pairs`."""
     rows = pair_rows(source, split=split, config_name=config_name, revision=revision)
     return encoded_pairs(rows, tokenizer, **encoding)
 
 
 def _texts(row: Row) -> Row:
-    """The row with ``chosen`` and ``rejected`` as texts, or with what is wrong with them as its problem."""
+    """The row with ``chosen`` and ``rejected`` as texts, or with the reason why they cannot be as its problem."""
     values = dict(row.values)
     chosen, rejected = values.get("chosen"), values.get("rejected")
     if values.get("prompt") is None and isinstance(chosen, list) and isinstance(rejected, list):

@@ -1,4 +1,4 @@
-"""From rows to prompts: which column is what, what the model reads of it, and what became of every row."""
+"""Encoding of data rows as prompts: column mapping, tokenization, length limits, and a report on every row."""
 
 import json
 from collections.abc import Sequence
@@ -38,7 +38,8 @@ MEND = " Remove it or pass --skip-invalid."
 
 @dataclass
 class DataReport:
-    """What became of the rows: each is used, invalid, overlong or repeated; truncated and duplicates are among them.
+    """Counts of the rows by outcome: each is used, invalid, overlong or repeated; truncated and duplicates are among
+    them.
 
     ``repeated`` are rows dropped because an earlier one has their prompt; ``duplicates`` equal an earlier one whole.
     """
@@ -66,7 +67,7 @@ class DataReport:
         return "; ".join(parts) + "."
 
     def warnings(self) -> list[str]:
-        """What somebody should look at, a line each: the rows that were dropped as invalid, and many duplicates."""
+        """Warnings for the user, a line each: rows that were dropped as invalid, and many duplicates."""
         lines = _shortened([f"dropped {line}" for line in self.invalid])
         if self.duplicates >= MANY * self.rows:
             lines.append(f"{self.duplicates} of {self.rows} rows are duplicates")
@@ -80,7 +81,7 @@ def map_columns(
     salience_column: str | None = None,
     need_reference: bool = False,
 ) -> list[Row]:
-    """Rows whose ``prompt`` is a text or a list of messages, and whose ``reference``, if any, is a text.
+    """Map the columns of rows: ``prompt`` is then a text or a list of messages, and ``reference``, if any, a text.
 
     Without a column ``prompt``, ``messages`` is used: all turns up to the last user turn are the prompt, the
     last assistant turn after it is the reference. Without ``reference_column``, ``reference`` or
@@ -105,7 +106,7 @@ def map_columns(
 
 
 def refuse_invalid(rows: Sequence[Row], skip_invalid: bool = False) -> None:
-    """Find before any tokenizer is loaded what `encode` would refuse for: rows with a problem, or nothing but such.
+    """Refuse, before a tokenizer is loaded, what `encode` would refuse: rows with a problem, or nothing but such.
 
     Raises InputError, as `encode` does.
     """
@@ -160,7 +161,7 @@ def _mapped(row: Row, prompt_column: str, reference_columns: tuple[str, ...], de
 
 
 def demand_whole(name: str, text: str) -> None:
-    """Raises ValueError in words for a text that no tokenizer reads: JSON may hold half a surrogate pair."""
+    """Raise ValueError for a text with an unpaired surrogate, which JSON may hold and no tokenizer reads."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -168,7 +169,7 @@ def demand_whole(name: str, text: str) -> None:
 
 
 class Reads(Protocol):
-    """What is asked of a policy to encode prompts and responses for it; see `models.policy.Policy`."""
+    """Protocol of what encoding needs to know of a policy; see `models.policy.Policy`."""
 
     tokenizer: PreTrainedTokenizerBase
 
@@ -180,7 +181,7 @@ class Reads(Protocol):
 
 
 def encoding(reader: Reads, data: Data, new_tokens: int) -> dict[str, Any]:
-    """The keyword arguments of `encode` for a policy and the ``data`` section, with responses of ``new_tokens``."""
+    """Keyword arguments of `encode` for a policy and the ``data`` section, with responses of ``new_tokens``."""
     return {
         "tokenizer": reader.tokenizer,
         "max_prompt_tokens": data.max_prompt_tokens,
@@ -203,7 +204,7 @@ def encode(
     new_tokens: int = 0,
     new_tokens_key: str = "sampling.max_new_tokens",
 ) -> tuple[list[Prompt], DataReport]:
-    """Prompts as the model reads them, in the order of the mapped ``rows``, and what became of every row.
+    """Encode the mapped ``rows`` as prompts, in their order; also returns a report on every row.
 
     ``context`` is what prompt and ``new_tokens`` must fit into together (encoder-decoders: the encoder's
     context, and 0); ``new_tokens_key`` is where the user set that. With ``distinct`` a prompt that several rows
@@ -251,7 +252,7 @@ def encode(
 
 
 def demand_fast(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raises InputError for a tokenizer that does not tell where in a text its tokens stand."""
+    """Raise InputError for a tokenizer that gives no character offsets of its tokens (one that is not fast)."""
     if not tokenizer.is_fast:
         raise InputError(
             f"{tokenizer.name_or_path or 'the tokenizer'} is a slow tokenizer, which does not tell which "
@@ -286,8 +287,9 @@ def _too_long(tokens: int, max_prompt_tokens: int | None, context: int | None, n
 def make_prompt(
     row: Row, index: int, tokenizer: PreTrainedTokenizerBase, special: frozenset[int], **template: Any
 ) -> Prompt:
-    """The prompt of one row as the model reads it; ``special`` are ids that are no content, ``template`` options of
-    `chat_template.render`. Raises ValueError in words for a row that cannot be used.
+    """Encode one row as a prompt; ``special`` are ids that are no content.
+
+    ``template`` are options of `chat_template.render`. Raises ValueError, with the reason, for an unusable row.
     """
     if row.problem:
         raise ValueError(row.problem)

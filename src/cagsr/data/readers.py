@@ -1,4 +1,4 @@
-"""Where prompts come from: JSONL, CSV, Parquet, a directory saved by ``datasets``, or a hub name.
+"""Readers of data rows: JSONL, CSV, Parquet, a directory saved by ``datasets``, or a hub data set.
 
 A row that cannot be read stays in the list with its problem, so that it is refused or counted by name later
 and never lost in silence.
@@ -25,7 +25,7 @@ DEEPEST = 64
 
 @dataclass(frozen=True)
 class Row:
-    """One row of data: its columns, where it stands (``data.jsonl row 17``), and what is wrong with it."""
+    """One row of data: its columns, its place (``data.jsonl row 17``), and the reason why it cannot be used, if any."""
 
     values: Mapping[str, Any] = field(default_factory=dict)
     place: str = ""
@@ -33,14 +33,14 @@ class Row:
 
 
 def rows_of(values: Iterable[Mapping[str, Any]], name: str) -> list[Row]:
-    """Rows already in memory, a generated task's say; row numbers start at 1."""
+    """Rows of data in memory, such as a generated task's; row numbers start at 1."""
     return [Row(row, f"{name} row {number}") for number, row in enumerate(values, start=1)]
 
 
 def read(
     source: str, split: str = "train", config_name: str | None = None, revision: str | None = None
 ) -> list[Row]:
-    """All rows of a file, a ``datasets`` directory or a hub data set.
+    """Read all rows of a file, a ``datasets`` directory or a hub data set.
 
     Row numbers are lines of the file (JSONL), rows of the sheet with its header as row 1 (CSV), or count from
     1. ``split`` concerns directories and hub data sets, ``config_name`` and ``revision`` only the latter.
@@ -86,7 +86,7 @@ def _json_lines(content: bytes, name: str) -> list[Row]:
 
 
 class _TwiceError(Exception):
-    """A key that stands twice in one JSON object, of which the first value would be lost."""
+    """A key that occurs twice in one JSON object, of which the first value would be lost."""
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def _json_row(line: bytes, place: str) -> Row:
 
 
 def _is_deep(values: Any) -> bool:
-    """Whether what is done with every row, printing it say, could go deeper than Python does."""
+    """Whether values are nested so deep that a recursive pass over a row, such as printing, could exceed a limit."""
     level = [values]
     for _ in range(DEEPEST):
         nested = [item for item in level if isinstance(item, dict | list)]

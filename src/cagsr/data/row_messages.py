@@ -1,4 +1,4 @@
-"""What became of the rows of a data set, said once by every command that reads one."""
+"""Console messages about the rows of a data set, for every command that reads one."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,16 @@ MANY_PROMPTS = 20
 
 
 def say_rows(console: Console, what: str, report: "DataReport") -> None:
-    """A line of counts, and a warning for each row that was dropped as invalid (the first ten) and for duplicates."""
+    """Print a line of counts, and a warning for each row that was dropped as invalid (the first ten) and for
+    duplicates.
+    """
     say(console, f"{what}: {report}")
     for line in report.warnings():
         say(console, f"warning: {line}", style="yellow")
 
 
 def say_few(console: Console, prompts: int) -> None:
-    """A warning where intervals over the evaluated prompts say too much."""
+    """Warn where there are too few evaluated prompts for reliable intervals."""
     if prompts < MANY_PROMPTS:
         warning = (
             f"intervals over {prompts} prompts are too narrow, and their p-values too small; evaluate on more"
@@ -33,13 +35,13 @@ def say_few(console: Console, prompts: int) -> None:
 
 
 def say_not_measured(console: Console, measured_by: Mapping[str, Any]) -> None:
-    """A warning for each metric that was asked for and could not be measured (``Scoreboard.describe``)."""
+    """Warn of each metric that was asked for and could not be measured (``Scoreboard.describe``)."""
     for metric, reason in measured_by.get("not_measured", {}).items():
         say(console, f"warning: {metric} is not measured: {reason}", style="yellow")
 
 
 def say_cut(console: Console, policy: "Reads", what: str, texts: Sequence[str], limit: int, key: str) -> None:
-    """A warning where texts have more tokens than the ``limit`` of a ``key``: they are read up to there."""
+    """Warn of texts with more tokens than the ``limit`` that ``key`` of the config sets: they are truncated there."""
     longer = sum(len(row) > limit for row in policy.encode(list(texts)))
     if longer:
         warning = (

@@ -1,4 +1,4 @@
-"""From a config to rows and prompts: which are trained on, which are kept out, and how they are encoded."""
+"""Data splits of a config: which rows are trained on, which are held out, and how they are encoded as prompts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class DataSets:
-    """Rows at hand, which take the place of what the config names: to train on, and to evaluate on."""
+    """Rows in memory that take the place of those that the config names: for training, and for evaluation."""
 
     train: Iterable[Mapping[str, Any]] | None = None
     evaluation: Iterable[Mapping[str, Any]] | None = None
@@ -50,17 +50,19 @@ def check_evaluation_data(config: Config) -> None:
 
 
 def chose_best(config: Config, split: str) -> bool:
-    """Whether training evaluates on this split too, to choose best/: its numbers are then a little too good."""
+    """Whether training evaluates on this split too, to choose best/, so that its numbers are a little too good."""
     return split == "development" or (split == "heldout" and _names_evaluation_data(config))
 
 
 def _names_evaluation_data(config: Config) -> bool:
-    """Rows named by the user are both development and held out: only they know how to part them."""
+    """Whether the user names evaluation rows: these are both development and heldout, as only the user could divide
+    them.
+    """
     return bool(config.data.evaluation_source or config.data.evaluation_split)
 
 
 def build_rows(config: Config, split: str, datasets: DataSets = DataSets()) -> list[sources.Row]:
-    """Rows of ``train``, ``development`` or ``heldout``, before they are encoded.
+    """Rows of the split ``train``, ``development`` or ``heldout``, before they are encoded.
 
     A task generates each. A source is read by its own splits where evaluation data is named; with
     ``data.holdout_column`` a row's part is decided by a stable hash of that column, so that rows which share a
@@ -78,7 +80,7 @@ def build_rows(config: Config, split: str, datasets: DataSets = DataSets()) -> l
 
 
 def _all_rows(config: Config, split: str, datasets: DataSets = DataSets()) -> list[sources.Row]:
-    """As `build_rows`, with every row that a prompt has."""
+    """As `build_rows`, with every row: none is dropped for a shared value or for ``evaluation_count``."""
     given = config.data
     if split != "train":
         check_evaluation_data(config)
@@ -98,7 +100,7 @@ def _all_rows(config: Config, split: str, datasets: DataSets = DataSets()) -> li
 
 
 def build_references(config: Config, split: str = "heldout") -> dict[str, list[str]]:
-    """`scoreboard.prompt_key` of a prompt -> all references of it, from all rows that have it, each text once.
+    """All references of each prompt, by its `scoreboard.prompt_key`: from all rows that have it, each text once.
 
     The texts of the reference column (``data.reference_column``, ``reference``, ``completion``, the reply of
     ``messages``) and of a column ``references`` that holds a list of texts. A prompt without any is not in it.
@@ -123,14 +125,14 @@ def _held_out(rows: list[sources.Row], column: str, split: str) -> list[sources.
     names = {name for row in rows for name in row.values}
     if column not in names:
         raise InputError(f"data.holdout_column: no {column!r} column{closest(column, names)}")
-    # What a row that cannot be read would have in its column nobody knows: training tells of it.
+    # The column of a row that cannot be read is unknown: the row goes to training, which reports it.
     return [
         row for row in rows if ("train" if row.problem else split_of(str(row.values.get(column)))) == split
     ]
 
 
 def _one_per(rows: list[sources.Row], column: str) -> list[sources.Row]:
-    """The first row of each value: evaluation counts every distinct one once."""
+    """The first row of each value: evaluation counts each distinct prompt once."""
     return list({str(row.values.get(column)): row for row in reversed(rows)}.values())[::-1]
 
 
@@ -169,7 +171,7 @@ def build_prompts(
     need_reference: bool = False,
     rows: Sequence[sources.Row] | None = None,
 ) -> tuple[list[Prompt], data.DataReport]:
-    """Encoded prompts of a split, and what became of its rows.
+    """Encoded prompts of a split, and a report on its rows.
 
     A causal model's prompt shares its context with the response; an encoder-decoder's has the encoder's to itself,
     and the response has the decoder's. ``need_reference``: the response is the reference. ``rows`` are what
@@ -190,14 +192,14 @@ def build_prompts(
 
 
 def check_pairs(config: Config) -> None:
-    """Raises InputError for all that can be wrong with ``compare.preferences`` and needs no tokenizer to be seen."""
+    """Check ``compare.preferences``: raises InputError for all errors in it that can be found without a tokenizer."""
     given = config.compare.preferences
     if given is not None and given != "simulated":
         data.refuse_invalid(pair_rows(given), config.data.skip_invalid)
 
 
 def build_pairs(config: Config, policy: data.Reads) -> tuple[list[Pair], data.DataReport]:
-    """Human preference pairs of ``compare.preferences``, and what became of its rows; none where it names no file."""
+    """Preference pairs of people in ``compare.preferences``, and a report on its rows; none where it names no file."""
     given = config.compare.preferences
     if given is None or given == "simulated":
         return [], data.DataReport()

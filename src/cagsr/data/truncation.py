@@ -1,4 +1,4 @@
-"""A prompt that is too long, cut: the user's words go, the template and the special tokens stay."""
+"""Truncation of a prompt that is too long: the user's words are cut, the template and the special tokens stay."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -9,14 +9,14 @@ __all__ = ["content_tokens", "truncated"]
 
 
 def content_tokens(prompt: Prompt) -> Iterator[int]:
-    """The tokens that write something of what the user wrote, in order."""
+    """Indices of the tokens that cover some of the user's text, in order."""
     for token, (start, end) in enumerate(prompt.offsets):
         if start < end and any(start < last and first < end for first, last in prompt.content):
             yield token
 
 
 def truncated(prompt: Prompt, limit: int, left: bool) -> Prompt | None:
-    """``prompt`` in ``limit`` tokens: the user's words are cut, never the template, special tokens or a character.
+    """Truncate a prompt to ``limit`` tokens: the user's words are cut, never template, special tokens or a character.
 
     None when nothing that the user wrote would be left.
     """
@@ -57,5 +57,5 @@ def truncated(prompt: Prompt, limit: int, left: bool) -> Prompt | None:
 
 
 def _is_within_character(prompt: Prompt, content: list[int], cut: int) -> bool:
-    """Whether the content tokens before and from position ``cut`` on share a character."""
+    """Whether the content tokens on both sides of position ``cut`` belong to one character."""
     return prompt.offsets[content[cut]][0] < prompt.offsets[content[cut - 1]][1]

@@ -1,4 +1,4 @@
-"""Which words a text has, and which tokens of a prompt write them."""
+"""Words of a text as they are compared, and the prompt tokens that spell each."""
 
 __all__ = ["Word", "prompt_words", "text_words"]
 
@@ -10,14 +10,14 @@ from cagsr.types import Prompt
 
 @dataclass(frozen=True)
 class Word:
-    """A whole word of the text the user wrote: how it is compared, and the tokens that write it."""
+    """A whole word of the user's text: its normalised form, and the tokens that spell it."""
 
     key: str
     tokens: tuple[int, ...]
 
 
 def text_words(text: str) -> list[str]:
-    """The words of a text in their order, as they are compared: NFKC, case-folded.
+    """The words of a text in their order, normalised for comparison: NFKC, case-folded.
 
     A word is a run of letters, marks and digits; an apostrophe between two of them belongs to it. Text that
     is written without spaces between words comes out as one word a clause.

@@ -1,9 +1,9 @@
-"""Weights in shards (FSDP2): each process trains its part, reads the whole, and what is saved is whole.
+"""FSDP2: each process trains its shard of the weights; rollouts gather all weights, and files hold whole tensors.
 
 Accelerate shards the policy and its optimizer in place: blocks of the model on their own, the rest with the policy. A
 pass through the policy gathers weights as it goes, so it must be taken by all processes together. Rollouts and
-evaluations are not like that: they call modules inside the policy, and one process may take more passes than another.
-For their time every process holds all weights.
+evaluations are different: they call modules inside the policy, and one process may take more passes than another.
+While they last every process holds all weights.
 
 Files are those of a run whose processes hold all weights: the same names, the same tensors.
 """
@@ -47,13 +47,13 @@ WEIGHTS, MOMENTS = "model.safetensors", "optimizer.bin"  # as Accelerate calls t
 
 
 def asked_to_shard(accelerator: Accelerator) -> bool:
-    """Whether FSDP was asked for, also where Accelerate does without it."""
+    """Whether FSDP was requested, even where Accelerate runs without it."""
     asked = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
     return asked or accelerator.distributed_type == DistributedType.FSDP
 
 
 def check_shards(accelerator: Accelerator) -> None:
-    """Raises InputError where FSDP was asked for and would fail, or be another than this module expects."""
+    """Raise InputError for a request of FSDP that would fail, or whose settings this module does not support."""
     if accelerator.distributed_type != DistributedType.FSDP:
         raise InputError(
             f"FSDP: Accelerate shards on GPUs, in processes of a launcher; here ({accelerator.device.type}) it would "
@@ -88,11 +88,12 @@ def check_shards(accelerator: Accelerator) -> None:
 
 
 def is_sharded(module: nn.Module) -> bool:
+    """Whether FSDP2 holds a module's weights in shards."""
     return isinstance(module, FSDPModule)
 
 
 def prepare(policy: Any, optimizer: Optimizer, accelerator: Accelerator) -> tuple[nn.Module, Any]:
-    """`Accelerator.prepare`, which shards under FSDP2: block by block, and with the numbers of data parallelism.
+    """`Accelerator.prepare`, which under FSDP2 shards block by block and computes the numbers of data parallelism.
 
     Raises InputError where the launcher's config names a block that the model does not have.
 
@@ -121,7 +122,7 @@ def prepare(policy: Any, optimizer: Optimizer, accelerator: Accelerator) -> tupl
 
 @contextmanager
 def whole(policy: nn.Module, accelerator: Accelerator) -> Iterator[None]:
-    """Every process holds all weights while the block runs; nothing inside it needs another process.
+    """Context manager in which every process holds all weights, so that no pass inside it needs another process.
 
     All processes enter and leave together. Nothing is differentiated inside. Without shards this does nothing.
     """
@@ -147,7 +148,7 @@ def whole(policy: nn.Module, accelerator: Accelerator) -> Iterator[None]:
 
 
 def whole_weights(module: nn.Module, accelerator: Accelerator) -> dict[str, Tensor] | None:
-    """All weights by their names, on the CPU of the main process; empty in others. None without shards.
+    """Gather all weights by name on the CPU of the main process; empty in others. None without shards.
 
     Weights that are tied come once, under their first name. All processes call it together.
     """
@@ -158,7 +159,7 @@ def whole_weights(module: nn.Module, accelerator: Accelerator) -> dict[str, Tens
 
 
 def all_finite(weight: Tensor) -> bool:
-    """Of a weight, or of all its shards; then all processes ask together."""
+    """Whether a weight is finite, or all its shards are; for shards it is a collective call of all processes."""
     found = torch.isfinite(weight.to_local() if isinstance(weight, DTensor) else weight).all()
     if isinstance(weight, DTensor):
         bad = (~found).to(weight.device, torch.int32)
@@ -168,7 +169,7 @@ def all_finite(weight: Tensor) -> bool:
 
 
 def save_state(policy: nn.Module, optimizer: Any, accelerator: Accelerator, directory: Path) -> None:
-    """What `Accelerator.save_state` writes of a policy that is whole; `load_state` shards it again.
+    """Write the files that `Accelerator.save_state` writes of an unsharded policy; `load_state` shards them again.
 
     The main process writes weights and moments, every process its random numbers. All is gathered before anything is
     written: a process that cannot write keeps none waiting.
@@ -184,7 +185,7 @@ def save_state(policy: nn.Module, optimizer: Any, accelerator: Accelerator, dire
 
 @torch.no_grad()
 def load_state(policy: nn.Module, optimizer: Any, accelerator: Accelerator, directory: Path) -> None:
-    """Put back what `save_state` wrote. Raises ValueError or RuntimeError for what does not fit."""
+    """Load what `save_state` wrote. Raises ValueError or RuntimeError for what does not fit."""
     weights, own = load_file(directory / WEIGHTS), _named(policy)
     if other := sorted({*weights} ^ {*own}):
         raise ValueError(f"its weights are those of another model: {', '.join(other)}")
@@ -196,7 +197,7 @@ def load_state(policy: nn.Module, optimizer: Any, accelerator: Accelerator, dire
     trained = [weight for group in optimizer.param_groups for weight in group["params"]]
     for number, of_weight in moments["state"].items():
         weight = trained[number]
-        # Adam's count of steps has no shape of the weight's, and is not in shards.
+        # Adam's step count has another shape than the weight, and is not sharded.
         of_weight |= {
             name: _like(weight, value) for name, value in of_weight.items() if value.shape == weight.shape
         }
@@ -211,14 +212,14 @@ def _plugin(accelerator: Accelerator) -> FullyShardedDataParallelPlugin:
 
 
 def _named(module: nn.Module) -> dict[str, Tensor]:
-    """Weights and buffers as they lie in ``module``, in shards; each once."""
+    """Weights and buffers by name as ``module`` holds them, in shards; tied ones once."""
     first: dict[int, str] = {}
-    state = module.state_dict(keep_vars=True)  # the very tensors: tied ones are one
+    state = module.state_dict(keep_vars=True)  # the tensors themselves, so that tied weights are one object
     return {name: value for name, value in state.items() if first.setdefault(id(value), name) == name}
 
 
 def _gathered(tree: Any, accelerator: Accelerator) -> Any:
-    """Every shard in ``tree`` as a whole tensor on the CPU, in the main process; tensors of no use in others."""
+    """Every shard in ``tree`` as a whole tensor on the CPU of the main process; empty tensors in the others."""
 
     def gather(value: Any) -> Any:
         full = value.full_tensor() if isinstance(value, DTensor) else value
@@ -230,7 +231,7 @@ def _gathered(tree: Any, accelerator: Accelerator) -> Any:
 
 
 def _like(weight: Tensor, full: Tensor) -> Tensor:
-    """This process's shard of ``full``, cut as ``weight`` is."""
+    """This process's shard of ``full``, sharded as ``weight`` is."""
     full = full.to(weight.device)
     if not isinstance(weight, DTensor):
         return full

@@ -1,4 +1,4 @@
-"""How many processes a launcher (torchrun, accelerate launch, mpirun) started, known before torch is imported."""
+"""Number of processes that a launcher (torchrun, accelerate launch, mpirun) started, known before torch is imported."""
 
 import os
 
@@ -6,18 +6,18 @@ from cagsr.errors import InputError
 
 __all__ = ["launched", "refuse_several", "refuse_unseen"]
 
-# Where launchers say it; Accelerate looks at the same.
+# The environment variables of launchers; Accelerate reads the same.
 SIZES = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 def launched() -> int:
-    """The number of processes, at least 1."""
+    """The number of processes that were launched, at least 1."""
     given = [os.environ.get(name, "") for name in SIZES]
     return max((int(size) for size in given if size.isdecimal()), default=1) or 1
 
 
 def refuse_several(command: str) -> None:
-    """Raises InputError where a command that works alone was launched as several: each would do the same at once."""
+    """Raise InputError where a single-process command was launched as several: each would do the same work at once."""
     if launched() > 1:
         raise InputError(
             f"cagsr {command} runs as one process, and {launched()} were launched. Start it without torchrun or "
@@ -26,7 +26,7 @@ def refuse_several(command: str) -> None:
 
 
 def refuse_unseen(seen: int) -> None:
-    """Raises InputError where Accelerate sees one process and several were launched: they would not work together."""
+    """Raise InputError where several processes were launched and Accelerate sees one: they would not work together."""
     if seen == 1 and launched() > 1:
         raise InputError(
             f"{launched()} processes were launched, and Accelerate sees each of them alone, as it does where there "

@@ -1,4 +1,4 @@
-"""The processes of a run: what must be known of all of them to do the same as one would."""
+"""Process group of a run: the collective operations by which several processes compute what one would."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -16,7 +16,7 @@ Value = TypeVar("Value")
 
 
 def accelerated(**settings: Any) -> Accelerator:
-    """Accelerate with these settings and those of its launcher. Raises InputError for what it cannot make sense of."""
+    """An Accelerator with these settings and those of its launcher. Raises InputError for settings that it refuses."""
     try:
         return Accelerator(**settings)
     except ValueError as error:
@@ -27,7 +27,10 @@ def accelerated(**settings: Any) -> Accelerator:
 
 
 class World:
-    """Every process holds the same number of groups, in rank order; with one process all of this is identity."""
+    """Collective operations over all processes, each of which holds the same number of groups, in rank order.
+
+    With one process every operation is the identity.
+    """
 
     def __init__(self, accelerator: Accelerator):
         self._accelerator = accelerator
@@ -35,17 +38,17 @@ class World:
         self.device = accelerator.device
 
     def gather(self, local_N: Tensor) -> Tensor:
-        """[N ...] of this process -> [size * N ...] of all, in rank order."""
+        """All-gather: [N ...] of this process -> [size * N ...] of all, in rank order."""
         gathered = self._accelerator.gather(local_N.contiguous())
         assert isinstance(gathered, Tensor)
         return gathered
 
     def mine(self, global_N: Tensor) -> Tensor:
-        """The inverse of `gather`."""
+        """This process's part of a gathered tensor: the inverse of `gather`."""
         return global_N.chunk(self.size)[self.rank]
 
     def total(self, local: Tensor) -> Tensor:
-        """Elementwise sum over processes. May lie on the CPU, where float64 exists whatever the device."""
+        """All-reduce: elementwise sum over processes. May lie on the CPU, where float64 exists whatever the device."""
         if self.size == 1:
             return local
         reduced = self._accelerator.reduce(local.to(self.device), reduction="sum")
@@ -58,15 +61,18 @@ class World:
         return items[self.rank * each : (self.rank + 1) * each]
 
     def joined(self, items: list) -> list:
-        """The lists of all processes one after another, in rank order; the inverse of `share`."""
+        """All-gather of lists: those of all processes one after another, in rank order; the inverse of `share`."""
         return items if self.size == 1 else gather_object(items)
 
     def from_main(self, value: Value) -> Value:
-        """The main process's value, in every process."""
+        """Broadcast: the main process's value, in every process."""
         return value if self.size == 1 else broadcast_object_list([value])[0]
 
     def by_main(self, action: Callable[[], Value]) -> Value:
-        """What ``action``, done by the main process alone, gives; what it raises for a user, all processes raise."""
+        """Run ``action`` in the main process alone and broadcast its result.
+
+        A CagsrError that it raises is raised in all processes.
+        """
         value, error = None, None
         if self.rank == 0:
             try:
@@ -79,7 +85,7 @@ class World:
         return value  # type: ignore[return-value]
 
     def first_request(self, request: int) -> int:
-        """The first number of any process that is not 0, or 0: what one is asked, all are asked."""
+        """The first non-zero request to stop of any process, or 0: all processes stop where one is asked to."""
         if self.size == 1:
             return request
         requests = self.gather(torch.tensor([request], device=self.device)).tolist()

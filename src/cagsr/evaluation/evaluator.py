@@ -1,4 +1,4 @@
-"""Evaluation: responses to held-out prompts, and numbers per response."""
+"""Evaluation of a policy on held-out prompts: responses, and metrics of each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -35,7 +35,7 @@ SPREAD_PROMPTS = 50
 
 @dataclass(frozen=True)
 class Answers:
-    """K responses to each of P prompts: texts [P][K], raw signals [P K C] or None, and [P K] each of the others.
+    """Responses, K to each of P prompts: texts [P][K], raw signals [P K C] or None, and [P K] each of the others.
 
     ``repeated`` is the share of repeated trigrams.
     """
@@ -58,7 +58,7 @@ def answer(
     seed: int = 0,
     measure: Callable[[Rollout], torch.Tensor] | None = None,
 ) -> Answers:
-    """Responses of all prompts, on every process; each process writes its share. ``measure`` gives [n C]."""
+    """Sample responses to all prompts, on every process; each process samples its share. ``measure`` gives [n C]."""
     mine = list(range(world.rank, len(prompts), world.size))
     found: list[tuple] = []
     for start in range(0, len(mine), prompts_per_pass):
@@ -87,7 +87,7 @@ def measure_signals(
     observer: Policy | Reference,
     salience: Callable[[Rollout], torch.Tensor],
 ) -> Callable[[Rollout], torch.Tensor]:
-    """The raw signals [n C] of a rollout, for `answer`."""
+    """A function that gives the raw signals [n C] of a rollout, for `answer`."""
 
     def measure(rollout: Rollout) -> torch.Tensor:
         return reward.measure(Evidence(rollout, observer.observe(rollout), salience(rollout), observer))
@@ -96,7 +96,7 @@ def measure_signals(
 
 
 def read_by(observer: Policy, rollout: Rollout, prompts: list[Prompt]) -> Rollout:
-    """The same responses in the observer's tokens; ``prompts`` are the rollout's, as the observer reads them.
+    """The same responses in the observer's tokens; ``prompts`` are the rollout's, encoded for the observer.
 
     An end is written only where the response had one, and a response is cut where the observer has no positions
     left for it.
@@ -107,7 +107,7 @@ def read_by(observer: Policy, rollout: Rollout, prompts: list[Prompt]) -> Rollou
     given = observer.given(prompts, rollout.responses, min(limit for limit in limits if limit is not None))
     last, rows = given.lengths - 1, torch.arange(len(rollout.responses), device=observer.device)
     finished = rollout.finished.to(observer.device)
-    # A response without any token stays one that ended at once: there must be something to look at.
+    # A response without any token keeps its end token: attention needs a query.
     mask = given.response_mask.clone()
     mask[rows, last] &= finished | ~given.finished | (last == 0)
     ids = given.response_ids.masked_fill(~mask, observer.pad_id)
@@ -124,7 +124,7 @@ def spread_of(
     world: World,
     prompts_per_pass: int,
 ) -> torch.Tensor:
-    """[C] the unit of each signal: how much sampled responses to one of the first SPREAD_PROMPTS prompts differ.
+    """[C] the unit of each signal: its spread among sampled responses to one of the first SPREAD_PROMPTS prompts.
 
     Sampled, as in training: greedy responses of different prompts hardly tell how much a policy varies.
     """
@@ -141,7 +141,7 @@ def spread_of(
 
 
 def best_by_reward(answers: Answers, reward: Reward) -> Answers:
-    """The candidate of highest reward for each prompt: what the reward gains without any training."""
+    """Best-of-K: the candidate of highest reward for each prompt, the reward's gain without any training."""
     assert answers.signals is not None, "best_by_reward needs signals: answer(..., measure=...)"
     count, k, columns = answers.signals.shape
     rewards = reward.combine(torch.from_numpy(answers.signals.reshape(-1, columns)), k).view(count, k)
@@ -157,7 +157,7 @@ def best_by_reward(answers: Answers, reward: Reward) -> Answers:
 
 
 def values_of(answers: Answers, prompts: Sequence[Prompt], checker: Checker | None) -> dict[str, np.ndarray]:
-    """Metric name -> [P], each the mean over a prompt's K responses.
+    """Metrics of answers: name -> [P], each the mean over a prompt's K responses.
 
     Always: length (tokens), finished, repeated_trigrams. With a checker: the slot metrics of `cagsr.metrics.slots`.
     """
@@ -195,7 +195,7 @@ def response_rows(
 
 
 class Evaluator:
-    """Evaluates the policy as it stands on the same prompts each time: what the trainer calls.
+    """Evaluation of the current policy, always on the same prompts, for the training loop.
 
     Responses are greedy. ``reward`` is comparable between calls: what each signal moved from its mean at the first
     call, a standardised one in the spread of the base's sampled responses. So the base is 0. ``prompts_per_pass``

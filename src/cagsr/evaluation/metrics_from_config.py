@@ -1,4 +1,4 @@
-"""From a config to what responses are measured by."""
+"""The `Scoreboard` of a config: the metrics that it asks for, and the models that they need."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ __all__ = ["build_scoreboard", "check_metrics"]
 
 
 def check_metrics(config: Config) -> None:
-    """Raises InputError for a metric whose package or file is missing, and for a key in the judge's URL.
+    """Raise InputError for a metric whose package or file is missing, and for a key in the judge's URL.
 
     Before any model is loaded and anything is written.
     """
@@ -43,8 +43,10 @@ def check_metrics(config: Config) -> None:
 def build_scoreboard(
     config: Config, base: Policy, checker: Checker | None, split: str = "heldout"
 ) -> Scoreboard:
-    """All that ``metrics`` asks for. ``base`` is frozen: it is the model of the follow-up perplexity, if that is
-    ``base``; and what else is loaded goes to its device.
+    """The scoreboard of all metrics that ``metrics`` asks for.
+
+    ``base`` is frozen: it is the model of the follow-up perplexity, if that is ``base``; other models that are loaded
+    go to its device.
     """
     check_metrics(config)
     given, device = config.metrics, base.device
@@ -81,7 +83,7 @@ def build_scoreboard(
 
 
 def _frozen(config: Config, name: str, revision: str | None) -> Policy:
-    """A model of another name, in evaluation only: no critic, no adapter, no code of its own."""
+    """Policy of another model, for evaluation only: no critic, no adapter, no code of its own."""
     try:
         loaded, _ = load_model(name, revision=revision, dtype=config.model.dtype)
         policy = make_policy(loaded, load_tokenizer(name, revision=revision))

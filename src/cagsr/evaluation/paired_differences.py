@@ -1,4 +1,4 @@
-"""Systems side by side: means, paired differences, corrected tests, scores at equal length."""
+"""Comparison of systems: means, paired differences, corrected tests, differences at equal length."""
 
 __all__ = ["compared", "length_matched"]
 
@@ -17,7 +17,7 @@ Values = Mapping[str, np.ndarray]
 def compared(
     systems: Mapping[str, Values], against: list[str], *, level: float = 0.95, length_tolerance: float = 0.1
 ) -> dict[str, Any]:
-    """``systems``, ``differences`` and ``length_matched`` of a comparison's summary.
+    """Comparison of systems: ``systems``, ``differences`` and ``length_matched`` of a summary.
 
     systems         {name: {metric: {mean, low, high}}}, intervals over prompts and seeds
     differences     {"name-other": {metric: {mean, low, high, p, p_holm}}} for each other of ``against``; paired by
@@ -62,7 +62,7 @@ def _differences(
 
 
 def _aligned(after: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both with seeds where they have the same ones or one has a single one; else means over seeds, by prompt."""
+    """Both arrays by seed where they have the same seeds or one has a single one; else means over seeds, by prompt."""
     after, before = np.atleast_2d(after), np.atleast_2d(before)
     if 1 in (len(after), len(before)) or len(after) == len(before):
         return after, before

@@ -1,4 +1,4 @@
-"""Follow-up perplexity: how well a response prepares for what is said next."""
+"""Follow-up perplexity: a frozen model's perplexity of the text that follows prompt and response."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,8 +30,8 @@ class FollowUp:
     What does not fit into the model is cut: the target to half of the positions at its end, then the context at its
     start. The same target and model for every system, so differences are the response's doing.
 
-    It says something where the model knows conversations. A model that was only ever shown one turn likes a
-    reference best after an empty response: a base of ``keywords`` gives .59 nats then and 1.83 after a
+    It says something where the model knows conversations. A model that was trained on single turns finds
+    a reference likeliest after an empty response: a base of ``keywords`` gives .59 nats then and 1.83 after a
     complete response (60 held-out prompts), so read it beside relevance, never alone.
 
     Source: arXiv 2502.10482 names a follow-up perplexity and leaves it undefined; this is our definition.

@@ -1,4 +1,4 @@
-"""Signals and rewards of responses that exist already, by any model that can be observed."""
+"""`score`: signals and rewards of existing responses, by any model that can be observed."""
 
 import os
 import warnings
@@ -45,9 +45,9 @@ def score(
     batch_size: int = 64,
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Scores:
-    """Signals [N C] and reward [N] of N responses, in their order, as the model sees them; higher is better.
+    """Score given responses: signals [N C] and reward [N], in their order, as the model sees them; higher is better.
 
-    model      who observes: a name, a loaded model (left as it was), or a `Policy` (probed once, for repeated calls).
+    model      the observer: a name, a loaded model (left as it was), or a `Policy` (probed once, for repeated calls).
     tokenizer  None: the one that lies where the model was loaded from.
     prompts    texts, or conversations as lists of ``{role, content}``, which the chat template renders.
     responses  a text for each prompt, or a list of texts for each; N counts the texts. None of the special tokens.
@@ -102,10 +102,10 @@ def measured(
     responses: Sequence[str] | None = None,
     seen: Seen | None = None,
 ) -> Scores:
-    """Scores of N responses in tokens (``rows``), one to each of N prompts, of which equal ones are a group.
+    """Scores of N tokenized responses (``rows``), one to each of N prompts, of which equal ones are a group.
 
-    ``batch`` of a term means all N. ``responses`` are the texts; None: what the tokens spell. ``seen`` is told of
-    every pass: the positions of its rows, and the evidence.
+    ``batch`` of a term means all N. ``responses`` are the texts; None: what the tokens spell. ``seen`` is called
+    after every pass with the positions of its rows and the evidence.
     """
     groups = _groups(prompts)
     signals = torch.zeros(len(prompts), len(reward.terms))
@@ -124,7 +124,7 @@ def measured(
 
 
 def chosen_reward(preset: str | Path, reward: Reward | Sequence[Term] | None) -> Reward:
-    """The reward that is given, or that of the preset."""
+    """The reward that is given, or else that of the preset."""
     if isinstance(reward, Reward):
         return reward
     return Reward(load_preset(preset) if reward is None else reward)
@@ -137,7 +137,7 @@ def encode_responses(
     template: Mapping[str, Any] | None = None,
     name: Callable[[int], str] = "responses[{}]".format,
 ) -> list[list[int]]:
-    """The tokens of each response, ended as the model ends one: after a conversation as its chat template does.
+    """Token ids of each response, ended by EOS: after a conversation by the token that its chat template writes.
 
     Raises InputError, with the ``name`` of the n-th response, for a text that ends in such a token: it would end twice.
     """
@@ -164,7 +164,7 @@ def encode_responses(
 
 
 def refuse_overlong(policy: Policy, prompts: Sequence[Prompt], rows: Sequence[Sequence[int]]) -> None:
-    """Raises InputError for the first prompt or response that the model has no positions for."""
+    """Raise InputError for the first prompt or response that the model has no positions for."""
     causal = policy.readable.kind == "causal"
     for n, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
         tokens = len(prompt.ids) + (len(row) if causal else 0)
@@ -181,7 +181,7 @@ def refuse_overlong(policy: Policy, prompts: Sequence[Prompt], rows: Sequence[Se
 
 
 def only_one(reward: Reward, prompts: Sequence[Prompt]) -> str | None:
-    """What to say where a term compares the responses to a prompt and some prompt has a single one; None: nothing."""
+    """Warning where a term compares the responses to a prompt and some prompt has only one; None: no warning."""
     terms = [term.signal for term in reward.terms if term.standardise == "group"]
     groups = _groups(prompts)
     alone = sum(len(group) == 1 for group in groups)
@@ -226,7 +226,7 @@ def _groups(prompts: Sequence[Prompt]) -> list[list[int]]:
 
 
 def _passes(groups: Iterable[list[int]], rows: int) -> Iterator[list[list[int]]]:
-    """Groups of one size together, at most ``rows`` rows at once; only a larger group is divided."""
+    """Batches of groups of one size, at most ``rows`` rows each; only a larger group is divided."""
     pieces = [members[start : start + rows] for members in groups for start in range(0, len(members), rows)]
     for size, alike in groupby(sorted(pieces, key=len), key=len):
         equal = list(alike)

@@ -29,7 +29,7 @@ __all__ = ["score_file"]
 def score_file(
     config: Config, source: str, console: Console, save_attention: Path | None = None
 ) -> list[dict[str, Any]]:
-    """One row out for each row in that can be used, in order: prompt, response, signals by name, reward.
+    """Score a file: one row out for each usable row in, in order, with prompt, response, signals by name, reward.
 
     Rows are read as ``data`` says (columns, longest prompt, what to do with rows that cannot be used), and need a
     column ``response``. The console is told of rows that were dropped or cut.
@@ -115,7 +115,7 @@ def _save(directory: Path, numbers: list[int], evidence: Evidence, layers: Seque
 
 
 def _rows(config: Config, source: str) -> list[sources.Row]:
-    """The rows to score; one without a response has that as its problem. References and saliences may be absent."""
+    """The rows to score; for one without a response that is its problem. References and saliences may be absent."""
     given = config.data
     rows = sources.read(source)
     columns = {name for row in rows for name in row.values}

@@ -1,4 +1,4 @@
-"""Every number that is measured of a system's responses, by one object for all systems."""
+"""Scoreboard: every metric of a system's responses, measured alike for all systems."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,18 +25,18 @@ RATINGS = {"overall": "rating", "relevance": "rating_relevance", "coherence": "r
 
 
 def prompt_key(prompt: Prompt) -> str:
-    """What a prompt's references are found by: the prompt of its row, before templates and truncation."""
+    """Key by which a prompt's references are found: the prompt of its row, before templates and truncation."""
     return str(prompt.row.get("prompt", prompt.text))
 
 
 def user_text(prompt: Prompt) -> str:
-    """What the user wrote of a prompt, without its template."""
+    """The user's own text of a prompt, without its template."""
     return "\n".join(prompt.text[start:end] for start, end in prompt.content)
 
 
 @dataclass(frozen=True)
 class Opinions:
-    """What a judge and people said: metric -> [P] from 1 to 5, NaN where a prompt has no opinion; and counts.
+    """Ratings by a judge and by people: metric -> [P] from 1 to 5, NaN where a prompt has none; and counts.
 
     counts: judge_asked, judge_failures (answers that could not be read), human_ratings, and
     human_ratings_of_other_responses (to this system and prompt, but not to the response that is measured).
@@ -48,7 +48,7 @@ class Opinions:
 
 @dataclass
 class Scoreboard:
-    """What is None is not measured. Relevance, ROUGE-L and the rest are defined in their own modules.
+    """The metrics of a comparison; a field that is None is not measured. Each metric is defined in its own module.
 
     references       prompt_key -> texts; ROUGE-L and exact match need one for every prompt
     followup_column  column of the user's next turn; None: the prompt's own reference stands for it
@@ -70,7 +70,7 @@ class Scoreboard:
     not_measured: dict[str, str] = field(default_factory=dict)
 
     def values(self, prompts: Sequence[Prompt], answers: Answers) -> dict[str, np.ndarray]:
-        """Metric name -> [P] of one system, each the mean over a prompt's K responses; all finite.
+        """Metrics of one system: name -> [P], each the mean over a prompt's K responses; all finite.
 
         Slot metrics (with a checker), length, finished, repeated_trigrams as `evaluator.values_of`; those of
         `metrics.RESPONSE_METRICS` always; exact_match and rouge_l where every prompt has a reference; relevance and
@@ -110,7 +110,7 @@ class Scoreboard:
         return Opinions(judged.values | people.values, judged.counts | people.counts)
 
     def judged_by_model(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Opinions:
-        """What the judge alone says, as `opinions`."""
+        """Ratings by the judge alone, as `opinions`."""
         if self.judge is None:
             return Opinions({}, {})
         asked = min(self.judged, len(prompts))
@@ -119,7 +119,7 @@ class Scoreboard:
         return Opinions(_found({"judge": _padded(rated.ratings, len(prompts))}), counts)
 
     def people(self, system: str, prompts: Sequence[Prompt], responses: Sequence[str]) -> Opinions:
-        """What people alone say, as `opinions`."""
+        """Ratings by people alone, as `opinions`."""
         if self.ratings is None:
             return Opinions({}, {})
         rows = [(system, self._rated(prompt), text) for prompt, text in zip(prompts, responses, strict=True)]
@@ -134,14 +134,14 @@ class Scoreboard:
     def preferences(
         self, prompts: Sequence[Prompt], responses: Sequence[str], others: Sequence[str]
     ) -> Preferences:
-        """Which of two systems' responses the judge prefers, values [P]: 1 for ``responses``; NaN where unasked."""
+        """Pairwise preferences of the judge, values [P]: 1 for ``responses``, 0 for ``others``; NaN where not asked."""
         assert self.judge is not None, "preferences need a judge"
         asked = min(self.judged, len(prompts))
         found = self.judge.prefer([user_text(p) for p in prompts[:asked]], responses[:asked], others[:asked])
         return Preferences(_padded(found.values, len(prompts)), found.disagreements, found.failures)
 
     def describe(self) -> dict[str, Any]:
-        """What was measured by what: models with revision or hash, packages with version, and what was not and why."""
+        """Provenance of the metrics: models with revision or hash, package versions, what was not measured and why."""
         said: dict[str, Any] = {}
         if self.relevance is not None:
             said["relevance"] = self.relevance.describe()
@@ -215,7 +215,7 @@ def on_common_prompts(systems: Mapping[str, Mapping[str, np.ndarray]]) -> dict[s
 
 
 def preference_summary(found: Preferences, level: float = 0.95) -> dict[str, Any]:
-    """Mean in [0, 1] with its interval (.5: no preference), and wins, ties, losses, disagreements, failures.
+    """Summary of preferences: mean in [0, 1] with its interval (.5: none), wins, ties, losses, disagreements, failures.
 
     ``found.values`` are [P], or [seeds P]; mean and interval are of the prompts that were judged with every seed.
     """

@@ -63,19 +63,25 @@ def quick(config: Config) -> Config:
 
 
 def compare(
-    config: Config, console: Console, *, resume: bool = False, accept_changes: bool = False
+    config: Config | str | Path,
+    console: Console | None = None,
+    *,
+    resume: bool = False,
+    accept_changes: bool = False,
 ) -> dict[str, Any]:
     """Run all systems with all seeds; the summary that ``summary.json`` holds, with table.csv and table.md beside.
+
+    ``config`` is a `Config` or a YAML file. This is `cagsr compare`.
 
     Every run is an ordinary run directory, ``SYSTEM/seed-N``, with ``responses.jsonl``: the held-out prompts, what
     the system answered greedily, and every metric of it. ``resume`` goes on where an earlier comparison stopped.
     """
+    config, console = Config.of(config), console or Console()
     started = time.perf_counter()
     systems = find_systems(config.compare.systems, config.compare.labels)
     systems = {BASE: systems.pop(BASE, find_systems([BASE], [])[BASE]), **systems}
-    find_systems(
-        [config.compare.control], config.compare.labels
-    )  # a misspelt control would only not be there
+    # A misspelt control would only not be there.
+    find_systems([config.compare.control], config.compare.labels)
     accelerator = accelerated(mixed_precision=config.train.mixed_precision)
     check_launch(accelerator, "cagsr compare")
     _check(config, systems)

@@ -1,4 +1,4 @@
-"""Writing so that a reader, a crash or a full disk meets the old content or the new one, whole.
+"""Atomic writes and renames: a reader, a crash or a full disk meets the old file or the new one, never a part.
 
 Nothing here imports torch.
 """
@@ -23,12 +23,12 @@ __all__ = [
 
 NO_ROOM = (ENOSPC, EDQUOT, EFBIG)
 OF_WRITING = ("(os error ", "iostream error", "inline_container", "PytorchStreamWriter")
-"""What other libraries say of a write that failed: the two of Rust name the system's error, torch its streams."""
+"""Parts of the messages with which safetensors and tokenizers (both Rust) and torch report a failed write."""
 
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Turn every failure to read in the block into a StorageError that names ``path``."""
+    """Context manager that turns every failure to read into a StorageError that names ``path``."""
     try:
         yield
     except OSError as error:
@@ -37,7 +37,7 @@ def reading(path: Path) -> Iterator[None]:
 
 @contextmanager
 def storing(path: Path) -> Iterator[None]:
-    """Turn every failure to write in the block into a StorageError that names ``path``."""
+    """Context manager that turns every failure to write into a StorageError that names ``path``."""
     try:
         yield
     except OSError as error:
@@ -52,12 +52,14 @@ def storing(path: Path) -> Iterator[None]:
 
 
 def _is_of_storage(error: Exception) -> bool:
-    """torch, safetensors and tokenizers have errors of their own for a write that failed; none is imported here."""
+    """Whether an error of torch, safetensors or tokenizers reports a failed write, told by its text: none is imported
+    here.
+    """
     return not isinstance(error, CagsrError) and any(mark in str(error) for mark in OF_WRITING)
 
 
 def refuse_existing(path: Path, option: str) -> None:
-    """Raises InputError for a file, named by ``option``, that would be overwritten. Before any work is done."""
+    """Raise InputError where the output file ``path``, given by ``option``, exists; call it before any work is done."""
     if path.exists():
         raise InputError(f"{option}: {path} exists already; remove it, or name another file")
 
@@ -102,6 +104,7 @@ def place_atomically(staging: Path, final: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
+    """Force a file's content to the disk (fsync)."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -110,7 +113,9 @@ def sync_file(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Without it a rename can be lost in a power cut although the file's content is safe."""
+    """Force a directory's entries to the disk (fsync): a power cut can otherwise lose a rename, though the content is
+    safe.
+    """
     try:
         sync_file(path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""One program at a time writes in a run directory, and another learns who that is and since when."""
+"""Lock file of a run directory: one process writes at a time, and another is told which one, and since when."""
 
 import fcntl
 import json
@@ -15,13 +15,14 @@ __all__ = ["LOCK", "Lock"]
 
 LOCK = "run.lock"
 PATIENCE = 100
-"""Looks, a hundredth of a second apart, for the name of a holder who has only just come."""
+"""Number of reads, 0.01 s apart, until a process that has just taken the lock has written its name."""
 
 
 class Lock:
-    """Held from `take` to `release`, or to the end of the process however it ends: the kernel lets go then.
+    """An exclusive lock on a directory, held from `take` to `release` or until the process ends, when the kernel lets
+    go.
 
-    The file stays. It says who holds the lock, or who held it last. Differs: a file that is merely there would
+    The lock file stays. It says who holds the lock, or who held it last. Differs: a file that is merely there would
     outlive a ``kill -9`` and lock everybody out.
     """
 
@@ -30,7 +31,7 @@ class Lock:
 
     @classmethod
     def take(cls, directory: Path) -> "Lock":
-        """Raises InputError naming the holder when another process has it, and StorageError."""
+        """Take the lock. Raises InputError naming the holder when another process has it, and StorageError."""
         path = directory / LOCK
         with storing(path):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -54,6 +55,7 @@ class Lock:
         return cls(descriptor)
 
     def release(self) -> None:
+        """Release the lock; the lock file stays."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,8 +1,8 @@
-"""A seal on a directory: what is in it, byte for byte, so that damage is never taken for content.
+"""Manifest of a directory: size and SHA-256 of every file, so that damaged or unfinished content is recognised.
 
 ``MANIFEST.json`` holds the size and SHA-256 of every file, whose directory it is, and a hash of all that. It is
-written last. A directory without it was never finished; one that differs from it is damaged. Nothing here imports
-torch.
+written last, which seals the directory. One without it was never finished; one that differs from it is damaged.
+Nothing here imports torch.
 """
 
 import hashlib
@@ -37,7 +37,9 @@ def seal(directory: Path, **about: Any) -> None:
 
 
 def manifest(directory: Path) -> dict[str, Any]:
-    """What the manifest says. Raises ValueError in words for one that is missing, torn or changed."""
+    """Read and verify the manifest of a directory. Raises ValueError, with the reason, for a missing, torn or changed
+    one.
+    """
     try:
         text = (directory / MANIFEST).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -59,7 +61,7 @@ def manifest(directory: Path) -> dict[str, Any]:
 
 
 def damage(directory: Path) -> str | None:
-    """What is wrong with a sealed directory, in words; None when every file is as it was written.
+    """Describe how a sealed directory differs from its manifest; None when every file is as it was written.
 
     Files that the manifest does not name are not looked at.
     """
@@ -118,7 +120,7 @@ def _text(content: dict[str, Any]) -> str:
 
 
 def _sealed(path: Path) -> str:
-    """The digest of a file whose content is safe on the disk."""
+    """SHA-256 of a file, once its content is forced to the disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
     return _digest(path)

@@ -28,7 +28,7 @@ def identity(name: str, revision: str | None = None) -> dict[str, str | None]:
 
 
 def settings_digest(name: str) -> str | None:
-    """SHA-256 of what a model's directory holds beside its weights (config, tokenizer); None for a hub model."""
+    """SHA-256 of a model directory's files other than weights (config, tokenizer); None for a hub model."""
     directory = Path(name)
     if not directory.is_dir():
         return None
@@ -49,7 +49,7 @@ def code() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that a run's numbers come from."""
+    """Versions of Python and of the packages that a run's numbers come from."""
     found = {"python": sys.version.split()[0]}
     for name in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""What each command does; `cagsr.cli.main` only reads arguments and calls these."""
+"""Warnings and out-of-memory errors of commands, and the silencing of other libraries' progress bars and notes."""
 
 import logging
 import warnings
@@ -29,13 +29,13 @@ def silence_libraries() -> None:
 
 
 def warn(console: Console, message: str) -> None:
-    """A line that stands out where there is colour, and says what it is where there is none."""
+    """Print a warning: coloured where there is colour, and labelled as a warning where there is none."""
     say(console, f"warning: {message}", style="yellow")
 
 
 @contextmanager
 def memory_named(keys: str) -> Iterator[None]:
-    """Say plainly that memory did not suffice, and which ``keys`` of the config to lower."""
+    """Context manager that turns an out-of-memory error into one that names the config ``keys`` to lower."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

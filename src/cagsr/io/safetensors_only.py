@@ -1,4 +1,4 @@
-"""Files that come with a model are data: none of them runs, and no pickle among them is opened."""
+"""Check that a model's weights are in safetensors files: its files are data, and no pickle among them is opened."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def only_safetensors(name: str, config: Any, revision: str | None = None) -> None:
-    """Refuse a model whose own files lead transformers past ``use_safetensors`` to a file of another kind.
+    """Refuse a model whose own files lead transformers past ``use_safetensors`` to weights in another format.
 
     Its config may name the weights file, and an index names the file of every weight. Where neither does, there is
     nothing to refuse. Raises InputError.
@@ -55,7 +55,7 @@ def _read(name: str, file: str, revision: str | None) -> str | None:
 
 
 def reason(error: Exception) -> str:
-    """The first line of what a library says about a file, and the error's name where the words need it."""
+    """First line of a library's error, with the error's class in front where the line alone would not be understood."""
     words = (str(error).strip() or type(error).__name__).splitlines()[0]
     return (
         words if isinstance(error, OSError | ValueError | InputError) else f"{type(error).__name__}: {words}"

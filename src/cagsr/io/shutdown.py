@@ -1,4 +1,4 @@
-"""What asks a run to stop: SIGTERM, Ctrl-C, a time limit. A loop that can be left whole answers when it is whole."""
+"""Graceful shutdown on SIGTERM, Ctrl-C or a time limit: a loop learns of it, and stops where its state is complete."""
 
 import signal
 import threading
@@ -14,24 +14,24 @@ _clock = {"started": time.monotonic()}
 
 
 def start_clock() -> None:
-    """The time limit counts from here: the start of the program, as a scheduler counts it."""
+    """Start the clock of the time limit: at the start of the program, from which a scheduler counts too."""
     _clock["started"] = time.monotonic()
 
 
 class Terminated(BaseException):
-    """SIGTERM where no loop is held together. Like KeyboardInterrupt it is no Exception: nobody may swallow it."""
+    """SIGTERM outside a `Stops` block. A BaseException like KeyboardInterrupt, so that no handler swallows it."""
 
 
 def terminate(number: int, frame: FrameType | None) -> None:
-    """The handler that raises Terminated."""
+    """Signal handler that raises Terminated."""
     raise Terminated
 
 
 class Stops:
-    """Within ``with stops:`` a signal is kept until `check` finds it; a second Ctrl-C interrupts at once.
+    """Context manager that holds signals back until `requested` reports them; a second Ctrl-C interrupts at once.
 
-    One that came too late for the loop is raised again when the block ends. ``max_seconds`` since `start_clock` is a
-    request too, made one round (the longest between two checks) early.
+    A signal that came too late for the loop is raised again when the block ends. ``max_seconds`` since
+    `start_clock` is a request too, made one round (the longest between two checks) early.
     """
 
     def __init__(self, max_seconds: float | None = None):
@@ -68,7 +68,7 @@ class Stops:
         self._signal = signal.SIGTERM
 
     def requested(self) -> int:
-        """0 for nothing, else what this process was asked: a signal's number, or -1 for the time limit."""
+        """The pending request to stop: 0 for none, a signal's number, or -1 for the time limit."""
         now = time.monotonic()
         self._longest = max(self._longest, now - (self._last or now))
         self._last = now
@@ -80,7 +80,7 @@ class Stops:
 
     @staticmethod
     def error(request: int, where: str) -> StoppedError:
-        """What to raise for a request, once all is saved."""
+        """The error to raise for a request to stop, once everything is saved."""
         if request == signal.SIGINT:
             return InterruptedRunError(f"stopped by Ctrl-C {where}; everything is saved, --resume goes on")
         reason = "by the time limit" if request == -1 else f"by {signal.Signals(request).name}"

@@ -1,4 +1,4 @@
-"""Sentences and numbers in a terminal or a log: lines that fit, broken between words and never inside a number.
+"""Line wrapping for terminals and logs: lines fit the width, and break between words and never inside a number.
 
 Nothing here imports torch.
 """
@@ -47,7 +47,7 @@ def wrapped(text: str, width: int, indent: str = "") -> str:
 
 
 def said(parts: Iterable[str]) -> str:
-    """``parts`` ("reward 2.34", "report: PATH") with two spaces between them; `wrapped` breaks none of them."""
+    """Join ``parts`` ("reward 2.34", "report: PATH") by two spaces; `wrapped` breaks none of them."""
     return "  ".join(part.replace(" ", GLUE) for part in parts)
 
 
@@ -63,7 +63,7 @@ def fitting(parts: Iterable[str], width: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """41 s, 12 min, 3.5 h"""
+    """Seconds as a short text: 41 s, 12 min, 3.5 h."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

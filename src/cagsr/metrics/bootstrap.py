@@ -13,7 +13,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the ends of its interval."""
+    """A mean and the ends of its confidence interval."""
 
     mean: float
     low: float
@@ -37,7 +37,7 @@ def interval(values: np.ndarray, *, level: float = 0.95, resamples: int = 2000, 
 
 
 def p_value(after: np.ndarray, before: np.ndarray, *, resamples: int = 4000, seed: int = 0) -> float:
-    """Two-sided p of "no difference", paired, in [2 / (resamples + 1), 1]: by inverting the percentile interval.
+    """Paired two-sided p-value of "no difference", in [2 / (resamples + 1), 1]: by inverting the percentile interval.
 
     Twice the share of resampled mean differences on the rarer side of 0 (at 0 they count for both). With few seeds
     it is too small, as every bootstrap over few things is: it then speaks of these prompts more than of new seeds.
@@ -50,7 +50,7 @@ def p_value(after: np.ndarray, before: np.ndarray, *, resamples: int = 4000, see
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """p-values of a family of comparisons, corrected so that one false finding among all has the stated chance.
+    """Holm-corrected p-values of a family of comparisons: one false finding among all has the stated chance.
 
     Source: Holm, A Simple Sequentially Rejective Multiple Test Procedure, 1979.
     """
@@ -76,7 +76,7 @@ def _resampled_means(values: np.ndarray, resamples: int, seed: int) -> tuple[np.
 
 @lru_cache(maxsize=8)  # a comparison asks for the same draws for every metric of every system
 def _draws(seeds: int, prompts: int, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """[resamples, seeds] and [resamples, prompts]: how often each is drawn when as many are, with replacement.
+    """[resamples, seeds] and [resamples, prompts]: how often each is drawn in a bootstrap resample, with replacement.
 
     The mean of a resample is then a product of small matrices.
     """

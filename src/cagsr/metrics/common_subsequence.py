@@ -1,4 +1,4 @@
-"""How alike two sequences are: the longest common subsequence, fast enough for a reward."""
+"""ROUGE-L of two token sequences: F1 of the longest common subsequence, fast enough for a reward."""
 
 __all__ = ["rouge_l"]
 

@@ -1,4 +1,4 @@
-"""Which way every metric is better: what tables and tests of differences go by."""
+"""Direction of every metric, higher or lower is better, for tables and tests of differences."""
 
 __all__ = ["DIRECTIONS"]
 
@@ -23,4 +23,4 @@ DIRECTIONS: dict[str, bool | None] = {
     "length": None,
     "kl": None,
 }
-"""True: higher is better; False: lower is; None: more is neither. Signals are not here: that is the reward's to say."""
+"""True: higher is better; False: lower is; None: neither. Of signals the reward says which way they count."""

@@ -1,4 +1,4 @@
-"""A judging model behind an OpenAI-compatible server, asked through OpenAI's own client."""
+"""Client of a judge model behind an OpenAI-compatible server, by OpenAI's own package."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ SHOWN = 200
 
 
 class Endpoint:
-    """Asks ``POST url/chat/completions``; the key is read from OPENAI_API_KEY, if that is set, and never shown.
+    """A chat model behind ``POST url/chat/completions``; the key is read from OPENAI_API_KEY, if set, and never shown.
 
     Timeouts, broken connections and statuses that pass (408, 409, 429, 5xx) are tried again by the client, which
     waits as ``Retry-After`` asks or twice as long each time. Raises EndpointError, with the URL, where the server
@@ -27,7 +27,7 @@ class Endpoint:
 
     def __init__(self, url: str, model: str, timeout: float = 60.0):
         check_endpoint(url)
-        from openai import OpenAI  # half a second, which only who asks a server should wait for
+        from openai import OpenAI  # takes half a second, which only users of a server should wait for
 
         self.url, self.model = url.rstrip("/"), model
         self._timeout, self._key = timeout, os.environ.get(KEY, "")
@@ -41,7 +41,7 @@ class Endpoint:
             self._client = OpenAI(base_url=self.url, api_key=key, timeout=timeout, max_retries=RETRIES)
             if self._client.base_url.scheme not in ("http", "https") or not self._client.base_url.host:
                 raise ValueError("it must be http:// or https:// and a host")
-        except Exception as error:  # what is no URL, httpx2 tells in an error that is no ValueError
+        except Exception as error:  # httpx2 reports an invalid URL by an error that is no ValueError
             raise InputError(f"metrics.judge.endpoint: {self.url!r} is no URL: {error}") from error
 
     def __call__(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> str:
@@ -59,7 +59,7 @@ class Endpoint:
         raise problem  # not in the handler: the client's error repeats what the server said, which may be the key
 
     def describe(self) -> dict[str, str]:
-        """Where and which; what weights a server has loaded only the server knows."""
+        """URL and model name; only the server knows which weights it has loaded."""
         return {"endpoint": self.url, "name": self.model}
 
     def _problem(self, error: Any) -> CagsrError:
@@ -99,12 +99,12 @@ class Endpoint:
         return content or ""
 
     def _shown(self, text: str) -> str:
-        """What the server said, on one line. Some servers repeat the key they were given."""
+        """The server's message on one line, without the key, which some servers repeat."""
         return " ".join((text.replace(self._key, "***") if self._key else text).split())[:SHOWN]
 
 
 def check_endpoint(url: str) -> None:
-    """Raises InputError for a secret in the URL, and where the package openai is not installed."""
+    """Raise InputError for a secret in the URL, and where the package openai is not installed."""
     refuse_secrets(url)
     if find_spec("openai") is None:
         raise InputError(
@@ -114,7 +114,7 @@ def check_endpoint(url: str) -> None:
 
 
 def refuse_secrets(url: str) -> None:
-    """Raises InputError for a URL with a password or key in it: URLs are written to config.yaml and to results."""
+    """Raise InputError for a URL with a password or key in it: URLs are written to config.yaml and to results."""
     rest = url.partition("://")[2] or url
     if "@" in rest.partition("/")[0] or "?" in rest or "#" in rest:
         raise InputError(

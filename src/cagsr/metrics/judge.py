@@ -1,4 +1,4 @@
-"""A model as a judge: a rating from 1 to 5, and which of two responses is better."""
+"""LLM judge: ratings from 1 to 5, and which of two responses is better."""
 
 import hashlib
 import re
@@ -38,7 +38,7 @@ Answer with the letter A or the letter B and nothing else."""
 
 
 class Chat(Protocol):
-    """A model that answers messages (``metrics.endpoint``, ``metrics.local_model``)."""
+    """Protocol of a chat model that answers messages (``metrics.endpoint``, ``metrics.local_model``)."""
 
     def __call__(self, messages: Sequence[Mapping[str, str]], max_tokens: int) -> str: ...
 
@@ -47,7 +47,7 @@ class Chat(Protocol):
 
 @dataclass(frozen=True)
 class Rated:
-    """ratings [N] from 1 to 5, higher is better, NaN where the answer was no rating; ``failures`` counts those."""
+    """Ratings [N] from 1 to 5, higher is better, NaN where the answer was no rating; ``failures`` counts those."""
 
     ratings: np.ndarray
     failures: int
@@ -55,7 +55,7 @@ class Rated:
 
 @dataclass(frozen=True)
 class Preferences:
-    """What a judge said of N pairs, each asked in both orders.
+    """A judge's preferences in N pairs, each asked in both orders.
 
     values        [N] 1 where the first response won in both orders, 0 where the second did, .5 for a tie; NaN where
                   one of the two answers could not be read
@@ -69,7 +69,7 @@ class Preferences:
 
 
 class Judge:
-    """Asks a model; an answer is read as a whole or not at all, and one that cannot be read is never a number.
+    """LLM judge; an answer is read as a whole or not at all, and one that cannot be read is never a number.
 
     Prompt and response are fenced by marks that hold a hash of them both, so that no response can write its own
     end. RATE and PREFER are the words it is asked in.
@@ -95,7 +95,7 @@ class Judge:
         return Rated(values, int(np.isnan(values).sum()))
 
     def prefer(self, prompts: Sequence[str], first: Sequence[str], second: Sequence[str]) -> Preferences:
-        """Which response to each prompt is better. Two that are equal are a tie, and nobody is asked."""
+        """Which response to each prompt is better. Two that are equal are a tie, and the model is not asked."""
         values, disagreements = [], 0
         for prompt, one, other in zip(prompts, first, second, strict=True):
             if one == other:
@@ -113,7 +113,7 @@ class Judge:
         return Preferences(found, disagreements, int(np.isnan(found).sum()))
 
     def describe(self) -> dict[str, Any]:
-        """Which model, and a hash of the words it is asked with."""
+        """The judge model's description, and a hash of the prompts that it is asked with."""
         words = hashlib.sha256("\n".join((OPENING, RATE, PREFER)).encode()).hexdigest()
         return {**self.chat.describe(), "temperature": 0, "instructions": words[:16]}
 

@@ -1,4 +1,4 @@
-"""A chat model loaded here, asked greedily: a judge that needs no server."""
+"""Chat model in this process, decoded greedily: a judge that needs no server."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ __all__ = ["LocalModel"]
 
 
 class LocalModel:
-    """A causal model from a directory or the hub; safetensors only, and no code that comes with it is run.
+    """A causal chat model from a directory or the hub; safetensors only, and no code that comes with it is run.
 
     Messages go through its chat template; a model without one reads their contents with blank lines between.
     Raises InputError for a name that leads nowhere or is no causal language model.
@@ -38,7 +38,7 @@ class LocalModel:
                 attn_implementation=None,  # transformers chooses; config.json may name a kernel to download
                 **where,
             )
-        except Exception as error:  # what is in the files, libraries tell in errors of any kind
+        except Exception as error:  # libraries raise errors of any class for broken files
             raise InputError(f"metrics.judge.model: {name!r} cannot be loaded: {reason(error)}") from error
         self._model = model.eval().requires_grad_(False).to(device)
         ends, pads = self._tokenizer.eos_token_id, self._tokenizer.pad_token_id

@@ -1,4 +1,4 @@
-"""What people said of responses: ratings from a file."""
+"""Human ratings of responses, read from a JSONL file."""
 
 import json
 from collections import defaultdict
@@ -19,23 +19,23 @@ KEYS = ("system", "prompt", "response", "rater")
 
 @dataclass(frozen=True)
 class Ratings:
-    """(system, prompt) -> response -> aspect -> the ratings that people gave, 1 to 5 each."""
+    """Human ratings, 1 to 5 each: (system, prompt) -> response -> aspect -> values."""
 
     given: Mapping[tuple[str, str], Mapping[str, Mapping[str, list[int]]]]
 
     def mean(self, system: str, prompt: str, response: str, aspect: str = "overall") -> tuple[float, int]:
-        """Mean rating in [1, 5], higher is better, and of how many; (NaN, 0) where nobody rated this response."""
+        """Mean rating in [1, 5], higher is better, and the number of ratings; (NaN, 0) for a response without any."""
         found = self.given.get((system, prompt), {}).get(response, {}).get(aspect, [])
         return (float(np.mean(found)), len(found)) if found else (float("nan"), 0)
 
     def of_other_responses(self, system: str, prompt: str, response: str) -> int:
-        """How many ratings this prompt of the system has that were given to another response than this one."""
+        """The number of ratings of this system and prompt that were given to another response than this one."""
         others = self.given.get((system, prompt), {})
         return sum(len(aspects["overall"]) for text, aspects in others.items() if text != response)
 
 
 def read_ratings(path: str | Path) -> Ratings:
-    """Ratings of a JSONL file: system, prompt, response, rater, and relevance, coherence, overall from 1 to 5.
+    """Read ratings from JSONL: system, prompt, response, rater, and relevance, coherence, overall from 1 to 5.
 
     A rater's later rating of the same response replaces the earlier one. Raises InputError with the line of a row
     that is no rating, and where the file is missing or has none.

@@ -1,4 +1,4 @@
-"""How near a response is to its prompt in meaning: cosine of sentence embeddings by sentence-transformers."""
+"""Prompt relevance: cosine similarity of sentence embeddings of prompt and response (sentence-transformers)."""
 
 import json
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Relevance:
         )  # one commit for all files, and for the record
         try:
             self._model = _load(self._place, self._revision, str(device))
-        except Exception as error:  # what is in the files, libraries tell in errors of any kind
+        except Exception as error:  # libraries raise errors of any class for broken files
             raise InputError(
                 f"metrics.relevance_model: {name!r} cannot be loaded: {reason(error)}"
             ) from error
@@ -86,7 +86,7 @@ def relevance_model(name: str) -> str:
 
 
 def _load(place: str, revision: str | None, device: str) -> Any:
-    """A SentenceTransformer of a transformer and a pooling.
+    """Load a SentenceTransformer that consists of a transformer and a pooling.
 
     Put together here: by its name, sentence-transformers would import classes that modules.json names, unpickle
     weights of theirs, and pass on to loaders whatever sentence_bert_config.json says.

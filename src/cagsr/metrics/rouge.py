@@ -1,4 +1,4 @@
-"""ROUGE-L to the nearest of several references."""
+"""ROUGE-L of a response against several references, by the package rouge-score."""
 
 from collections.abc import Callable, Sequence
 

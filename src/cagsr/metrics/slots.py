@@ -17,7 +17,7 @@ METRICS = (
 
 
 class Counts(Protocol):
-    """What a checker counted in one response (``tasks.Check``)."""
+    """Protocol of a checker's slot counts of one response (``tasks.Check``)."""
 
     @property
     def slots(self) -> int: ...

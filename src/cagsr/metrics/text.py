@@ -1,4 +1,4 @@
-"""What can be counted in the words of a response."""
+"""Word-level text metrics: exact match, word count, distinct n-grams."""
 
 import re
 import unicodedata
@@ -10,7 +10,7 @@ ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def normalised(text: str) -> str:
-    """How answers are compared: NFKC, case-folded, without punctuation, without a, an, the, single spaces.
+    """Text normalised to compare answers: NFKC, case-folded, without punctuation and a, an, the, single spaces.
 
     Source: Rajpurkar et al., SQuAD, arXiv 1606.05250, its evaluation script.
     Differs: NFKC and case-folding rather than lower case; punctuation of all scripts, not of ASCII alone.
@@ -26,7 +26,7 @@ def exact_match(response: str, references: Sequence[str]) -> float:
 
 
 def word_count(text: str) -> int:
-    """Words between white space."""
+    """Number of words, separated by white space."""
     return len(text.split())
 
 

@@ -1,4 +1,4 @@
-"""From a config to the model that is trained, and to the server that writes for it."""
+"""The policy and the vLLM client that a config describes."""
 
 import hashlib
 
@@ -23,7 +23,7 @@ def build_policy(
     loaded: PreTrainedModel | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
 ) -> Policy:
-    """Model, tokenizer, LoRA adapter, critic: what is trained, not yet prepared by Accelerate.
+    """Policy of a config: model, tokenizer, LoRA adapter and critic, not yet prepared by Accelerate.
 
     ``loaded`` is a model that the caller has already, with its ``tokenizer`` (None: that of the model's name).
     """
@@ -53,7 +53,7 @@ def build_policy(
 
 
 def model_digest(model: PreTrainedModel) -> dict[str, str]:
-    """What tells a loaded model from another, for a run's identity: SHA-256 of its config and of all weights."""
+    """Digest that identifies a loaded model in a run's identity: SHA-256 of its config and of all weights."""
     digest = hashlib.sha256(model.config.to_json_string().encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
@@ -62,7 +62,7 @@ def model_digest(model: PreTrainedModel) -> dict[str, str]:
 
 
 def connect_engine(config: Config, accelerator: Accelerator) -> Client | None:
-    """The client of the server that ``sampling.engine`` names: before a model is loaded.
+    """Client of the inference server that ``sampling.engine`` names; call it before a model is loaded.
 
     None for the policy, and in every process but the first. Raises InputError for an encoder-decoder, and what
     `models.vllm.connect` raises.

@@ -1,4 +1,4 @@
-"""Causal language models: one sequence ``[prompt | response]``, read by self-attention."""
+"""Policy of causal language models: one sequence ``[prompt | response]``, read by self-attention."""
 
 from contextlib import nullcontext
 
@@ -16,7 +16,7 @@ __all__ = ["CausalPolicy"]
 
 
 class CausalPolicy(Policy):
-    """A prompt is computed once for all its responses, when sampling and when scoring (`attention.shared_prompt`).
+    """Policy of a causal model; a prompt is computed once for all its responses (`attention.shared_prompt`).
 
     Where a model cannot do that (``sharing`` says why), each response goes with a prompt of its own, padded on the
     left, and position S - 1 + t of the sequence predicts response token t.
@@ -42,7 +42,7 @@ class CausalPolicy(Policy):
         return predictions, reading.attention
 
     def _sharing(self, shared: SharedPrompt, rollout: Rollout, hidden: bool) -> Predictions:
-        """All prompts and all that is read of the responses as one row, each prompt once."""
+        """Forward pass with shared prompts: all prompts and all response tokens in one row, each prompt once."""
         keep = {"logits_to_keep": shared.predicting} if self.can_keep else {}
         output = self.model(
             input_ids=shared.row(rollout.prompt_ids, rollout.response_ids),
@@ -58,7 +58,7 @@ class CausalPolicy(Policy):
         return Predictions(logits, shared.place, states)
 
     def _one_by_one(self, rollout: Rollout, hidden: bool) -> Predictions:
-        """Each prompt again with each of its responses: for models that cannot share it."""
+        """Forward pass for models that cannot share prompts: each prompt again with each of its responses."""
         k, width = rollout.group_size, rollout.response_ids.shape[1]
         ids = torch.cat([rollout.prompt_ids.repeat_interleave(k, 0), rollout.response_ids], 1)
         mask = torch.cat([rollout.prompt_mask.repeat_interleave(k, 0), rollout.response_mask], 1)
@@ -79,15 +79,17 @@ class CausalPolicy(Policy):
     def decoder(
         self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool
     ) -> "CausalDecoder":
+        """The `CausalDecoder` of a batch of prompts."""
         return CausalDecoder(self, prompt_ids, prompt_mask, candidates, reads)
 
     @property
     def can_keep(self) -> bool:
+        """Whether the model computes logits only at chosen positions (``logits_to_keep``)."""
         return can_keep(getattr(self.model, "get_base_model", lambda: self.model)())
 
 
 class CausalDecoder:
-    """Every step is one row: first all prompts, then the last token of each response that is still written."""
+    """Incremental decoder; a pass is one row: first all prompts, then the last token of each unfinished response."""
 
     def __init__(
         self, policy: CausalPolicy, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool
@@ -96,19 +98,22 @@ class CausalDecoder:
         self.cache = SharedCache(prompt_mask, candidates)
 
     def begin(self) -> Tensor:
+        """[N V] logits of every response's first token, after one pass over the prompts."""
         logits = self._pass(self.cache.ids(self.prompt_ids), self.cache.ends)
         return logits.repeat_interleave(self.cache.group_size, 0)
 
     def advance(self, tokens: Tensor) -> Tensor:
+        """[n V] logits of the next token, after ``tokens`` [n]."""
         logits = self._pass(tokens[None], torch.arange(len(tokens), device=tokens.device))
         self.cache.written += 1
         return logits
 
     def keep(self, rows: Tensor) -> None:
+        """Drop all rows of the batch but these."""
         self.cache.keep(rows)
 
     def _pass(self, ids: Tensor, predicting: Tensor) -> Tensor:
-        """[m V] logits at the places ``predicting`` of the row ``ids`` [1 m]."""
+        """[m V] logits at the positions ``predicting`` of the row ``ids`` [1 m]."""
         keep = {"logits_to_keep": predicting} if self.policy.can_keep else {}
         with capture(self.policy.readable) if self.reads else nullcontext() as reading:
             logits = self.policy.model(
@@ -125,5 +130,5 @@ class CausalDecoder:
 
 
 def _positions(mask: Tensor) -> Tensor:
-    """Positions count real tokens only, so padding on the left moves nothing."""
+    """Position ids that count real tokens only, so that left padding moves nothing."""
     return (mask.long().cumsum(-1) - 1).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Decoding over a cache: a prompt is computed once for its K responses, and rows that have ended leave the batch.
+"""Decoding with a KV cache: a prompt is computed once for its K responses, and finished rows leave the batch.
 
 *Differs from* transformers' ``generate``, which computes a prompt for each of its rows and keeps all rows until the
 longest response ends. It still writes the responses of models that cannot share their prompts.
@@ -16,11 +16,11 @@ from cagsr.models.sampling import WITHOUT_FLOAT64, draw
 __all__ = ["Decoder", "Written", "decode"]
 
 LEAVING = 0.25
-"""The share of a batch that must have ended before it leaves: leaving copies the cache of those that stay."""
+"""The share of a batch's rows at whose end they leave it: that copies the cache of the rows that stay."""
 
 
 class Decoder(Protocol):
-    """A model with a cache over the rows of a batch, N = P * K at the beginning."""
+    """Protocol of an incremental decoder: a model with a KV cache over a batch's rows, at first N = P * K."""
 
     def begin(self) -> Tensor:
         """[N V] logits of every response's first token."""
@@ -34,12 +34,12 @@ class Decoder(Protocol):
     """[n S] of the last pass, from the query that predicts the next token to the prompt's columns, if it reads."""
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these of the batch's rows alone."""
+        """Drop all rows of the batch but these."""
         ...
 
 
 Written = Callable[[int, Tensor, Tensor, Tensor], None]
-"""Told of every step: its number t, the rows [n] of the N that write, their logits [n V] and their tokens [n]."""
+"""Called after every step: its number t, the rows [n] of the N that write, their logits [n V] and their tokens [n]."""
 
 
 def decode(
@@ -50,7 +50,7 @@ def decode(
     pad_id: int,
     written: Written | None = None,
 ) -> Tensor:
-    """[N T] response tokens, ``pad_id`` after a row's end; T is what the longest took.
+    """Decode [N T] response tokens, ``pad_id`` after a row's end; T is the length of the longest.
 
     ``uniform_NT`` are the numbers that tokens are drawn by; None decodes greedily. ``written`` is told of rows that
     have ended too, for as long as they are in the batch.

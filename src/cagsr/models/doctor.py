@@ -26,7 +26,7 @@ PACKAGES = (
 
 
 def doctor(model: str | None, revision: str | None = None, trust_remote_code: bool = False) -> dict[str, Any]:
-    """``{"versions", "devices", "model"}``; the model's part says which attention is read, or why it is refused."""
+    """Report ``{"versions", "devices", "model"}``; for the model, the attention that is read, or the refusal."""
     report: dict[str, Any] = {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "devices": _devices(),
@@ -37,7 +37,7 @@ def doctor(model: str | None, revision: str | None = None, trust_remote_code: bo
 
 
 def described(report: dict[str, Any]) -> list[str]:
-    """What `doctor` found, in lines for a person."""
+    """The report of `doctor` as lines for a terminal."""
     lines = [said(f"{name} {version}" for name, version in report["versions"].items())]
     lines += [f"device: {device}" for device in report["devices"]]
     lines += [f"{key.replace('_', ' ')}: {_shown(value)}" for key, value in report.get("model", {}).items()]

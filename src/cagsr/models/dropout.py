@@ -1,4 +1,4 @@
-"""Dropout, and whatever else is random in training mode: switched off in a model that is loaded already."""
+"""Removal of dropout from a loaded model, and a check for other randomness in training mode."""
 
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ def _is_rate(name: str, value: Any) -> bool:
 
 
 def without_randomness(model: nn.Module) -> dict[str, float]:
-    """Set every dropout rate of a loaded model to 0, in its modules and its config, and return those of the config.
+    """Set every dropout rate of a loaded model to 0, in its modules and config; returns the rates of the config.
 
     Rates of inner configs (``encoder``, ``text_config``) stay: they were read when the modules were made.
     """
@@ -35,7 +35,7 @@ def without_randomness(model: nn.Module) -> dict[str, float]:
 
 
 def refuse_randomness(model: nn.Module, base: PreTrainedModel) -> None:
-    """Raises UnsupportedModelError where two passes of ``model`` in training mode differ; ``base`` is the model in it.
+    """Raise UnsupportedModelError where two training-mode passes of ``model`` differ; ``base`` is the model inside it.
 
     Gradient checkpointing makes its passes in training mode.
     """

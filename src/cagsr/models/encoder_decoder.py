@@ -1,4 +1,4 @@
-"""Encoder-decoders: the prompt goes through the encoder, the response reads it by cross-attention."""
+"""Policy of encoder-decoders: the encoder reads the prompt, and the response reads it by cross-attention."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -17,7 +17,7 @@ __all__ = ["EncoderDecoderPolicy"]
 
 
 class EncoderDecoderPolicy(Policy):
-    """The decoder reads its prefix and response tokens 0 .. t - 1 and predicts token t: see `_decoder_inputs`.
+    """Policy of an encoder-decoder, whose decoder reads its prefix and response tokens 0 .. t - 1 and predicts token t.
 
     The prefix is the decoder's start token and, where the model's generation config forces a first token (``<s>``
     for many a BART, the language for mBART), that one too. It is given and not chosen, so it is no part of the
@@ -37,7 +37,7 @@ class EncoderDecoderPolicy(Policy):
 
     @property
     def response_limit(self) -> int | None:
-        # The last token is read by nobody, so it needs no position.
+        # The last token is never an input, so it needs no position.
         return None if self.context is None else self.context - len(self._prefix) + 1
 
     def predict(self, rollout: Rollout, hidden: bool = False) -> Predictions:
@@ -76,11 +76,13 @@ class EncoderDecoderPolicy(Policy):
         return {"decoder_input_ids": self.prefixes(rows)}
 
     def encode_prompts(self, prompt_ids: Tensor, prompt_mask: Tensor) -> Tensor:
+        """Encoder output [P S D] of the prompts."""
         return self.model.get_encoder()(
             input_ids=prompt_ids, attention_mask=prompt_mask.long()
         ).last_hidden_state
 
     def prefixes(self, rows: int) -> Tensor:
+        """[rows prefix] the decoder tokens that every response begins with."""
         return torch.tensor([self._prefix], device=self.device).expand(rows, -1)
 
     def _decoder_inputs(self, response_ids: Tensor) -> Tensor:
@@ -88,7 +90,7 @@ class EncoderDecoderPolicy(Policy):
 
 
 class EncoderDecoderDecoder:
-    """Cross-attention's keys and values are made once per prompt, and shared until responses leave."""
+    """Incremental decoder; cross-attention's keys and values are made once per prompt, and shared until rows leave."""
 
     def __init__(
         self,
@@ -108,12 +110,15 @@ class EncoderDecoderDecoder:
         self.cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache())
 
     def begin(self) -> Tensor:
+        """[N V] logits of every response's first token."""
         return self._pass(self.prefixes)
 
     def advance(self, tokens: Tensor) -> Tensor:
+        """[n V] logits of the next token, after ``tokens`` [n]."""
         return self._pass(tokens[:, None])
 
     def keep(self, rows: Tensor) -> None:
+        """Drop all rows of the batch but these."""
         prompts = rows
         if self.shared:  # each row needs its prompt for itself once groups are no longer whole
             prompts, self.shared = rows // self.candidates, False

@@ -1,4 +1,4 @@
-"""Small models from nothing, for tasks that fit a laptop and for tests."""
+"""Small models and tokenizers made from scratch, for tasks that fit a laptop and for tests."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +16,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from cagsr.attention.capture import ATTENTION
+from cagsr.attention.reading import ATTENTION
 
 __all__ = ["new_model", "new_tokenizer"]
 

@@ -1,4 +1,4 @@
-"""transformers' own decoding loop, for models whose responses cannot share their prompt."""
+"""Sampling by transformers' ``generate``, for models whose responses cannot share their prompt."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +23,9 @@ def generate(
     eos_ids: list[int],
     pad_id: int,
 ) -> Tensor:
-    """[N T] response tokens, each of the prompts [P S] computed once for each of its candidates.
+    """Sample [N T] response tokens, each of the prompts [P S] computed once for each of its candidates.
 
-    ``begun`` is what an encoder-decoder's responses begin with; ``uniform_NT`` as of `decoding.decode`.
+    ``begun`` is what an encoder-decoder's responses begin with; ``uniform_NT`` as of `models.decoding.decode`.
     """
     k = sampling.candidates
     processors = LogitsProcessorList()
@@ -37,7 +37,7 @@ def generate(
             attention_mask=prompt_mask.repeat_interleave(k, 0).long(),
             generation_config=config,
             logits_processor=processors,
-            # Weights are whole here (`sharding.whole`), and another process may write fewer tokens or none.
+            # Weights are whole here (`distributed.fsdp.whole`), and another process may write fewer tokens or none.
             synced_gpus=False,
             **begun,
         )
@@ -49,7 +49,7 @@ def generate(
 def _settings(
     model: PreTrainedModel, sampling: Sampling, eos_ids: list[int], pad_id: int
 ) -> Iterator[GenerationConfig]:
-    """The settings of ``generate``, and nothing else, for the time of the block.
+    """Context manager that replaces the model's generation config by the settings of one ``generate`` call.
 
     What a given config leaves open ``generate`` takes from the model's own, which may hold beams, penalties or forced
     tokens: responses would then be drawn from another distribution than the one that is scored.

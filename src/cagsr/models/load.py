@@ -1,4 +1,4 @@
-"""From a name to a policy: loading, checking, saving."""
+"""Loading and saving of models and tokenizers, and the policy of a loaded model."""
 
 import os
 import shutil
@@ -17,8 +17,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from cagsr.attention.capture import ATTENTION
 from cagsr.attention.inspection import inspect
+from cagsr.attention.reading import ATTENTION
 from cagsr.attention.sharing import inspect_sharing
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.io.atomic_write import place_atomically, storing
@@ -43,7 +43,7 @@ POLICIES: dict[str, type[Policy]] = {"causal": CausalPolicy, "encoder-decoder": 
 
 
 def architecture_of(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> str:
-    """``causal`` or ``encoder-decoder``, by the config of a model (or of an adapter's base) alone.
+    """``causal`` or ``encoder-decoder``, read from the config of a model (or of an adapter's base) alone.
 
     Raises InputError for a name that leads nowhere.
     """
@@ -54,7 +54,7 @@ def architecture_of(name: str, *, revision: str | None = None, trust_remote_code
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except InputError:
         raise
-    except Exception as error:  # what is in the files, libraries tell in errors of any kind
+    except Exception as error:  # libraries raise errors of any class for broken files
         raise _not_loaded("the model", name, error) from error
     return _kind_of(config)
 
@@ -67,7 +67,7 @@ def load_model(
     architecture: str = "auto",
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, dict[str, float]]:
-    """A model from a directory or the hub, its attention readable and its dropout off; and the dropout it had.
+    """Load a model from a directory or the hub, attention readable, dropout off; also returns the dropout rates.
 
     A directory with a LoRA adapter gives its base with the adapter merged in. Weights are read from safetensors
     only; code from the hub runs only if ``trust_remote_code`` says so. Raises InputError for a name that leads
@@ -83,7 +83,7 @@ def load_model(
         only_safetensors(name, config, revision)
     except InputError as error:
         raise InputError(f"model.name: {error}") from None
-    except Exception as error:  # what is in the files, libraries tell in errors of any kind
+    except Exception as error:  # libraries raise errors of any class for broken files
         raise _not_loaded("the model", name, error) from error
     dropout = _dropout_off(config)
     kind = architecture if architecture != "auto" else _kind_of(config)
@@ -107,7 +107,7 @@ def load_model(
 
 
 def _refusal(name: str, model_type: str, kind: str, error: Exception) -> InputError:
-    """Why a model did not load: of what its files hold, libraries tell in errors of any kind."""
+    """The InputError for a model that did not load; libraries raise errors of any class for broken files."""
     if isinstance(error, KeyError) and error.args == (ATTENTION,):
         return UnsupportedModelError(
             f"{name} ({model_type}) computes attention in classes of its own, which transformers' attention "
@@ -122,7 +122,7 @@ def _refusal(name: str, model_type: str, kind: str, error: Exception) -> InputEr
 
 
 def _load_adapter(name: str, **where: Any) -> tuple[PreTrainedModel, dict[str, float]]:
-    """The base that a LoRA adapter's config names, with the adapter merged into its weights."""
+    """Load the base that a LoRA adapter's config names, with the adapter merged into its weights."""
     peft = _peft(f"{name} is a LoRA adapter, which")
     if not (Path(name) / ADAPTER_WEIGHTS).is_file():
         raise InputError(
@@ -133,7 +133,7 @@ def _load_adapter(name: str, **where: Any) -> tuple[PreTrainedModel, dict[str, f
         adapter = peft.PeftConfig.from_pretrained(name)
         base = str(adapter.base_model_name_or_path)
         model, dropout = load_model(base, revision=adapter.revision, **where)
-    except Exception as error:  # what is in the files, libraries tell in errors of any kind
+    except Exception as error:  # libraries raise errors of any class for broken files
         raise InputError(
             f"model.name: {name} is a LoRA adapter whose base does not load: {reason(error)}"
         ) from error
@@ -150,8 +150,9 @@ def _load_adapter(name: str, **where: Any) -> tuple[PreTrainedModel, dict[str, f
 
 
 def merged(name: str, directory: Path) -> str:
-    """``name``; for a LoRA adapter ``directory``, where its base is written with the adapter merged in: for loaders
-    of other classes, which read whole weights only.
+    """Name of a model with whole weights: ``name``, or for a LoRA adapter ``directory``, where it is saved merged.
+
+    Loaders of other classes read whole weights only.
 
     Raises InputError as `load_model` does, and StorageError.
     """
@@ -166,10 +167,10 @@ def merged(name: str, directory: Path) -> str:
 def load_tokenizer(
     name: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """Raises InputError for a name that leads nowhere or has no tokenizer."""
+    """Load a tokenizer. Raises InputError for a name that leads nowhere or has none."""
     try:
         return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except Exception as error:  # what is in the files, libraries tell in errors of any kind
+    except Exception as error:  # libraries raise errors of any class for broken files
         raise _not_loaded("the tokenizer", name, error) from error
 
 
@@ -182,7 +183,7 @@ def make_policy(
     critic: bool = False,
     dropout: dict[str, float] | None = None,
 ) -> Policy:
-    """The policy for a model's architecture; probes once that its attention can be read exactly."""
+    """The policy for a model's architecture; a probe checks that its attention can be read exactly."""
     _check_vocabulary(model, tokenizer)
     readable, sharing = inspect(model, layers), inspect_sharing(model)
     return POLICIES[readable.kind](
@@ -210,9 +211,9 @@ def with_lora(policy: Policy, *, r: int, alpha: int, target_modules: str | list[
 
 
 def save_model(policy: Policy, directory: Path, weights: dict[str, Tensor] | None = None) -> None:
-    """Weights (safetensors), config with the dropout it came with, tokenizer; each file whole or as it was before.
+    """Save weights (safetensors), config with its original dropout, and tokenizer; each file is written atomically.
 
-    ``weights`` are those to write where the model itself holds shards of them (`sharding.whole_weights`).
+    ``weights`` are those to write where the model itself holds shards of them (`distributed.fsdp.whole_weights`).
     Other files of the directory stay. Raises StorageError.
     """
     config = policy.model.config

@@ -1,4 +1,4 @@
-"""Policies of models that are in memory already, or that a name leads to: the way in for Python programs."""
+"""`load_policy`, the entry point of Python programs: a policy from a model's name or from a loaded model."""
 
 import copy
 import os
@@ -99,7 +99,7 @@ def observing(
     layers: str | list[int] = "all",
     temperature: float = 1.0,
 ) -> Iterator[Policy]:
-    """A policy to observe with for the time of the block, in eval mode; afterwards the model is as it was.
+    """Context manager: a policy to observe with, in eval mode; the model is as before when the block ends.
 
     A model loaded by name goes to Accelerate's device, a loaded one stays where it is. A `Policy`, which was probed
     when it was made, is used as it is, with its own layers and temperature.
@@ -134,7 +134,7 @@ def frozen_policy(
     layers: str | list[int] = "all",
     temperature: float = 1.0,
 ) -> Policy:
-    """A policy that stays as the model is now, whatever becomes of the model: an observer beside a policy in training.
+    """A policy that stays as the model is now while the model is trained: a fixed observer.
 
     Of a loaded model it is a copy. Of a PEFT model it is the base without the adapter, and only what is trained is
     copied: the frozen weights are the model's own, so that they need no memory again and move with it to its device.
@@ -154,11 +154,9 @@ def frozen_policy(
         frozen = copy.deepcopy(base).requires_grad_(False)
     else:
         shared = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
-        frozen = cast("PeftModel", copy.deepcopy(model, {**shared}))
+        frozen = cast("PeftModel", copy.deepcopy(model, shared))
         # Not `unload`, which keeps the modules that PEFT trains as a whole (``modules_to_save``).
         cast(Any, frozen.base_model).disable_adapter_layers()
-        for weight in shared.values():  # and this makes the originals of such modules trainable
-            weight.requires_grad_(False)
     _uncover_forward(frozen)
     return _policy_of(frozen.eval(), tokenizer, settings)
 
@@ -192,7 +190,7 @@ def base_of(model: Any) -> PreTrainedModel:
 
 @contextmanager
 def attention_as_before(model: PreTrainedModel) -> Iterator[Any]:
-    """Give a model its attention implementation back after the block, part by part.
+    """Context manager that restores a model's attention implementation after the block, part by part.
 
     What is yielded, called inside the block, lets it keep the new one.
     """
@@ -238,7 +236,7 @@ def _make_readable(model: PreTrainedModel) -> None:
 
 
 def _configs(model: PreTrainedModel) -> list[PretrainedConfig]:
-    """Every config that says which attention a part of the model uses, outer ones first."""
+    """Every config that sets the attention implementation of a part of the model, outer ones first."""
     found: dict[int, PretrainedConfig] = {}
 
     def visit(config: PretrainedConfig) -> None:

@@ -1,4 +1,4 @@
-"""A language model that samples, scores and observes: what both architectures share."""
+"""`Policy`, a language model that samples, scores and observes, and its `Reference`; shared by both architectures."""
 
 import copy
 from abc import ABC, abstractmethod
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cagsr.attention.capture import Readable
 from cagsr.attention.inspection import evaluating
+from cagsr.attention.reading import Readable
 from cagsr.attention.sharing import Sharing
 from cagsr.config.schema import Sampling
 from cagsr.errors import InputError
@@ -26,7 +26,7 @@ __all__ = ["Policy", "Predictions", "Reference", "Scored", "places"]
 
 
 class Scored(NamedTuple):
-    """logprobs, entropy [N T] float32, 0 at padding; values [N T], or None without a critic."""
+    """Scores of a pass: logprobs, entropy [N T] float32, 0 at padding; values [N T], or None without a critic."""
 
     logprobs: Tensor
     entropy: Tensor
@@ -34,7 +34,7 @@ class Scored(NamedTuple):
 
 
 class Predictions(NamedTuple):
-    """logits [M V] of M places, hidden [M D] (or None), and place [N T]: which of them predicts response token t."""
+    """Logits [M V] at M places of a pass, hidden [M D] (or None); place [N T]: where response token t is predicted."""
 
     logits: Tensor
     place: Tensor
@@ -48,7 +48,7 @@ class Policy(nn.Module, ABC):
     wraps it. Log-probabilities, entropy and confidence are of the distribution at ``temperature``, the one that
     responses are sampled from; top-p and top-k are not part of it, as is usual in this field.
 
-    Dropout is off from the moment a model is loaded (see `policy.load`; ``dropout`` is what it is saved with):
+    Dropout is off from the moment a model is loaded (see `models.load`; ``dropout`` is what it is saved with):
     sampling, scoring and observing see the same network, and the ratio of a first update is exactly 1.
     """
 
@@ -74,11 +74,11 @@ class Policy(nn.Module, ABC):
         self.pad_id = padding if isinstance(padding, int) else self.eos_ids[0]
         self.value_head = ValueHead(_hidden_width(model)) if critic else None
 
-    # What an architecture defines -------------------------------------------------------------------------
+    # Defined by an architecture ---------------------------------------------------------------------------
 
     @abstractmethod
     def predict(self, rollout: Rollout, hidden: bool = False) -> Predictions:
-        """One forward pass over given responses, and where in it each of their tokens is predicted."""
+        """One forward pass over given responses, and the place in it where each of their tokens is predicted."""
 
     @abstractmethod
     def read(self, rollout: Rollout) -> tuple[Predictions, Tensor]:
@@ -86,16 +86,16 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def decoder(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool) -> Decoder:
-        """What writes N responses, each prompt computed once, and ``reads`` attention meanwhile if it is told to.
+        """An incremental decoder of N responses, each prompt computed once, which also ``reads`` attention if told to.
 
         For models that can share (``sharing``).
         """
 
-    # Verbs ----------------------------------------------------------------------------------------------------
+    # Sampling, scoring and observing --------------------------------------------------------------------------
 
     @torch.no_grad()
     def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout:
-        """K candidates per prompt. The same seed and prompts give the same responses in any batch."""
+        """Sample K candidates per prompt. The same seed and prompts give the same responses in any batch."""
         prompt_ids, prompt_mask = self.collate(prompts)
         numbers = uniforms(prompts, sampling, seed) if sampling.temperature > 0 else None
         # In training mode with gradient checkpointing, layers drop the cache that they are handed.
@@ -112,34 +112,38 @@ class Policy(nn.Module, ABC):
     @torch.no_grad()
     def sample_observed(
         self, prompts: list[Prompt], sampling: Sampling, seed: int = 0
-    ) -> tuple[Rollout, Observation]:
-        """`sample`, and what `observe` would say of it, read while decoding: no pass over what was written.
+    ) -> tuple[Rollout, Observation | None]:
+        """`sample`, and what `observe` would say of the rollout, read while decoding instead of in a pass over it.
 
-        Holds [N T S] twice for as long as the observation lives, where `observe` can be asked part by part.
+        None where the responses cannot share their prompt (``sharing``): transformers' own loop writes them, and reads
+        nothing meanwhile; `observe` can then be asked part by part.
+
+        Holds [N T S] twice in float32 (attention and prompt_logprobs; T is the length limit) from the first token until
+        the observation is dropped: 8 bytes for each prompt column and response token of the whole rollout.
         """
         prompt_ids, prompt_mask = self.collate(prompts)
         if not self._shares(prompt_ids, sampling):
-            rollout = self.sample(prompts, sampling, seed)
-            return rollout, self.observe(rollout)
+            return self.sample(prompts, sampling, seed), None
         numbers = uniforms(prompts, sampling, seed) if sampling.temperature > 0 else None
         prompt_of_row = prompt_ids.repeat_interleave(sampling.candidates, 0)
-        steps: list[tuple[Tensor, Tensor, Facts]] = []
+        read: list[Tensor] = []  # attention and `Facts`, [N T ...]
 
         def written(t: int, rows: Tensor, logits: Tensor, tokens: Tensor) -> None:
             each = torch.arange(len(rows), device=rows.device)
-            found = facts(logits, each, tokens, prompt_of_row[rows], self.temperature)
-            steps.append((rows, decoder.attention, found))
+            told = facts(logits, each, tokens, prompt_of_row[rows], self.temperature)
+            of_step = (decoder.attention, *told)
+            if not read:
+                # Room for all steps at once: put together at the end, what they told would be held twice.
+                shape = (len(prompt_of_row), sampling.max_new_tokens)
+                read.extend(value.new_zeros(*shape, *value.shape[1:]) for value in of_step)
+            for whole, value in zip(read, of_step, strict=True):
+                whole[rows, t] = value
 
         with evaluating(self.model):
             decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates, reads=True)
             response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id, written)
         rollout = self._rollout(prompts, prompt_ids, prompt_mask, response_ids)
-        shape = response_ids.shape
-        attention = _over_steps(shape, [(rows, value) for rows, value, _ in steps])
-        told = (
-            _over_steps(shape, [(rows, found[n]) for rows, _, found in steps])
-            for n in range(len(Facts._fields))
-        )
+        attention, *told = (whole[:, : response_ids.shape[1]] for whole in read)
         return rollout, observed(rollout, attention, Facts(*told))
 
     def _shares(self, prompt_ids: Tensor, sampling: Sampling) -> bool:
@@ -161,7 +165,7 @@ class Policy(nn.Module, ABC):
         )
 
     def forward(self, rollout: Rollout) -> Scored:
-        """Log-probabilities, entropy and values of the responses, with gradients."""
+        """Score a rollout: log-probabilities, entropy and values of the responses, with gradients."""
         predictions, mask = self.predict(rollout, hidden=self.value_head is not None), rollout.response_mask
         place, tokens = predictions.place[mask], rollout.response_ids[mask]
         logprobs, entropy = token_likelihood(predictions.logits, place, tokens, self.temperature)
@@ -172,7 +176,7 @@ class Policy(nn.Module, ABC):
 
     @torch.no_grad()
     def observe(self, rollout: Rollout) -> Observation:
-        """Attention to the prompt and what else one pass over given responses tells. See `types.Observation`."""
+        """Attention to the prompt, and log-probabilities, of one pass over given responses: see `types.Observation`."""
         predictions, attention = self.read(rollout)
         mask = rollout.response_mask
         prompt_of_row = rollout.prompt_ids.repeat_interleave(rollout.group_size, 0)
@@ -212,7 +216,7 @@ class Policy(nn.Module, ABC):
         return None
 
     def check_length(self, tokens: int, key: str) -> None:
-        """Raises InputError where the model has no positions for a response of so many tokens."""
+        """Raise InputError where the model has no positions for a response of so many tokens."""
         limit = self.response_limit
         if limit is not None and tokens > limit:
             raise InputError(
@@ -221,7 +225,7 @@ class Policy(nn.Module, ABC):
             )
 
     def collate(self, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
-        """``prompt_ids, prompt_mask [P S]``, padded on this architecture's side.
+        """Batch of prompts: ``prompt_ids, prompt_mask [P S]``, padded on this architecture's side.
 
         Raises InputError for a prompt without a token: nothing could follow it.
         """
@@ -244,16 +248,17 @@ class Policy(nn.Module, ABC):
         return ids.to(self.device), mask.to(self.device)
 
     def decode(self, response_ids: Tensor, mask: Tensor) -> list[str]:
+        """Texts of response tokens, without special tokens."""
         rows = [row[kept].tolist() for row, kept in zip(response_ids, mask, strict=True)]
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
     def encode(self, responses: list[str]) -> list[list[int]]:
-        """The tokens of responses that somebody else wrote, each ended by EOS; a special token in one is text."""
+        """Token ids of given response texts, each ended by EOS; a special token spelt in a text is read as text."""
         rows = self.tokenizer(responses, add_special_tokens=False, split_special_tokens=True, verbose=False)
         return [[*row, self.eos_ids[0]] for row in rows["input_ids"]]
 
     def given(self, prompts: list[Prompt], responses: list[str], limit: int) -> Rollout:
-        """A rollout of responses that somebody else wrote, K per prompt in order, each ended by EOS.
+        """A rollout of given response texts, K per prompt in order, each ended by EOS.
 
         A response of more than ``limit`` tokens is cut there and counts as unfinished. Raises InputError for one
         that is longer than the model's decoder.
@@ -263,7 +268,7 @@ class Policy(nn.Module, ABC):
     def given_ids(
         self, prompts: list[Prompt], rows: Sequence[Sequence[int]], responses: list[str] | None = None
     ) -> Rollout:
-        """A rollout of the tokens of responses, K per prompt in order, read exactly as they are.
+        """A rollout of given response tokens, K per prompt in order, read exactly as they are.
 
         One whose last token ends no sequence (``eos_ids``) counts as unfinished. ``responses`` are their texts; None:
         what the tokens spell. Raises InputError for a response that is longer than the model's decoder.
@@ -281,12 +286,12 @@ class Policy(nn.Module, ABC):
         return Rollout(prompts, prompt_ids, prompt_mask, *moved, responses=texts)
 
     def begun(self, rows: int) -> dict[str, Tensor]:
-        """What ``generate`` is told of ``rows`` responses: nothing, or what an encoder-decoder's begin with."""
+        """Decoder inputs that ``rows`` responses begin with, for ``generate``; empty for a causal model."""
         return {}
 
 
 class Reference:
-    """The model as it was before training: the observer by default, and the other end of the leash.
+    """The reference model: the policy before training, default observer and the distribution of the KL penalty.
 
     With LoRA it is the same weights with the adapter off, otherwise a frozen copy.
     """
@@ -298,38 +303,32 @@ class Reference:
         self._policy = policy
 
     def observe(self, rollout: Rollout) -> Observation:
+        """As of `Policy.observe`, by the reference's weights."""
         with self._adapter_off() if self._adapter_off else nullcontext():
             return self._policy.observe(rollout)
 
     def logprobs(self, rollout: Rollout) -> Tensor:
-        """[N T] as of `Policy.logprobs`."""
+        """[N T] as of `Policy.logprobs`, by the reference's weights."""
         with self._adapter_off() if self._adapter_off else nullcontext():
             return self._policy.logprobs(rollout)
 
 
 def observed(rollout: Rollout, attention_NTS: Tensor, told: Facts) -> Observation:
-    """What was read at every step, ``told`` as [N T ...], and 0 wherever there is padding."""
+    """An `Observation` of attention and the facts ``told`` [N T ...] of every step, set to 0 in place at padding."""
     mask = rollout.response_mask
     columns = rollout.prompt_mask.repeat_interleave(rollout.group_size, 0)[:, None, :] & mask[:, :, None]
-    shown = {name: value * (columns if value.dim() > 2 else mask) for name, value in told._asdict().items()}
-    return Observation(attention=attention_NTS * columns, **shown)
+    for value in told:
+        value.mul_(columns if value.dim() > 2 else mask)
+    return Observation(attention=attention_NTS.mul_(columns), **told._asdict())
 
 
 def places(rows: int, width: int, length: int, first: int, device: torch.device) -> Tensor:
-    """[rows width] of the `Predictions` of padded rows of ``length``, whose place ``first`` predicts token 0."""
+    """[rows width] places in `Predictions` of padded rows of ``length``, whose place ``first`` predicts token 0."""
     return (torch.arange(rows, device=device) * length + first)[:, None] + torch.arange(width, device=device)
 
 
-def _over_steps(shape: torch.Size, steps: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """[N T ...] of rows and values [n ...] of each step; 0 where a row was not in the batch."""
-    whole = steps[0][1].new_zeros(*shape, *steps[0][1].shape[1:])
-    for t, (rows, values) in enumerate(steps):
-        whole[rows, t] = values
-    return whole
-
-
 def _in_rows(flat: Tensor, mask: Tensor) -> Tensor:
-    """[R ...] of the tokens that are there -> [N T ...], 0 at padding."""
+    """[R ...] of the unmasked tokens -> [N T ...], 0 at padding."""
     rows = flat.new_zeros(*mask.shape, *flat.shape[1:])
     rows[mask] = flat
     return rows

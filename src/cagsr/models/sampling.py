@@ -1,4 +1,4 @@
-"""How a response is drawn: the settings, the randomness, and where a response ends."""
+"""Token sampling: temperature, top-k and top-p, random numbers per prompt, and where a response ends."""
 
 import hashlib
 from typing import Protocol, cast
@@ -23,13 +23,13 @@ WITHOUT_FLOAT64 = "mps"
 
 
 class Sampler(Protocol):
-    """Who writes responses: the policy itself, or an engine that has the policy's weights of this moment."""
+    """Protocol of a source of rollouts: the policy itself, or an engine that has the policy's current weights."""
 
     def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout: ...
 
 
 def uniforms(prompts: list[Prompt], sampling: Sampling, seed: int) -> Tensor:
-    """[N T] numbers in [0, 1), a function of the seed and each prompt's own index and occurrence.
+    """[N T] uniform random numbers in [0, 1), a function of the seed and each prompt's own index and occurrence.
 
     A group's randomness does not depend on which other prompts are in its batch or on which process it is
     sampled, so one process and many write the same responses.
@@ -46,7 +46,7 @@ def uniforms(prompts: list[Prompt], sampling: Sampling, seed: int) -> Tensor:
 
 
 def draw(scores: Tensor, uniform_n: Tensor | None, sampling: Sampling) -> Tensor:
-    """[n] a token for each row of ``scores`` [n V], by inverse transform from its own number in [0, 1).
+    """Sample a token [n] for each row of ``scores`` [n V], by inverse transform from its own number in [0, 1).
 
     Temperature, top-k and top-p are applied first. None for the numbers takes the likeliest token. Raises
     NumericsError for logits that no token can be drawn from.
@@ -81,7 +81,7 @@ def _warpers(sampling: Sampling) -> LogitsProcessorList:
 
 
 class InverseTransform(LogitsProcessor):
-    """Draws each row's token and leaves only that one possible: for greedy decoding of ``generate``."""
+    """Logits processor that draws each row's token and masks all others: for greedy decoding by ``generate``."""
 
     def __init__(self, sampling: Sampling, uniform_NT: Tensor):
         self.sampling, self.uniform_NT, self.step = sampling, uniform_NT, 0
@@ -93,7 +93,7 @@ class InverseTransform(LogitsProcessor):
 
 
 def response_mask(response_ids: Tensor, eos_ids: list[int]) -> tuple[Tensor, Tensor]:
-    """``(mask [N T], finished [N])``: everything up to and including the first end-of-sequence token.
+    """Mask of responses, ``(mask [N T], finished [N])``: all tokens to the first end-of-sequence token, included.
 
     Decided by position, not by comparing with the pad token: with ``pad == eos`` the written end-of-sequence stays
     in the response and the padding after it does not.

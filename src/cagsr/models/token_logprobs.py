@@ -1,4 +1,4 @@
-"""What a distribution says of chosen tokens, a few rows of logits at a time.
+"""Log-probability, entropy and related facts of chosen tokens, computed over a few rows of logits at a time.
 
 The plain way keeps several float32 copies of all logits, [N T V] each: scaled, normalised, exponentiated, and the same
 again for the backward pass. Here only the logits themselves and their gradient are that large.
@@ -14,13 +14,13 @@ from torch.autograd.function import once_differentiable
 __all__ = ["Facts", "facts", "token_likelihood", "token_logprobs"]
 
 CHUNK = 1 << 18
-"""Logits that a CPU works on at a time: 1 MB in float32, which its caches hold. Elsewhere 64 times as many."""
+"""Logits that a CPU processes at a time: 1 MB in float32, which its caches hold. Elsewhere 64 times as many."""
 
 IMPOSSIBLE = -87.0  # log of about the smallest normal float32; a token at -inf must add 0 and not NaN
 
 
 class Facts(NamedTuple):
-    """Of R chosen tokens, float32: logprobs, confidence, entropy, certainty [R] and prompt_logprobs [R S].
+    """Facts of R chosen tokens, float32: logprobs, confidence, entropy, certainty [R] and prompt_logprobs [R S].
 
     Each as `types.Observation` defines it.
     """
@@ -57,7 +57,7 @@ def token_logprobs(logits: Tensor, place: Tensor, tokens: Tensor, temperature: f
 
 @torch.no_grad()
 def facts(logits: Tensor, place: Tensor, tokens: Tensor, others: Tensor, temperature: float) -> Facts:
-    """`Facts` of ``tokens`` at ``place``; ``others`` [R S] are the prompt's tokens beside each."""
+    """`Facts` of the chosen ``tokens`` at ``place``; ``others`` [R S] are the prompt tokens of each."""
     vocabulary = torch.log(torch.tensor(float(logits.shape[-1])))
     found = []
     for rows in _chunks(place, logits):

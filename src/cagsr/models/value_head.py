@@ -7,7 +7,7 @@ __all__ = ["ValueHead"]
 
 
 class ValueHead(nn.Module):
-    """[N T D] hidden states -> [N T] values in float32, 0 before training.
+    """Value head: [N T D] hidden states -> [N T] values in float32, 0 before training.
 
     The hidden state that predicts token t gives the value of the response before token t is written. The trunk is
     shared with the policy, as in arXiv 1909.08593; starting at exactly 0 makes the first advantages those of a

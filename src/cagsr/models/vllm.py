@@ -1,7 +1,7 @@
-"""Responses from a vLLM server, through TRL's client, which the policy's weights are sent to before each rollout.
+"""Sampling on a vLLM server, through TRL's client; the policy's weights are sent to it before each rollout.
 
-Token ids and settings go over HTTP and weights from GPU to GPU (NCCL): both are what TRL's ``VLLMClient`` does. What is
-here is when that happens, what is asked for, and what is believed of an answer.
+Token ids and settings go over HTTP and weights from GPU to GPU (NCCL): both are what TRL's ``VLLMClient`` does. This
+module decides when that happens, builds the requests and checks the answers.
 
 Weights are sent at the beginning of every rollout. So they are never behind an update, and a run that goes on, or a
 server that was started anew, needs nothing else.
@@ -37,7 +37,7 @@ START = (
 
 
 class Client(Protocol):
-    """What is used of ``trl.generation.vllm_client.VLLMClient`` once it is connected."""
+    """Protocol of the part of ``trl.generation.vllm_client.VLLMClient`` that is used, once it is connected."""
 
     base_url: str
 
@@ -50,14 +50,14 @@ class Client(Protocol):
 
 
 class Written(NamedTuple):
-    """A response's tokens and the log-probability of each, as the server drew it."""
+    """One response of the server: its tokens, and the log-probability of each under the sampling distribution."""
 
     ids: list[int]
     logprobs: list[float]
 
 
 def connect(server: Vllm, device: torch.device, world: World) -> Client | None:
-    """TRL's client, ready to send weights from ``device``; None in every process but the first, which alone asks.
+    """Connect TRL's client, ready to send weights from ``device``; None in every process but the first.
 
     Raises InputError where TRL or vLLM is not installed here or ``device`` is none that NCCL sends from, and
     EndpointError where the server does not answer, or was started without what training needs.
@@ -100,7 +100,7 @@ def _connected(server: Vllm, device: torch.device) -> Client:
 
 @contextmanager
 def _asking(url: str) -> Iterator[None]:
-    """What goes wrong between a server and TRL's client, which raises the bare Exception, as an EndpointError."""
+    """Context manager that turns failures of the server, for which TRL raises a bare Exception, into EndpointError."""
     try:
         yield
     except CagsrError:
@@ -123,14 +123,14 @@ def _asking(url: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class VLLMSampler:
-    """A `policy.sampling.Sampler`. ``client`` is what `connect` gave: the first process asks for all of them."""
+    """A `models.sampling.Sampler` on a vLLM server. ``client`` is from `connect`: the first process asks for all."""
 
     policy: Policy
     client: Client | None
     world: World
 
     def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout:
-        """K candidates per prompt, by the policy's weights as they are now, with the server's log-probabilities.
+        """Sample K candidates per prompt with the policy's current weights, and the server's log-probabilities of them.
 
         ``seed`` is not used: the server has its own randomness. Raises EndpointError in all processes where the
         server does not answer, or not as it should.
@@ -198,7 +198,7 @@ def written(
     eos_ids: Sequence[int],
     vocabulary: int,
 ) -> list[Written]:
-    """The responses in an answer of ``Client.generate``; raises ValueError for one that cannot be trained on."""
+    """Parse the responses in an answer of ``Client.generate``; raises ValueError for one that cannot be trained on."""
     ids_N, logprobs_N, count = answer["completion_ids"], answer["logprobs"], len(asked) * sampling.candidates
     if len(ids_N) != count:
         raise ValueError(f"it gave {len(ids_N)} responses, asked for {count}")
@@ -230,7 +230,7 @@ def written(
 
 
 def served(model: nn.Module) -> list[tuple[str, Tensor, Callable[[], Tensor]]]:
-    """All weights of a causal model: the name a server knows each by, what it is like, and what gives it.
+    """All weights of a causal model for the server: name, the tensor for its shape and dtype, a function that gives it.
 
     A LoRA adapter is added to a copy of what it adapts, when that is asked for. Merged in place and taken out again,
     as TRL does it, it would leave the frozen weights a rounding away from what they were, at every step.

@@ -1,1 +1,1 @@
-"""Blind rating by people: what they see, how it is kept, and what it says afterwards."""
+"""Blind human rating of responses: items, rating page, ratings database, agreement and export."""

@@ -1,4 +1,4 @@
-"""How far raters agree beyond chance: Krippendorff's alpha.
+"""Inter-rater agreement: Krippendorff's alpha.
 
 Source: Krippendorff, Content Analysis, 4th edition, 2019, chapter 12; computed by the package ``krippendorff``.
 """
@@ -12,7 +12,7 @@ __all__ = ["alpha"]
 
 
 def alpha(ratings: Mapping[str, Mapping[int, int]]) -> tuple[float | None, int]:
-    """Alpha of ordered values, and of how many items: those that two raters or more have rated.
+    """Krippendorff's alpha for ordinal values, and the number of items that two raters or more have rated.
 
     ``ratings`` are rater -> item -> value. 1 is perfect agreement, 0 what chance gives, below 0 worse; None where
     it is not defined: no item with two ratings, or one and the same value everywhere.

@@ -1,4 +1,4 @@
-"""What the ratings say: means and preferences of systems, agreement of raters, and files that others read.
+"""Export of ratings: means and preferences of systems, agreement of raters, and files for other commands.
 
 ``ratings.jsonl`` is what ``metrics.ratings`` reads, ``pairs.jsonl`` what ``compare.preferences`` and
 ``cagsr calibrate --pairs`` read. Attention checks are in neither.
@@ -30,7 +30,7 @@ Answers = Mapping[tuple[int, str], int]
 
 @dataclass(frozen=True)
 class _Said:
-    """The items of one mode, and rater -> what they answered."""
+    """Answers in one mode: its items, and rater -> answers."""
 
     items: Sequence[Item]
     answers: Mapping[str, Answers]
@@ -40,7 +40,7 @@ class _Said:
 
 
 def export(store: Store, output: Path, raters: Sequence[str] | None = None) -> dict[str, Any]:
-    """Write the files to ``output`` and return the summary; of these ``raters`` only, if they are named.
+    """Export the ratings to ``output`` and return the summary; of these ``raters`` only, if they are named.
 
     Raises InputError for a name that never rated, where nobody rated, and for a file that no export wrote.
     """
@@ -83,7 +83,7 @@ def _write(store: Store, path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
         raise InputError(
             f"{path} was not written by cagsr rate, or was changed since; choose another --output."
         )
-    # Known before it is there: a kill in between leaves a file that the next export may replace.
+    # Recorded before it is written: a kill in between leaves a file that the next export may replace.
     store.add_export(text.encode())
     write_atomically(path, text)
     return path
@@ -151,7 +151,7 @@ def _agreement(mode: Mode, said: _Said) -> dict[str, dict[str, float | int | Non
 
 
 def _raters(mode: Mode, said: _Said) -> dict[str, dict[str, int]]:
-    """How much each rater did, and how many checks of each kind they met and passed."""
+    """Number of answers of each rater, and of checks of each kind that they met and passed."""
     found: dict[str, dict[str, int]] = {}
     for rater, answers in said.answers.items():
         complete = [

@@ -1,4 +1,4 @@
-"""What a rater is asked, in which order: blind, shuffled for each rater, with attention checks among it.
+"""Rating items and their order: blind, shuffled for each rater, with attention checks among them.
 
 Two kinds of checks: *foreign*, a response to another prompt, which nobody who reads can find relevant; and
 *repeated*, an item that comes again, with its sides exchanged, which nobody who means it answers otherwise.
@@ -26,14 +26,15 @@ QUESTIONS: dict[Mode, tuple[str, ...]] = {
 CHECK_EVERY = 20
 FEWEST_WITH_CHECKS = 4
 STRANGERS = 50
-# A response to another prompt is found out by a relevance up to here; what is said twice may differ by so much.
+# A rater passes a check by a relevance of at most so much for a response to another prompt, or by scores of a repeated
+# item that differ by at most so much.
 LARGEST_FOREIGN_RELEVANCE = 2
 LARGEST_CHANGE = 1
 
 
 @dataclass(frozen=True)
 class Item:
-    """One response to rate, or two to choose from; ``check`` names the kind of check it is, if it is one.
+    """A rating item: one response to rate, or two to choose from; ``check`` is its kind if it is an attention check.
 
     repeats  the number, among the items of its mode, of the item that comes again here
     """
@@ -45,7 +46,7 @@ class Item:
 
 
 def choose(groups: Sequence[Group], mode: Mode, count: int, random: Random) -> list[Item]:
-    """About ``count`` items of the groups, and the checks after them.
+    """Choose about ``count`` items from the groups, and the attention checks after them.
 
     Scores: all responses of as many prompts as fit, at least one. Pairs: one pair of each prompt in turn, such
     that the systems meet equally often.
@@ -60,7 +61,7 @@ def choose(groups: Sequence[Group], mode: Mode, count: int, random: Random) -> l
 
 
 def order(items: Sequence[Item], rater: str, seed: int) -> list[int]:
-    """The numbers of the items in the order in which this rater meets them.
+    """Item numbers in the order in which this rater meets them.
 
     What is repeated comes first within the earlier half of them, and again in the last third.
     """
@@ -109,6 +110,7 @@ def to_json(item: Item) -> dict[str, Any]:
 
 
 def from_json(content: Mapping[str, Any]) -> Item:
+    """The item that `to_json` wrote."""
     responses = tuple(Response(one["text"], tuple(one["systems"])) for one in content["responses"])
     return Item(content["prompt"], responses, content["check"], content["repeats"])
 

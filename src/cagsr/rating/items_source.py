@@ -1,4 +1,4 @@
-"""What there is to rate: responses of a comparison's systems, or the candidates of one run."""
+"""Responses to rate: those of a comparison's systems, or the candidates of one run."""
 
 import json
 from collections import defaultdict
@@ -14,14 +14,14 @@ from cagsr.runs.directory import CANDIDATES
 __all__ = ["Group", "Response", "read_groups"]
 
 RESPONSES = "seed-*/responses.jsonl"
-# A run is told apart by when a candidate was sampled: did training make it better?
+# Candidates of a run are compared by the third of its steps they come from: did training improve them?
 PARTS = 3
 CANDIDATES_OF_A_GROUP = 2
 
 
 @dataclass(frozen=True)
 class Response:
-    """A text, and the systems that wrote it: the same text is shown once, whoever wrote it."""
+    """A text, and the systems that wrote it: equal texts of several systems are shown once."""
 
     text: str
     systems: tuple[str, ...]
@@ -29,7 +29,7 @@ class Response:
 
 @dataclass(frozen=True)
 class Group:
-    """The distinct responses to one prompt that may be held against each other."""
+    """The distinct responses to one prompt, which may be compared."""
 
     prompt: str
     responses: tuple[Response, ...]
@@ -67,7 +67,7 @@ def _only(group: Group, systems: set[str]) -> tuple[Response, ...]:
 
 
 def _of_comparison(paths: Sequence[Path]) -> list[Group]:
-    """Every seed of every system: a comparison compares on the prompts for which all of them have ratings."""
+    """Groups of a comparison, with every seed: it compares prompts for which all systems and seeds have ratings."""
     written: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for path in paths:
         for row in _rows(path):

@@ -1,4 +1,4 @@
-"""Texts as a page may show them: what would be invisible, or turn a line around, is written out."""
+"""Sanitised text for the rating page: invisible characters, and those that reorder a line, are written out."""
 
 import re
 
@@ -11,5 +11,5 @@ HIDDEN = re.compile(
 
 
 def shown(text: str) -> str:
-    """The text with each hidden character as its code point, ``[U+202E]``: it can be sent, and nothing is disguised."""
+    """The text with each hidden character as its code point, ``[U+202E]``, so that it can be sent and read."""
     return HIDDEN.sub(lambda found: f"[U+{ord(found.group()):04X}]", text.replace("\r\n", "\n"))

@@ -1,4 +1,4 @@
-"""Who may ask anything at all: the rater's own browser, at our own address, with the rater's own token.
+"""Request guards of the rating page: only the rater's own browser, at our own address, with the rater's own token.
 
 A page of another site can make a browser send requests here, by name (DNS rebinding), by form, by script or by
 link. Each needs a Host, an Origin, a Sec-Fetch-Site or a cookie that is not ours, so each is refused, before any
@@ -31,7 +31,7 @@ HEADERS = {
 
 
 class Guards:
-    """Around an application: 403 for everything that does not come from a rater's own page, 413 for large bodies.
+    """ASGI middleware: 403 for requests that do not come from a rater's own page, 413 for large bodies.
 
     hosts      the values of the Host header that are ours, with the port
     cookie     the name of the cookie that holds a token
@@ -65,7 +65,7 @@ class Guards:
         await self.app(scope, _replayed(body, receive), _with_headers(send))
 
     def _foreign(self, headers: Headers, method: str) -> str:
-        """Why a request does not come from our own page; empty where it does."""
+        """The reason why a request does not come from our own page; empty where it does."""
         hosts, origins = headers.getlist("host"), headers.getlist("origin")
         if len(hosts) != 1 or hosts[0].lower() not in self.hosts:
             return f"it answers at {' or '.join(sorted(self.hosts))} only"
@@ -89,7 +89,7 @@ class Guards:
 
 
 async def _body(receive: Receive) -> bytes | None:
-    """The whole body, None where it is larger than any that we ask for."""
+    """The whole request body, None where it is larger than any that the page sends."""
     body = b""
     while True:
         message = await receive()

@@ -1,4 +1,4 @@
-"""The rating page and what it asks for: where a rater stands, an answer, an undo."""
+"""Web application of the rating page: a rater's state, answers and undo."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -29,7 +29,7 @@ router = APIRouter()
 
 
 class Session:
-    """One study as raters see it. ``notice`` is called with what the person at the terminal should know."""
+    """One study as raters see it. ``notice`` is called with messages for the person at the terminal."""
 
     def __init__(self, store: Store, study: Study, notice: Callable[[str], None]):
         self.store, self.study, self.notice = store, study, notice
@@ -37,7 +37,7 @@ class Session:
         self._orders: dict[str, list[int]] = {}
 
     def state(self, rater: str) -> dict[str, Any]:
-        """Where a rater stands: the first item that is not answered, or none; nothing in it names a system."""
+        """A rater's progress: the first item that is not answered, or none; nothing in it names a system."""
         answers = self.store.answers(rater, self.study.mode)
         last = self.store.last(rater, self.study.mode)
         numbers = self.order(rater)
@@ -56,7 +56,7 @@ class Session:
         return self._orders[rater]
 
     def value(self, rater: str, item: int, value: int) -> int:
-        """A value as it is kept, from the value as the rater gave it, and back: A and B may be exchanged."""
+        """The stored value of a rater's value, and the inverse: A and B may be exchanged on the page."""
         return -value if self._flipped(rater, item) else value
 
     def _complete(self, item: int, answers: dict[tuple[int, str], int]) -> bool:
@@ -81,7 +81,7 @@ class Session:
 
 
 class Answer(BaseModel):
-    """A score from 1 to 5; or 1 for response A, the left one, -1 for B, 0 for neither."""
+    """Request body of an answer: a score from 1 to 5; or 1 for response A, the left one, -1 for B, 0 for neither."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -91,7 +91,7 @@ class Answer(BaseModel):
 
 
 class Undo(BaseModel):
-    """The answer to take back: ``last`` of the state. By its number, so that asking twice takes back one."""
+    """Request body of an undo: ``last`` of the state, a number, so that asking twice takes back one answer."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -143,7 +143,7 @@ def state(rater: Rater, session: Given) -> dict[str, Any]:
 
 @router.post("/answer")
 def answer(rater: Rater, session: Given, given: Answer) -> dict[str, Any]:
-    """Keep an answer; what comes back, where the rater then stands, says that it was kept."""
+    """Store an answer; the state that is returned shows that it was stored."""
     values = range(1, 6) if session.study.mode == "scores" else range(-1, 2)
     if given.question not in session.questions or not 0 <= given.item < len(session.study.items):
         raise HTTPException(422, "no such question")
@@ -169,7 +169,7 @@ ROUTES = tuple(sorted({getattr(route, "path", "") for route in router.routes}))
 
 
 def application(session: Session, hosts: Collection[str], cookie: str) -> ASGIApp:
-    """The whole application behind its guards; ``hosts`` are the addresses, with port, that are its own."""
+    """The ASGI application behind its guards; ``hosts`` are the addresses, with port, that are its own."""
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.include_router(router)
     app.state.session, app.state.cookie = session, cookie
@@ -183,7 +183,7 @@ def application(session: Session, hosts: Collection[str], cookie: str) -> ASGIAp
 
 
 def make_server(app: ASGIApp) -> uvicorn.Server:
-    """What answers on the sockets that its ``run`` is given, until Ctrl-C, which is raised as KeyboardInterrupt."""
+    """The server of the application; ``run`` serves on given sockets until Ctrl-C, raised as KeyboardInterrupt."""
     config = uvicorn.Config(
         app,
         http="h11",

@@ -1,4 +1,4 @@
-"""`cagsr rate`: people rate, blind, on a page that this computer serves to itself; and what came of it."""
+"""`cagsr rate`: blind rating on a page that is served on this computer, and the export of its results."""
 
 import ipaddress
 import os
@@ -24,7 +24,7 @@ PACKAGES = "packages of the rating page are not installed; pip install 'cagsr[ra
 
 @dataclass(frozen=True)
 class Rating:
-    """A rating that is ready: rater -> link, and the address that answers them once `serve` is called.
+    """An opened rating: rater -> link, and the address that answers them once `serve` is called.
 
     Used as a context, at whose end the database and the address are let go.
     """
@@ -44,7 +44,7 @@ class Rating:
         self.store.close()
 
     def announcement(self) -> list[str]:
-        """What the person who starts a rating should know, line by line."""
+        """Instructions for the person who starts a rating, line by line."""
         count = len(self.study.items)
         checks = sum(item.check is not None for item in self.study.items)
         what = "responses" if self.study.mode == "scores" else "pairs"
@@ -60,7 +60,7 @@ class Rating:
         return lines
 
     def serve(self, notice: Callable[[str], None]) -> None:
-        """Answer raters until Ctrl-C (KeyboardInterrupt); ``notice`` is told, once each, what should be known."""
+        """Serve raters until Ctrl-C (KeyboardInterrupt); ``notice`` is called with each message for the user, once."""
         from cagsr.rating.server import Session, application, make_server
 
         told: set[str] = set()
@@ -76,7 +76,7 @@ class Rating:
         make_server(app).run(sockets=[self.listener])
 
     def kept(self) -> str:
-        """How much is kept of all raters of this mode, in words."""
+        """Message with the number of stored answers of all raters in this mode."""
         answers = sum(len(self.store.answers(name, self.study.mode)) for name in self.store.raters())
         return f"{answers} answers are in {self.store.path}"
 
@@ -93,7 +93,7 @@ def open_rating(
     port: int = 8765,
     open_to_network: bool = False,
 ) -> Rating:
-    """Choose what is rated in a run or comparison, or go on with what was chosen before, and give every rater a link.
+    """Choose the items of a run or comparison, or continue an earlier choice, and give every rater a link.
 
     ``raters`` and ``systems`` are names with commas between them. Answers are kept in ``ratings.sqlite`` in the
     directory.
@@ -163,7 +163,7 @@ def _names(given: str) -> list[str]:
 def _study(
     path: Path, mode: Mode, items: int | None, systems: str | None, seed: int | None
 ) -> tuple[Store, Study]:
-    """The open database and what is asked: chosen now, or as it was chosen the first time."""
+    """The open database and the study: its items chosen now, or as they were chosen the first time."""
     only = None if systems is None else sorted({name.strip() for name in systems.split(",")})
     given = {"items": items, "systems": only, "seed": seed}
     store = Store(path) if path.exists() or path.is_symlink() else None
@@ -238,7 +238,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _hosts(host: str, port: int) -> tuple[str, ...]:
-    """What a browser that was given our address says as Host; the first one is in the links."""
+    """Host header values of browsers that were given our address; the first one is in the links."""
     same = ("127.0.0.1", "localhost")
     names = [host.lower(), *(name for name in same if name != host)] if host in same else [host.lower()]
     names = [f"[{name}]" if ":" in name else name for name in names]

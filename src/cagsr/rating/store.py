@@ -28,7 +28,7 @@ from cagsr.rating.items import Item, Mode, from_json, to_json
 
 __all__ = ["Last", "Store", "Study"]
 
-# "cagr": a file that says so in its header is ours.
+# "cagr" in the header of an SQLite file marks it as a ratings database.
 APPLICATION = 0x63616772
 # Another process may be writing; seconds to wait for it.
 PATIENCE = 30.0
@@ -64,7 +64,7 @@ KEY = "rater = ? AND mode = ? AND item = ? AND question = ?"
 
 @dataclass(frozen=True)
 class Study:
-    """What is asked in one mode. ``options`` are those that the items were chosen with."""
+    """A study: what is asked in one mode. ``options`` are those that the items were chosen with."""
 
     mode: Mode
     options: Mapping[str, Any]
@@ -77,7 +77,7 @@ class Study:
 
 @dataclass(frozen=True)
 class Last:
-    """A rater's newest answer that still stands: the one that an undo takes back."""
+    """A rater's newest answer that is not undone: the one that an undo takes back."""
 
     sequence: int
     item: int
@@ -87,7 +87,7 @@ class Store:
     """An open ratings database. Every method may be called from any thread; each write is one transaction."""
 
     def __init__(self, path: Path, *, create: bool = False):
-        """Raises InputError where there is none (unless ``create``) or another file, and StorageError."""
+        """Open a database. Raises InputError where there is none (unless ``create``) or another file; StorageError."""
         if path.is_symlink() or (path.exists() and not path.is_file()):
             raise InputError(f"{path} is no file but a link or a directory; move it away.")
         if not create and not path.exists():
@@ -110,7 +110,7 @@ class Store:
         with self._lock:
             self._connection.close()
 
-    # What is asked -----------------------------------------------------------------------------------------------
+    # Studies -----------------------------------------------------------------------------------------------------
 
     def study(self, mode: Mode) -> Study | None:
         found = self._read("SELECT options, items FROM study WHERE mode = ?", mode)
@@ -127,7 +127,7 @@ class Store:
         with self._writing():
             self._connection.execute("INSERT INTO study VALUES (?, ?, ?)", (study.mode, *content))
 
-    # Who rates ---------------------------------------------------------------------------------------------------
+    # Raters ------------------------------------------------------------------------------------------------------
 
     def admit(self, rater: str) -> str:
         """A new token for this rater: 256 random bits. Tokens given before stay good, so an open page goes on."""
@@ -138,7 +138,7 @@ class Store:
         return token
 
     def rater_of(self, token: str) -> str | None:
-        """Whose token it is, None for nobody's. All are looked at, in a time that tells nothing of them."""
+        """The rater of a token, None for an unknown one. All are compared, in a time that reveals nothing of them."""
         asked, found = _digest(token), None
         for digest, rater in self._tokens:
             if hmac.compare_digest(digest, asked):
@@ -148,15 +148,15 @@ class Store:
     def raters(self) -> list[str]:
         return [name for (name,) in self._read("SELECT DISTINCT rater FROM token ORDER BY rater")]
 
-    # What they say -----------------------------------------------------------------------------------------------
+    # Answers -----------------------------------------------------------------------------------------------------
 
     def answers(self, rater: str, mode: Mode) -> dict[tuple[int, str], int]:
-        """(item, question) -> value, as it stands now."""
+        """Current answers: (item, question) -> value."""
         asked = "SELECT item, question, value FROM answer WHERE rater = ? AND mode = ?"
         return {(item, question): value for item, question, value in self._read(asked, rater, mode)}
 
     def answer(self, rater: str, mode: Mode, item: int, question: str, value: int) -> None:
-        """Keep one answer; it is safe on the disk when this returns. The same answer again changes nothing.
+        """Store one answer; it is safe on the disk when this returns. The same answer again changes nothing.
 
         Raises StorageError when it was not kept.
         """
@@ -176,7 +176,7 @@ class Store:
         return Last(*found[0]) if found else None
 
     def undo(self, rater: str, mode: Mode, sequence: int) -> bool:
-        """Take back one answer of this rater, by a row of its own; what held before holds again.
+        """Take back one answer of this rater by a row of its own; the value before it then holds again.
 
         The same undo again changes nothing. False where this rater gave no such answer. Raises StorageError.
         """
@@ -196,7 +196,7 @@ class Store:
             self._set(key, self._standing(key))
         return True
 
-    # What was written of it --------------------------------------------------------------------------------------
+    # Exports -----------------------------------------------------------------------------------------------------
 
     def exported(self, content: bytes) -> bool:
         """Whether an export of this database wrote just this content before."""

@@ -1,4 +1,4 @@
-"""What a terminal shows of the ratings: systems with intervals, agreement, and how careful each rater was."""
+"""Terminal tables of the ratings: systems with intervals, agreement, and how careful each rater was."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ TITLES = {
 
 
 def rating_table(summary: Mapping[str, Any], width: int = 80) -> Group:
-    """Of each mode that was rated: a row a system, a line on agreement, a line a rater; and the files written."""
+    """Table of each mode that was rated: a row a system, a line on agreement, a line a rater; and the files written."""
     parts: list[RenderableType] = []
     for mode, systems in summary["systems"].items():
         if not summary["raters"][mode]:

@@ -1,4 +1,4 @@
-"""A run as one HTML file without network: curves, comparison, before and after, candidates and their attention."""
+"""Reports: a run as one HTML file without network: curves, comparison, before and after, candidates and attention."""
 
 from cagsr.report.page import write_report
 

@@ -1,4 +1,4 @@
-"""What the candidates browser shows: groups of candidates, the parts of their rewards, and where they looked.
+"""Data of the candidates browser: groups of candidates, the parts of their rewards, and their attention.
 
 All text is cut into words here, once, so that the page only has to show pieces: positions in a text mean another
 thing to Python than to a browser.
@@ -17,14 +17,14 @@ __all__ = ["MOST_CANDIDATES", "browsable", "suspicions"]
 
 MOST_CANDIDATES = 12_000
 SMALLEST = 0.03
-# So many nats a segment must explain to count as said: where the signal knockout, in every preset, is half way.
+# Nats that a segment must explain to count as said: the threshold of the signal knockout in every preset.
 SAID = 3.0
-# What makes a response that won its group suspect: it may have been paid for something else than answering.
+# Limits beyond which the best response of a group is suspect of reward hacking: repetition, copying, length.
 MOST_REPEATED, MOST_COPIED, MOST_LONGER = 0.1, 0.6, 1.6
 
 
 def browsable(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One entry a run: its signals and groups, in the short form that ``script.js`` reads.
+    """Data of the browser, one entry a run: its signals and groups, in the short form that ``script.js`` reads.
 
     A run of very many candidates is thinned evenly over its steps; ``left_out`` says how many groups that cost.
     """
@@ -48,7 +48,7 @@ def browsable(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def suspicions(candidate: Candidate, group: Sequence[Candidate]) -> list[str]:
-    """Why a high reward of this response may not be deserved; empty for most."""
+    """Reasons why a high reward of this response may be reward hacking; empty for most."""
     words = candidate.response.split()
     grams = list(zip(words, words[1:], words[2:], strict=False))
     asked = candidate.prompt.split()
@@ -129,15 +129,15 @@ def _candidate(row: Candidate, group: list[Candidate], prompt: Words, signals: l
 
 
 def _looks(row: Candidate, response: Words, prompt: Words) -> list[dict[int, float]] | None:
-    """For each word of the response, how strongly it looked at each word of the prompt; None where it is not known.
+    """Attention of each word of the response to each word of the prompt; None where it is not known.
 
-    A word looks as its token that looks most; a prompt word gets what all its tokens get.
+    A word has the attention of its most attentive token; a prompt word gets the sum over its tokens.
     """
     if row.attention is None:
         return None
     found: list[dict[int, float]] = [defaultdict(float) for _ in response.pieces]
     for writer, flat in zip(response.of, row.attention.weights, strict=False):
-        if writer is None:  # the end of sequence looks at the end, which says nothing
+        if writer is None:  # the attention of the end-of-sequence token says nothing
             continue
         at: dict[int, float] = defaultdict(float)
         for token, weight in zip(flat[::2], flat[1::2], strict=False):
@@ -156,7 +156,7 @@ def _largest(look: dict[int, float]) -> Iterable[tuple[int, float]]:
 def _attended(row: Candidate, looks: list[dict[int, float]], prompt: Words) -> list[float]:
     """The strongest attention to each word of the prompt; empty where none was kept.
 
-    Looks have the largest entries only; ``attended`` has every token of the prompt, but each by itself.
+    Rows of attention have the largest entries only; ``attended`` has every token of the prompt, but each by itself.
     """
     if not (prompt.of and row.attended):
         return []

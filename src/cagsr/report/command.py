@@ -1,4 +1,4 @@
-"""`cagsr report`: the page of one run or of several, written or served; and what other commands end with."""
+"""`cagsr report`: the page of one run or of several, written or served; also called when other commands end."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ __all__ = ["report_at_end", "reported", "serve"]
 
 @contextmanager
 def reported(directory: Path, console: Console) -> Iterator[None]:
-    """Write the report of the run in ``directory`` once the block has ended, by a stop too."""
+    """Context manager that writes the report of the run in ``directory`` when the block ends, also by a stop."""
     try:
         yield
     except StoppedError:
@@ -27,7 +27,7 @@ def reported(directory: Path, console: Console) -> Iterator[None]:
 
 
 def report_at_end(directory: Path, console: Console) -> None:
-    """Write ``report.html`` beside what a command made. A run is not lost for its report: what goes wrong is said.
+    """Write ``report.html`` beside a command's results. A run is not lost for its report: a failure is only reported.
 
     The other processes of a run, whose console is quiet, write none.
     """

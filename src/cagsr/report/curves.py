@@ -1,4 +1,4 @@
-"""Which curves a report draws, of which numbers, with which limits. How they are drawn is `cagsr.report.plot`'s."""
+"""Curves of a report: which metrics are drawn, with which limits. `cagsr.report.plot` lays them out."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ TRAINING = (
 )
 # In the order of interest; evaluations have any metric, so that the others follow.
 EVALUATED = ("reward", "slot_error_rate", "coverage", "clean", "hallucination", "rouge_l", "length")
-# Worth a picture only once it happens.
+# Drawn only where some value is not 0.
 SILENT = ("empty",)
 UNDRAWN = ("step", "tokens", "kl_response")
 PARTS = "signal/"
@@ -34,7 +34,7 @@ RELATIVE = ("length", "entropy")
 
 @dataclass(frozen=True)
 class Line:
-    """One run's numbers: steps and values, and the ends of the intervals where there are any."""
+    """The curve of one run: steps and values, and the ends of the intervals where there are any."""
 
     run: int
     x: list[float]
@@ -45,7 +45,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Threshold:
-    """A limit of the collapse watch, and where it lies."""
+    """A limit of the collapse watch, and its value."""
 
     value: float
     says: str
@@ -53,6 +53,8 @@ class Threshold:
 
 @dataclass(frozen=True)
 class Chart:
+    """A chart of one metric: a line for each run, and the limits of the collapse watch."""
+
     key: str
     title: str
     meaning: str
@@ -62,13 +64,15 @@ class Chart:
 
 @dataclass(frozen=True)
 class Section:
+    """A titled section of charts."""
+
     title: str
     charts: list[Chart]
     folded: bool = False
 
 
 def curves(runs: Sequence[Run]) -> list[Section]:
-    """Sections of charts, each with a line a run; numbers that no run has are not there."""
+    """Sections of charts, each with a line a run; metrics that no run has are left out."""
     names = list(dict.fromkeys(name for run in runs for row in run.metrics for name in row))
     parts = [name for name in names if name.startswith(PARTS)]
     ends = {name for name in names if name.endswith(("/low", "/high"))}

@@ -1,4 +1,4 @@
-"""The facts of a run in short: how it went, what was trained how, with which versions."""
+"""Key facts of a run: outcome, model, data and versions."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ Fact = tuple[str, str]
 
 
 def run_facts(run: Run) -> list[Fact]:
-    """What stands at the top of a report: (what, value), only of what is known."""
+    """Facts at the top of a report, (name, value); only those that are known."""
     reward, train, algorithm = (_part(run.config, name) for name in ("reward", "train", "algorithm"))
     sampling, model, data = (_part(run.config, name) for name in ("sampling", "model", "data"))
     terms = reward.get("terms")
@@ -39,7 +39,7 @@ def run_facts(run: Run) -> list[Fact]:
 
 
 def settings(run: Run) -> list[Fact]:
-    """Where a run came from: its id, its start, its commit, the digests and versions of its identity."""
+    """Provenance of a run: its id, its start, its commit, the digests and versions of its identity."""
     found = [(name, run.about.get(name)) for name in ("id", "started", "git")]
     # The keys of the config stand above already.
     found += [

@@ -45,7 +45,7 @@ class Heatmap:
     layers: tuple[int, ...]
 
     def figure(self) -> "Figure":
-        """A matplotlib figure of its own, no part of pyplot's state. Raises InputError where there is no matplotlib."""
+        """Draw a matplotlib figure, outside pyplot's state. Raises InputError where there is no matplotlib."""
         try:
             from cagsr.report.heatmap_figure import draw
         except ImportError as error:
@@ -55,7 +55,7 @@ class Heatmap:
         return draw(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the picture; the name's ending says how: .svg, .png or .pdf. Raises InputError for another."""
+        """Write the picture as .svg, .png or .pdf, by the name's ending. Raises InputError for another."""
         if Path(path).suffix not in FORMATS:
             raise InputError(f"heatmap: {os.fspath(path)!r} must end in {', '.join(FORMATS)}")
         figure = self.figure()
@@ -81,7 +81,7 @@ def heatmap(
     layers: str | list[int] = "all",
     chat_template_kwargs: Mapping[str, Any] | None = None,
 ) -> Heatmap:
-    """The attention [T S] that a model pays to a prompt while it reads a response, the end token among its rows.
+    """Attention heatmap [T S] of a model that reads a response to a prompt, the end token among its rows.
 
     model, tokenizer, prompt, response, layers and chat_template_kwargs are as of `cagsr.score`: a name, a loaded model
     (left as it was) or a `Policy`; a text or one conversation; a text. Shown by a notebook, saved by ``.save``.
@@ -116,7 +116,7 @@ def heatmap(
 def _tokens(
     tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int], offsets: Sequence[Sequence[int]]
 ) -> tuple[tuple[str, ...], frozenset[int]]:
-    """What each token writes of the text, and which of them are special."""
+    """The text that each token writes, and which tokens are special."""
     added = tokenizer.added_tokens_decoder
     special = frozenset(n for n, token in enumerate(ids) if token in added and added[token].special)
     labels = []

@@ -45,7 +45,7 @@ WIDE_FONTS = (
 
 
 def draw(heatmap: "Heatmap") -> Figure:
-    """Prompt tokens from left to right, response tokens from top to bottom, special tokens in another colour.
+    """Draw the heatmap: prompt tokens from left to right, response tokens downwards, special tokens in another colour.
 
     The colour grows with the root of the attention: a few tokens draw most of it, and the others would look alike.
     """
@@ -76,7 +76,7 @@ def draw(heatmap: "Heatmap") -> Figure:
 
 
 def shown(token: str) -> str:
-    """A token as a label: no space around it, nothing that would command or could not be drawn, not too long."""
+    """A token as a label: no space around it, no control or undrawable characters, not too long."""
     text = token.strip() or token.replace(" ", "␣")
     text = printable(text).replace("\n", "\\n")
     drawn = "".join(c if ord(c) in _characters() else ascii(c)[1:-1] for c in text)
@@ -91,7 +91,7 @@ def _families() -> tuple[str, ...]:
 
 @cache
 def _characters() -> frozenset[int]:
-    """The code points that the fonts at hand can draw."""
+    """The code points that the installed fonts can draw."""
     fonts = (font_manager.get_font(font_manager.findfont(name)) for name in _families())
     return frozenset(point for font in fonts for point in font.get_charmap())
 

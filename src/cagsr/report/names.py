@@ -1,4 +1,4 @@
-"""What each number on the page says, and how numbers are written."""
+"""Meanings of the metrics on the page, and the format of numbers."""
 
 __all__ = ["MEANINGS", "number", "tick"]
 
@@ -23,7 +23,7 @@ MEANINGS = {
 
 
 def number(value: float, exact: bool = True) -> str:
-    """Three or four digits, no zero before the point: .130, −.270, 1.25, 31.6, 1,447, 3e-4.
+    """Format a number: three or four digits, no zero before the point: .130, −.270, 1.25, 31.6, 1,447, 3e-4.
 
     Where numbers stand below one another, ``exact=False`` keeps three places: what is smaller is 0.
     """
@@ -39,6 +39,6 @@ def number(value: float, exact: bool = True) -> str:
 
 
 def tick(value: float) -> str:
-    """A round number beside an axis: .2, 40, 12k."""
+    """Format a round number at an axis: .2, 40, 12k."""
     text = f"{abs(value) / 1000:g}k" if abs(value) >= 10_000 else f"{abs(value):g}"
     return ("−" if value < 0 else "") + (text[1:] if text.startswith("0.") else text)

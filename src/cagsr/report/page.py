@@ -1,4 +1,4 @@
-"""The report: everything in one HTML file that runs no script but its own and asks the network for nothing.
+"""Report page: one HTML file that runs no script but its own and loads nothing from the network.
 
 What runs wrote is text to the page and never markup: the templates escape it, the script only makes text nodes of it,
 and the Content-Security-Policy names the one style sheet and the one script by their hashes.
@@ -60,7 +60,7 @@ def write_report(directories: Sequence[str | Path], output: str | Path | None = 
 
 
 def render(runs: Sequence[Run], live: bool = False) -> str:
-    """The page of these runs. A ``live`` one asks the server that it came from for news, and nobody else."""
+    """Render the page of these runs. A ``live`` one polls the server that it came from, and no other, for changes."""
     drawn = [child for run in runs for child in (run, *run.children) if child.metrics][:MOST_RUNS]
     pictures = [
         (section, [picture(chart, f"chart-{place}-{number}") for number, chart in enumerate(section.charts)])
@@ -102,7 +102,7 @@ def render(runs: Sequence[Run], live: bool = False) -> str:
 
 
 def read_runs(directories: Sequence[str | Path]) -> list[Run]:
-    """The runs in these directories, named apart. Raises InputError."""
+    """Read the runs in these directories, with names that differ. Raises InputError."""
     if not directories:
         raise InputError("cagsr report needs at least one run: cagsr report runs/NAME")
     if len(directories) > MOST_RUNS:
@@ -148,7 +148,7 @@ def _hash(text: str) -> str:
 
 
 def _joined(folder: str, ending: str, names: Sequence[str]) -> str:
-    """The parts of the style sheet or of the script as the one that stands in the page."""
+    """Concatenate the parts of the style sheet or of the script."""
     place = resources.files("cagsr.report").joinpath(folder)
     return "\n".join(place.joinpath(f"{name}.{ending}").read_text(encoding="utf-8") for name in names)
 

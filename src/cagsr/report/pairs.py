@@ -1,4 +1,4 @@
-"""Before and after: what systems, or one model at several steps, answered to the same prompts."""
+"""Responses side by side: of several systems, or of one model at several steps, to the same prompts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +30,7 @@ def before_and_after(run: Run) -> dict[str, Any] | None:
 
 
 def _by_step(run: Run) -> dict[tuple[str, str], list[Response]]:
-    """The model after each step at which it was evaluated, under a name for a reader; the base first."""
+    """Responses of the model at each evaluated step, under a readable name; the base first."""
     last, best = max(run.evaluated, default=0), run.outcome.get("best")
     chosen = best.get("step") if isinstance(best, dict) else None
     named = {}
@@ -42,7 +42,7 @@ def _by_step(run: Run) -> dict[tuple[str, str], list[Response]]:
 
 
 def comparable(responses: Mapping[tuple[str, str], Sequence[Response]]) -> dict[str, Any] | None:
-    """Prompts, and for each system the responses and metrics in their order; None with fewer than two systems.
+    """Responses side by side: prompts, and each system's responses and metrics; None with fewer than two systems.
 
     ``primary`` is the metric that orders pairs. Systems with other prompts than the first are left out.
     """

@@ -1,4 +1,4 @@
-"""Where everything in a picture lies. The templates write it as SVG, and the style sheet colours it.
+"""Layout of charts in pixels. The templates write it as SVG, and the style sheet colours it.
 
 Curves are drawn here, as inline SVG, and not by a plotting library in the page: they can be read without a script,
 print sharply, follow dark mode by themselves, need no licence beside ours, and take some kilobytes where Plotly's
@@ -18,8 +18,8 @@ __all__ = ["HEIGHT", "WIDTH", "Scale", "picture"]
 
 WIDTH, HEIGHT = 320, 176
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 12, 24
-# More points than a picture has pixels are not seen; each of so many places then keeps its mean. A range of steps
-# that a reader chooses is drawn from more.
+# A chart has no room for more points than pixels: longer lines are averaged to so many. A range of steps that a
+# reader chooses is drawn from more.
 MOST_POINTS, MOST_KEPT = 400, 2000
 SMOOTHED_FROM = 30
 # A limit that would press the curve flat is named at the edge instead of drawn.
@@ -28,7 +28,7 @@ STRETCH = 2.0
 
 @dataclass(frozen=True)
 class Scale:
-    """From values between ``low`` and ``high`` to pixels between ``start`` and ``end``."""
+    """Linear scale from values between ``low`` and ``high`` to pixels between ``start`` and ``end``."""
 
     low: float
     high: float
@@ -53,7 +53,7 @@ class Scale:
 
 
 def picture(chart: Chart, identity: str) -> dict[str, Any]:
-    """All that the template of a curve needs; ``data`` is what the script needs to read values off it."""
+    """Template variables of a chart; ``data`` is what the script needs to read values off it."""
     lines = [_thinned(line, MOST_POINTS) for line in chart.lines]
     x = Scale(*_span([at for line in lines for at in line.x]), LEFT, WIDTH - RIGHT)
     values = [value for line in lines for value in (*line.y, *line.low, *line.high)]
@@ -99,7 +99,7 @@ def _drawn(line: Line, x: Scale, y: Scale, window: int) -> dict[str, Any]:
 
 
 def _kept(line: Line) -> dict[str, Any]:
-    """What the script reads values off, and draws a range of steps from."""
+    """The points of a line that the script reads values off, and draws a range of steps from."""
     ends = {"low": line.low, "high": line.high} if line.low else {}
     numbers = {"y": line.y, **ends}
     return {"run": line.run, "x": line.x} | {
@@ -134,7 +134,7 @@ def _span(values: Sequence[float]) -> tuple[float, float]:
 
 
 def _padded(values: Sequence[float]) -> tuple[float, float]:
-    """A little air; values of one sign keep 0 in sight where it is near."""
+    """The span with a small margin; values of one sign keep 0 in sight where it is near."""
     low, high = min(values), max(values)
     width = (high - low) or abs(high) * 0.2 or 1.0
     if 0 <= low < width:
@@ -151,7 +151,7 @@ def _fits(limit: Threshold, values: Sequence[float]) -> bool:
 
 
 def _says(chart: Chart) -> str:
-    """The picture in a sentence, for those who do not see it."""
+    """The text alternative of a chart, one sentence."""
     parts = [
         f"from {number(line.y[0])} at step {line.x[0]:g} to {number(line.y[-1])} at step {line.x[-1]:g}, "
         f"lowest {number(min(line.y))}, highest {number(max(line.y))}"

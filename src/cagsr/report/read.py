@@ -1,4 +1,4 @@
-"""A run directory as plain data. What is missing or damaged is said, and the rest is read.
+"""Reader of run directories for reports: missing or damaged records are listed as problems, the rest is read.
 
 A report is wanted most when something went wrong, so that nothing here stops at a torn line: it is left out, counted,
 and the page says so. Only a directory without any record is refused.
@@ -18,7 +18,7 @@ from cagsr.runs.directory import CANDIDATES, CONFIG, EVALUATIONS, METRICS, RESPO
 
 __all__ = ["OURS", "Candidate", "Interval", "Response", "Run", "Summary", "Systems", "files_of", "read_run"]
 
-# Of a comparison so many trained systems are drawn as runs.
+# Largest number of trained systems of a comparison that are drawn as runs.
 DRAWN = 6
 OURS = "cagsr"
 # Runs inside a run: those of a comparison, and the controls of a demo.
@@ -38,10 +38,14 @@ Spans = list[tuple[int, int]]
 
 
 class Record(BaseModel):
+    """Base class of the rows of a run's files."""
+
     model_config = ConfigDict(allow_inf_nan=False)
 
 
 class Attention(Record):
+    """Attention of a candidate, as candidates.jsonl holds it."""
+
     response: Spans
     weights: list[list[float]]
 
@@ -88,6 +92,8 @@ class Evaluated(Response):
 
 
 class Interval(Record):
+    """A mean and its interval in summary.json."""
+
     mean: float
     low: float
     high: float
@@ -110,7 +116,7 @@ class Summary(BaseModel):
 
 @dataclass
 class Run:
-    """What a run directory holds.
+    """Content of a run directory.
 
     metrics      {step, name: number}, a row a step or an evaluation
     warnings     (step, message)
@@ -139,12 +145,12 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """The last step there is a number of."""
+        """The last step with a metric."""
         return max((int(row["step"]) for row in self.metrics), default=0)
 
 
 def read_run(path: str | Path, name: str | None = None) -> Run:
-    """The run in a directory. Raises InputError where there is none."""
+    """Read the run in a directory. Raises InputError where there is none."""
     path = Path(path)
     if not any((path / file).is_file() for file in FILES):
         raise InputError(f"{path} holds no run: none of {', '.join(FILES)} is there. Name a run's directory.")
@@ -185,7 +191,7 @@ def _add_metrics(run: Run, row: Mapping[str, Any]) -> None:
 
 
 def _add_children(run: Run) -> None:
-    """Of a comparison or a demo: every system's responses, and the first trained systems with their curves.
+    """Add, to a comparison or a demo, every system's responses, and the first trained systems with their curves.
 
     A comparison that is going on has no summary yet, only directories.
     """

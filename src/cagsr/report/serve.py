@@ -1,4 +1,4 @@
-"""`cagsr report --watch`: the same page, served to this machine only and made anew when the run has moved on.
+"""`cagsr report --watch`: HTTP server on the loopback address whose page is rendered again when the run changes.
 
 The server reads and never writes, listens on the loopback address, and answers only requests that name it by that
 address: a page elsewhere that has its own name point here (DNS rebinding) is refused.
@@ -21,7 +21,7 @@ LOOPBACK = "127.0.0.1"
 
 
 class Live:
-    """The page of some runs, rendered again only when one of their files has changed."""
+    """Cached page of some runs, rendered again only when one of their files has changed."""
 
     def __init__(self, directories: Sequence[str | Path]):
         self.directories = [Path(directory) for directory in directories]
@@ -29,7 +29,7 @@ class Live:
         self.page()  # a wrong directory is said before anything is served
 
     def state(self) -> str:
-        """A text that is another one when a file of the runs has changed."""
+        """A fingerprint of the runs' files, which changes when one of them does."""
         files = [file for directory in self.directories for file in files_of(directory)]
         stamps = [
             f"{file} {status.st_size} {status.st_mtime_ns}" for file in files if (status := _status(file))
@@ -46,7 +46,7 @@ class Live:
 
 
 def server(live: Live, port: int) -> ThreadingHTTPServer:
-    """A server on the loopback address; ``port`` 0 takes a free one. Raises InputError where the port is taken."""
+    """HTTP server on the loopback address; ``port`` 0 takes a free one. Raises InputError where the port is taken."""
 
     names: set[str] = set()
 

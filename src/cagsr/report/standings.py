@@ -1,4 +1,4 @@
-"""The comparison as a table with intervals drawn in it: values, and differences to the base and to a control."""
+"""Comparison tables with drawn intervals: values, and differences to the base and to a control."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -44,7 +44,7 @@ def standings(summary: Summary) -> list[dict[str, Any]]:
 
 
 def headline(run: Run) -> dict[str, Any] | None:
-    """What the run changed, in a sentence's parts: held out where that was measured, else during training."""
+    """Parts of a sentence on what the run changed: on held-out prompts where measured, else during training."""
     if run.summary is None or len(run.summary.systems) < 2:
         return _during_training(run)
     systems = run.summary.systems
@@ -69,7 +69,7 @@ def headline(run: Run) -> dict[str, Any] | None:
 
 
 def _during_training(run: Run) -> dict[str, Any] | None:
-    """From the first evaluation, that of the base, to the last one."""
+    """Headline from the first evaluation, that of the base, to the last one."""
     names = [f"evaluation/{name}" for name in (*PRIMARY, "reward")]
     rows = [row for row in run.metrics if any(name in row for name in names)]
     metric = next((name for name in names if rows and name in rows[0] and name in rows[-1]), None)
@@ -125,7 +125,7 @@ def _table(name: str, systems: Systems, relative: bool) -> dict[str, Any]:
 
 
 def _same_for_all(systems: Systems, metric: str) -> float | None:
-    """The value that a metric has for every system and every resample: nothing to draw."""
+    """The value of a metric that is equal for every system and resample, and so not drawn; None for others."""
     values = {
         value
         for metrics in systems.values()
@@ -149,7 +149,7 @@ def _cell(found: Interval, metric: str, scale: Scale, relative: bool) -> dict[st
 
 
 def _verdict(found: Interval, metric: str) -> str:
-    """better, worse, higher, lower, or nothing where no difference is seen."""
+    """Verdict on a difference: better, worse, higher, lower, or empty where none is seen."""
     corrected = found.p_holm is None or found.p_holm < SIGNIFICANT
     if found.low <= 0 <= found.high or not corrected:
         return ""
@@ -178,7 +178,7 @@ def _signed(value: float) -> str:
 
 
 def costs(costs: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:
-    """What each system took: one column a kind of cost."""
+    """Table of what each system cost: one column a kind of cost."""
     kinds = list(dict.fromkeys(kind for cost in costs.values() for kind in cost))
     if not kinds:
         return None

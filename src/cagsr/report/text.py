@@ -1,4 +1,4 @@
-"""Text as a reader may see it: what is invisible made visible, and cut into words that tokens belong to."""
+"""Text for display: invisible characters made visible, and words aligned with tokens."""
 
 import re
 import unicodedata
@@ -15,7 +15,7 @@ _INVISIBLE = re.compile(
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 _RUNS = re.compile(r"\S+")
-# A run of characters without a space that more tokens than this write is no word but a clause, as in Chinese.
+# A run of characters without spaces that has more tokens than this is no word but a clause, as in Chinese.
 MOST_TOKENS = 8
 
 Span = Sequence[int]
@@ -58,7 +58,7 @@ def is_word(piece: str) -> bool:
 
 
 def _bounds(text: str, token_starts: list[int]) -> list[int]:
-    """Where the pieces start; the first starts at 0, so that leading spaces belong to it."""
+    """Start positions of the pieces; the first is 0, so that leading spaces belong to it."""
     bounds: list[int] = []
     for run in _RUNS.finditer(text):
         start, end = run.span()

@@ -1,4 +1,4 @@
-"""Weights of a reward's terms from pairs of responses whose order is known.
+"""Calibration: weights of a reward's terms, fitted to pairs of responses whose order is known.
 
 Pairs are made without labels (`cagsr.data.corruptions`) or given by people. Each is a row of differences, better minus
 worse, in the units that training measures a term in. The weights are those of a logistic regression without
@@ -16,9 +16,9 @@ from cagsr.config.schema import Term
 from cagsr.metrics.bootstrap import Interval, interval
 
 ITERATIONS = 3000
-# Weights, in units of their columns, that move less than this have arrived.
+# The fit has converged when weights, in units of their columns, move less than this.
 ARRIVED = 1e-8
-# Small, and enough that pairs which can be separated have finite weights.
+# Ridge penalty: small, and enough that separable pairs have finite weights.
 RIDGE = 0.01
 # People's pairs move the label-free weights as if those rested on so many pairs.
 PRIOR_PAIRS = 10.0
@@ -28,12 +28,12 @@ SMALLEST_SHARE = 0.02
 
 @dataclass(frozen=True)
 class Pairs:
-    """Differences better - worse, one row a pair.
+    """Signal differences of pairs, better minus worse, one row a pair.
 
     differences  [n C] each signal as the reward measures it: raw, or in spreads where it is standardised
     prompts      [n]   which prompt a pair belongs to
     kinds        [n]   what made the worse one worse; each kind counts the same in a fit
-    spreads      [C]   > 0, how much each signal differs among responses that nothing was done to
+    spreads      [C]   > 0, spread of each signal among responses that were not corrupted
     """
 
     differences: np.ndarray
@@ -42,6 +42,7 @@ class Pairs:
     spreads: np.ndarray
 
     def where(self, chosen: np.ndarray) -> "Pairs":
+        """The pairs at which ``chosen`` is True."""
         return Pairs(self.differences[chosen], self.prompts[chosen], self.kinds[chosen], self.spreads)
 
     def __len__(self) -> int:
@@ -50,7 +51,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Fit:
-    """Weights [C] >= 0 of the signals in their units, and how often held-out pairs are put in the right order."""
+    """Fitted weights [C] >= 0 of the signals in their units, and the share of held-out pairs ordered rightly."""
 
     weights: np.ndarray
     held_out: Interval
@@ -72,7 +73,7 @@ def fit(pairs: Pairs, *, ridge: float = RIDGE) -> np.ndarray:
 
 
 def refine(weights: np.ndarray, pairs: Pairs, *, prior_pairs: float = PRIOR_PAIRS) -> np.ndarray:
-    """[C] weights >= 0 drawn from ``weights`` towards what few labelled pairs say.
+    """[C] weights >= 0 of few labelled pairs, with ``weights`` as their prior.
 
     The ridge pulls towards ``weights`` with the strength of ``prior_pairs`` pairs, so that without pairs nothing
     moves and with hundreds the labels decide.
@@ -84,7 +85,7 @@ def refine(weights: np.ndarray, pairs: Pairs, *, prior_pairs: float = PRIOR_PAIR
 
 
 def _logistic(pairs: Pairs, shares: np.ndarray, ridge: float, centre: np.ndarray) -> np.ndarray:
-    """Accelerated projected gradient; the problem is convex and the step is one over its Lipschitz constant."""
+    """Logistic regression by accelerated projected gradient; convex, with a step of one over the Lipschitz constant."""
     if not len(pairs):
         raise ValueError("no pairs to fit weights to")
     scales = pairs.spreads

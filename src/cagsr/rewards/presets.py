@@ -1,4 +1,4 @@
-"""Rewards by name: the presets of presets.yaml, a preset file of the user's own, or the terms of a config."""
+"""Reward presets: those of presets.yaml, a preset file of the user's own, or the terms of a config."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -21,6 +21,8 @@ __all__ = ["PRESETS", "build_reward", "check_signal", "checker_signals", "load_p
 
 
 class Preset(Section):
+    """Content of a preset file."""
+
     about: str = Field(default="", description="What the preset is, in words.")
     terms: list[Term] = Field(min_length=1, description="The terms of the sum.")
 
@@ -53,16 +55,17 @@ def load_preset(name_or_path: str | Path) -> list[Term]:
     try:
         return Preset.model_validate(document.data).terms
     except ValidationError as error:
-        raise InputError("reward.preset: " + "\n".join(messages(error, document, Preset))) from None
+        lines = [f"reward.preset: {line}" for line in messages(error, document, Preset)]
+        raise InputError("\n".join(lines)) from None
 
 
 def build_reward(reward: RewardSettings, checker: Checker | None) -> Reward:
-    """The config's terms, or else its preset's; the oracle reads the checker, nothing else does."""
+    """The reward of a config: its terms, or else its preset's; only the oracle reads the checker."""
     return Reward(reward.terms or load_preset(reward.preset), checker_signals(checker))
 
 
 def check_signal(key: str, name: str, checker: Checker | None) -> None:
-    """Raises InputError, with the ``key`` of the config, for the name of no signal."""
+    """Raise InputError, with the ``key`` of the config, for a signal that does not exist."""
     try:
         Reward([Term(name)], checker_signals(checker))
     except InputError as error:
@@ -75,7 +78,7 @@ def checker_signals(checker: Checker | None) -> Mapping[str, Signal]:
 
 
 def _oracle(checker: Checker, evidence: Evidence) -> torch.Tensor:
-    """[N] the checker's quality of each response, in [0, 1]: an upper bound that uses the answers."""
+    """[N] the checker's quality of each response, in [0, 1]: ``oracle``, an upper bound that uses the answers."""
     rollout = evidence.rollout
     quality = [
         checker.quality(rollout.prompts[row // rollout.group_size].row, text)

@@ -1,4 +1,4 @@
-"""From signals to one reward a response: measure, standardise, combine.
+"""Weighted reward: signals are measured, standardised and combined to one number a response.
 
 A signal that fails is never a zero: it stops the run and is named.
 """
@@ -59,8 +59,8 @@ class Reward:
     def measure(self, evidence: Evidence) -> Tensor:
         """[n C] float32: every signal of every row of this evidence, raw.
 
-        Raises SignalError when a signal raises, or returns anything but n finite numbers; memory that runs out in a
-        signal's own pass is nobody's mistake and comes out as it is.
+        Raises SignalError when a signal raises, or returns anything but n finite numbers; running out of memory
+        in a signal's own pass is no fault of the signal and is raised as it is.
         """
         columns = []
         for name, signal, options in zip(self.names, self._signals, self._options, strict=True):
@@ -122,7 +122,7 @@ class Reward:
         return torch.tensor(units, dtype=torch.float64).clamp(min=SMALLEST_UNIT)
 
     def relative(self, signals: Tensor, mean: Tensor, spread: Tensor) -> Tensor:
-        """[... C] -> [...] float64: the weighted sum of what each signal moved from ``mean`` [C], in ``spread``s [C].
+        """[... C] -> [...] float64: the weighted sum of each signal's change from ``mean`` [C], in ``spread``s [C].
 
         ``combine`` compares candidates with one another; this compares models with a fixed point. A raw term is
         measured as it is, whatever its spread.
@@ -140,7 +140,7 @@ class Reward:
 
 
 def _columns(signals_NC: Tensor) -> Tensor:
-    """[C N] float64, on the CPU: not every device has that type, and it is little."""
+    """[C N] float64, on the CPU: not every device has that type, and the data is small."""
     return signals_NC.cpu().double().T.contiguous()
 
 

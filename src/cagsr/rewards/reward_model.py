@@ -1,6 +1,6 @@
-"""Reward models: a number for a response, learnt from pairs. The same thing on disk whoever judged the pairs.
+"""Reward models: sequence classifiers, trained on pairs, that score responses; one format on disk for all.
 
-`cagsr.training.reward_model` teaches them.
+`cagsr.training.reward_model` trains them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,28 +24,29 @@ from cagsr.types import Prompt
 __all__ = ["Asked", "RewardModel", "asked", "collated", "encoded", "frozen", "load_classifier"]
 
 Asked = str | list[Mapping[str, Any]]
-"""What was asked: a text, or the messages of a conversation."""
+"""A reward model's prompt: a text, or the messages of a conversation."""
 
 Encoded = Mapping[str, list[int]]
 
-# In the config of a T5 that we made: its encoder reads the prompt and its decoder the response, as when it writes.
+# Marks the config of a T5 that this package trained: its encoder reads the prompt and its decoder the response, as
+# when it generates.
 LAYOUT, SPLIT = "cagsr_layout", "prompt in the encoder, response in the decoder"
 MASKS = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_mask"}
 
 
 def asked(prompt: Prompt) -> Asked:
-    """What a reward model is told was asked: the user's conversation, or the text as the policy read it."""
+    """The prompt as a reward model reads it: the user's conversation, or the text as the policy read it."""
     messages = prompt.row.get("prompt")
     return messages if isinstance(messages, list) else prompt.text
 
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A sequence classifier with one output, frozen.
+    """A reward model: a frozen sequence classifier with one output.
 
     How prompt and response become tokens: a causal model with a chat template reads them as a conversation, another
     causal model one after the other, ended by EOS; encoders (BERT and its kin) as a pair; encoder-decoders one
-    after the other, each ended by EOS, and a T5 of ours as `LAYOUT` says.
+    after the other, each ended by EOS, and a T5 of this package as `LAYOUT` says.
     """
 
     model: PreTrainedModel
@@ -97,7 +98,7 @@ class RewardModel:
 def encoded(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Asked, response: str
 ) -> Encoded:
-    """The tokens of a response to a prompt, by the name of the model's input; as `RewardModel` says.
+    """Token ids of a response to a prompt, by the name of the model's input; as `RewardModel` says.
 
     Raises InputError for more of them than the model has positions for.
     """
@@ -138,8 +139,10 @@ def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = True) ->
 
 
 def collated(model: PreTrainedModel, rows: Sequence[Encoded], move: bool = True) -> dict[str, Tensor]:
-    """Padded, with masks. A T5 that reads two texts is padded on the left of both: transformers takes the state of
-    the decoder in the column where the encoder's text ends, and T5 knows distances only.
+    """Pad rows of token ids to a batch with masks.
+
+    A T5 that reads two texts is padded on the left of both: transformers takes the state of the decoder in the column
+    where the encoder's text ends, and T5 knows distances only.
     """
     width = max(len(ids) for row in rows for ids in row.values())
     left = "decoder_input_ids" in rows[0]
@@ -163,7 +166,7 @@ def collated(model: PreTrainedModel, rows: Sequence[Encoded], move: bool = True)
 def load_classifier(
     name: str, revision: str | None, **settings: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
-    """The classifier, its tokenizer, and the names of the weights of its head that the checkpoint lacks."""
+    """Load a classifier and its tokenizer; also the names of the head's weights that the checkpoint lacks."""
     where = {"revision": revision, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(name, **where, **settings)
@@ -179,7 +182,7 @@ def load_classifier(
             ignore_mismatched_sizes=True,
             **where,
         )
-    except Exception as error:  # what is in the files, libraries tell in errors of any kind
+    except Exception as error:  # libraries raise errors of any class for broken files
         kind = UnsupportedModelError if "Unrecognized configuration class" in str(error) else InputError
         raise kind(
             f"{name} does not load as a sequence classifier from safetensors: {reason(error)}"
@@ -202,5 +205,5 @@ def load_classifier(
 
 
 def frozen(model: PreTrainedModel) -> PreTrainedModel:
-    """In evaluation mode, without gradients."""
+    """The model in evaluation mode, without gradients."""
     return model.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Several rewards measured at once: a signal that they share is measured a single time."""
+"""Set of rewards measured together: a signal that several of them share is measured once."""
 
 __all__ = ["Panel", "label"]
 
@@ -17,7 +17,7 @@ from cagsr.types import Signal
 
 
 class Panel:
-    """``rewards`` by name, and ``reward``: one whose C columns are every signal that they need, once.
+    """Named ``rewards``, and ``reward``: one whose C columns are every signal that they need, once.
 
     Two terms are the same signal when their options are, those left out counted as their defaults.
     """
@@ -41,7 +41,7 @@ class Panel:
         return signals[..., self._columns[name]]
 
     def without(self, signal: str) -> "Panel":
-        """Only the rewards that do not read that signal."""
+        """The panel of the rewards that do not read that signal."""
         kept = {
             name: reward.terms
             for name, reward in self.rewards.items()
@@ -56,7 +56,7 @@ class Panel:
 
 
 def label(term: Term) -> str:
-    """A signal's name with what is set of its options: ``coverage gate``, ``grounding probability``."""
+    """Label of a term: its signal and the options that are set: ``coverage gate``, ``grounding probability``."""
     defaults = _defaults(resolve(term.signal)) if "." not in term.signal else {}
     said = [
         option if value is True else f"no {option}" if value is False else str(value)

@@ -1,4 +1,4 @@
-"""How much each prompt token matters: which of them a response ought to cover.
+"""Salience: weights of the prompt tokens that a response ought to cover.
 
 A salience is called with a rollout and gives ``w [P S]``: rows sum to 1, or are all 0 where a prompt has no
 content token. Which side is padded does not matter; the prompt mask says where the tokens stand.
@@ -33,7 +33,7 @@ STOP_WORDS = frozenset(_ENGLISH.split())
 
 
 class Salience(ABC):
-    """Weights of prompt tokens, normalised a prompt."""
+    """Base class of saliences: weights of prompt tokens, normalised per prompt."""
 
     def __call__(self, rollout: Rollout) -> Tensor:
         """[P S] float32 >= 0, 0 at padding, special tokens and template; rows sum to 1 or are all 0."""
@@ -45,9 +45,9 @@ class Salience(ABC):
         return (weights_PS / total_P1.where(total_P1 > 0, 1)).to(rollout.prompt_mask.device, torch.float32)
 
     def without_content(self, prompts: Iterable[Prompt]) -> list[int]:
-        """The indices of the prompts without any salient token, which every response covers with 0.
+        """The indices of the prompts without any salient token, whose coverage is 0 for every response.
 
-        Weighs every prompt, so what a salience has to say against a row of data is said here, before a run.
+        Weighs every prompt, so that a salience raises its errors about rows of data here, before a run.
         """
         return [prompt.index for prompt in prompts if not any(self.weigh(prompt))]
 
@@ -57,7 +57,7 @@ class Salience(ABC):
 
 
 class Uniform(Salience):
-    """1 for every content token: part of a word that the user wrote and that is no stop word.
+    """Uniform salience: 1 for every content token, part of a word of the user's that is no stop word.
 
     Template, special tokens and punctuation are no content. A subword token belongs to its whole word, so
     the first piece of "therapist" is content even when it reads "the".
@@ -78,7 +78,7 @@ class Uniform(Salience):
 
 
 class Idf(Uniform):
-    """``log((1 + D) / (1 + D_w)) ** power`` for content tokens: D unlabelled prompts, D_w with the word.
+    """Salience ``log((1 + D) / (1 + D_w)) ** power`` of content tokens: D unlabelled prompts, D_w with the word.
 
     A word that stands in every prompt weighs 0. A token that spans several words weighs its rarest.
     Power 0 is uniform. Raises InputError without prompts, or for a power that is negative.
@@ -111,7 +111,7 @@ class Idf(Uniform):
 
 
 class Span(Uniform):
-    """Content tokens inside some part of the prompt's text: only the question, only the instruction.
+    """Salience of content tokens inside some part of the prompt's text: only the question, only the instruction.
 
     The part is every stretch between the marker ``start`` (or the beginning) and the next ``end`` (or the
     end), markers excluded; or every match of the regular expression ``pattern``, its first group if it has
@@ -147,7 +147,7 @@ class Span(Uniform):
 
 
 class Column(Salience):
-    """Tokens of the words and phrases that a column of the user's data lists for each prompt.
+    """Salience of the words and phrases that a column of the user's data lists for each prompt.
 
     ``prompt.row[name]`` is a list of texts, each of which must occur in what the user wrote, whole words in
     either case; all its occurrences count, stop words and punctuation inside them too.
@@ -197,7 +197,7 @@ class Column(Salience):
 
 
 def _tokens_in(prompt: Prompt, spans: Sequence[tuple[int, int]]) -> set[int]:
-    """The tokens that write some character of the spans. Empty offsets, of special tokens, write none."""
+    """The tokens that cover some character of the spans. Empty offsets, of special tokens, cover none."""
     return {
         token
         for token, (start, end) in enumerate(prompt.offsets)
@@ -206,7 +206,7 @@ def _tokens_in(prompt: Prompt, spans: Sequence[tuple[int, int]]) -> set[int]:
 
 
 def build_salience(config: Config, prompts: Sequence[Prompt]) -> Salience:
-    """The salience of ``reward.salience``; document frequencies are those of ``prompts``."""
+    """Build the salience of ``reward.salience``; document frequencies are those of ``prompts``."""
     given = config.reward.salience
     if given.kind == "idf":
         return Idf(prompts, power=given.power)

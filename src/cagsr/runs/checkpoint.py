@@ -1,7 +1,7 @@
-"""Checkpoints: sealed when they are written, verified before they are believed, and never lost to a newer one.
+"""Checkpoints of a run: written atomically with a manifest, verified before they are loaded, the newest few kept.
 
-A save goes to a staging directory beside its place, is hashed, forced to the disk, and renamed: a name never means
-half a save. A continuation starts from the newest whose seal holds, and says what it left out.
+A save goes to a staging directory beside its place, is hashed, forced to the disk, and renamed, so that no name stands
+for half a save. Resuming starts from the newest one that matches its manifest, and says which ones it left out.
 """
 
 import json
@@ -61,7 +61,7 @@ class Checkpoints:
         update: int = 0,
         buffer: Callable[[Path], object] | None = None,
     ) -> Path:
-        """``step-000100`` (``step-000100-update-0003`` inside a step) with all that a continuation needs.
+        """Write checkpoint ``step-000100`` (``step-000100-update-0003`` inside a step) with all that resuming needs.
 
         Weights, optimizer and random numbers of every process are Accelerate's (`Accelerator.save_state`), which
         reads them back without running code from them. ``state`` is ours, as JSON: the schedule, and what else
@@ -100,13 +100,13 @@ class Checkpoints:
             self._all_or_none(write, final)
             self._all_or_none(finish, final, everywhere=False)
         except StorageError:
-            if self.accelerator.is_main_process:  # what is there of it takes up room
+            if self.accelerator.is_main_process:  # what was written of it takes up room
                 shutil.rmtree(staging, ignore_errors=True)
             raise
         return final
 
     def newest(self) -> Path | None:
-        """The newest whose seal holds; None before the first. Every process gets the same answer.
+        """The newest checkpoint that matches its manifest; None before the first. Every process gets the same answer.
 
         What is left out is said. It stays where it is until the continuation needs its name. Raises StorageError
         where there are checkpoints of this run and none of them holds: beginning again would drop what is recorded.
@@ -130,7 +130,7 @@ class Checkpoints:
         return None if name is None else self.root / name
 
     def load(self, path: Path) -> dict[str, Any]:
-        """Put weights, optimizer state and random numbers back; returns the ``state`` that was saved.
+        """Restore weights, optimizer state and random numbers; returns the ``state`` that was saved.
 
         Rates and decay stay those that the optimizer was made with: they are the config's. Call it with what `newest`
         returned. Raises StorageError for a checkpoint that was made by fewer processes, and InputError for one that
@@ -157,7 +157,7 @@ class Checkpoints:
         return json.loads((path / STATE).read_text(encoding="utf-8"))
 
     def _demand_trained(self, path: Path) -> None:
-        """Where frozen weights are left out, those that are trained must all be there. Raises ValueError."""
+        """Raise ValueError where frozen weights are left out and a trained one is missing."""
         if not self._frozen():
             return
         with safe_open(path / "model.safetensors", "pt") as file:
@@ -171,7 +171,7 @@ class Checkpoints:
         return self._is_theirs(path) or seal.damage(path)
 
     def _is_theirs(self, path: Path) -> str | None:
-        """That it is another run's, in words; None for one of ours and where nobody can tell."""
+        """The message that a checkpoint is another run's; None for one of this run and where it cannot be told."""
         try:
             owner = seal.manifest(path).get("run")
         except ValueError:
@@ -179,7 +179,7 @@ class Checkpoints:
         return None if owner == self.run else f"it is of run {owner}, and this is {self.run}"
 
     def _check_weights(self, step: int) -> None:
-        """A step can be finite and still leave weights that are not."""
+        """Raise NumericsError for weights that are not finite, which a step with a finite loss can leave."""
         for model in self.accelerator._models:
             for name, weight in model.named_parameters():
                 if weight.requires_grad and not all_finite(weight):
@@ -215,7 +215,7 @@ class Checkpoints:
                 hook.remove()
 
     def _all_or_none(self, act: Callable[[], None], final: Path, everywhere: bool = True) -> None:
-        """Do it in every process, or in the main one; raises StorageError in all when one of them could not."""
+        """Run ``act`` in every process, or in the main one; raises StorageError in all of them when one could not."""
         problem = None
         if everywhere or self.accelerator.is_main_process:
             try:
@@ -229,7 +229,7 @@ class Checkpoints:
             raise StorageError(f"{what}. The earlier checkpoints are untouched.") from problem
 
     def _set_aside(self, path: Path) -> None:
-        """Somebody else's, or one that was left out: it makes room and keeps its content."""
+        """Rename a checkpoint of another run, or one that was left out: its name is free then, and its content kept."""
         aside, number = path.with_name(f"aside-{path.name}"), 1
         while aside.exists():
             aside, number = path.with_name(f"aside-{path.name}-{number}"), number + 1
@@ -237,7 +237,7 @@ class Checkpoints:
             path.rename(aside)
 
     def _prune(self, newest: Path) -> None:
-        """Older ones beyond ``keep``, only what this run wrote, and never the one that has just been sealed."""
+        """Delete this run's checkpoints beyond the ``keep`` newest, and never the one that has just been sealed."""
         mine = []
         for path in _named(self.root):
             try:
@@ -250,7 +250,7 @@ class Checkpoints:
 
 
 def forward(scheduler: LRScheduler, updates: int) -> None:
-    """Set a schedule that has just been made to where ``updates`` steps would have brought it.
+    """Advance a scheduler that has just been made to where ``updates`` steps would have brought it.
 
     Differs: from loading its state, which would bring the old rate back where a new one was asked for.
     """
@@ -268,7 +268,7 @@ def _name(step: int, update: int) -> str:
 
 
 def _named(root: Path) -> list[Path]:
-    """What looks like a checkpoint, oldest first."""
+    """Directories named like checkpoints, oldest first."""
     found = []
     for path in root.glob("step-*"):
         match = NAME.fullmatch(path.name)
@@ -278,7 +278,7 @@ def _named(root: Path) -> list[Path]:
 
 
 def _without_frozen(models: list[torch.nn.Module], weights: list[dict[str, Tensor]], directory: str) -> None:
-    """Accelerate's hook: take out of ``weights`` what is not trained, under every name it has. Buffers stay."""
+    """Accelerate's save hook: remove frozen weights from ``weights``, under every name they have. Buffers stay."""
     for model, state in zip(models, weights, strict=True):
         for name, weight in model.named_parameters(remove_duplicate=False):
             if not weight.requires_grad:

@@ -41,7 +41,7 @@ RUN, CONFIG, METRICS, CANDIDATES, EVALUATIONS, RESPONSES, SUMMARY = (
 )
 # Rows with their steps: a run that goes on drops those of the steps that it repeats.
 BY_STEP = (METRICS, CANDIDATES, EVALUATIONS)
-# All that a start which was killed can have left before there was a run.
+# The only files that a start leaves behind when it is killed before its run exists.
 BEFORE_A_RUN = {LOCK, f".{RUN}.staging"}
 
 
@@ -87,7 +87,7 @@ class RunDirectory:
 
     @classmethod
     def resume(cls, path: str | Path) -> "RunDirectory":
-        """Open a run to go on with it; `rewind` comes next.
+        """Open a run to resume it; `rewind` comes next.
 
         Raises InputError when there is no run or another process has it, and StorageError when it is damaged.
         """
@@ -96,7 +96,7 @@ class RunDirectory:
         return cls(path, identity, Lock.take(path))
 
     def close(self) -> None:
-        """Let others write here."""
+        """Release the lock, so that another process may write here."""
         if self.lock is not None:
             self.lock.release()
 
@@ -108,7 +108,7 @@ class RunDirectory:
             (self.path / RUN).unlink()
 
     def rewind(self, step: int | None) -> None:
-        """Drop the rows of steps after ``step`` (None: all), and a torn last line: they will be written again."""
+        """Drop the rows of steps after ``step`` (None: all), and a torn last line: resuming writes them again."""
         for name in BY_STEP:
             if (self.path / name).exists():
                 rows = self.rows(name) if step is not None else []
@@ -116,7 +116,7 @@ class RunDirectory:
                 write_atomically(self.path / name, "".join(_json(row, name) + "\n" for row in kept))
 
     def summary(self) -> dict[str, Any] | None:
-        """What summary.json holds, None before the run ended."""
+        """The content of summary.json, None before the run ended."""
         path = self.path / SUMMARY
         if not path.exists():
             return None
@@ -128,7 +128,7 @@ class RunDirectory:
 
     @staticmethod
     def is_begun(path: str | Path) -> bool:
-        """Whether there is something to go on with, or in the way of a new run; raises StorageError."""
+        """Whether ``path`` holds a run to resume, or files in the way of a new one; raises StorageError."""
         path = Path(path)
         with reading(path):
             return path.exists() and not (
@@ -168,7 +168,7 @@ class RunDirectory:
             return path.rename(aside)
 
     def check_identity(self, identity: Mapping[str, Any]) -> None:
-        """Raises InputError with a line for every field of ``identity`` that is not what this run started with.
+        """Raise InputError with a line for every field of ``identity`` that differs from what this run started with.
 
         Fields that only one of both has are not compared.
         """
@@ -184,7 +184,7 @@ class RunDirectory:
             )
 
     def settle(self, identity: Mapping[str, Any]) -> None:
-        """The run goes on with ``identity``: run.json keeps it, and what changed when."""
+        """Record in run.json the ``identity`` that the run goes on with, and what changed when."""
         about = _about(self.path)
         before, new = about["identity"], json.loads(_json(dict(identity), RUN))
         if before == {**before, **new}:
@@ -216,11 +216,11 @@ class RunDirectory:
         self._append(EVALUATIONS, [{"step": step, **row} for row in rows])
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write summary.json whole or not at all; raises NumericsError and StorageError."""
+        """Write summary.json atomically; raises NumericsError and StorageError."""
         write_atomically(self.path / SUMMARY, _json(summary, SUMMARY, indent=2) + "\n")
 
     def rows(self, name: str = METRICS) -> list[dict[str, Any]]:
-        """What metrics.jsonl (or another of BY_STEP) holds; a last line torn by a kill is left out.
+        """Rows of metrics.jsonl (or of another file of BY_STEP); a last line torn by a kill is left out.
 
         Raises StorageError when another line is damaged.
         """
@@ -258,7 +258,7 @@ def _now() -> str:
 
 
 def _shown(value: Any) -> str:
-    """A value of an identity in a message: short, a hash by its beginning."""
+    """A value of an identity as messages show it: short, a hash by its beginning."""
     text = value if isinstance(value, str) else json.dumps(value)
     return text if len(text) <= 60 else f"{text[:12]}..."
 

@@ -1,4 +1,4 @@
-"""What must be the same for a run to go on: field by field, so that a refusal can name the one that changed."""
+"""Identity of a run: the fields that must be unchanged to resume it; a refusal names the one that changed."""
 
 import importlib.util
 import json
@@ -19,7 +19,7 @@ from cagsr.types import Prompt
 
 __all__ = ["of_data", "of_start"]
 
-# They move a run's files and its stops, never its numbers.
+# Keys that change where and when a run saves, never its numbers.
 FREE = {"train.save_every", "train.keep_checkpoints", "sft.directory", "sft.save_every"}
 FREE |= {"sampling.vllm.base_url", "sampling.vllm.group_port", "sampling.vllm.timeout"}
 
@@ -31,7 +31,7 @@ def of_start(
     terms: Sequence[Term] = (),
     loaded: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """All that can be known before a model is loaded: config keys, weights, code, versions, processes.
+    """The identity that is known before a model is loaded: config keys, weights, code, versions, processes.
 
     ``read`` names the sections and keys of the config that the command reads. A path is left out where its content is
     compared: what was moved is still the same. ``loaded`` identifies a model that was not loaded by its name.
@@ -59,7 +59,7 @@ def of_start(
 
 
 def of_data(prompts: Iterable[Prompt], name: str = "data") -> dict[str, str]:
-    """Every prompt as the model reads it, and the row it came from: references and columns may be rewarded."""
+    """Fingerprint of every prompt as the model reads it, and of its row: references and columns may be rewarded."""
     texts = (text for prompt in prompts for text in (prompt.text, json.dumps(dict(prompt.row), default=str)))
     return {name: fingerprint(texts)}
 
@@ -90,7 +90,7 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _of_terms(terms: Sequence[Term]) -> dict[str, Any]:
-    """The terms, whatever file they came from; the code of signals of the user's own; the models they name."""
+    """Identity of the reward's terms: names and options, the code of the user's own signals, the models they name."""
     found: dict[str, Any] = {"reward": fingerprint(repr(term) for term in terms)}
     for term in terms:
         if "." in term.signal:

@@ -1,4 +1,4 @@
-"""The model card: what was done to a model, in the form that hubs and people read."""
+"""Model card of a trained model: README.md in the form that the hub and people read."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How a supervised loop is left and taken up again: after any step, as if it had never been left."""
+"""Checkpoints of a supervised training loop: it stops after any step and resumes as if it had not stopped."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,8 @@ __all__ = ["Continuation"]
 
 @dataclass
 class Continuation:
-    """Saves after every ``save_every`` steps (0: never by itself) and when ``stops`` asks.
+    """Saving and resuming of one loop: saves after every ``save_every`` steps (0: never by itself) and when ``stops``
+    asks.
 
     ``tell`` is told the steps that are done, or None, when the loop begins. ``seconds`` of training are those of all
     its parts.
@@ -31,7 +32,7 @@ class Continuation:
     _since: float = field(default_factory=time.perf_counter)
 
     def restore(self, scheduler: LRScheduler, steps: int) -> int:
-        """Put back what the newest checkpoint holds; the steps that are done, 0 without one.
+        """Load the newest checkpoint; returns the steps that are done, 0 without one.
 
         Call it when the loop is ready to begin, model and optimizer prepared, the schedule at its start. Raises
         InputError where more than ``steps`` are done.
@@ -51,13 +52,16 @@ class Continuation:
         return done or 0
 
     def after(self, step: int, steps: int) -> None:
-        """Step ``step`` of ``steps`` is done. Raises StoppedError, once all is saved, when asked to stop."""
+        """Save, if it is due, after step ``step`` of ``steps``. Raises StoppedError, once all is saved, when asked to
+        stop.
+        """
         request = World(self.checkpoints.accelerator).first_request(self.stops.requested())
-        # The last one too: what comes after the loop can fail.
+        # After the last step too: what comes after the loop can fail.
         if request or step == steps or (self.save_every and step % self.save_every == 0):
             self.checkpoints.save(step, {"seconds": self.elapsed()})
         if request and step < steps:
             raise self.stops.error(request, f"after step {step} of {steps}")
 
     def elapsed(self) -> float:
+        """Seconds of training, those before an interruption included."""
         return self.seconds + time.perf_counter() - self._since

@@ -1,4 +1,4 @@
-"""A place on the disk for a run: a new one, or that of a run to go on with, locked, and the same as it was."""
+"""Opening of a run directory by a command: a new run, or one to resume, locked and checked to be the same."""
 
 from contextlib import suppress
 from functools import partial
@@ -23,7 +23,7 @@ __all__ = ["Claim"]
 
 
 class Claim:
-    """``with Claim(...)``: locked while the block runs, and a run that ends before its last step says why.
+    """Context manager that holds a run directory: locked inside the block; a run that ends too early records why.
 
     Before a model is loaded, entering it finds whatever is wrong with the place or the identity. A new run is
     created by `start` only, so that bad data leaves nothing behind. ``run`` is None in all but the main process.
@@ -49,7 +49,10 @@ class Claim:
         self.id: str | None = None
 
     def __enter__(self) -> Self:
-        """Raises InputError for a place that is used, locked, or holds a run that was something else."""
+        """Open and lock a run to resume, or check that one can be created here.
+
+        Raises InputError for a directory that is used, locked, or holds a run of another identity.
+        """
         if self.resume:
             self.resume = World(self.accelerator).by_main(partial(RunDirectory.is_begun, self.directory))
             if not self.resume and self.console is not None:
@@ -70,13 +73,13 @@ class Claim:
             self.run.check_identity(identity)
 
     def finished(self, steps: int) -> dict[str, Any] | None:
-        """The summary of a run that has ended after so many steps; None where there is something to do."""
+        """The summary of a run that has ended after so many steps; None where steps are left to do."""
         summary = RunDirectory(self.directory, "").summary() if self.resume else None
         done = summary is not None and "stopped" not in summary and summary.get("steps") == steps
         return summary if done else None
 
     def start(self, known: dict[str, Any]) -> None:
-        """With model and data at hand: from here on there is a run, with an ``id`` that every process knows.
+        """Create the run once model and data are loaded; every process then knows its ``id``.
 
         ``known`` is what could not be known before, and joins the identity.
         """
@@ -87,14 +90,14 @@ class Claim:
         self.id = World(self.accelerator).from_main("" if self.run is None else self.run.id)
 
     def rewind(self, step: int | None) -> None:
-        """The run goes on after ``step``: nothing can be refused any more, so what is new is written down."""
+        """Resume after ``step``: nothing can be refused any more, so later rows are dropped and changes recorded."""
         if self.run is not None:
             self.run.settle(self.identity)
             write_atomically(self.directory / CONFIG, self.config.as_yaml())
             self.run.rewind(step)
 
     def _sync(self) -> None:
-        """What was recorded, here and on dashboards, is as safe as the checkpoint that counts on it."""
+        """Force what was recorded, here and on dashboards, to the disk: a checkpoint counts on it."""
         if self.run is not None:
             self.run.sync()
         for tracker in self.accelerator.trackers:
@@ -115,7 +118,7 @@ class Claim:
         )
 
     def continuation(self, config: Config, save_every: int, console: Console) -> Continuation:
-        """How a supervised loop of the run that was started is left and taken up again."""
+        """The `Continuation` of a supervised loop of the run that was started."""
         return Continuation(
             self.checkpoints(config.train.keep_checkpoints, console),
             Stops(config.run.max_seconds),

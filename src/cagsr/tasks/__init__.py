@@ -1,4 +1,4 @@
-"""Tasks with checkers. Importing this imports no torch; calling ``tokenizer`` does."""
+"""Generated tasks, their checkers and tokenizers. Importing this imports no torch; calling ``tokenizer`` does."""
 
 from cagsr.config import registry
 from cagsr.tasks.e2e import E2E_CHECKER
@@ -11,4 +11,4 @@ TASKS: dict[str, Task] = {name: registry.load(path) for name, path in registry.T
 """Generated tasks by name."""
 
 CHECKERS: dict[str, Checker] = {**TASKS, E2E_CHECKER.name: E2E_CHECKER}
-"""All that can be named as ``data.checker``."""
+"""Built-in checkers by their name in ``data.checker``."""

@@ -1,4 +1,4 @@
-"""Base models that ship with the generated tasks, and the name of the model that a config starts from."""
+"""Base models: those that ship with the generated tasks, and the one that a config names."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ BASES = Path(__file__).parent / "base_models"
 
 
 def base_of(task: str) -> str:
-    """Directory of the base model that ships for a task. Raises InputError for a task without one."""
+    """Directory of the base model that ships with a task. Raises InputError for a task without one."""
     path = BASES / task
     if not path.is_dir():
         raise InputError(

@@ -1,4 +1,4 @@
-"""The checker of a run: the task's own, a built-in one by name, or the user's by its dotted path."""
+"""Choice of a run's checker: the task's own, a built-in one by name, or the user's by its dotted path."""
 
 import importlib
 

@@ -11,14 +11,14 @@ from cagsr.tasks.task import Check, Slot, Task, count, leave_out
 
 @dataclass(frozen=True)
 class Field:
-    """frames: verb phrases with ``{}`` where a value goes. values: each value and the phrases that say it."""
+    """A field of the grammar; ``frames``: verb phrases with ``{}`` for a value; ``values``: each with its wordings."""
 
     frames: tuple[str, ...]
     values: Mapping[str, tuple[str, ...]]
 
 
 class Description(Task):
-    """Describe a thing of four to six fields; each reference says about two thirds of them, in any order.
+    """Task base: describe a thing of four to six fields; each reference says about two thirds, in any order.
 
     ``subjects`` begin the first sentence, ``pronouns`` the later ones.
     """

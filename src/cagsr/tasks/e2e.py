@@ -1,4 +1,4 @@
-"""A rule checker for the E2E restaurant descriptions: it knows how people paraphrase the eight slots.
+"""Rule-based checker for the E2E restaurant descriptions: rules for how people paraphrase the eight slots.
 
 A value is read as a meaning: "cheap" and "less than £20" are one price, "3 out of 5" and "average" one
 rating, because the people who wrote the references treat them so. A rule finds a meaning in the text whoever
@@ -81,7 +81,7 @@ class E2E:
     name = "e2e"
 
     def check(self, row: Mapping[str, Any], response: str) -> Check:
-        """Counts of slots missing, hallucinated (lacking from the row or contradicting it) and repeated."""
+        """Count slots missing, hallucinated (lacking from the row or contradicting it) and repeated."""
         slots = slots_of(row)
         asked = {field: MEANING.get((field, value), value) for field, value in slots}
         mentions = [
@@ -102,7 +102,7 @@ class E2E:
 
     @staticmethod
     def _resolve(meaning: str, asked: str | None) -> str:
-        """An ambiguous wording ("affordable": low or middle) says what was asked for if it can."""
+        """Resolve an ambiguous wording ("affordable": low or middle) to what was asked for if it can mean that."""
         choices = meaning.split("|")
         return asked if asked in choices else choices[0]
 

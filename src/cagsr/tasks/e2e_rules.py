@@ -1,4 +1,4 @@
-"""How people word the slots of E2E: (field, meaning, regular expression) rules over normalised text.
+"""Rules for how people word the slots of E2E: (field, meaning, regular expression) over normalised text.
 
 The text has lower case, no accents, apostrophes or hyphens, digits for number words, and all money in pounds.
 ``low|middle`` marks a wording that can mean either.

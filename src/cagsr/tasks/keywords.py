@@ -1,4 +1,4 @@
-"""Write a note that mentions given things, for causal models: words copied, tone and ending paraphrased."""
+"""Task ``keywords``, for causal models: mention given things in a note; words copied, tone and ending paraphrased."""
 
 from collections.abc import Mapping, Sequence
 from random import Random
@@ -67,7 +67,7 @@ TEMPLATES = (
 
 
 class Keywords(Task):
-    """A note with three to five things, and in half of the prompts each a tone and an ending."""
+    """Task: a note with three to five things, and in half of the prompts each a tone and an ending."""
 
     name = "keywords"
     kind: ClassVar[Literal["encoder-decoder", "causal"]] = "causal"

@@ -1,4 +1,4 @@
-"""Finding phrases of known meaning in a text, by words."""
+"""Phrase matcher: finds phrases of known meaning in a text, by words."""
 
 import re
 from collections import defaultdict

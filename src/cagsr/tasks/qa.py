@@ -1,4 +1,4 @@
-"""Two facts asked of a short context: a task where an attention reward is not expected to help.
+"""Task ``qa``: two facts asked of a short context, where an attention reward is not expected to help.
 
 What a weak base lacks here is the knowledge which value belongs to which person, and a reward that asks it to
 say more adds none.
@@ -17,7 +17,7 @@ PEOPLE = ["anna", "ben", "carl", "dora", "emil", "fay", "gus", "hana", "ivan", "
 
 @dataclass(frozen=True)
 class Relation:
-    """question: how it is asked of {who}. statement: how {who} and {what} are said."""
+    """A kind of fact; ``question``: how it is asked of {who}; ``statement``: how {who} and {what} are said."""
 
     question: str
     statement: str
@@ -49,7 +49,7 @@ RELATIONS = {
 
 
 class Question(Task):
-    """Three or four facts, each on another person, two of them asked; half of the references answer only one."""
+    """Task: three or four facts, each on another person, two of them asked; half of the references answer only one."""
 
     name = "qa"
 
@@ -81,7 +81,7 @@ class Question(Task):
         }
 
     def key(self, row: Mapping[str, Any]) -> str:
-        """The facts, sorted: two questions on one context are in one split."""
+        """Key that decides a row's split: its facts, sorted, so that two questions on one context share a split."""
         return repr(sorted(tuple(fact) for fact in row["facts"]))
 
     def state(self, fact: Slot) -> str:
@@ -96,7 +96,7 @@ class Question(Task):
         return self.write(random.sample(slots, len(slots)))
 
     def check(self, row: Mapping[str, Any], response: str) -> Check:
-        """Counts; a fact of the context that was not asked counts as hallucinated, as a wrong one does."""
+        """Count slots; a fact of the context that was not asked counts as hallucinated, as a wrong one does."""
         return count(((subject, value) for subject, value in row["slots"]), self.phrases.find(response))
 
     def vocabulary_texts(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Announce an event; every value is copied literally from the prompt."""
+"""Task ``slots``: announce an event; every value is copied literally from the prompt."""
 
 from cagsr.tasks.description import Description, Field
 

@@ -1,4 +1,4 @@
-"""Describe a shop's article; every value is said by other words than the prompt's.
+"""Task ``slots-paraphrase``: describe a shop's article; every value is said in other words than the prompt's.
 
 No word of any prompt can occur in any response, so word overlap is blind here by construction: a reward that
 ranks these responses must know what the words mean. Every phrase belongs to one value, and none is part of

@@ -1,4 +1,4 @@
-"""What a task is: rows with a prompt and an incomplete reference, and a checker that counts what was said.
+"""Base classes of tasks: rows with a prompt and an incomplete reference, and a checker that counts slots.
 
 A checker needs no model and no labels beyond the slots of the prompt. It is used to report, and as the reward
 of the ``oracle`` control; no attention reward ever sees it.
@@ -22,7 +22,7 @@ SPLITS = ("train", "development", "heldout")
 
 @dataclass(frozen=True)
 class Check:
-    """What one response did with the slots of its prompt: four counts.
+    """Slot counts of one response.
 
     slots         slots that the prompt asks for
     missing       of these, how many the response does not say
@@ -47,7 +47,7 @@ class Check:
 
 
 def count(slots: Iterable[Slot], mentions: Iterable[Slot]) -> Check:
-    """Counts for the (field, value) pairs a response mentions, in any order, against those asked for."""
+    """Slot counts of a response from the (field, value) pairs it mentions, in any order, and those asked for."""
     asked, said = set(slots), Counter(mentions)
     return Check(
         slots=len(asked),
@@ -58,16 +58,16 @@ def count(slots: Iterable[Slot], mentions: Iterable[Slot]) -> Check:
 
 
 def split_of(key: str) -> str:
-    """``train`` (8 of 10), ``development`` or ``heldout`` (1 of 10 each), by a stable hash of ``key``.
+    """Split of a key: ``train`` (8 of 10), ``development`` or ``heldout`` (1 of 10 each), by a stable hash of it.
 
-    What a text's content decides no seed can change, so the three parts are disjoint whatever is drawn.
+    The split depends on the content and on no seed, so the three parts are disjoint whatever is drawn.
     """
     tenth = int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8]) % 10
     return SPLITS[max(0, tenth - 7)]
 
 
 class Checker(Protocol):
-    """Anything that can count what a response did with the slots of its row."""
+    """Protocol of a checker: counts the slots of its row that a response says, lacks, invents or repeats."""
 
     name: str
 
@@ -102,7 +102,7 @@ class Task(ABC):
         return rows
 
     def key(self, row: Mapping[str, Any]) -> str:
-        """What decides a row's split: its slots, sorted, so that a reordered prompt stays in its split."""
+        """Key that decides a row's split: its slots, sorted, so that a reordered prompt stays in its split."""
         return repr(sorted(tuple(slot) for slot in row["slots"]))
 
     def quality(self, row: Mapping[str, Any], response: str) -> float:
@@ -111,11 +111,11 @@ class Task(ABC):
 
     @abstractmethod
     def draw(self, random: Random) -> dict[str, Any]:
-        """One row of any split."""
+        """Draw one row of any split."""
 
     @abstractmethod
     def check(self, row: Mapping[str, Any], response: str) -> Check:
-        """Counts of slots missing, hallucinated and repeated in ``response``."""
+        """Count slots missing, hallucinated and repeated in ``response``."""
 
     @abstractmethod
     def complete(self, row: Mapping[str, Any], random: Random) -> str:

@@ -1,4 +1,4 @@
-"""A word-level tokenizer for a generated task: its vocabulary is closed, so nothing is ever unknown."""
+"""Word-level tokenizer of a generated task: its vocabulary is closed, so no word is ever unknown."""
 
 from typing import TYPE_CHECKING
 

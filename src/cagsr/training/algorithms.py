@@ -1,4 +1,4 @@
-"""How rewards become advantages and a loss: the estimator and the policy loss that the settings name, joined."""
+"""Reinforcement-learning algorithm: the advantage estimator and the policy loss that the settings name, joined."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ __all__ = ["Algorithm"]
 
 
 class Algorithm:
-    """The settings of ``algorithm`` with their functions found. Raises InputError for an unknown loss or option.
+    """The estimator, loss and KL penalty of ``algorithm``. Raises InputError for an unknown loss or option.
 
     ``kl_placement``: "reward" subtracts the coefficient times k1 from the reward of every token, as the CAGSR
     paper's PPO does; "loss" adds the coefficient times k2 to the loss, as GRPO does with k3 (see `training.kl`).
@@ -47,7 +47,7 @@ class Algorithm:
     def estimate(
         self, reward_N: Tensor, parts: Sequence[TrainBatch], kl_coefficient: float, world: World
     ) -> list[TrainBatch]:
-        """The parts of a rollout with their advantages (and returns) filled in; ``reward_N`` is this process's.
+        """Compute advantages (and returns) of the parts of a rollout; ``reward_N`` is this process's.
 
         The group, the batch and the whitening are those of all processes together.
         """
@@ -93,10 +93,10 @@ class Algorithm:
     def token_losses(
         self, scored: Scored, batch: TrainBatch, kl_coefficient: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss [N T] of each token, and what it consists of, to be looked at.
+        """The loss [N T] of each token, and its terms, for the metrics.
 
         Where another engine drew the tokens, the terms that are right on average over the policy's own tokens are
-        weighted by `losses.importance_weight`: the policy's loss and k2. Entropy and values are not of one token.
+        weighted by `importance_weight`: the policy's loss and k2. Entropy and values are not of one token.
         """
         assert batch.advantages is not None, "estimate() comes before a loss"
         old = scored.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs

@@ -67,13 +67,13 @@ def build_step(
         salience=salience,
         algorithm=Algorithm(algorithm),
         sampling=config.sampling,
-        leash=kl.KLController(algorithm.kl_coefficient, algorithm.kl_target),
+        kl_controller=kl.KLController(algorithm.kl_coefficient, algorithm.kl_target),
         optimizer=optimizer,
         scheduler=scheduler,
         accelerator=accelerator,
         groups_per_pass=_groups_per_pass(config, accelerator.num_processes),
         max_grad_norm=training.max_grad_norm,
-        sampler=policy
+        sampler=None
         if config.sampling.engine == "policy"
         else VLLMSampler(policy, client, World(accelerator)),
     )

@@ -1,4 +1,4 @@
-"""transformers' TrainerCallback objects, told of a run's steps, evaluations and end."""
+"""Adapter for transformers' TrainerCallback objects: calls them at a run's steps, evaluations and end."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""What candidates.jsonl keeps of a step: some prompts with all their candidates, and what these looked at."""
+"""Rows of candidates.jsonl: some prompts of a step with all their candidates, rewards and attention."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,13 +15,13 @@ from cagsr.training.step import Collected
 __all__ = ["Shown", "token_spans"]
 
 SMALLEST = 0.03
-# Attention is by far the longest part of a row, so that only about so many steps of a run keep it.
+# About how many steps of a run keep attention, by far the longest part of a row.
 STEPS_WITH_ATTENTION = 50
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Which candidates a run keeps: those of the first ``prompts`` prompts of every step.
+    """Selection of the candidates that a run keeps: those of the first ``prompts`` prompts of every step.
 
     Every ``every`` steps, and at the first, their attention is kept too.
     """
@@ -35,6 +35,7 @@ class Shown:
     def of_run(
         cls, prompts: int, tokenizer: PreTrainedTokenizerBase, salience: Salience, steps: int
     ) -> "Shown":
+        """The selection for a run of so many ``steps``."""
         return cls(prompts, tokenizer, salience, max(1, steps // STEPS_WITH_ATTENTION))
 
     def in_full(self, step: int) -> bool:
@@ -95,7 +96,7 @@ class Shown:
 def token_spans(
     tokenizer: PreTrainedTokenizerBase, ids: list[int], text: str
 ) -> list[tuple[int, int]] | None:
-    """The characters of ``text`` that each token wrote; None where decoding token by token gives another text.
+    """Character span of ``text`` that each token wrote; None where decoding token by token gives another text.
 
     Tokens that write one character together all get its span, special tokens an empty one.
     """

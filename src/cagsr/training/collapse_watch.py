@@ -1,4 +1,4 @@
-"""The collapse watch: numbers that run away before a reward's failure shows, each with a limit and an action.
+"""Collapse watch: metrics that degrade before the reward shows a failure, each with a limit and an action.
 
 Intrinsic rewards rise and then fall (arXiv 2603.08660): the reward keeps growing while the text goes bad. What
 the reward cannot see is watched here.
@@ -13,7 +13,7 @@ __all__ = ["CollapseWatch", "Collapsed"]
 
 
 class Collapsed(StoppedError):
-    """A watched number passed its limit and its action is to stop.
+    """A watched metric passed its limit, and its action is to stop.
 
     Raised after the step's update: the trainer saves a checkpoint of the weights after that step, to go on from.
     """
@@ -27,7 +27,7 @@ EMPTY = 0.5  # share of responses without a token from which on every step says 
 
 @dataclass
 class CollapseWatch:
-    """Call `check` once a step with the row of `measure`; it returns what to say, or raises Collapsed.
+    """Limits on the metrics of a step: `check` takes the row of `step_metrics.measure`, and warns or raises Collapsed.
 
     length, entropy       relative to the first step; length also below 1 / limit, entropy only below limit
     repetition, kl, shuffled   absolute, above limit
@@ -38,6 +38,7 @@ class CollapseWatch:
     beyond: dict[str, int] = field(default_factory=dict)
 
     def check(self, step: int, row: dict[str, float]) -> list[str]:
+        """The warnings of a step. Raises Collapsed where a limit is passed whose action is to stop."""
         messages, stop = [], None
         if row.get("empty", 0.0) >= EMPTY:
             messages.append(f"step {step}: {row['empty']:.0%} of the responses are empty")
@@ -54,7 +55,7 @@ class CollapseWatch:
                 if limit.action == "stop":
                     stop = stop or message
         if stop:
-            # Only now: every limit has counted this step, so a continued run counts on from the same numbers.
+            # Only after every limit has counted this step, so that a resumed run counts on from the same numbers.
             raise Collapsed(
                 f"{stop}. Stopped. Look at candidates.jsonl; a smaller learning rate, a larger "
                 "algorithm.kl_coefficient or another reward preset may hold it."
@@ -74,7 +75,9 @@ class CollapseWatch:
         return None
 
     def state(self) -> dict[str, dict]:
+        """The baselines and counts, for a checkpoint."""
         return {"start": dict(self.start), "beyond": dict(self.beyond)}
 
     def restore(self, state: dict[str, dict]) -> None:
+        """Load what `state` returned."""
         self.start, self.beyond = dict(state["start"]), dict(state["beyond"])

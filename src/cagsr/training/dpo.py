@@ -1,4 +1,4 @@
-"""Direct preference optimisation, for causal models and encoder-decoders alike."""
+"""Direct preference optimisation (DPO), for causal models and encoder-decoders alike."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ __all__ = ["DirectPreference", "prefer", "preference_loss"]
 
 @dataclass(frozen=True)
 class DirectPreference:
-    """Settings of `prefer`.
+    """Settings of DPO, for `prefer`.
 
     beta                 how strongly the policy is held to the reference; 0.1 is usual
     max_response_tokens  a longer response is cut there
@@ -42,7 +42,7 @@ class DirectPreference:
 
 
 def preference_loss(logprobs: Tensor, ref_logprobs: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-    """[n 2], [n 2] log-probabilities of chosen and rejected responses -> loss [n], log-ratio margin [n].
+    """DPO loss: [n 2], [n 2] log-probabilities of chosen and rejected responses -> loss [n], log-ratio margin [n].
 
     margin = (log p(chosen) - log q(chosen)) - (log p(rejected) - log q(rejected)), p the policy, q the reference,
     in nats a response; loss = -log sigmoid(beta * margin), at least 0, log 2 before training.
@@ -63,7 +63,7 @@ def prefer(
     report: Callable[..., None] = lambda step, loss, margin, accuracy: None,
     continuation: Continuation | None = None,
 ) -> None:
-    """Train ``policy`` to like the chosen response of each pair better than ``reference`` does.
+    """Train ``policy`` by DPO to prefer the chosen response of each pair, relative to ``reference``.
 
     Uses the policy's own scoring pass; dropout is off. ``report(step, loss, margin=, accuracy=)`` is called after
     every step, with means over its pairs before the step: loss and margin as of `preference_loss`, accuracy the
@@ -107,7 +107,7 @@ def prefer(
 
 
 def _check_finite(step: int, loss: float, norm: float) -> None:
-    """Every process sees the same sums, so all of them stop here or none does."""
+    """Raise NumericsError for a loss or norm that is not finite; every process sees the same sums, so all stop."""
     for name, value in (("loss", loss), ("gradient norm", norm)):
         if not math.isfinite(value):
             raise NumericsError(

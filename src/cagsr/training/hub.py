@@ -1,4 +1,4 @@
-"""A trained model on the Hugging Face hub."""
+"""Upload of a trained model to the Hugging Face hub."""
 
 from pathlib import Path
 

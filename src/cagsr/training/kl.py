@@ -1,4 +1,4 @@
-"""The leash: how far the policy may walk from the model it started as.
+"""KL penalty: estimators of the divergence from the reference model, and the controller of its coefficient.
 
 With d = log p(y) - log q(y), y drawn from the policy p and q the reference (natural logarithms, [N T]):
 
@@ -16,7 +16,7 @@ A token also decides which distributions the later tokens are drawn from. Of the
 k2 summed over tokens has the terms grad log p(y_t) * d_t alone; k1 in the reward has them all. For a response of
 one token the two are equal.
 
-Source: J. Schulman, "Approximating KL divergence" (2020); for the gradients, tests/core/test_kl.py checks each
+Source: J. Schulman, "Approximating KL divergence" (2020); for the gradients, tests/training/test_kl.py checks each
 against the exact divergence, for one token and for two, on a small vocabulary.
 Differs: GRPO (arXiv 2402.03300) puts k3 into the loss, whose gradient is of the other direction even for the
 token's own distribution; we put k2 there.
@@ -28,20 +28,23 @@ __all__ = ["KLController", "k1", "k2", "k3", "sums"]
 
 
 def k1(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """log p - log q [N T], in nats, of either sign: for the reward."""
     return logprobs - ref_logprobs
 
 
 def k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """(log p - log q)^2 / 2 [N T], at least 0: for the loss."""
     return (logprobs - ref_logprobs).square() / 2
 
 
 def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
+    """exp(log q - log p) - 1 + log p - log q [N T], at least 0: for display."""
     difference = logprobs - ref_logprobs
     return (-difference).exp() - 1 + difference
 
 
 def sums(logprobs: Tensor, ref_logprobs: Tensor, entropy: Tensor) -> dict[str, Tensor]:
-    """What is shown of a policy, summed over its tokens: kl (k3), kl_response (k1) and entropy, all in nats."""
+    """KL metrics summed over tokens: kl (k3), kl_response (k1) and entropy, all in nats."""
     return {
         "kl": k3(logprobs, ref_logprobs).sum(),
         "kl_response": k1(logprobs, ref_logprobs).sum(),
@@ -62,6 +65,7 @@ class KLController:
         self.coefficient, self.target, self.horizon = coefficient, target, horizon
 
     def observe(self, kl_per_response: float, responses: int) -> None:
+        """Adapt the coefficient to a step's mean KL (nats a response) over so many ``responses``."""
         if self.target is None:
             return
         error = max(-0.2, min(0.2, kl_per_response / self.target - 1))

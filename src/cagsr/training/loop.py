@@ -1,4 +1,4 @@
-"""The schedule around `Step`: which prompts when, evaluation, checkpoints, records, the collapse watch."""
+"""Training loop around `Step`: the prompts of each step, evaluation, checkpoints, observers, the collapse watch."""
 
 import time
 from collections import Counter
@@ -27,7 +27,7 @@ __all__ = ["Evaluation", "RunObserver", "TrainingLoop", "prompts_for"]
 
 
 class Evaluation(Protocol):
-    """Numbers of the policy as it stands; ``reward`` among them, 0 for the base, decides which model was best.
+    """Protocol of an evaluation of the current policy; its ``reward``, 0 for the base, decides which model was best.
 
     ``start`` is what it measured first, to be kept when a run is continued.
     """
@@ -39,7 +39,7 @@ class Evaluation(Protocol):
 
 @dataclass
 class Begun:
-    """A step on its way: what was collected, what is known of it so far, how much of the update is done."""
+    """An unfinished step: its rollout, its metrics so far, and how much of the update is done."""
 
     collected: Collected
     row: dict[str, float]
@@ -47,10 +47,10 @@ class Begun:
 
 
 class RunObserver(Protocol):
-    """What is told about a run while it goes: the run directory, the progress display, the trackers."""
+    """Protocol of an observer of a run: the run directory, the progress display, the trackers."""
 
     def on_start(self, step: int | None) -> None:
-        """The run goes on after ``step``; None: from its beginning, before the base is evaluated."""
+        """Called when the run goes on after ``step``; None: from its beginning, before the base is evaluated."""
 
     def on_step(self, step: int, row: dict[str, float], collected: Collected) -> None: ...
     def on_evaluation(self, step: int, row: dict[str, float]) -> None: ...
@@ -59,10 +59,10 @@ class RunObserver(Protocol):
 
 @dataclass
 class TrainingLoop:
-    """The steps of a run in order, and what is due between them: evaluations, checkpoints, warnings, stops.
+    """The steps of a run in order, and between them evaluations, checkpoints, warnings and stops.
 
     0 for ``evaluate_every`` and ``save_every`` of the schedule means: only at the end. ``identity`` hashes all that the
-    run stands on: a step that was begun needs the same again.
+    run depends on: an unfinished step can only be resumed with the same.
     """
 
     step: Step
@@ -82,11 +82,11 @@ class TrainingLoop:
     def run(self, resume: bool = False) -> dict[str, Any]:
         """Train to the last step; returns ``{"steps", "best", "last", "seconds"}``. The weights: model/ and best/.
 
-        Raises watch.Collapsed and, when asked to stop, errors.StoppedError, each after saving a checkpoint: at the
-        end of a step, or between two optimizer steps of one. Raises errors.NumericsError before a bad optimizer step
-        and InputError when there is nothing left to train.
+        Raises collapse_watch.Collapsed and, when asked to stop, errors.StoppedError, each after saving a checkpoint: at
+        the end of a step, or between two optimizer steps of one. Raises errors.NumericsError before a bad optimizer
+        step and InputError when there is nothing left to train.
         """
-        self._since, self._kl_start = time.perf_counter(), self.step.leash.coefficient
+        self._since, self._kl_start = time.perf_counter(), self.step.kl_controller.coefficient
         with self.stops:
             done, begun = self._resume() if resume else (None, None)
             for observer in self.observers:
@@ -110,7 +110,7 @@ class TrainingLoop:
         }
 
     def _one(self, number: int, begun: Begun | None) -> None:
-        """Step ``number + 1``, or the rest of it; then what is due after it."""
+        """Train step ``number + 1``, or the rest of it; then do what is due after it."""
         started = time.perf_counter()
         try:
             begun = begun or self._begin(number)
@@ -121,7 +121,7 @@ class TrainingLoop:
             where = "" if str(error).startswith("step ") else f"step {number + 1}: "
             raise type(error)(f"{where}{error}") from error
         candidates = self.step.sampling.candidates
-        self.step.leash.observe(row["kl_response"], self.schedule.prompts_per_step * candidates)
+        self.step.kl_controller.observe(row["kl_response"], self.schedule.prompts_per_step * candidates)
         row["seconds"] = time.perf_counter() - started
         row["tokens_per_second"] = row["tokens"] / row["seconds"]
         for observer in self.observers:
@@ -146,11 +146,11 @@ class TrainingLoop:
                 if share is not None:
                     row["shuffled"] = share
         row["learning_rate"] = float(self.step.scheduler.get_last_lr()[0])
-        row["kl_coefficient"] = self.step.leash.coefficient
+        row["kl_coefficient"] = self.step.kl_controller.coefficient
         return Begun(collected, row, Progress())
 
     def _between(self, number: int, begun: Begun, progress: Progress) -> None:
-        """Between two optimizer steps of one step: the place to stop at when a step is long."""
+        """Called between two optimizer steps of one step: the place to stop at when a step is long."""
         request = self._requested()
         if request:
             self._save(number, begun)
@@ -166,7 +166,7 @@ class TrainingLoop:
             observer.on_warning(step, message)
 
     def _after(self, step: int, collapsed: Collapsed | None) -> None:
-        """What is due after a step; then a stop, if one is asked for."""
+        """Evaluate and save after a step as far as they are due; then stop, if asked to."""
         schedule = self.schedule
         last = step == schedule.steps
         if last or (schedule.evaluate_every and step % schedule.evaluate_every == 0):
@@ -203,10 +203,10 @@ class TrainingLoop:
         self.step.accelerator.wait_for_everyone()
 
     def _save(self, step: int, begun: Begun | None = None) -> None:
-        """A checkpoint after ``step``, and with ``begun`` of the part of the next one that is done."""
+        """Save a checkpoint after ``step``, and with ``begun`` of the finished part of the next step."""
         state = {
             "updates": self.step.scheduler.last_epoch,
-            "kl_coefficient": self.step.leash.coefficient,
+            "kl_coefficient": self.step.kl_controller.coefficient,
             "kl_start": self._kl_start,
             "watch": self.watch.state(),
             "history": self.history,
@@ -227,7 +227,7 @@ class TrainingLoop:
         )
 
     def _resume(self) -> tuple[int | None, Begun | None]:
-        """Steps that are done (None: not even a beginning), and the one that the run was stopped inside, if any."""
+        """Load the newest checkpoint: steps that are done (None: there is none), and the unfinished step, if any."""
         newest = self.checkpoints.newest()
         if newest is None:  # stopped before the first one: everything is still to do
             return None, None
@@ -244,8 +244,8 @@ class TrainingLoop:
                 f"Go on without changes first, or remove {newest} to go on from an earlier step."
             )
         forward(self.step.scheduler, state["updates"])
-        if state["kl_start"] == self._kl_start:  # another one was asked for: it holds
-            self.step.leash.coefficient = state["kl_coefficient"]
+        if state["kl_start"] == self._kl_start:  # a coefficient that was changed in the config wins
+            self.step.kl_controller.coefficient = state["kl_coefficient"]
         self.watch.restore(state["watch"])
         self.history, self.best, self.seconds = state["history"], state["best"], state["seconds"]
         if self.evaluate is not None:
@@ -282,4 +282,5 @@ def prompts_for(prompts: Sequence[Prompt], number: int, size: int, seed: int) ->
 
 
 def step_seed(seed: int, number: int) -> int:
+    """The sampling seed of step ``number``."""
     return int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed * 1_000_003 + number)))

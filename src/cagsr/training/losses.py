@@ -1,4 +1,4 @@
-"""What the update minimises: pure functions per token [N T], and one explicit way to average them.
+"""Losses as pure functions per token [N T], and the token weights by which they are averaged.
 
 A loss here is a tensor per token. `token_weights` turns "mean" into numbers once, for the whole optimizer step,
 over all micro-batches and processes; the loss of a micro-batch is then ``(per_token * weights).sum()`` and
@@ -21,10 +21,11 @@ LARGEST_IMPORTANCE = 2.0
 
 
 def importance_weight(logprobs: Tensor, sampled_logprobs: Tensor) -> Tensor:
-    """min(exp(logprobs - sampled_logprobs), 2) per token, without gradient: what another engine's samples count for.
+    """Truncated importance weight min(exp(logprobs - sampled_logprobs), 2) of each token drawn by another engine.
 
-    ``logprobs`` are the policy's own for the weights that the engine had. Truncation biases a little and bounds the
-    variance; a token that the engine drew more often than the policy would is counted down without a bound.
+    Without gradient. ``logprobs`` are the policy's own for the weights that the engine had. Truncation biases a little
+    and bounds the variance; a token that the engine drew more often than the policy would is counted down without a
+    bound.
     Token by token, not for a whole response: the product over a response is near 0 or large for long ones, whatever
     is done about it, and the ratio of a policy update (`policy_losses.clipped`) is one of tokens too.
 
@@ -35,7 +36,7 @@ def importance_weight(logprobs: Tensor, sampled_logprobs: Tensor) -> Tensor:
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:
-    """max((V - R)^2, (clip(V, V_old +- clip) - R)^2) / 2 per token.
+    """Clipped value loss max((V - R)^2, (clip(V, V_old +- clip) - R)^2) / 2 per token.
 
     Source: the PPO implementation of OpenAI baselines; the paper leaves the value loss unclipped.
     """
@@ -44,7 +45,7 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip
 
 
 def token_weights(mask: Tensor, how: str, *, tokens: float, rows: float, length_limit: int) -> Tensor:
-    """[N T] the weight of each token in the loss, 0 at padding.
+    """The weight [N T] of each token in the loss, 0 at padding.
 
     token:     1 / tokens                       every token counts the same (DAPO, arXiv 2503.14476)
     sequence:  1 / (rows * tokens of its row)   every response counts the same (GRPO, arXiv 2402.03300)

@@ -1,4 +1,4 @@
-"""Refusals before a model is loaded: training that cannot work, and launchers that are not supported."""
+"""Checks made before a model is loaded: settings that cannot be trained, and unsupported launchers."""
 
 from accelerate import Accelerator, DistributedType
 
@@ -14,13 +14,13 @@ __all__ = ["check_launch", "check_training"]
 
 
 def check_training(config: Config, reward: Reward | None = None) -> None:
-    """Raises InputError for what can be scored and evaluated but not trained; needs no model.
+    """Raise InputError for a config that can be scored and evaluated but not trained; needs no model.
 
     ``reward`` is what reinforcement learning trains on; supervised training has none.
     """
     judge = config.metrics.judge
     if judge is not None and judge.endpoint is not None:
-        refuse_secrets(judge.endpoint)  # config.yaml holds it, whether somebody judges here or not
+        refuse_secrets(judge.endpoint)  # config.yaml holds it, whether or not a judge is used here
     if config.model.dtype == "bfloat16" and config.model.lora is None:
         raise InputError(
             "model.dtype: bfloat16 weights round most of AdamW's updates away. "
@@ -40,7 +40,7 @@ def check_training(config: Config, reward: Reward | None = None) -> None:
 
 
 def check_launch(accelerator: Accelerator, command: str, config: Config | None = None) -> None:
-    """Raises InputError under a launcher whose training would fail, or be another than was asked for.
+    """Raise InputError under a launcher whose training would fail, or be another than was asked for.
 
     ``config`` is that of a ``command`` which can train in shards; None for one that cannot.
     """

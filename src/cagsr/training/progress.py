@@ -1,4 +1,4 @@
-"""What a terminal shows while a run goes: one line that moves, or plain lines where nothing can move."""
+"""Progress display of a run: a progress bar in a terminal, plain lines in a log."""
 
 import time
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ __all__ = ["Clock", "Display", "bar", "step_numbers"]
 
 
 def step_numbers(row: dict[str, float]) -> list[str]:
-    """The numbers of a step in the order in which they go wrong: reward, the leash, the text, then the signals."""
+    """The metrics of a step for display, in the order in which they go wrong: reward, KL, text, then the signals."""
     return [
         f"reward {row['reward']:.3g}",
         f"kl {row['kl']:.3f}",
@@ -32,7 +32,7 @@ def step_numbers(row: dict[str, float]) -> list[str]:
 
 
 def bar(console: Console, name: str) -> "_Moving":
-    """A progress bar that is gone once it has ended, with its task's ``numbers`` below it; nothing in a log."""
+    """A progress bar that disappears when it ends, with its task's ``numbers`` below it; nothing in a log."""
     return _Moving(
         TextColumn(f"[bold]{name}[/]"),
         BarColumn(bar_width=20),
@@ -47,7 +47,7 @@ def bar(console: Console, name: str) -> "_Moving":
 
 
 class _Moving(Progress):
-    """The bar, and under it the numbers, which may take as many lines as the terminal's width asks for."""
+    """Progress bar with the numbers below it, on as many lines as the terminal's width asks for."""
 
     def get_renderables(self) -> Iterable[RenderableType]:
         yield self.make_tasks_table(self.tasks)
@@ -56,7 +56,7 @@ class _Moving(Progress):
 
 
 class Clock:
-    """How long the steps that are left will take, by the mean of those so far. Asked after every step."""
+    """Estimate of the time that the remaining steps take, by the mean of those so far. Asked after every step."""
 
     def __init__(self, steps: int):
         self.steps = steps
@@ -64,6 +64,7 @@ class Clock:
         self.started = time.perf_counter()
 
     def left(self, step: int) -> str:
+        """The remaining time after ``step``, as text."""
         if self.first is None:
             self.first = step - 1
         a_step = (time.perf_counter() - self.started) / (step - self.first)
@@ -71,7 +72,7 @@ class Clock:
 
 
 class Display:
-    """A trainer's observer. In a terminal the progress line is redrawn; in a log every tenth step is printed.
+    """A `RunObserver` that shows progress: a line that is redrawn in a terminal, every tenth step in a log.
 
     A line of a log has as many numbers as fit; metrics.jsonl has all of every step.
     """

@@ -1,4 +1,4 @@
-"""What a run writes while it goes: its directory and its trackers, on the main process only."""
+"""Recorder of a run: writes to its directory and its trackers, in the main process only."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -16,7 +16,7 @@ from cagsr.training.tracker_tables import show_candidates
 
 __all__ = ["Recorder", "check_trackers"]
 
-# Of so many development prompts every evaluation keeps the responses, to be read before and after.
+# Number of development prompts whose responses every evaluation keeps, to compare before and after.
 KEPT_RESPONSES = 24
 
 
@@ -65,7 +65,7 @@ class Recorder:
             self.run.add_metrics(step, {"warning": message})
 
     def finish(self, outcome: dict[str, Any], prompts: int) -> None:
-        """Model cards and summary.json, once the last step is done."""
+        """Write model cards and summary.json, once the last step is done."""
         if self.run is None:
             return
         numbers = {"model": (outcome["last"] or [None])[-1], "best": outcome["best"]}
@@ -73,12 +73,12 @@ class Recorder:
             if (self.directory / name).is_dir():
                 card = model_card(self.config.model_dump(mode="json"), outcome["steps"], evaluation, prompts)
                 write_atomically(self.directory / name / "README.md", card)
-        # Last: it says that all the rest is there.
+        # Written last: it marks the run as complete.
         self.run.write_summary(outcome)
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raises InputError for a dashboard whose package is missing."""
+    """Raise InputError for a dashboard whose package is missing."""
     for name in names:
         if find_spec(name) is None:
             raise InputError(f"run.trackers: {name} is not installed: pip install {name}")

@@ -1,4 +1,4 @@
-"""Reward models learn from pairs, by TRL's RewardTrainer."""
+"""Training of reward models on preference pairs, by TRL's RewardTrainer."""
 
 import json
 import os
@@ -85,7 +85,7 @@ def train_reward_model(
 
 
 def _parted(pairs: Sequence[Pair], held_out: float, seed: int) -> tuple[list[Pair], list[Pair]]:
-    """Pairs to train on and pairs held out, by prompt; at least one prompt is trained on."""
+    """Pairs to train on and held-out pairs, split by prompt; at least one prompt is trained on."""
     texts = list(dict.fromkeys(pair.prompt.text for pair in pairs))
     Random(f"reward model {seed}").shuffle(texts)
     away = set(texts[: min(round(held_out * len(texts)), len(texts) - 1)])
@@ -167,7 +167,7 @@ def _accuracy(model: RewardModel, pairs: list[Pair]) -> float | None:
 def _save(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, outcome: dict[str, Any]
 ) -> None:
-    """Whole or not at all: a reward model that is there can be used again. ``training.json`` is its outcome."""
+    """Save a reward model atomically, so that one that exists is complete. ``training.json`` holds its outcome."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = directory.with_name(f".{directory.name}.staging")
     shutil.rmtree(staging, ignore_errors=True)
@@ -181,7 +181,7 @@ def _save(
 
 @contextmanager
 def _kept() -> Iterator[None]:
-    """TRL seeds every generator there is and sets the process's precision; what comes after must not depend on it."""
+    """Context manager that restores random generators and precision, both of which TRL sets for the whole process."""
     python, numpy_state = python_random.getstate(), np.random.get_state()
     states = [(state, dict(state._shared_state)) for state in (AcceleratorState, PartialState)]
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION")

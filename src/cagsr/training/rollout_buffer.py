@@ -1,4 +1,4 @@
-"""The rollout buffer on disk: an unfinished step's experience, so that its remaining epochs see the same to the bit.
+"""Rollout buffer on disk: the experience of an unfinished step, so that its remaining epochs train on the same bits.
 
 Without it a run could go on from whole steps only. The weights that wrote these responses are gone once the first
 optimizer step of an epoch is taken, so they cannot be sampled again.
@@ -24,7 +24,7 @@ OF_BATCH = ("old_logprobs", "ref_logprobs", "entropy", "values", "advantages", "
 
 
 def save_buffer(collected: Collected, directory: Path, rank: int) -> None:
-    """Write one process's part as ``buffer-RANK.safetensors`` and ``.json``."""
+    """Write one process's part of the buffer as ``buffer-RANK.safetensors`` and ``.json``."""
     rollout, scores = collected.rollout, collected.scores
     tensors = {name: getattr(rollout, name) for name in OF_ROLLOUT}
     if rollout.sampled_logprobs is not None:
@@ -34,7 +34,7 @@ def save_buffer(collected: Collected, directory: Path, rank: int) -> None:
         given = {name: getattr(batch, name) for name in OF_BATCH}
         given |= {name: getattr(looked, name) for name in OF_LOOK}
         tensors |= {f"{number}.{name}": value for name, value in given.items() if value is not None}
-    # A copy each: safetensors refuses tensors that share memory, as parts of one rollout may.
+    # Copies, because safetensors refuses tensors that share memory, as parts of one rollout may.
     save_file(
         {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()},
         _tensors(directory, rank),
@@ -49,7 +49,7 @@ def save_buffer(collected: Collected, directory: Path, rank: int) -> None:
 
 
 def load_buffer(directory: Path, rank: int, prompts: Sequence[Prompt], device: torch.device) -> Collected:
-    """What `save_buffer` wrote; ``prompts`` are those of the step, in any order."""
+    """Load what `save_buffer` wrote; ``prompts`` are those of the step, in any order."""
     tensors = {name: value.to(device) for name, value in load_file(_tensors(directory, rank)).items()}
     about = json.loads(_texts(directory, rank).read_text(encoding="utf-8"))
     known = {(prompt.index, prompt.occurrence): prompt for prompt in prompts}

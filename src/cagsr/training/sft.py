@@ -1,4 +1,4 @@
-"""Supervised fine-tuning on references: how a base is made that reinforcement learning starts from."""
+"""Supervised fine-tuning on references, which makes the base model of reinforcement learning."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ from cagsr.types import Prompt
 
 __all__ = ["fine_tune", "prepared", "shuffled_batches"]
 
-POOL = 32  # batches that are filled together, so that rows of like length find each other
+POOL = 32  # batches that are filled together, so that rows of like length share one
 
 
 def fine_tune(
@@ -33,7 +33,7 @@ def fine_tune(
     *,
     seed: int = 0,
 ) -> None:
-    """Maximise the mean log-probability of reference tokens, the end-of-sequence token included.
+    """Train ``policy`` to maximise the mean log-probability of reference tokens, the end-of-sequence token included.
 
     Uses the policy's own scoring pass, so prompts and responses are put together exactly as they are later in
     reinforcement learning. ``report(step, loss)`` is called after every step; the loss is in nats per token.
@@ -62,7 +62,7 @@ def fine_tune(
         accelerator.backward(loss * world.size)
         norm = float(torch.as_tensor(accelerator.clip_grad_norm_(network.parameters(), 1.0)))
         mean = float(world.total(loss.detach()))
-        # Every process sees the same sums, so all of them stop here or none does.
+        # All processes see the same sums, so all of them stop here or none does.
         for name, value in (("loss", mean), ("gradient norm", norm)):
             if not math.isfinite(value):
                 raise NumericsError(
@@ -78,7 +78,7 @@ def fine_tune(
 
 
 class Rates(Protocol):
-    """How fast to learn, and for how many steps: what every supervised objective is told."""
+    """Protocol of the settings of a supervised optimizer: steps, learning rate, weight decay and schedule."""
 
     @property
     def steps(self) -> int: ...
@@ -93,7 +93,7 @@ class Rates(Protocol):
 
 
 def prepared(policy: Policy, rates: Rates, accelerator: Accelerator) -> tuple[Any, Any, Any]:
-    """The policy and an AdamW for what it trains, as Accelerate wraps them, and the schedule of the learning rate."""
+    """Policy and AdamW optimizer as Accelerate wraps them, and the learning-rate schedule."""
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer: Any = torch.optim.AdamW(trained, lr=rates.learning_rate, weight_decay=rates.weight_decay)
     network, optimizer = accelerator.prepare(policy, optimizer)

@@ -1,4 +1,4 @@
-"""`cagsr sft`: the base that reinforcement learning starts from, trained on references."""
+"""`cagsr sft`: supervised fine-tuning of a base model on references, in a run directory."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -45,7 +45,7 @@ def run_sft(
     """Train on references and write ``model/`` in ``sft.directory``; returns the evaluation (development split).
 
     With ``sft.scratch`` the model is new, and so is its tokenizer: word-level for a task, BPE for a source.
-    ``resume`` goes on with the run of that directory, as `run_training` does.
+    ``resume`` goes on with the run of that directory, as `trainer.train` does.
     """
     config = config.replaced({"run.directory": config.sft.directory})
     check_paths(config)
@@ -110,7 +110,7 @@ def _fine_tune(config: Config, console: Console, claim: Claim) -> dict[str, Any]
 
 
 class Shown:
-    """A step's loss for the progress bar, and every fiftieth for the run directory and a log."""
+    """Callback that shows a step's loss in the progress bar, and every fiftieth in the run directory and the log."""
 
     def __init__(self, progress: Progress, run: RunDirectory | None, steps: int, console: Console):
         self.progress, self.run, self.steps, self.console = progress, run, steps, console
@@ -161,7 +161,7 @@ def _say_cut(policy: Policy, references: list[str], limit: int, console: Console
 
 
 def _held_out_prompts(config: Config, policy: Policy) -> list[Prompt]:
-    """Built before training, so that what is wrong with them is not found after it."""
+    """Held-out prompts, encoded before training, so that what is wrong with them is not found after it."""
     if not splits.has_evaluation_data(config):
         return []
     return splits.build_prompts(config, policy, "development")[0]

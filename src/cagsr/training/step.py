@@ -1,11 +1,11 @@
-"""From prompts to an update: the file to read first.
+"""One training step, from prompts to an update of the policy: the file to read first.
 
 collect   prompts -> sampled responses -> the observer's attention -> signals -> reward -> advantages
 update    epochs over those responses: forward, loss, backward, clip, optimizer step
 
 The pass that gives the reference's log-probabilities gives the attention too, and a policy that observes itself reads
-it while it writes; only a signal that asks again (what if this piece of the prompt were not there?) costs more. What is
-long (attention, logits) lives for one part of the rollout only.
+it while it writes; only a signal that needs further passes (a knockout of parts of the prompt) costs more. Large
+tensors (attention, logits) live for one part of the rollout only.
 """
 
 import math
@@ -24,7 +24,6 @@ from cagsr.errors import NumericsError
 from cagsr.models.policy import Policy, Reference, Scored
 from cagsr.models.sampling import Sampler
 from cagsr.rewards.reward import Reward
-from cagsr.rewards.segments import explained
 from cagsr.training import kl
 from cagsr.training.algorithms import Algorithm
 from cagsr.training.attention_summary import Look, look
@@ -36,9 +35,9 @@ __all__ = ["Collected", "Progress", "Step"]
 
 @dataclass(frozen=True)
 class Collected:
-    """One step's experience: the whole rollout with its scores, and the same in parts, ready to train on.
+    """Experience of one step: the whole rollout with its scores, and the same in parts, ready to train on.
 
-    ``attended`` goes with ``batches``. It is kept to be looked at; the attention itself is gone.
+    ``attended`` holds the attention summary of each of ``batches``, for display; the attention itself is freed.
     """
 
     rollout: Rollout
@@ -49,7 +48,7 @@ class Collected:
 
 @dataclass
 class Progress:
-    """How far `Step.update` has come: optimizer steps taken, and their share of the means that it will return."""
+    """Progress of `Step.update`: optimizer steps taken, and their share of the means that it will return."""
 
     updates: int = 0
     means: dict[str, float] = field(default_factory=dict)
@@ -61,27 +60,30 @@ def _go_on(progress: Progress) -> None:
 
 @dataclass
 class Step:
+    """A training step over one policy: `collect` experience, then `update` the policy on it."""
+
     policy: Policy  # what is trained
     network: nn.Module  # the policy as Accelerate wrapped it: the differentiable pass
-    reference: Reference  # where the leash is tied
+    reference: Reference  # what the KL penalty is measured against
     observer: Reference | Policy  # whose attention is read
     reward: Reward
     salience: Callable[[Rollout], Tensor]
     algorithm: Algorithm
     sampling: Sampling
-    leash: kl.KLController
+    kl_controller: kl.KLController
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler
     accelerator: Accelerator
     groups_per_pass: int
     max_grad_norm: float
-    sampler: Sampler | None = None  # who writes responses; None: the policy
+    sampler: Sampler | None = None  # another engine that writes responses; None: the policy
 
     def __post_init__(self):
         self.world = World(self.accelerator)
 
     @torch.no_grad()
     def collect(self, prompts: list[Prompt], seed: int) -> Collected:
+        """Sample responses to the prompts, observe and reward them, and estimate advantages; no gradients."""
         with self.accelerator.autocast():
             rollout, seen = self._sample(prompts, seed)
             needs_old = self.algorithm.needs_old or rollout.sampled_logprobs is not None
@@ -90,31 +92,34 @@ class Step:
                 stop = min(start + self.groups_per_pass, len(prompts))
                 part = rollout.groups(start, stop)
                 observation = seen.of_groups(rollout, start, stop) if seen else self.observer.observe(part)
-                by_reference = observation
-                if self.observer is not self.reference:
-                    by_reference = self.reference.observe(part)
+                watched = self.observer is self.reference
+                ref_logprobs = observation.logprobs if watched else self.reference.logprobs(part)
                 evidence = Evidence(part, observation, self.salience(part), self.observer)
                 measured.append(self.reward.measure(evidence))
-                attended.append(look(part, observation.attention, explained(evidence)))
-                batch = TrainBatch(part, by_reference.logprobs)
+                attended.append(look(evidence))
+                batch = TrainBatch(part, ref_logprobs)
                 parts.append(self._with_old(batch) if needs_old else batch)
         signals = torch.cat(measured)
         everywhere = self.world.gather(signals)
         reward = self.world.mine(self.reward.combine(everywhere, rollout.group_size))
         weighted = self.world.mine(self.reward.weighted(everywhere, rollout.group_size))
-        batches = self.algorithm.estimate(reward, parts, self.leash.coefficient, self.world)
+        batches = self.algorithm.estimate(reward, parts, self.kl_controller.coefficient, self.world)
         return Collected(rollout, Scores(self.reward.names, signals, reward, weighted), batches, attended)
 
     def _sample(self, prompts: list[Prompt], seed: int) -> tuple[Rollout, Observation | None]:
-        """A live observer has seen what it wrote while it wrote it."""
+        """The rollout; and what the observer saw of it, where it wrote it and could read meanwhile."""
+        # Also where the rollout has more than one part, though it is then held whole: it takes 8 bytes for each prompt
+        # column and response token, less than what decoding holds of that token in every layer, and in measurements
+        # less than the update of a single part. A pass over each part would take a quarter more time to collect.
         if self.sampler is None and self.observer is self.policy:
             return self.policy.sample_observed(prompts, self.sampling, seed)
         return (self.sampler or self.policy).sample(prompts, self.sampling, seed), None
 
     def _with_old(self, batch: TrainBatch) -> TrainBatch:
-        """With what `update` will compute before its first step, to the bit; nothing here is differentiated.
+        """The batch with old log-probabilities, bit for bit those that `update` computes before its first step.
 
-        Gradients are on because T5's position bias wants one, and attention then runs in another kernel.
+        Nothing is differentiated; gradients are on because T5's position bias wants one, and attention then runs in
+        another kernel.
         """
         with self._training(), torch.enable_grad(), self.accelerator.no_sync(self.network):
             scored = self.network(batch.rollout)
@@ -128,10 +133,10 @@ class Step:
         progress: Progress | None = None,
         after: Callable[[Progress], None] = _go_on,
     ) -> dict[str, float]:
-        """Train on collected parts; the means over tokens and updates of what the losses consist of.
+        """Train on collected parts; returns the means, over tokens and updates, of the terms of the loss.
 
         Where `collect` left that to the update (see `Algorithm.needs_old`), also kl, kl_response and entropy as of
-        `measure.measure`.
+        `step_metrics.measure`.
 
         ``after`` is called between two optimizer steps, and may raise to leave there; a later call with the same
         batches and that ``progress`` takes the rest.
@@ -183,9 +188,9 @@ class Step:
     def _loss(
         self, batch: TrainBatch, tokens: float, rows: float, bad: list[tuple[TrainBatch, Tensor]]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a part and what it consists of; which rows are not finite is added to ``bad``, unread."""
+        """The loss of a part and what it consists of; rows that are not finite are added to ``bad``, unread."""
         scored = cast(Scored, self.network(batch.rollout))
-        per_token, parts = self.algorithm.token_losses(scored, batch, self.leash.coefficient)
+        per_token, parts = self.algorithm.token_losses(scored, batch, self.kl_controller.coefficient)
         bad.append((batch, ~per_token.detach().isfinite().all(-1)))
         weights = token_weights(
             batch.rollout.response_mask,
@@ -203,7 +208,7 @@ class Step:
         return (per_token * weights).sum(), means
 
     def _check_finite(self, loss: float, norm: float, bad: Sequence[tuple[TrainBatch, Tensor]]) -> None:
-        """Every process sees the same sums, so all of them stop here or none does."""
+        """Raise NumericsError for a loss or norm that is not finite; every process sees the same sums, so all stop."""
         for name, value in (("loss", loss), ("gradient norm", norm)):
             if not math.isfinite(value):
                 raise NumericsError(

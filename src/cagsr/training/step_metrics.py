@@ -1,4 +1,4 @@
-"""What one step's experience looks like in numbers: the row of metrics.jsonl and of the progress display."""
+"""Metrics of one step's experience: the row of metrics.jsonl and of the progress display."""
 
 import math
 from dataclasses import replace
@@ -19,7 +19,7 @@ LARGEST_MISMATCH = 0.5
 
 
 def measure(collected: Collected, world: World) -> dict[str, float]:
-    """Means over the responses (or tokens, where said) of all processes.
+    """Metrics of a step: means over the responses (or tokens, where said) of all processes.
 
     reward            its mean; about 0 by construction when every term is standardised
     reward_spread     mean standard deviation of the reward within a group; 0: nothing to learn from
@@ -29,7 +29,7 @@ def measure(collected: Collected, world: World) -> dict[str, float]:
     kl                nats a token, k3;  kl_response: nats a response, k1;  entropy: nats a token
     tokens            response tokens, a sum
     importance        where another engine sampled: the policy's probability of a token over the engine's, before
-                      `losses.importance_weight` bounds it;  importance_max: the largest of all tokens
+                      `training.losses.importance_weight` bounds it;  importance_max: the largest of all tokens
     mismatch          nats a token, KL of the engine's distribution to the policy's, k1: 0 if they have the same
 
     kl, kl_response and entropy are the update's to tell where `collect` left them to it (see `Algorithm.needs_old`).
@@ -69,7 +69,7 @@ def measure(collected: Collected, world: World) -> dict[str, float]:
 
 
 def _against_the_engine(collected: Collected, tokens: float, world: World) -> dict[str, float]:
-    """How the policy's own log-probabilities compare with those that the responses were drawn by."""
+    """Comparison of the policy's own log-probabilities with those that another engine drew the responses by."""
     differences = []
     for batch in collected.batches:
         sampled, mask = batch.rollout.sampled_logprobs, batch.rollout.response_mask

@@ -1,4 +1,4 @@
-"""What dashboards get beside the numbers: the candidates of a step as a table."""
+"""Tables of a step's candidates for dashboards (W&B, trackio, TensorBoard)."""
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence

@@ -53,7 +53,7 @@ READ = ("model", "data", "sampling", "reward", "algorithm", "train", "watch")
 
 @dataclass(frozen=True)
 class Trained:
-    """``policy`` is None where the run had been finished before, so that nothing was loaded.
+    """Result of a training; ``policy`` is None where the run had been finished before, so that nothing was loaded.
 
     outcome  {"steps", "best", "last", "seconds"}: what summary.json holds; ``best`` and ``last`` are evaluations.
     """
@@ -70,7 +70,7 @@ def train(
     accept_changes: bool = False,
     console: Console | None = None,
 ) -> Trained:
-    """Train as a config says: a `Config`, or a YAML file with dotted ``overrides`` ("train.steps=20") on top.
+    """Train by a config: a `Config`, or a YAML file with dotted ``overrides`` ("train.steps=20") on top.
 
     This is `cagsr train`. ``resume`` goes on with the run of that directory, to the bit on a CPU; what is not as it
     was is refused by name, unless ``accept_changes`` says to go on with it. Raises InputError for what is wrong with
@@ -165,7 +165,7 @@ class Trainer:
         accept_changes: bool = False,
         evaluate: bool = True,
     ) -> Trained:
-        """`train`, for the commands; without ``evaluate`` nothing is measured on the way, and no best/ is kept."""
+        """`train`, as the commands call it; without ``evaluate`` nothing is evaluated and no best/ is kept."""
         config, console = self.config, self.console
         check_paths(config)
         check_trackers(config.run.trackers)

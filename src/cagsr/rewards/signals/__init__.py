@@ -1,4 +1,4 @@
-"""What a response's reward is made of: one file a signal, found by name.
+"""Signals, the terms of a reward: one file each, found by name.
 
 A signal is a plain function ``(evidence, *, options) -> [N]`` float32, higher is better. A new one is a file
 and a name in `cagsr.config.registry`; a user's own is named by its dotted path and needs neither.
@@ -17,7 +17,7 @@ SIGNALS: dict[str, Signal] = {name: registry.load(path) for name, path in regist
 
 
 def resolve(name: str, extra: Mapping[str, Signal] | None = None) -> Signal:
-    """The signal of that name: from ``extra`` (what the task supplies), SIGNALS, or a dotted path to import.
+    """Find a signal by name: in ``extra`` (what the task supplies), in SIGNALS, or by a dotted path to import.
 
     Raises InputError when there is none, or when the path leads to no function.
     """

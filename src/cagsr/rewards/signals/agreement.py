@@ -1,4 +1,4 @@
-"""How much a response agrees with the other candidates: a majority vote without votes."""
+"""Agreement of a response with the other candidates: a majority vote for free text."""
 
 __all__ = ["agreement"]
 

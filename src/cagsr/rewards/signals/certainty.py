@@ -1,4 +1,4 @@
-"""How far the observer's predictions are from uniform."""
+"""Self-certainty: KL divergence from the uniform distribution to the observer's predictions."""
 
 __all__ = ["certainty"]
 

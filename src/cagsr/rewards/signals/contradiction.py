@@ -1,4 +1,4 @@
-"""A price for what the observer finds less likely because of what the prompt says."""
+"""Penalty for tokens that the prompt makes less likely to the observer."""
 
 __all__ = ["contradiction"]
 
@@ -17,7 +17,7 @@ def contradiction(evidence: Evidence, *, threshold: NonNegativeFloat = 0.0) -> T
     makes likelier is free; a word that would do for any prompt but this one is charged. One pass of the observer.
 
     Range (-inf, 0]; higher is better; 0 for a response without tokens and where a prompt has no salient token.
-    Raises InputError where nobody can be asked (``evidence.observer`` is None).
+    Raises InputError where there is no observer to ask (``evidence.observer`` is None).
     """
     if evidence.observer is None:
         raise InputError(

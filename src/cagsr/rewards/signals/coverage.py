@@ -1,4 +1,4 @@
-"""How much of the prompt a response looked at."""
+"""Attention coverage: how much of the prompt's salient tokens the response attends to."""
 
 __all__ = ["coverage"]
 

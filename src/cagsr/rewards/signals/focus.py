@@ -1,4 +1,4 @@
-"""How concentrated the attention to the prompt was."""
+"""Attention focus: how concentrated the attention to the prompt is."""
 
 __all__ = ["focus"]
 

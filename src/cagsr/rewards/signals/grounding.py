@@ -1,4 +1,4 @@
-"""Coverage that counts only where the response says, or is about to say, the token that it looks at."""
+"""Grounded coverage: attention to a prompt token counts where the response says, or is likely to say, that token."""
 
 __all__ = ["grounding"]
 

@@ -1,4 +1,4 @@
-"""What several signals are made of. Not a signal itself."""
+"""Building blocks that several signals share: text mask, masked mean, saturation. Not a signal itself."""
 
 __all__ = ["Saturation", "mean_over", "saturate", "text_mask"]
 
@@ -15,9 +15,9 @@ Saturation = Literal["max", "noisy_or", "capped_sum"]
 def text_mask(rollout: Rollout) -> Tensor:
     """[N T] bool: the response tokens that are text, which is all but the end-of-sequence token.
 
-    The query that predicts the end looks somewhere too, but nothing is said there: signals about attention
+    The query that predicts the end attends somewhere too, but no text is written there: signals about attention
     and repetition leave it out, so that an empty response covers exactly nothing. Signals about
-    log-probabilities keep it, because ending too early should cost what the observer thinks of it.
+    log-probabilities keep it, because ending too early should cost its log-probability.
     """
     columns = torch.arange(rollout.response_mask.shape[1], device=rollout.response_mask.device)
     is_last = columns == (rollout.lengths - 1).unsqueeze(-1)
@@ -30,7 +30,7 @@ def mean_over(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def saturate(looked: Tensor, saturation: Saturation, cap: float) -> Tensor:
-    """[N T S] -> [N S]: how much each prompt token was looked at, so that more of the same adds less.
+    """[N T S] -> [N S]: saturating sum of the attention to each prompt token: more of the same adds less.
 
     ``looked`` is overwritten: it is as large as the attention, and one copy of that is enough. In [0, 1] for
     ``max_t`` and ``1 - prod_t (1 - looked)``; in [0, cap] for ``min(cap, sum_t looked)``.

@@ -1,4 +1,4 @@
-"""How much of the prompt a response says, by what the observer loses without each part of the prompt."""
+"""Knockout coverage: how much of the response the observer finds less likely without each part of the prompt."""
 
 __all__ = ["knockout"]
 

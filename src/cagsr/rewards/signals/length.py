@@ -1,4 +1,4 @@
-"""The length of a response: the control that every reward must be compared with."""
+"""Response length: the control that every reward must be compared with."""
 
 __all__ = ["length"]
 

@@ -1,4 +1,4 @@
-"""How many salient words of the prompt occur in the response: a reward without attention."""
+"""Lexical overlap: salience of the prompt's words that occur in the response, without attention."""
 
 __all__ = ["lexical_overlap"]
 

@@ -1,4 +1,4 @@
-"""How much of its attention a response spent on the prompt rather than on itself."""
+"""Lookback ratio: share of attention that goes to the prompt rather than to the response itself."""
 
 __all__ = ["lookback"]
 

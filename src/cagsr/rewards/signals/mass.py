@@ -1,4 +1,4 @@
-"""Attention mass on content tokens, the literal coverage of the paper."""
+"""Attention mass on content tokens: the paper's literal coverage."""
 
 __all__ = ["mass"]
 

@@ -1,4 +1,4 @@
-"""Whether the observer believes what was written while it looked at the prompt."""
+"""Mean log-probability of the response, each token weighted by its attention to salient prompt tokens."""
 
 __all__ = ["precision"]
 

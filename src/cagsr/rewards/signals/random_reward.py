@@ -1,4 +1,4 @@
-"""A number drawn by lot: the control that shows what training alone does."""
+"""Random reward: the control that shows what training alone does."""
 
 __all__ = ["random_reward"]
 
@@ -12,7 +12,7 @@ from cagsr.types import Evidence
 def random_reward(evidence: Evidence, *, seed: int = 0) -> Tensor:
     """[N] uniform in [0, 1), a hash of ``seed``, the prompt's index and occurrence, and the response's text.
 
-    Range [0, 1); higher is luckier. The same text to the same prompt has the same luck in any batch.
+    Range [0, 1); higher is better by chance. The same text to the same prompt gets the same number in any batch.
 
     Source: the random rewards of arXiv 2506.10947, which raised scores by themselves.
     """

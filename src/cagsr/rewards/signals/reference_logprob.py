@@ -1,4 +1,4 @@
-"""How likely the observer finds the response."""
+"""Mean log-probability of the response under the observer."""
 
 __all__ = ["reference_logprob"]
 

@@ -1,4 +1,4 @@
-"""Likeness to the reference: the conventional reward that needs one."""
+"""ROUGE-L with the reference: the conventional reward that needs one."""
 
 __all__ = ["reference_overlap"]
 

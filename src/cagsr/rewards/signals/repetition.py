@@ -1,4 +1,4 @@
-"""Coherence, as the share of text that was said before."""
+"""Repetition penalty: share of repeated n-grams."""
 
 __all__ = ["repeated_ngrams", "repetition"]
 

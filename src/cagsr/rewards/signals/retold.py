@@ -1,4 +1,4 @@
-"""A price for saying a part of the prompt again, be it in other words."""
+"""Penalty for saying a part of the prompt more than once, even in other words."""
 
 __all__ = ["retold"]
 

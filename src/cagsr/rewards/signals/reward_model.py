@@ -1,4 +1,4 @@
-"""What a reward model says: RLHF where people judged its pairs."""
+"""Score of a reward model: RLHF where people labelled its pairs."""
 
 __all__ = ["reward_model"]
 
@@ -11,7 +11,7 @@ from cagsr.types import Evidence
 
 
 def reward_model(evidence: Evidence, *, path: str, revision: str | None = None) -> Tensor:
-    """[N] what the reward model at ``path`` (a directory or hub name, of ``revision``) says of each response.
+    """[N] the score of each response by the reward model at ``path`` (a directory or hub name, of ``revision``).
 
     Range (-inf, inf); higher is better, in the model's own units. Loaded once; safetensors only.
 

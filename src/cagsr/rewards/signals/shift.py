@@ -1,4 +1,4 @@
-"""Coherence, as how far the attention moves from one response token to the next."""
+"""Attention shift: how far the attention moves from one response token to the next."""
 
 __all__ = ["shift"]
 

@@ -1,4 +1,4 @@
-"""A price for tokens that the observer did not expect."""
+"""Surprise penalty: tokens that are unlikely under the observer."""
 
 __all__ = ["surprise"]
 

@@ -1,4 +1,4 @@
-"""How many salient tokens of the prompt occur in the response: lexical overlap on token ids."""
+"""Token overlap: salience of the prompt's tokens that occur in the response, by token id."""
 
 __all__ = ["token_copy"]
 

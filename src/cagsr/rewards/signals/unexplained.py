@@ -1,4 +1,4 @@
-"""A price for tokens that the observer did not expect and that nothing in the prompt explains."""
+"""Penalty for tokens that are unlikely under the observer and that no part of the prompt explains."""
 
 __all__ = ["unexplained"]
 

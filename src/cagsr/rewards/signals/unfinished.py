@@ -1,4 +1,4 @@
-"""A price for a response that never ended."""
+"""Penalty for a response without an end-of-sequence token."""
 
 __all__ = ["unfinished"]
 

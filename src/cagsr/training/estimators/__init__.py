@@ -1,4 +1,4 @@
-"""From rewards to advantages: one estimator a file, named in `cagsr.config.registry.ESTIMATORS`.
+"""Advantage estimators, one a file, named in `cagsr.config.registry.ESTIMATORS`.
 
 A sequence estimator maps the reward of whole responses [N] (N = P * K, groups contiguous) to an advantage [N], which
 every token of the response then shares: ``(reward_N, group_size) -> advantage_N``. Generalised advantage estimation

@@ -1,4 +1,4 @@
-"""Rewards against the mean of all other responses of the step: REINFORCE with a baseline."""
+"""REINFORCE with a baseline: rewards minus the mean of all other responses of the step."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ __all__ = ["batch_baseline"]
 
 
 def batch_baseline(reward_N: Tensor, group_size: int) -> Tensor:
-    """r minus the mean reward of the other N - 1 responses of the step, whatever their prompts.
+    """Advantage r minus the mean reward of the other N - 1 responses of the step, whatever their prompts.
 
     Source: REINFORCE with a baseline (Williams 1992); the baseline leaves its own sample out, so it is unbiased.
     """

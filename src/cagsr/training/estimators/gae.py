@@ -1,4 +1,4 @@
-"""Generalised advantage estimation, token by token, with a critic: PPO."""
+"""Generalised advantage estimation (GAE), token by token, with a critic: the estimator of PPO."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ __all__ = ["gae", "token_rewards", "whiten"]
 
 
 def token_rewards(reward_N: Tensor, penalty_NT: Tensor, mask_NT: Tensor) -> Tensor:
-    """[N T] the response's reward at its last token, minus a penalty (KL) at every token.
+    """Token rewards [N T]: the response's reward at its last token, minus a penalty (KL) at every token.
 
     Source: Ziegler et al., arXiv 1909.08593, section 2.1.
     """
@@ -41,7 +41,7 @@ def gae(
 
 
 def whiten(advantages_NT: Tensor, mask_NT: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
-    """Mean 0 and variance 1 over all tokens of the step; ``total`` sums a tensor over processes."""
+    """Advantages with mean 0 and variance 1 over all tokens of the step; ``total`` sums a tensor over processes."""
     mask = mask_NT.cpu()
     kept = advantages_NT.cpu().double() * mask
     count, sums, squares = total(torch.stack([mask.sum().double(), kept.sum(), kept.square().sum()]))

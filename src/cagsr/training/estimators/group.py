@@ -1,4 +1,4 @@
-"""Rewards relative to the group: GRPO."""
+"""Group-relative advantages, as in GRPO: rewards standardised within the group."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ __all__ = ["group_relative"]
 
 
 def group_relative(reward_N: Tensor, group_size: int) -> Tensor:
-    """(r - mean) / std within the group; a group whose rewards do not differ gets 0.
+    """Advantage (r - mean) / std within the group; a group whose rewards do not differ gets 0.
 
     Source: GRPO, arXiv 2402.03300, equation in section 4.1.2.
     Differs: the spread is compared with the size of the rewards instead of adding a fixed epsilon, so that the

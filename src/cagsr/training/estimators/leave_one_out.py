@@ -1,4 +1,4 @@
-"""Rewards against the mean of the other candidates: RLOO."""
+"""Leave-one-out advantages, as in RLOO: rewards minus the mean of the other candidates."""
 
 from torch import Tensor
 
@@ -6,7 +6,7 @@ __all__ = ["leave_one_out"]
 
 
 def leave_one_out(reward_N: Tensor, group_size: int) -> Tensor:
-    """r minus the mean reward of the other K - 1 candidates of its prompt: an unbiased baseline.
+    """Advantage r minus the mean reward of the other K - 1 candidates of its prompt: an unbiased baseline.
 
     Source: RLOO, arXiv 2402.14740, section 3.
     """

@@ -1,4 +1,4 @@
-"""The policy loss of each token: one loss a file, found by name.
+"""Policy losses per token, one a file, found by name.
 
 A loss is ``(logprobs, old_logprobs, advantages, mask, *, options) -> PolicyLoss``, all [N T]: ``old_logprobs`` are of
 the policy that sampled, ``mask`` says which tokens are real. A new one is a file and a line in

@@ -1,4 +1,4 @@
-"""The clipped surrogate objective of PPO, which GRPO takes over."""
+"""Clipped surrogate objective of PPO, which GRPO uses too."""
 
 import torch
 from pydantic import PositiveFloat
@@ -12,7 +12,7 @@ __all__ = ["clipped"]
 def clipped(
     logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor, *, clip: PositiveFloat = 0.2
 ) -> PolicyLoss:
-    """- min(ratio A, clamp(ratio, 1 - clip, 1 + clip) A) per token; ratio = exp(logprobs - old_logprobs).
+    """-min(ratio A, clamp(ratio, 1 - clip, 1 + clip) A) per token; ratio = exp(logprobs - old_logprobs).
 
     Source: PPO, arXiv 1707.06347, equation 7.
     """

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from cagsr.data.adversaries import ADVERSARIES
 from cagsr.io.terminal import duration, say
-from cagsr.probe.samples import SHUFFLED
-from cagsr.probe.verdict import FOOLED
+from cagsr.probing.samples import SHUFFLED
+from cagsr.probing.verdict import FOOLED
 
 NAME, NAME_WIDEST = len("self-certainty"), 22
 STYLES = {"go": "green", "caution": "yellow", "no": "red"}

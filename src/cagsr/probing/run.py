@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,10 +22,10 @@ from cagsr.evaluation.evaluator import Answers, measure_signals
 from cagsr.metrics.bootstrap import interval
 from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
-from cagsr.probe.labels import find_agreement, find_truths
-from cagsr.probe.ranking import Ranked, rank
-from cagsr.probe.samples import SHUFFLED, Probed, adversary_shares, observe, share_flat
-from cagsr.probe.verdict import Base, Found, advised, hint, judge_base, judge_reward, overall
+from cagsr.probing.labels import find_agreement, find_truths
+from cagsr.probing.ranking import Ranked, rank
+from cagsr.probing.samples import SHUFFLED, Probed, adversary_shares, observe, share_flat
+from cagsr.probing.verdict import Base, Found, advised, hint, judge_base, judge_reward, overall
 from cagsr.rewards.presets import PRESETS, build_reward, checker_signals, load_preset
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.reward_set import Panel, label
@@ -42,15 +43,17 @@ LABELLED_SIGNALS = ("reference_overlap", "reward_model")
 LOG_PROBABILITY, ENTROPY = "reference_logprob", "entropy"
 
 
-def probe(config: Config, console: Console, prompts: int = 100) -> dict[str, Any]:
+def probe(config: Config | str | Path, console: Console | None = None, prompts: int = 100) -> dict[str, Any]:
     """Sample the base on ``prompts`` development prompts (training prompts where no others are named), measure every
     signal and preset, and judge each preset by whatever is at hand: checker, references, ``compare.preferences``.
 
     Returns what was found, as data: ``base``, ``rewards`` and ``signals`` by name, the ``verdict`` with its
     ``reasons`` and the ``preset`` that it is about, ``yaml`` lines to use (None where the verdict is no), ``cost``.
 
-    Raises InputError where a prompt gets a single response, and for fewer than two prompts.
+    ``config`` is a `Config` or a YAML file. This is `cagsr probe`. Raises InputError where a prompt gets a single
+    response, and for fewer than two prompts.
     """
+    config, console = Config.of(config), console or Console()
     started = time.perf_counter()
     sampling = config.sampling
     if sampling.candidates < 2:

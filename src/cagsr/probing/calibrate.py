@@ -59,15 +59,17 @@ class Ruler:
 
 
 def calibrate(
-    config: Config,
+    config: Config | str | Path,
     output: Path,
-    console: Console,
+    console: Console | None = None,
     *,
     prompts: int = 64,
     pairs: str | None = None,
     labels: int | None = None,
 ) -> dict[str, Any]:
     """Weigh the terms of ``config.reward`` for the model of ``config`` and write them as a preset.
+
+    ``config`` is a `Config` or a YAML file. This is `cagsr calibrate`.
 
     Contrasts are made of one greedy and one sampled response to each of ``prompts`` training prompts; no label is
     read. The unit of a standardised term is the spread of the base's samples. ``pairs`` names a file with columns
@@ -76,6 +78,7 @@ def calibrate(
     Returns what it found: weights, and the agreement with pairs of prompts that were not fitted. Raises InputError
     for an output that is no YAML file, for pairs that cannot be used, and where no signal orders the contrasts.
     """
+    config, console = Config.of(config), console or Console()
     started = time.perf_counter()
     if output.suffix not in (".yaml", ".yml"):
         raise InputError(f"--output: {output} must end in .yaml, so that reward.preset takes it for a file")

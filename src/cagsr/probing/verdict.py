@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cagsr.metrics.bootstrap import Interval
-from cagsr.probe.ranking import Ranked
+from cagsr.probing.ranking import Ranked
 
 Level = Literal["go", "caution", "no"]
 LEVELS: tuple[Level, ...] = ("go", "caution", "no")

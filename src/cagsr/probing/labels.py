@@ -16,7 +16,7 @@ from cagsr.evaluation.scoreboard import prompt_key
 from cagsr.metrics.rouge import rouge_l
 from cagsr.metrics.slots import slot_metrics
 from cagsr.models.policy import Policy
-from cagsr.probe.samples import Probed, pair_accuracy
+from cagsr.probing.samples import Probed, pair_accuracy
 from cagsr.rewards.reward_set import Panel
 from cagsr.rewards.salience import Salience
 from cagsr.tasks.task import Checker

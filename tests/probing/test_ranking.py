@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cagsr.probe.ranking import partial_rank_correlation, rank, truth_of_best, within_prompt_auc
+from cagsr.probing.ranking import partial_rank_correlation, rank, truth_of_best, within_prompt_auc
 
 
 def test_the_better_of_two_candidates_scores_higher_in_this_share_of_pairs():

@@ -15,9 +15,9 @@ from cagsr.data.preferences import Pair
 from cagsr.distributed.process_group import World
 from cagsr.evaluation.evaluator import Answers
 from cagsr.metrics.bootstrap import Interval
-from cagsr.probe.ranking import Ranked
-from cagsr.probe.samples import Probed, adversary_shares, observe, pair_accuracy, share_flat
-from cagsr.probe.verdict import Base, Found, Verdict, advised, hint, judge_base, judge_reward, overall
+from cagsr.probing.ranking import Ranked
+from cagsr.probing.samples import Probed, adversary_shares, observe, pair_accuracy, share_flat
+from cagsr.probing.verdict import Base, Found, Verdict, advised, hint, judge_base, judge_reward, overall
 from cagsr.rewards.presets import PRESETS, load_preset
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.reward_set import Panel, label

@@ -16,7 +16,7 @@ from cagsr.data.preferences import Pair
 from cagsr.distributed.process_group import World
 from cagsr.evaluation.evaluator import Answers, answer, measure_signals
 from cagsr.models.policy import Policy
-from cagsr.probe.ranking import order
+from cagsr.probing.ranking import order
 from cagsr.rewards.reward_set import Panel
 from cagsr.rewards.salience import Salience
 from cagsr.types import Prompt, Rollout

@@ -1,0 +1,139 @@
+"""Readable and Reading: which attention modules of a model are read, and the sum of what they attended to."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from cagsr.attention.blocks import additive, attend, cut
+from cagsr.attention.call import AttentionCall
+from cagsr.attention.dispatch import add_attention
+from cagsr.attention.rows import of_each
+
+__all__ = ["ATTENTION", "Readable", "Reading"]
+
+ATTENTION = "cagsr"
+"""The name to load a model with: ``from_pretrained(..., attn_implementation="cagsr")``.
+
+It must not contain sdpa, flash or flex: transformers runs those backends' checks on any name that does.
+"""
+
+
+@dataclass(frozen=True)
+class Readable:
+    """The attention modules of one model that are read, in the order in which the model runs them.
+
+    kind     "causal" (self-attention) or "encoder-decoder" (cross-attention).
+    modules  selected by identity: a copy of the model needs its own ``Readable``.
+    layers   their layer numbers in the model, counted from 0.
+    total    how many layers of the model have attention that could be read.
+    """
+
+    kind: str
+    modules: tuple[nn.Module, ...]
+    layers: tuple[int, ...]
+    total: int
+
+    def __str__(self) -> str:
+        what = "self-attention" if self.kind == "causal" else "cross-attention"
+        return f"{what} of {len(self.layers)} of {self.total} layers ({', '.join(map(str, self.layers))})"
+
+
+class Reading:
+    """Attention summed over heads and modules while a model runs. Use ``attention`` after the block has ended."""
+
+    def __init__(self, readable: Readable, rows: slice, columns: slice) -> None:
+        self._modules = readable.modules
+        self._rows, self._columns = rows, columns
+        self._read: set[nn.Module] = set()
+        self._sum: Tensor | None = None
+        self._mask_of: tuple[Tensor | None, Tensor | None] = (None, None)
+        self._bias: Tensor | None = None
+
+    @property
+    def attention(self) -> Tensor:
+        """A [N T S], float32, in [0, 1]: mean over heads and modules, 0 in columns that the mask hides.
+
+        A row that sees no key at all (padding) is 0. Raises RuntimeError unless every module was read.
+        """
+        missing = len(self._modules) - len(self._read)
+        if self._sum is None or missing:
+            raise RuntimeError(
+                f"{missing} of {len(self._modules)} attention modules were not called: run the model that "
+                f'was inspected once inside `with capture(...)`, with attn_implementation="{ATTENTION}".'
+            )
+        return self._sum
+
+    def attend(self, call: AttentionCall) -> Tensor:
+        """The attention output [N Q H D] as sdpa gives it; adds what the module attended to to the sum."""
+        causal = call.is_causal and call.mask is None and call.query.shape[2] > 1
+        call = _without_later_keys(call) if causal else call
+        bias = self._bias_for(replace(call, is_causal=causal))
+        call = replace(call, mask=bias, position_bias=None, is_causal=causal and bias is None)
+        length, device = call.query.shape[2], call.query.device
+        rows, columns = _range(self._rows, length // call.responses), _range(self._columns, call.key.shape[2])
+        if call.responses > 1:
+            rows = of_each(call.responses, rows, length, device)
+        output, lse = attend(call, rows)
+        block = cut(bias, call.is_causal, rows, columns)
+        self.add(replace(call, query=call.query[:, :, rows], key=call.key[:, :, columns], mask=block), lse)
+        return output
+
+    def add(self, call: AttentionCall, lse: Tensor) -> None:
+        """Add the module's share of exp(q k^T * scaling + mask - lse) to the sum; ``value`` is not looked at.
+
+        query [P H K*T D], key [P G S D], lse [P H K*T] over all keys, mask as the bias of `blocks.add_attention`, with
+        K = ``responses``.
+        """
+        self._check(call.module)
+        groups, heads, length, columns = *call.query.shape[:3], call.key.shape[2]
+        if self._sum is None:
+            shape = (groups * call.responses, length // call.responses, columns)
+            self._sum = torch.zeros(shape, dtype=torch.float32, device=call.query.device)
+        share = 1.0 / (heads * len(self._modules))
+        total = self._sum.view(groups, length, columns)
+        add_attention(total, call.query, call.key, lse, call.mask, call.scaling, share)
+
+    def add_row(self, module: nn.Module, weights: Tensor) -> None:
+        """Add weights [N H S] that were computed already, of one query a row."""
+        self._check(module)
+        mean = weights.float().mean(1, keepdim=True) / len(self._modules)
+        self._sum = mean if self._sum is None else self._sum.add_(mean)
+
+    def _check(self, module: nn.Module) -> None:
+        if module in self._read:
+            raise RuntimeError(
+                f"{type(module).__name__} was called twice in one capture (by a second pass, or by gradient "
+                "checkpointing): use one `with capture(...)` for one pass."
+            )
+        self._read.add(module)
+
+    def release(self) -> None:
+        """Let go of the masks that were kept for the next layer."""
+        self._mask_of, self._bias = (None, None), None
+
+    def _bias_for(self, call: AttentionCall) -> Tensor | None:
+        """The additive bias of this layer. Layers share their masks, so the last one is kept."""
+        if self._mask_of[0] is not call.mask or self._mask_of[1] is not call.position_bias:
+            bias = additive(call)
+            self._bias = None if bias is None else bias.expand(-1, -1, call.query.shape[2], -1)
+            self._mask_of = (call.mask, call.position_bias)
+        return self._bias
+
+
+def _without_later_keys(call: AttentionCall) -> AttentionCall:
+    """The causal flag counts from the upper left: later keys (a static cache) are never seen."""
+    seen, bias = slice(0, call.query.shape[2]), call.position_bias
+    return replace(
+        call,
+        key=call.key[:, :, seen],
+        value=call.value[:, :, seen],
+        position_bias=None if bias is None else bias[..., seen],
+    )
+
+
+def _range(wanted: slice, length: int) -> slice:
+    start, stop, step = wanted.indices(length)
+    if step != 1 or start >= stop or (wanted.stop is not None and wanted.stop > length):
+        raise RuntimeError(f"capture of positions {wanted.start}:{wanted.stop}, but the model saw {length}.")
+    return slice(start, stop)
