@@ -101,7 +101,7 @@ def _knockout(evidence: Evidence) -> Tensor:
 
 
 def without(rollout: Rollout, taken: Tensor) -> Rollout:
-    """The same responses to prompts without the tokens ``taken`` [P S]: as if those had never been written.
+    """The rollout with the tokens ``taken`` [P S] removed from its prompts; the responses stay.
 
     A token is taken by its mask. Only where a prompt's last token is taken, the tokens that are left move to the
     prompt's end, because a causal model's first response token is predicted from there. A prompt of which nothing
