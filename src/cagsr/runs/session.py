@@ -134,7 +134,8 @@ class Claim:
         if ended and self.id is not None:
             # A disk that is full cannot take this either, and its own message is what the user must see.
             with suppress(StorageError):
-                self.run.write_summary({"stopped": str(error)})
+                # What was there is kept: a comparison that is extended has its table until it has a new one.
+                self.run.write_summary({**(self.run.summary() or {}), "stopped": str(error)})
         if isinstance(error, InputError) and not self.resume:
             self.run.discard()
         self.run.close()
