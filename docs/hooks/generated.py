@@ -139,6 +139,8 @@ def _notebook() -> str:
             data = output.get("data", {})
             shown = data.get("text/html") or data.get("image/svg+xml")
             text = "".join(shown or output["text"])
-            text = text[text.find("<svg") :] if "image/svg+xml" in data else text  # without the XML declaration
+            text = (
+                text[text.find("<svg") :] if "image/svg+xml" in data else text
+            )  # without the XML declaration
             parts.append(f'<div class="output">{text}</div>' if shown else f"```text\n{text}```")
     return "\n\n".join(parts) + "\n\nThe file is `examples/notebook.ipynb`; the tests run it.\n"
