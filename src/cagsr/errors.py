@@ -64,7 +64,7 @@ class NumericsError(CagsrError):
 
 
 class SignalError(NumericsError):
-    """A signal that raised, or returned values that are not finite or of the wrong shape."""
+    """A signal or a policy loss that raised, or returned what is not finite or of the wrong shape."""
 
 
 class EndpointError(CagsrError):

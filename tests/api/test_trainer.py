@@ -1,6 +1,7 @@
 """`Trainer`: objects in, the run of the command line out."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokeni
 
 import tiny
 from cagsr import Config, InputError, Term, Trainer, TrainingConfig, train
-from cagsr.errors import StoppedError
+from cagsr.errors import SignalError, StoppedError
 
 ROWS = [{"prompt": f"city lyon day {day}"} for day in ("monday", "tuesday", "friday", "sunday", "thursday")]
 HELD_OUT = [{"prompt": "city riga day monday"}, {"prompt": "city graz day sunday"}]
@@ -116,7 +117,17 @@ def test_train_takes_a_yaml_file_with_overrides_and_a_training_config(place):
 
 def test_a_finished_run_is_resumed_without_work_and_another_model_is_refused_by_name(place):
     first = trainer().train()
-    assert trainer().train(resume_from_checkpoint=True) == first
+    again = trainer()
+    assert again.train(resume_from_checkpoint=True) == first
+    saved = load_file("objects/model/model.safetensors")
+    assert torch.equal(
+        again.model.state_dict()["model.layers.0.mlp.up_proj.weight"],
+        saved["model.layers.0.mlp.up_proj.weight"],
+    )
+    twice = trainer("twice")
+    twice.train()
+    with pytest.raises(InputError, match="the model was trained in this process already"):
+        twice.train(resume_from_checkpoint=True)
     other = trainer()
     with torch.no_grad():
         next(other.loaded.parameters()).add_(1.0)
@@ -153,12 +164,12 @@ def test_callbacks_of_transformers_see_every_step_evaluation_and_the_end(place):
     assert watching.logs == [(row["step"], row["reward"]) for row in rows]
     assert watching.events[0] == ("begin", 3, "llama")
     assert ("evaluate", 0.0) in watching.events
-    assert ("end", 3) in watching.events
+    assert watching.events[-1] == ("end", 3)  # after the last evaluation
 
 
 def test_a_callback_stops_a_run_which_can_be_resumed_to_the_same_numbers(place):
     trainer("whole").train()
-    with pytest.raises(StoppedError, match="after step 2 of 3; everything is saved"):
+    with pytest.raises(StoppedError, match="stopped by a callback after step 2 of 3; everything is saved"):
         trainer(callbacks=[Watching(stop_at=2)]).train()
     trainer().train(resume_from_checkpoint=True)
     assert numbers("objects") == numbers("whole")
@@ -186,7 +197,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(place):
         Trainer("llama", TrainingConfig(output_dir="r"), ROWS, processing_class=tokenizer)
     with pytest.raises(InputError, match="nothing is trained yet"):
         _ = trainer().model
-    with pytest.raises(InputError, match="holds no model yet; train first"):
+    with pytest.raises(InputError, match="push_to_hub: nothing is trained yet"):
         trainer().push_to_hub("somebody/model")
     with pytest.raises(InputError, match=r"train_dataset row 2: no 'prompt'"):
         Trainer(model, TrainingConfig(output_dir="r"), [ROWS[0], {"text": "x"}], console=quiet()).train()
@@ -216,3 +227,111 @@ def test_a_flat_name_wins_over_its_section_and_has_the_default_of_its_key():
     assert (config.train.learning_rate, config.train.weight_decay) == (0.5, 0.2)
     assert TrainingConfig().max_steps == Config.load(None, ["data.task=qa"]).train.steps
     assert given.as_config({"data.task": "qa"}).sampling.candidates == 8
+
+
+def refused(match, *given, **named):
+    with pytest.raises(InputError, match=match):
+        Trainer(*given, console=quiet(), **named)
+
+
+def test_arguments_that_cannot_be_used_are_named(place):
+    model, _ = loaded()
+    rows, made = ROWS, TrainingConfig(output_dir="r", **SETTINGS)
+    refused("expected a name, a transformers PreTrainedModel or a PEFT model, got int", 3)
+    refused("args must be a TrainingConfig or a Config, got dict", model, {"max_steps": 3}, rows)
+    refused("train_dataset row 1: got 'prompt'", model, made, {"prompt": ["a"]})
+    refused("give rows, or name a file", model, made, "train.jsonl")
+    refused("train_dataset is empty", model, made, [])
+    refused("eval_dataset is empty", model, made, rows, [])
+    refused("callbacks must be a list", model, made, rows, callbacks=Watching())
+    refused("put objects, not classes", model, made, rows, callbacks=[Watching])
+    refused(r"give a list such as \[Term\('coverage'\)\]", model, made, rows, reward=["coverage"])
+    refused("has no methods check and quality", model, made, rows, checker=object())
+    settings = TrainingConfig(output_dir="r", **SETTINGS, model={"dtype": "bfloat16"})
+    refused("model.dtype is for a model that is loaded by name", model, settings, rows)
+    task = Config.load(None, ["data.task=slots"])
+    refused("data.task brings its own evaluation prompts", model, task, eval_dataset=HELD_OUT)
+    with pytest.raises(InputError, match="overrides go with a YAML file"):
+        train(task, ["train.steps=3"])
+
+
+def test_weights_that_round_updates_away_are_refused(place):
+    model = AutoModelForCausalLM.from_pretrained("llama", dtype=torch.bfloat16)
+    made = Trainer(
+        model, TrainingConfig(output_dir="r", **SETTINGS), ROWS, console=quiet(),
+        processing_class=AutoTokenizer.from_pretrained("llama"),
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"trainable weights are bfloat16.*dtype=torch\.float32"):
+        made.train()
+
+
+def test_an_adapter_trains_from_its_beginning_and_one_that_was_trained_is_refused(place):
+    peft = pytest.importorskip("peft")
+    model, tokenizer = loaded()
+    adapted = peft.get_peft_model(
+        model, peft.LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM")
+    )
+    frozen = model.get_input_embeddings().weight.detach().clone()
+
+    def trained(directory):
+        settings = TrainingConfig(output_dir=directory, **SETTINGS)
+        return Trainer(adapted, settings, ROWS, processing_class=tokenizer, console=quiet())
+
+    trained("first").train()
+    assert torch.equal(model.get_input_embeddings().weight, frozen)
+    assert numbers("first")[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    with pytest.raises(InputError, match=r"its adapter was trained already.*merge_and_unload"):
+        trained("second").train()
+
+
+def test_a_generator_is_read_once_and_all_of_an_eval_dataset_is_evaluated(place):
+    model, tokenizer = loaded()
+    held_out = [{"prompt": f"city riga hour {n}"} for n in ["one", "two", "three"] * 40]
+    made = Trainer(
+        model, TrainingConfig(output_dir="r", **SETTINGS), (row for row in ROWS), iter(held_out), tokenizer,
+        console=quiet(),
+    )  # fmt: skip
+    assert len(made.datasets.train) == len(ROWS)
+    assert made.config.data.evaluation_count == 120
+
+
+def test_what_a_run_stands_on_is_its_tokenizer_too(place):
+
+    first = trainer()
+    first.train()
+    other = trainer()
+    other.processing_class.chat_template = "{{ messages }}"
+    with pytest.raises(InputError, match="tokenizer: "):
+        other.train(resume_from_checkpoint=True)
+
+
+def test_a_policy_loss_that_returns_something_else_is_named(place, monkeypatch):
+    monkeypatch.syspath_prepend(place)
+    Path("own_loss.py").write_text(
+        "def bare(logprobs, old, advantages, mask):\n    return -advantages * logprobs\n"
+    )
+    made = trainer(loss="own_loss.bare")
+    with pytest.raises(
+        SignalError, match=r"policy loss 'own_loss.bare' returned Tensor; it must return a PolicyLoss"
+    ):
+        made.train()
+
+
+def test_the_config_of_a_run_on_rows_in_memory_says_so_when_it_is_used_again(place):
+    trainer().train()
+    with pytest.raises(InputError, match="<train_dataset> was in the memory of a Python program"):
+        train("objects/config.yaml", ["run.directory=again"], console=quiet())
+
+
+def test_a_signal_of_a_notebook_is_part_of_what_a_run_stands_on(place):
+    module = sys.modules["__main__"]
+    source = "def own(evidence):\n    return evidence.rollout.lengths.float()\n"
+    Path("cell.py").write_text(source)
+    exec(compile(source, "cell.py", "exec"), module.__dict__)
+    model, tokenizer = loaded()
+    made = Trainer(
+        model, TrainingConfig(output_dir="r", **SETTINGS), ROWS, processing_class=tokenizer, console=quiet(),
+        reward=[Term("__main__.own", standardise="none")],
+    )  # fmt: skip
+    made.train()
+    assert "code of __main__.own" in json.loads(Path("r/run.json").read_text())["identity"]

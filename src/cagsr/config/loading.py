@@ -21,7 +21,7 @@ from cagsr.config.schema import (
     WatchSettings,
 )
 from cagsr.config.validation import Conflicts, conflicts
-from cagsr.config.yaml_document import read_document, write_document
+from cagsr.config.yaml_document import Document, read_document, write_document
 from cagsr.errors import InputError
 
 __all__ = ["Config"]
@@ -55,6 +55,15 @@ class Config(Section):
         try:
             return cls.model_validate(document.data)
         except ValidationError as error:
+            raise InputError("\n".join(messages(error, document, cls))) from None
+
+    @classmethod
+    def checked(cls, sections: Mapping[str, Any], name: str) -> Self:
+        """The config of these ``sections``; raises InputError, a line for each mistake that begins with ``name``."""
+        try:
+            return cls.model_validate(sections)
+        except ValidationError as error:
+            document = Document(data=dict(sections), name=name)
             raise InputError("\n".join(messages(error, document, cls))) from None
 
     @classmethod

@@ -21,6 +21,7 @@ from cagsr.config.registry import ESTIMATORS, TASKS
 
 __all__ = [
     "FILES",
+    "IN_MEMORY",
     "AlgorithmSettings",
     "Data",
     "Limit",
@@ -39,6 +40,8 @@ __all__ = [
     "WatchSettings",
 ]
 
+# Data sets that a Python program handed over: what stands for them in config.yaml.
+IN_MEMORY = ("<train_dataset>", "<eval_dataset>")
 # What a data.source ends with that is a file and neither a directory nor a hub name.
 FILES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
 

@@ -1,14 +1,13 @@
 """TrainingConfig: the settings of a run by the names that transformers and TRL use, for `cagsr.Trainer`."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import Field, SkipValidation, ValidationError
+from pydantic import Field, SkipValidation
 
 from cagsr.config.fields import Section
 from cagsr.config.loading import Config
-from cagsr.config.messages import messages
-from cagsr.config.yaml_document import Document
 from cagsr.errors import InputError, closest
 
 __all__ = ["TrainingConfig"]
@@ -33,7 +32,25 @@ MENDS = {
     "logging_steps": "every step is logged",
     "reward_weights": "give Trainer(reward=[Term('coverage', weight=1.0), ...])",
     "use_vllm": "set sampling={'engine': 'vllm'}",
+    "bf16": "set mixed_precision='bf16'",
+    "fp16": "set mixed_precision='bf16', or leave it out for float32",
+    "eval_strategy": "set eval_steps; 0 evaluates at the end alone",
+    "save_strategy": "set save_steps; 0 saves at the end alone",
+    "warmup_ratio": "set warmup_steps",
+    "loss_type": "set loss, and algorithm={'loss_normalisation': 'token'}, 'sequence' or 'constant'",
+    "scale_rewards": "set algorithm='rloo' for a reward that is not divided by the group's deviation",
+    "push_to_hub": "call trainer.push_to_hub(repo_id) after training",
+    "remove_unused_columns": "columns are kept; rewards and checkers may read them",
 }
+
+
+def _as_key(name: str, value: Any) -> Any:
+    """The value of a flat name as its key takes it: transformers writes one tracker as a text, and a path as such."""
+    if name == "report_to" and isinstance(value, str):
+        return [] if value == "none" else [value]
+    if name == "loss" and isinstance(value, str):
+        return {"name": value}
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 class TrainingConfig(Section):
@@ -46,7 +63,7 @@ class TrainingConfig(Section):
     flat field wins over its section. Raises InputError, a line for each mistake, with the name that was meant.
     """
 
-    output_dir: SkipValidation[str] = _key("run.directory")
+    output_dir: SkipValidation[str | os.PathLike[str]] = _key("run.directory")
     max_steps: SkipValidation[int] = _key("train.steps")
     prompts_per_step: SkipValidation[int] = _key("train.prompts_per_step")
     micro_batch: SkipValidation[int] = _key("train.micro_batch")
@@ -61,7 +78,7 @@ class TrainingConfig(Section):
     eval_steps: SkipValidation[int] = _key("train.evaluate_every")
     save_steps: SkipValidation[int] = _key("train.save_every")
     save_total_limit: SkipValidation[int] = _key("train.keep_checkpoints")
-    report_to: SkipValidation[list[str]] = _key("run.trackers")
+    report_to: SkipValidation[str | list[str]] = _key("run.trackers")
     max_seconds: SkipValidation[float | None] = _key("run.max_seconds")
     num_generations: SkipValidation[int] = _key("sampling.candidates")
     temperature: SkipValidation[float] = _key("sampling.temperature")
@@ -70,22 +87,34 @@ class TrainingConfig(Section):
     max_completion_length: SkipValidation[int] = _key("sampling.max_new_tokens")
     max_prompt_length: SkipValidation[int | None] = _key("data.max_prompt_tokens")
     algorithm: SkipValidation[str | Mapping[str, Any]] = _key("algorithm.name")
-    loss: SkipValidation[Mapping[str, Any]] = _key("algorithm.loss")
+    loss: SkipValidation[str | Mapping[str, Any]] = _key("algorithm.loss")
     beta: SkipValidation[float] = _key("algorithm.kl_coefficient")
     num_iterations: SkipValidation[int] = _key("algorithm.epochs")
     preset: SkipValidation[str] = _key("reward.preset")
     observer: SkipValidation[str] = _key("reward.observer")
     layers: SkipValidation[str | list[int]] = _key("reward.layers")
     lora: SkipValidation[Mapping[str, Any] | None] = _key("model.lora")
-    model: Mapping[str, Any] = Field(default_factory=dict, description="Other keys of the section model.")
-    data: Mapping[str, Any] = Field(default_factory=dict, description="Other keys of the section data.")
-    sampling: Mapping[str, Any] = Field(
+    model: SkipValidation[Mapping[str, Any]] = Field(
+        default_factory=dict, description="Other keys of the section model."
+    )
+    data: SkipValidation[Mapping[str, Any]] = Field(
+        default_factory=dict, description="Other keys of the section data."
+    )
+    sampling: SkipValidation[Mapping[str, Any]] = Field(
         default_factory=dict, description="Other keys of the section sampling."
     )
-    reward: Mapping[str, Any] = Field(default_factory=dict, description="Other keys of the section reward.")
-    watch: Mapping[str, Any] = Field(default_factory=dict, description="Keys of the section watch.")
-    train: Mapping[str, Any] = Field(default_factory=dict, description="Other keys of the section train.")
-    run: Mapping[str, Any] = Field(default_factory=dict, description="Other keys of the section run.")
+    reward: SkipValidation[Mapping[str, Any]] = Field(
+        default_factory=dict, description="Other keys of the section reward."
+    )
+    watch: SkipValidation[Mapping[str, Any]] = Field(
+        default_factory=dict, description="Keys of the section watch."
+    )
+    train: SkipValidation[Mapping[str, Any]] = Field(
+        default_factory=dict, description="Other keys of the section train."
+    )
+    run: SkipValidation[Mapping[str, Any]] = Field(
+        default_factory=dict, description="Other keys of the section run."
+    )
 
     def __init__(self, **given: Any) -> None:
         for name in given:
@@ -109,14 +138,14 @@ class TrainingConfig(Section):
                 continue
             extra, value = field.json_schema_extra, getattr(self, name)
             if isinstance(extra, Mapping) and not (name == "algorithm" and isinstance(value, Mapping)):
-                flat[str(extra["key"])] = value
+                flat[str(extra["key"])] = _as_key(name, value)
+            elif not isinstance(value, Mapping):
+                raise InputError(
+                    f"TrainingConfig: {name} is a section; give a mapping of its keys, got {value!r:.60}"
+                )
             else:
                 sections[name] = dict(value)
         for key, value in {**flat, **keys}.items():
             section, _, name = key.partition(".")
             sections.setdefault(section, {})[name] = value
-        try:
-            return Config.model_validate(sections)
-        except ValidationError as error:
-            document = Document(data=sections, name="TrainingConfig:")
-            raise InputError("\n".join(messages(error, document, Config))) from None
+        return Config.checked(sections, "TrainingConfig:")

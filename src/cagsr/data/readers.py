@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cagsr.config.schema import FILES
+from cagsr.config.schema import FILES, IN_MEMORY
 from cagsr.errors import InputError, closest
 
 __all__ = ["Row", "read", "rows_of"]
@@ -47,6 +47,10 @@ def read(
 
     Raises InputError when the source is missing, damaged, of an unknown format, or has no such split.
     """
+    if source in IN_MEMORY:
+        raise InputError(
+            f"data.source: {source} was in the memory of a Python program; name a file or a data set with its rows"
+        )
     path = Path(source)
     # Not Path.is_dir: it raises where a name is too long for a file.
     if os.path.isdir(path):

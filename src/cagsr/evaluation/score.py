@@ -17,7 +17,7 @@ from cagsr.data.in_memory import encode_in_memory, is_conversation
 from cagsr.errors import InputError
 from cagsr.models.load_policy import observing
 from cagsr.models.policy import Policy
-from cagsr.rewards.presets import load_preset
+from cagsr.rewards.presets import load_preset, terms_of
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Idf, Salience, Uniform
 from cagsr.types import Evidence, Prompt, Scores
@@ -127,7 +127,7 @@ def chosen_reward(preset: str | Path, reward: Reward | Sequence[Term] | None) ->
     """The reward that is given, or else that of the preset."""
     if isinstance(reward, Reward):
         return reward
-    return Reward(load_preset(preset) if reward is None else reward)
+    return Reward(load_preset(preset) if reward is None else terms_of(reward))
 
 
 def encode_responses(

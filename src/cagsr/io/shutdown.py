@@ -10,6 +10,9 @@ from cagsr.errors import InterruptedRunError, StoppedError
 
 __all__ = ["Stops", "Terminated", "start_clock", "terminate"]
 
+CALLBACK = -2
+"""The request of a callback, beside the numbers of signals and -1 for the time limit."""
+
 _clock = {"started": time.monotonic()}
 
 
@@ -54,7 +57,7 @@ class Stops:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-        if kind is None and self._signal is not None:
+        if kind is None and self._signal not in (None, CALLBACK):
             # It came too late for the loop; whoever called it may have more to do, and must hear of it.
             signal.raise_signal(self._signal)
 
@@ -64,8 +67,8 @@ class Stops:
         self._signal = number
 
     def ask(self) -> None:
-        """Ask this process to stop, as SIGTERM would."""
-        self._signal = signal.SIGTERM
+        """Ask this process to stop at the end of what it does, as a signal would: a callback's wish."""
+        self._signal = CALLBACK
 
     def requested(self) -> int:
         """The pending request to stop: 0 for none, a signal's number, or -1 for the time limit."""
@@ -83,5 +86,6 @@ class Stops:
         """The error to raise for a request to stop, once everything is saved."""
         if request == signal.SIGINT:
             return InterruptedRunError(f"stopped by Ctrl-C {where}; everything is saved, --resume goes on")
-        reason = "by the time limit" if request == -1 else f"by {signal.Signals(request).name}"
+        names = {-1: "the time limit", CALLBACK: "a callback"}
+        reason = f"by {names[request] if request in names else signal.Signals(request).name}"
         return StoppedError(f"stopped {reason} {where}; everything is saved, --resume goes on")

@@ -1,6 +1,7 @@
 """The policy and the vLLM client that a config describes."""
 
 import hashlib
+import json
 
 import torch
 from accelerate import Accelerator
@@ -52,13 +53,23 @@ def build_policy(
     return policy
 
 
-def model_digest(model: PreTrainedModel) -> dict[str, str]:
-    """Digest that identifies a loaded model in a run's identity: SHA-256 of its config and of all weights."""
-    digest = hashlib.sha256(model.config.to_json_string().encode())
+def model_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, str]:
+    """Digests that identify a loaded model in a run's identity: configs and all weights, and its tokenizer."""
+    adapters = {name: adapter.to_dict() for name, adapter in getattr(model, "peft_config", {}).items()}
+    generation = model.generation_config.to_dict() if model.generation_config is not None else {}
+    about = [
+        model.config.to_json_string(),
+        *(json.dumps(x, sort_keys=True, default=str) for x in (generation, adapters)),
+    ]
+    digest = hashlib.sha256("".join(about).encode())
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return {"model": digest.hexdigest()}
+    found = {"model": digest.hexdigest()}
+    if tokenizer is not None and tokenizer.is_fast:
+        written = tokenizer.backend_tokenizer.to_str() + str(tokenizer.chat_template)  # type: ignore[attr-defined]
+        found["tokenizer"] = hashlib.sha256(written.encode()).hexdigest()
+    return found
 
 
 def connect_engine(config: Config, accelerator: Accelerator) -> Client | None:

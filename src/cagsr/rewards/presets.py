@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import Field, ValidationError
@@ -17,7 +18,7 @@ from cagsr.rewards.reward import Reward
 from cagsr.tasks.task import Checker
 from cagsr.types import Evidence, Signal
 
-__all__ = ["PRESETS", "build_reward", "check_signal", "checker_signals", "load_preset"]
+__all__ = ["PRESETS", "build_reward", "check_signal", "checker_signals", "load_preset", "terms_of"]
 
 
 class Preset(Section):
@@ -57,6 +58,18 @@ def load_preset(name_or_path: str | Path) -> list[Term]:
     except ValidationError as error:
         lines = [f"reward.preset: {line}" for line in messages(error, document, Preset)]
         raise InputError("\n".join(lines)) from None
+
+
+def terms_of(reward: Any) -> tuple[Term, ...]:
+    """The terms of a `Reward`, a `Term` or a sequence of terms. Raises InputError for anything else."""
+    if isinstance(reward, Reward):
+        return reward.terms
+    terms = (reward,) if isinstance(reward, Term) else reward
+    if not isinstance(terms, list | tuple) or not all(isinstance(term, Term) for term in terms):
+        raise InputError(
+            f"reward: expected terms, got {reward!r:.60}; give a list such as [Term('coverage')]"
+        )
+    return tuple(terms)
 
 
 def build_reward(reward: RewardSettings, checker: Checker | None) -> Reward:

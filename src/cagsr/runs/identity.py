@@ -1,8 +1,10 @@
 """Identity of a run: the fields that must be unchanged to resume it; a refusal names the one that changed."""
 
 import importlib.util
+import inspect
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,7 +19,7 @@ from cagsr.runs.directory import fingerprint
 from cagsr.tasks.bases import base_name
 from cagsr.types import Prompt
 
-__all__ = ["of_data", "of_start"]
+__all__ = ["of_checker", "of_data", "of_start"]
 
 # Keys that change where and when a run saves, never its numbers.
 FREE = {"train.save_every", "train.keep_checkpoints", "sft.directory", "sft.save_every"}
@@ -50,6 +52,8 @@ def of_start(
         found |= _of_model(base_name(config), config.model.revision)
     if terms:
         found |= _of_terms(terms)
+    if "." in config.algorithm.loss.name and "algorithm" in read:
+        found |= _of_module(config.algorithm.loss.name)
     if config.data.checker and "." in config.data.checker:
         found |= _of_module(config.data.checker)
     packages = {name: value for name, value in versions().items() if name != "peft" or config.model.lora}
@@ -103,8 +107,22 @@ def _of_terms(terms: Sequence[Term]) -> dict[str, Any]:
     return found
 
 
+def of_checker(checker: object) -> dict[str, str]:
+    """The code of a checker that a Python program handed over, where Python knows it."""
+    with suppress(OSError, TypeError):
+        return {"code of the checker": fingerprint([inspect.getsource(type(checker))])}
+    return {}
+
+
 def _of_module(path: str) -> dict[str, Any]:
-    spec = importlib.util.find_spec(path.rpartition(".")[0])
+    module, _, attribute = path.rpartition(".")
+    if module == "__main__":  # a notebook's or a script's own function
+        with suppress(OSError, TypeError, AttributeError):
+            return {
+                f"code of {path}": fingerprint([inspect.getsource(getattr(sys.modules[module], attribute))])
+            }
+        return {}
+    spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         return {}
     return {f"code of {path}": file_digest(spec.origin)}

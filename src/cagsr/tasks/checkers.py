@@ -7,7 +7,7 @@ from cagsr.errors import InputError, closest
 from cagsr.tasks import CHECKERS, TASKS
 from cagsr.tasks.task import Checker
 
-__all__ = ["find_checker"]
+__all__ = ["demand_checker", "find_checker"]
 
 
 def find_checker(data: Data) -> Checker | None:
@@ -30,9 +30,14 @@ def find_checker(data: Data) -> Checker | None:
         raise InputError(
             f"data.checker: no checker {name!r} ({type(error).__name__}: {error}); correct its path"
         ) from error
+    demand_checker(f"data.checker: {name}", checker)
+    return checker
+
+
+def demand_checker(what: str, checker: object) -> None:
+    """Raises InputError, beginning with ``what``, for an object without the methods of a checker."""
     if not all(callable(getattr(checker, method, None)) for method in ("check", "quality")):
         raise InputError(
-            f"data.checker: {name} is of type {type(checker).__name__}, which has no methods check and quality; "
+            f"{what} is of type {type(checker).__name__}, which has no methods check and quality; "
             "name an object that has both"
         )
-    return checker

@@ -1,4 +1,4 @@
-"""Adapter for transformers' TrainerCallback objects: calls them at a run's steps, evaluations and end."""
+"""transformers' TrainerCallback objects, told of a run's steps, evaluations and end."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -13,10 +13,11 @@ __all__ = ["TransformersCallbacks"]
 
 
 class TransformersCallbacks:
-    """A `RunObserver` that calls on_train_begin, on_step_end, on_log, on_evaluate and on_train_end of callbacks.
+    """A `RunObserver` that tells callbacks of on_train_begin, on_step_end, on_log, on_evaluate and on_train_end.
 
-    They get the state (global_step, max_steps, log_history), the model and the tokenizer, and stop the run by
-    ``control.should_training_stop = True``: a checkpoint is saved at the end of the step, as after a signal.
+    They get the state (global_step, max_steps, log_history), the model and the tokenizer. on_log has the row of
+    metrics.jsonl, on_train_end comes when model/ is written. ``control.should_training_stop = True`` stops the run at
+    the end of the step with a StoppedError, once a checkpoint is saved; what else a control asks for is not done.
     ``args`` has output_dir and max_steps alone: a `transformers.TrainingArguments` would reset Accelerate's state.
     """
 
@@ -38,10 +39,6 @@ class TransformersCallbacks:
         self.state.log_history.append({"step": step, **row})
         self._tell("on_step_end")
         self._tell("on_log", logs=dict(row))
-        if step == self.loop.schedule.steps:
-            self._tell("on_train_end")
-        if self.control.should_training_stop:
-            self.loop.stops.ask()
 
     def on_evaluation(self, step: int, row: dict[str, float]) -> None:
         self._tell("on_evaluate", metrics=dict(row))
@@ -49,9 +46,15 @@ class TransformersCallbacks:
     def on_warning(self, step: int, message: str) -> None:
         pass  # transformers has no event for it; the console and metrics.jsonl say it
 
+    def end(self) -> None:
+        """The run is finished and its model written."""
+        self._tell("on_train_end")
+
     def _tell(self, event: str, **given: Any) -> None:
         policy = self.loop.step.policy
         about = {"model": policy.model, "processing_class": policy.tokenizer, **given}
         for callback in self.callbacks:
             returned = getattr(callback, event)(self.arguments, self.state, self.control, **about)
             self.control = returned or self.control
+        if self.control.should_training_stop:
+            self.loop.stops.ask()

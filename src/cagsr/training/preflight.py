@@ -1,5 +1,6 @@
 """Checks made before a model is loaded: settings that cannot be trained, and unsupported launchers."""
 
+import torch
 from accelerate import Accelerator, DistributedType
 
 from cagsr.config import Config
@@ -7,10 +8,12 @@ from cagsr.distributed.fsdp import ALONE, asked_to_shard, check_shards
 from cagsr.distributed.launcher import refuse_unseen
 from cagsr.errors import InputError
 from cagsr.metrics.endpoint import refuse_secrets
+from cagsr.models.policy import Policy, Reference
 from cagsr.rewards.reward import Reward
 from cagsr.training.policy_losses import find_loss
+from cagsr.types import Prompt
 
-__all__ = ["check_launch", "check_training"]
+__all__ = ["check_launch", "check_training", "refuse_narrow_weights", "refuse_trained_adapter"]
 
 
 def check_training(config: Config, reward: Reward | None = None) -> None:
@@ -37,6 +40,36 @@ def check_training(config: Config, reward: Reward | None = None) -> None:
                 f"reward: standardise: {kind} of {', '.join(alone)} compares a response with others, and there is "
                 "one, so it would always be 0. Set sampling.candidates to 2 or more, or choose another reward."
             )
+
+
+def refuse_narrow_weights(policy: Policy) -> None:
+    """Raises InputError where weights of fewer than 32 bits would be trained: AdamW's updates are rounded away."""
+    narrow = {str(p.dtype).removeprefix("torch.") for p in policy.parameters() if p.requires_grad} - {
+        "float32"
+    }
+    if narrow:
+        raise InputError(
+            f"model: its trainable weights are {', '.join(sorted(narrow))}, which rounds most of AdamW's updates away. "
+            "Load it with dtype=torch.float32 and set mixed_precision='bf16', or train an adapter with lora."
+        )
+    if not any(p.requires_grad for p in policy.parameters()):
+        raise InputError(
+            "model: none of its weights is trainable; set requires_grad, or train an adapter with lora"
+        )
+
+
+@torch.no_grad()
+def refuse_trained_adapter(policy: Policy, reference: Reference, prompt: Prompt) -> None:
+    """Raises InputError for a PEFT model whose adapter changes it already.
+
+    The reference is the model with the adapter off, and so would not be the model before this training.
+    """
+    rollout = policy.given([prompt], [prompt.text], limit=8)
+    if not torch.equal(policy.logprobs(rollout), reference.logprobs(rollout)):
+        raise InputError(
+            "model: its adapter was trained already, and the reference would be the model without it. Merge it first "
+            "(model = model.merge_and_unload()) and train a new one with lora."
+        )
 
 
 def check_launch(accelerator: Accelerator, command: str, config: Config | None = None) -> None:

@@ -1,17 +1,18 @@
 """Training from prompts alone: `Trainer` takes objects, `train` a config; both end in a run directory."""
 
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from cagsr.config import Config, check_paths
-from cagsr.config.schema import Term
+from cagsr.config.schema import IN_MEMORY, Term
 from cagsr.config.training_config import TrainingConfig
 from cagsr.data import splits
 from cagsr.data.row_messages import say_rows
@@ -23,15 +24,16 @@ from cagsr.io.quiet_libraries import memory_named, warn
 from cagsr.io.shutdown import Stops
 from cagsr.io.terminal import say
 from cagsr.models.build import build_policy, connect_engine, model_digest
+from cagsr.models.load_policy import load_policy
 from cagsr.models.policy import Policy
 from cagsr.models.vllm import Client
-from cagsr.rewards.presets import build_reward
+from cagsr.rewards.presets import build_reward, terms_of
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Salience, build_salience
 from cagsr.runs.directory import fingerprint
-from cagsr.runs.identity import of_data, of_start
+from cagsr.runs.identity import of_checker, of_data, of_start
 from cagsr.runs.session import Claim
-from cagsr.tasks.checkers import find_checker
+from cagsr.tasks.checkers import demand_checker, find_checker
 from cagsr.tasks.task import Checker
 from cagsr.training.assembly import build_step
 from cagsr.training.callbacks import TransformersCallbacks
@@ -39,11 +41,26 @@ from cagsr.training.candidate_log import Shown
 from cagsr.training.collapse_watch import CollapseWatch
 from cagsr.training.hub import push_to_hub
 from cagsr.training.loop import RunObserver, TrainingLoop
-from cagsr.training.preflight import check_launch, check_training
+from cagsr.training.preflight import (
+    check_launch,
+    check_training,
+    refuse_narrow_weights,
+    refuse_trained_adapter,
+)
 from cagsr.training.progress import Display
 from cagsr.training.recorder import Recorder, check_trackers
 from cagsr.training.step import Step
+from cagsr.training.trainer_arguments import (
+    checked_callbacks,
+    checked_config,
+    checked_model,
+    checked_rows,
+    refuse_settings_of_loading,
+)
 from cagsr.types import Prompt
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 __all__ = ["READ", "Trained", "Trainer", "train"]
 
@@ -78,8 +95,8 @@ def train(
     """
     if isinstance(config, str | Path):
         config = Config.load(config, overrides)
-    elif isinstance(config, TrainingConfig):
-        config = config.as_config({})
+    elif overrides:
+        raise InputError("train: overrides go with a YAML file; put them into the config that is given")
     return Trainer(args=config, console=console).run(resume=resume, accept_changes=accept_changes)
 
 
@@ -87,54 +104,59 @@ class Trainer:
     """Reinforcement learning of a language model whose reward is read from its own attention to the prompt.
 
     model             a directory, a hub name, or a model that is loaded already (it is then the one that is trained,
-                      with the attention implementation of this package); None: what ``args`` names.
+                      with the attention implementation of this package; float32, or an adapter); None: what ``args``
+                      names.
     args              `TrainingConfig`, or a whole `Config`.
     train_dataset     rows with a column "prompt" (text, or messages with roles) or what ``data.prompt_column`` names: a
                       ``datasets.Dataset``, a list of dictionaries, ...; None: what ``args`` names.
-    eval_dataset      rows that are kept out of training: evaluated greedily every ``eval_steps`` and at the end.
+    eval_dataset      rows kept out of training: all are evaluated greedily every ``eval_steps`` and at the end.
     processing_class  the tokenizer; only for a loaded model, and by default the one of its name.
-    callbacks         transformers' ``TrainerCallback`` objects, or `RunObserver` ones.
-    reward            the terms of the reward, [Term("coverage"), ...]; None: the preset of ``args``.
+    callbacks         transformers' ``TrainerCallback`` objects (`TransformersCallbacks` says what they are told), or
+                      `RunObserver` ones.
+    reward            a `Reward` or its terms, [Term("coverage"), ...]; None: the preset of ``args``.
     checker           what judges responses in evaluation, and is ``oracle`` as a signal; it never trains by itself.
 
-    `train` writes metrics, candidates, checkpoints, the model and a report's data to ``output_dir``, and may be called
-    again with ``resume_from_checkpoint=True`` by a program that was killed.
+    `train` writes metrics, candidates, checkpoints, the model and a report's data to ``output_dir``. A program that was
+    killed or stopped goes on in a new process: the same Trainer, then ``train(resume_from_checkpoint=True)``.
+
+    Raises InputError for arguments that cannot be used.
     """
 
     def __init__(
         self,
-        model: str | PreTrainedModel | None = None,
+        model: "str | os.PathLike[str] | PreTrainedModel | PeftModel | None" = None,
         args: TrainingConfig | Config | None = None,
         train_dataset: Iterable[Mapping[str, Any]] | None = None,
         eval_dataset: Iterable[Mapping[str, Any]] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         *,
         callbacks: Sequence[TrainerCallback | RunObserver] = (),
-        reward: Sequence[Term] | None = None,
+        reward: Reward | Term | Sequence[Term] | None = None,
         checker: Checker | None = None,
         console: Console | None = None,
     ):
         self.console = console or Console()
-        self.loaded = None if isinstance(model, str) else model
-        if processing_class is not None and self.loaded is None:
-            raise InputError(
-                "Trainer: processing_class goes with a loaded model; a name brings its own tokenizer"
-            )
-        self.processing_class, self.checker, self.callbacks = processing_class, checker, list(callbacks)
-        self.datasets = DataSets(train_dataset, eval_dataset)
-        keys: dict[str, Any] = {}
-        if model is not None:
-            keys["model.name"] = (
-                model if isinstance(model, str) else model.config.name_or_path or "a loaded model"
-            )
-        if train_dataset is not None:
-            keys |= {"data.source": "train_dataset", "data.task": None}
-        if eval_dataset is not None:
-            keys["data.evaluation_source"] = "eval_dataset"
+        self.loaded, name = checked_model(model, processing_class)
+        self.processing_class, self.checker = processing_class, checker
+        self.callbacks = checked_callbacks(callbacks)
+        trained = checked_rows("train_dataset", train_dataset)
+        evaluated = checked_rows("eval_dataset", eval_dataset)
+        self.datasets = DataSets(trained, evaluated)
+        if checker is not None:
+            demand_checker("Trainer: checker", checker)
+        keys: dict[str, Any] = {} if name is None else {"model.name": name}
+        if trained is not None:
+            keys |= {"data.source": IN_MEMORY[0], "data.task": None}
+        if evaluated is not None:
+            keys["data.evaluation_source"] = IN_MEMORY[1]
+            keys["data.evaluation_count"] = len(evaluated)
         if reward is not None:
-            keys["reward.terms"] = list(reward)
-        args = args or TrainingConfig()
-        self.config = args.as_config(keys) if isinstance(args, TrainingConfig) else args.replaced(keys)
+            keys["reward.terms"] = list(terms_of(reward))
+        self.config = checked_config(args, keys)
+        if self.loaded is not None:
+            refuse_settings_of_loading(self.config)
+        if trained is not None and evaluated is None and self.config.data.evaluation_split:
+            raise InputError("Trainer: data.evaluation_split names a split of data.source; give eval_dataset")
         self.policy: Policy | None = None
         self.outcome: dict[str, Any] | None = None
 
@@ -148,13 +170,17 @@ class Trainer:
 
     @property
     def model(self) -> PreTrainedModel:
-        """The trained model. Raises InputError before `train`."""
-        if self.policy is None:
+        """The trained model; of a run that was finished before, the one in its directory. InputError before `train`."""
+        if self.outcome is None:
             raise InputError("Trainer: nothing is trained yet; call train() first")
+        if self.policy is None:  # the run had been finished before: its model is in the directory
+            self.policy = load_policy(Path(self.config.run.directory) / "model", self.processing_class)
         return self.policy.model
 
     def push_to_hub(self, repo_id: str, *, private: bool = False) -> str:
         """Upload model/ of the run, with its card, to the hub; returns the URL. Raises InputError before `train`."""
+        if self.outcome is None:
+            raise InputError("push_to_hub: nothing is trained yet; call train() first")
         return push_to_hub(Path(self.config.run.directory) / "model", repo_id, private=private)
 
     def run(
@@ -167,6 +193,11 @@ class Trainer:
     ) -> Trained:
         """`train`, as the commands call it; without ``evaluate`` nothing is evaluated and no best/ is kept."""
         config, console = self.config, self.console
+        if self.policy is not None and self.loaded is not None:
+            raise InputError(
+                "Trainer: the model was trained in this process already, and the reference is the model before "
+                "training; load it anew and give it to a new Trainer"
+            )
         check_paths(config)
         check_trackers(config.run.trackers)
         checker = self.checker or find_checker(config.data)
@@ -179,11 +210,12 @@ class Trainer:
         )
         check_launch(accelerator, "cagsr train", config)
         console.quiet = console.quiet or not accelerator.is_main_process
-        digest = None if self.loaded is None else model_digest(self.loaded)
+        known = None if self.loaded is None else model_digest(self.loaded, self.processing_class)
         claim = Claim(
             config.run.directory,
             config,
-            of_start(config, READ, accelerator, reward.terms, digest),
+            of_start(config, READ, accelerator, reward.terms, known)
+            | ({} if self.checker is None else of_checker(self.checker)),
             accelerator,
             resume=resume,
             accept_changes=accept_changes,
@@ -193,6 +225,7 @@ class Trainer:
             finished = claim.finished(config.train.steps)
             if finished is not None:
                 say(console, f"{claim.directory} is finished (step {config.train.steps}); nothing to do.")
+                self.outcome = finished
                 return Trained(None, finished)
             return self._train(name, reward, checker, claim, evaluate)
 
@@ -203,11 +236,14 @@ class Trainer:
         rows = splits.read_rows(config, "train", datasets=self.datasets)
         client = _engine(config, console, claim.accelerator)
         policy = build_policy(config, self.loaded, self.processing_class)
+        refuse_narrow_weights(policy)
         prompts, report = splits.build_prompts(config, policy, "train", rows=rows)
         say_rows(console, "train prompts", report)
         salience = build_salience(config, prompts)
         _say_without_content(salience, prompts, console)
         step = build_step(config, policy, reward, salience, claim.accelerator, client)
+        if self.loaded is not None:
+            refuse_trained_adapter(policy, step.reference, prompts[0])
         evaluator = self._evaluator(policy, step, checker) if evaluate else None
         evaluated = of_data(evaluator.prompts, "evaluation data") if evaluator else {}
         claim.start(of_data(prompts) | evaluated)
@@ -234,6 +270,9 @@ class Trainer:
             try:
                 self.outcome = loop.run(resume=claim.resume)
                 recorder.finish(self.outcome, len(prompts))
+                for observer in loop.observers:
+                    if isinstance(observer, TransformersCallbacks):
+                        observer.end()
             finally:
                 claim.accelerator.end_training()
         return Trained(policy, self.outcome)
