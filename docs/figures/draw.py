@@ -128,7 +128,7 @@ def _standardise(policy: Policy, prompts: list[Prompt]) -> str:
     rollout = policy.sample(prompts, config.sampling, seed=3)
     evidence = Evidence(rollout, policy.observe(rollout), Uniform()(rollout), policy)
     raw = coverage(evidence).view(len(prompts), -1)
-    reward = build_reward(_covering(config), None)
+    reward = build_reward(_covering(config).reward, None)
     signals = reward.measure(evidence)
     group = reward.combine(signals, rollout.group_size).view(len(prompts), -1)
     body, high = [], 40

@@ -136,7 +136,11 @@ def _notebook() -> str:
         source = "".join(cell["source"])
         parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
         for output in cell.get("outputs", ()):
-            shown = output.get("data", {}).get("text/html")
+            data = output.get("data", {})
+            shown = data.get("text/html") or data.get("image/svg+xml")
             text = "".join(shown or output["text"])
+            text = (
+                text[text.find("<svg") :] if "image/svg+xml" in data else text
+            )  # without the XML declaration
             parts.append(f'<div class="output">{text}</div>' if shown else f"```text\n{text}```")
     return "\n\n".join(parts) + "\n\nThe file is `examples/notebook.ipynb`; the tests run it.\n"

@@ -149,21 +149,34 @@ class Observer(Protocol):
         ...
 
 
+@dataclass
+class Explanations:
+    """What a prompt's segments are and what each explains: filled in by `rewards.segments` when a signal first asks.
+
+    segments  [P J S]  bool: the prompt tokens of each of a prompt's J segments; all False beyond its last.
+    knockout  [N T J]  nats that each response token loses without the segment; 0 at padding and for no segment.
+    """
+
+    segments: Tensor | None = None
+    knockout: Tensor | None = None
+
+
 @dataclass(frozen=True)
 class Evidence:
     """Input of a signal: the rollout, the observation of it, and the salience of each prompt token.
 
-    salience  [P S]  >= 0, 0 at padding and template, rows sum to 1 (or are all 0: no content token).
-    observer         the observer, for signals that need further passes with another prompt; None where there is none
-                     to ask.
-    derived          cache of what several signals compute from the same evidence.
+        salience      [P S]  >= 0, 0 at padding and template, rows sum to 1 (or are all 0: no content token).
+    observer             the observer, for signals that need further passes with another prompt; None where there is
+                         none to ask.
+    explanations         what several signals need and is computed once for all; evidence with another part
+                         (`dataclasses.replace`) begins without.
     """
 
     rollout: Rollout
     observation: Observation
     salience: Tensor
     observer: Observer | None = None
-    derived: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    explanations: Explanations = field(default_factory=Explanations, init=False, compare=False, repr=False)
 
     def per_row(self, per_prompt: Tensor) -> Tensor:
         """[P ...] -> [N ...]: each prompt's entry repeated for its K responses."""

@@ -40,8 +40,7 @@ def call(
     is_causal: bool = False,
     dropout=0.0,
 ) -> AttentionCall:
-    settings = {"scaling": SCALE, "dropout": dropout, "is_causal": is_causal}
-    return AttentionCall(nn.Module(), query, key, value, bias, **settings)
+    return AttentionCall(nn.Module(), query, key, value, SCALE, bias, dropout=dropout, is_causal=is_causal)
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, backend: SDPBackend) -> list[tuple]:

@@ -43,7 +43,7 @@ def test_each_step_attends_to_the_prompt_and_to_what_was_written(
 
     def step(count: int) -> tuple[Tensor, ...]:
         query, key, value = (drawn(count, heads, generator) for heads in (HEADS, KEY_HEADS, KEY_HEADS))
-        output = cache.attend(AttentionCall(module, query, key, value, scaling=0.3, window=window))
+        output = cache.attend(AttentionCall(module, query, key, value, scaling=0.3, window=window), None)
         assert output.shape == (1, count, HEADS, WIDTH)
         return query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1), output[0]
 
@@ -80,7 +80,7 @@ def test_a_prompt_is_kept_once_and_a_response_takes_the_room_it_needs():
     generator = torch.Generator().manual_seed(0)
     for count in (22, *[6] * 17):
         query, key = drawn(count, HEADS, generator), drawn(count, KEY_HEADS, generator)
-        cache.attend(AttentionCall(module, query, key, key, scaling=0.3))
+        cache.attend(AttentionCall(module, query, key, key, scaling=0.3), None)
         cache.written += count == 6
     kept = cache._kept[module]
     assert kept.prompt_key.shape == (2, KEY_HEADS, 11, WIDTH)
@@ -100,7 +100,7 @@ def test_sharp_scores_of_a_short_type_are_not_rounded_before_the_softmax(dtype: 
     scale = 16 / (3600 * 8)
     for tokens in (slice(0, 40), slice(40, 41)):
         part = (each[:, :, tokens] for each in (query, key, value))
-        outputs.append(cache.attend(AttentionCall(module, *part, scaling=scale)))
+        outputs.append(cache.attend(AttentionCall(module, *part, scaling=scale), None))
     scores = query[0, 0, 40].double() @ key[0, 0].double().T * scale
     assert 10 < scores.std() < 25
     expected = scores.softmax(-1) @ value[0, 0].double()

@@ -33,8 +33,9 @@ def run(notebook: dict[str, Any]) -> dict[str, Any]:
             ]
         if value is not None:
             shown = {"text/plain": [type(value).__name__]}
-            if hasattr(value, "_repr_html_"):
-                shown["text/html"] = value._repr_html_().splitlines(True)
+            for kind, method in (("text/html", "_repr_html_"), ("image/svg+xml", "_repr_svg_")):
+                if hasattr(value, method):
+                    shown[kind] = getattr(value, method)().splitlines(True)
             cell["outputs"].append(
                 {"data": shown, "execution_count": number, "metadata": {}, "output_type": "execute_result"}
             )

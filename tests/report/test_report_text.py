@@ -2,7 +2,8 @@
 
 import pytest
 
-from cagsr.report.names import number, tick, title
+from cagsr.metrics.titles import metric_title
+from cagsr.report.names import number, tick
 from cagsr.report.text import Words, is_word, visible
 
 
@@ -103,7 +104,7 @@ def test_numbers_that_round_up_to_1_say_so():
 
 def test_ticks_and_titles_are_shorter():
     assert [tick(value) for value in (0.2, 40, 12_000, -0.5, 0)] == [".2", "40", "12k", "−.5", "0"]
-    assert [title(name) for name in ("evaluation/slot_error_rate", "signal/my_own", "kl")] == [
+    assert [metric_title(name) for name in ("evaluation/slot_error_rate", "signal/my_own", "kl")] == [
         "slot errors",
         "my own",
         "KL",

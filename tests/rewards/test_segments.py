@@ -84,6 +84,17 @@ def test_the_passes_are_made_once_for_all_signals():
     assert evidence.observer.asked == 3
 
 
+def test_evidence_with_another_part_begins_without_what_was_computed_of_the_old_one():
+    evidence = replace(evidence_of("tea , day monday ;"), observer=Counting())
+    assert segments(evidence) is segments(evidence)
+    knockout(evidence)
+    first, second = segments(evidence)[0]
+    other = replace(evidence, salience=first[None].float())
+    assert segments(other).tolist() == [[first.tolist()]]
+    assert knockout(other).shape == (2, 3, 1)
+    assert segments(evidence).tolist() == [[first.tolist(), second.tolist()]]
+
+
 def test_a_pass_is_filled_with_the_segments_that_there_are():
     evidence = replace(evidence_of("tea , day monday , lemon ;", "tea ;"), observer=Counting())
     knockout(evidence)

@@ -241,3 +241,15 @@ def test_a_fingerprint_tells_texts_their_order_and_their_borders_apart():
     assert fingerprint(["ab", "c"]) == fingerprint(iter(["ab", "c"]))
     different = [["ab", "c"], ["a", "bc"], ["c", "ab"], ["abc"], ["ab", "c", ""], ["\ud83d"], []]
     assert len({fingerprint(texts) for texts in different}) == len(different)
+
+
+def test_a_start_that_failed_is_discarded_and_what_was_recorded_is_not(tmp_path):
+    run = start(tmp_path / "x")
+    run.discard()
+    assert os.listdir(run.path) == ["run.lock"]
+    run.close()
+    again = start(tmp_path / "x")
+    again.add_metrics(1, {"loss": 0.5})
+    again.discard()
+    assert sorted(os.listdir(again.path)) == ["config.yaml", "metrics.jsonl", "run.json", "run.lock"]
+    again.close()

@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 import tiny
 from cagsr.rewards.salience import Uniform
-from cagsr.rewards.segments import explained, knockout, without
+from cagsr.rewards.segments import knockout, segments, without
 from cagsr.training.attention_summary import look
 from cagsr.training.candidate_log import Shown, token_spans
 from cagsr.training.rollout_buffer import load_buffer, save_buffer
@@ -53,13 +53,14 @@ def test_text_that_the_tokens_do_not_write_has_no_spans():
 
 def test_a_look_keeps_the_strongest_entries_of_what_was_said():
     attention = torch.tensor([[[0.1, 0.7, 0.2], [0.3, 0.3, 0.4], [0.0, 0.0, 1.0]]])
-    rollout = make_evidence(attention, finished=[True]).rollout
-    found = look(rollout, attention)
+    found = look(make_evidence(attention, finished=[True]))
     assert torch.equal(found.attended, torch.tensor([[0.3, 0.7, 0.4]]))
     assert torch.equal(found.columns[0, 0], torch.tensor([1, 2, 0]))
     assert torch.equal(found.weights[0, 0], torch.tensor([0.7, 0.2, 0.1]))
     assert torch.equal(found.weights[0, 2], torch.zeros(3))
-    assert look(rollout, torch.rand(1, 3, 11)).weights.shape == (1, 3, 5)
+    assert found.pieces is None
+    assert found.nats is None
+    assert look(make_evidence(torch.rand(1, 3, 11))).weights.shape == (1, 3, 5)
 
 
 class Losing:
@@ -79,15 +80,13 @@ def test_what_a_knockout_found_is_kept_and_nobody_is_asked_for_it_alone():
         torch.zeros(4, 3, 4), group_size=2, prompts=prompts, prompt_mask=mask, salience=torch.tensor(salience)
     )
     evidence = replace(evidence, observer=Losing())
-    assert explained(evidence) is None
+    segments(evidence)
+    assert look(evidence).nats is None
     knockout(evidence)
-    found = explained(evidence)
-    assert found is not None
+    found = look(evidence)
     # Three tokens of 2 nats; the second prompt has no segment.
     assert found.nats.tolist() == [[6, 0], [6, 0], [0, 0], [0, 0]]
     assert found.pieces[0].int().tolist() == [[0, 1, 0, 0], [0, 0, 0, 1]]
-    looked = look(evidence.rollout, torch.zeros(4, 3, 4), found)
-    assert torch.equal(looked.nats, found.nats)
 
 
 def test_rows_have_the_segments_of_a_prompt_and_what_each_explains_and_a_buffer_keeps_them(tmp_path):
@@ -104,8 +103,7 @@ def test_rows_have_the_segments_of_a_prompt_and_what_each_explains_and_a_buffer_
         part = batch.rollout
         evidence = Evidence(part, step.observer.observe(part), Uniform()(part), step.observer)
         knockout(evidence)
-        found = explained(evidence)
-        assert found is not None
+        found = look(evidence)
         known.append(replace(bare(looked), pieces=found.pieces, nats=found.nats))
     whole = replace(collected, attended=known)
     row = shown.rows(2, whole)[0]

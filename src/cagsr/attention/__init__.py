@@ -1,4 +1,4 @@
-"""Reading a model's attention to its prompt: which layers can be read, and how, inside the SDPA pass."""
+"""Reading a model's attention to its prompt inside the SDPA pass: `capture` reads, `inspect` finds what can be read."""
 
 from cagsr.attention.capture import capture
 from cagsr.attention.inspection import inspect

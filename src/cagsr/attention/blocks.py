@@ -1,4 +1,4 @@
-"""The arithmetic of a reading in torch: a block of softmax(q k^T * scale + bias), one head at a time."""
+"""Attention weights, their log-sum-exp and their sum over heads in plain torch, block by block and head by head."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from cagsr.attention.call import AttentionCall
 from cagsr.attention.sdpa_lse import fused_attention
 
 BLOCK = 1 << 18
-"""Scores computed at a time: 1 MB in float32, about what a core's cache holds."""
+"""How many scores are computed at a time: 1 MB in float32, about what a core's cache holds."""
 
 
 def additive(call: AttentionCall) -> Tensor | None:
@@ -25,7 +25,7 @@ def additive(call: AttentionCall) -> Tensor | None:
 
 
 def cut(bias: Tensor | None, is_causal: bool, rows: slice | Tensor, columns: slice) -> Tensor | None:
-    """The bias of these rows and columns, float32 [1|N 1|H T S], or None where it is 0 throughout."""
+    """The part of a bias in these rows and columns, float32 [1|N 1|H T S]; None where it is 0 throughout."""
     if bias is not None:
         return bias[:, :, rows, columns].float()
     if not is_causal or isinstance(rows, Tensor) or rows.start + 1 >= columns.stop:
@@ -35,7 +35,7 @@ def cut(bias: Tensor | None, is_causal: bool, rows: slice | Tensor, columns: sli
 
 
 def attend(call: AttentionCall, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
-    """The output [N Q H D] as sdpa gives it, and the log-sum-exp [N H T] of ``rows`` over all keys; no gradient.
+    """Attention by sdpa: its output [N Q H D], and the log-sum-exp [N H T] of ``rows`` over all keys; no gradient.
 
     The call's mask is additive and in the query's dtype, or None (see `additive`).
     """
@@ -58,7 +58,10 @@ def attend(call: AttentionCall, rows: slice | Tensor) -> tuple[Tensor, Tensor]:
 
 
 def log_sum_exp(query: Tensor, key: Tensor, bias: Tensor | None, scale: float) -> Tensor:
-    """Float32 [N H T] over all keys, a few rows at a time: for kernels that keep theirs to themselves."""
+    """The log-sum-exp of scores over all keys, float32 [N H T], computed a few rows at a time.
+
+    For sdpa's kernels that do not return theirs.
+    """
     batch, heads, length, _ = query.shape
     repeats = heads // key.shape[1]
     lse = torch.empty(batch, heads, length, dtype=torch.float32, device=query.device)
@@ -78,7 +81,9 @@ def log_sum_exp(query: Tensor, key: Tensor, bias: Tensor | None, scale: float) -
 def add_attention(
     total: Tensor, query: Tensor, key: Tensor, lse: Tensor, bias: Tensor | None, scale: float, share: float
 ) -> None:
-    """total [N T S] += share * sum over heads of exp(q k^T * scale + bias - lse), in place, float32.
+    """Add attention weights, summed over heads, to a total in place, float32.
+
+    total [N T S] += share * sum over heads of exp(q k^T * scale + bias - lse).
 
     query [N H T D], key [N G S D] with H a multiple of G, lse [N H T] over all keys, bias [1|N 1|H T S].
     """

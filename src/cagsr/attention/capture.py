@@ -1,9 +1,9 @@
-"""Reading attention inside the ordinary SDPA pass of a transformers model.
+"""The attention implementation ``"cagsr"`` for transformers, and `capture`, which reads attention inside its SDPA pass.
 
-Importing this module registers the attention implementation ``"cagsr"``. Where nobody reads, it is
-transformers' ``sdpa`` unchanged, gradients included. Inside ``with capture(...)`` the chosen modules take the
-log-sum-exp that the flash kernel has anyway and add ``exp(q k^T * scale + bias - lse)``, for response rows
-and prompt columns only, head by head into one [N T S] tensor. No layer's attention matrix is ever formed.
+Importing this module registers it. Outside of a capture it is transformers' ``sdpa`` unchanged, gradients included.
+Inside ``with capture(...)`` the chosen modules take the log-sum-exp that the flash kernel has anyway and add
+``exp(q k^T * scale + bias - lse)``, for response rows and prompt columns only, head by head into one [N T S] tensor.
+No layer's attention matrix is ever formed.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ UNSUPPORTED = {"softcap": "a softcap", "s_aux": "attention sinks", "sinks": "att
 
 @dataclass(frozen=True)
 class CallShape:
-    """What a call of the attention function looked like: which module, how many queries and keys, which window."""
+    """The shape of one call of the attention function: its module, how many queries and keys, the window."""
 
     module: nn.Module
     queries: int
@@ -46,7 +46,7 @@ _calls: list[CallShape] | None = None
 
 @contextmanager
 def capture(readable: Readable, rows: slice = ALL, columns: slice = ALL) -> Iterator[Reading]:
-    """Read A [N T S] while the model runs once inside the block.
+    """Context manager that reads attention A [N T S] in the one forward pass that a model makes inside the block.
 
     rows     the T query positions whose attention is read: ``slice(S - 1, S - 1 + T)`` for a causal model
              that is fed prompt and response, all of them for the decoder of an encoder-decoder.
@@ -73,7 +73,7 @@ def capture(readable: Readable, rows: slice = ALL, columns: slice = ALL) -> Iter
 
 @contextmanager
 def recorded_calls() -> Iterator[list[CallShape]]:
-    """Collect the shape of every call of the attention function inside the block, in order."""
+    """Context manager that lists the shape of every call of the attention function inside the block, in order."""
     global _calls
     outer, _calls = _calls, []
     try:
@@ -95,7 +95,7 @@ def attention_forward(
     shared_prompt: SharedPrompt | SharedCache | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The attention function that transformers calls: sdpa, and a reading where one is under way.
+    """The attention function that transformers calls: sdpa, and a reading of the modules that a capture has chosen.
 
     With ``shared_prompt`` one row holds prompts and responses (see `SharedPrompt` and `SharedCache`). With queries
     of more rows than keys, row n reads keys n // K: cross-attention of K responses to their prompt.
@@ -126,9 +126,9 @@ def attention_forward(
         query,
         key,
         value,
+        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         mask=attention_mask,
         position_bias=position_bias,
-        scaling=query.shape[-1] ** -0.5 if scaling is None else scaling,
         dropout=dropout,
         is_causal=bool(getattr(module, "is_causal", True) if is_causal is None else is_causal),
         window=window,
@@ -140,7 +140,7 @@ def attention_forward(
 def _attend(
     call: AttentionCall, shared: SharedPrompt | SharedCache | None, reading: Reading | None
 ) -> Tensor:
-    """The output of a call that shares prompts, or is read, or both."""
+    """The attention output of a call that shares prompts, is read, or both."""
     device = call.query.device.type
     if torch.is_autocast_enabled(device):
         # Autocast changes sdpa's inputs (a rotary query is float32 beside a bfloat16 value), but not those of the flash

@@ -1,4 +1,4 @@
-"""Who adds attention to a reading, decided here alone: the Triton kernel where it works, the torch path elsewhere."""
+"""Choice of the code that adds attention to a reading: the Triton kernel where it works, the torch path elsewhere."""
 
 import warnings
 from collections.abc import Callable
@@ -16,7 +16,7 @@ __all__ = ["add_attention"]
 def add_attention(
     total: Tensor, query: Tensor, key: Tensor, lse: Tensor, bias: Tensor | None, scale: float, share: float
 ) -> None:
-    """As `blocks.add_attention`, by the kernel for tensors on CUDA that it can take."""
+    """`blocks.add_attention`, by the Triton kernel for tensors on CUDA that it can take."""
     add = blocks.add_attention
     if total.device.type == "cuda" and kernel_works(total.device, query.dtype, query.shape[-1]):
         from cagsr.attention.kernel import add_attention as add
@@ -53,7 +53,7 @@ def kernel_works(device: torch.device, dtype: torch.dtype, width: int) -> bool:
 
 
 def _difference(add: Callable[..., None], device: torch.device, dtype: torch.dtype, width: int) -> float:
-    """The largest between ``add`` on the device and the torch path on the CPU; NaN or inf if a result is not finite."""
+    """The largest difference of ``add`` on the device from the torch path on the CPU; it may be NaN or inf."""
     generator = torch.Generator().manual_seed(0)
     with torch.device("cpu"):
         query = torch.randn(2, 4, 67, width, generator=generator).to(dtype)

@@ -1,4 +1,4 @@
-"""Which models' attention can be read, and which of their layers: one small pass when a model is loaded."""
+"""Inspection of a loaded model: which layers' attention can be read exactly, found and checked by small passes."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ CANNOT_GENERATE = "{name} cannot generate; needs a causal or encoder-decoder LM.
 
 
 def inspect(model: PreTrainedModel, layers: str | Sequence[int] = "all") -> Readable:
-    """Find the attention of ``model`` that can be read exactly, and choose ``layers`` of it.
+    """Find the attention modules of ``model`` that can be read exactly, and choose ``layers`` of them.
 
     layers  "all", "last", "last_half" (the later half, rounded up), or layer numbers counted from 0.
 
@@ -49,7 +49,7 @@ def inspect(model: PreTrainedModel, layers: str | Sequence[int] = "all") -> Read
 
 @contextmanager
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
-    """The model in eval mode for the time of the block."""
+    """Context manager that puts the model in eval mode, and its modules back in training mode afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -60,7 +60,7 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
 
 
 def token_ids(model: PreTrainedModel, count: int) -> Tensor:
-    """``count`` ids that the model embeds and that are no padding."""
+    """``count`` token ids that the model embeds, none of them padding."""
     embeddings = cast(nn.Embedding, model.get_input_embeddings())
     padding = model.config.get_text_config(decoder=True).pad_token_id
     valid = [token for token in range(min(embeddings.num_embeddings, 64)) if token != padding]
@@ -69,11 +69,12 @@ def token_ids(model: PreTrainedModel, count: int) -> Tensor:
 
 
 def name_of(model: PreTrainedModel) -> str:
+    """What error messages call the model: where it was loaded from, or its type."""
     return model.config.name_or_path or model.config.model_type
 
 
 def _probe(model: PreTrainedModel, kind: str) -> dict[str, Tensor]:
-    """Two prompts and responses of valid ids: one full, one whose prompt and response are padded."""
+    """Inputs of two prompts and responses of valid ids: one full, one whose prompt and response are padded."""
     ids = token_ids(model, 2 * (PROMPT + RESPONSE))
     prompt, response = ids.view(2, -1).split((PROMPT, RESPONSE), dim=1)
     prompt_mask, response_mask = torch.ones_like(prompt), torch.ones_like(response)
@@ -94,14 +95,14 @@ def _probe(model: PreTrainedModel, kind: str) -> dict[str, Tensor]:
 
 
 def _positions(kind: str) -> tuple[slice, slice]:
-    """Rows and columns of the probe: what a causal model writes is predicted one position before."""
+    """Rows and columns of the probe: a causal model predicts a token one position before it."""
     start = PROMPT - 1 if kind == "causal" else 0
     return slice(start, start + RESPONSE), slice(0, PROMPT)
 
 
 @torch.no_grad()
 def _find(model: PreTrainedModel, kind: str, name: str) -> dict[int, nn.Module]:
-    """Layer number -> attention module, in the order in which the model runs them."""
+    """Attention modules that could be read, by layer number, in the order in which the model runs them."""
     names = {module: path for path, module in model.named_modules()}
     with recorded_calls() as calls:
         model(**_probe(model, kind), use_cache=False)
@@ -130,7 +131,7 @@ def _find(model: PreTrainedModel, kind: str, name: str) -> dict[int, nn.Module]:
 
 
 def _refuse_silent(model: PreTrainedModel, name: str) -> None:
-    """The attention function was never called: say whether there is none, or only under another name."""
+    """Raise for a model that never called the attention function: it has none, or uses another implementation."""
     if model.config._attn_implementation != ATTENTION and any(
         _looks_like_attention(m) for m in model.modules()
     ):

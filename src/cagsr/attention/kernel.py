@@ -1,4 +1,4 @@
-"""`blocks.add_attention` as one Triton kernel, for CUDA.
+"""Triton kernel of `blocks.add_attention`, for CUDA.
 
 One program computes one tile of [T S] for all heads, the sum over heads in registers: no [N H T S] is ever written, and
 each number of the total is read and written once. Nothing is added atomically, so that the same input gives the same
@@ -7,7 +7,7 @@ bits.
 Maxima over T and sums over S are not taken on the way: the total is whole only after the last module that is read, and
 signals want A itself.
 
-Importing this module imports Triton; `kernel_choice` does it where there is a use for it.
+Importing this module imports Triton; `dispatch` does it where there is a use for it.
 
 Not run on a GPU yet (docs/gpu.md). It was run by Triton's interpreter, and compiled for sm_80, sm_90 and sm_100. So the
 size of a tile is not one that was measured to be fast: it is the largest for which ptxas keeps everything in registers.
@@ -21,10 +21,10 @@ from torch import Tensor
 __all__ = ["DTYPES", "WIDEST", "add_attention"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-"""Of queries and keys. Products are summed in float32, and float32 is not rounded to TF32 before."""
+"""Types of queries and keys that the kernel takes. Products are summed in float32; float32 is not rounded to TF32."""
 
 WIDEST = 256
-"""Dimensions of a head; shared memory would not hold tiles of wider ones."""
+"""Most dimensions of a head that the kernel takes; shared memory would not hold tiles of wider ones."""
 
 # What differs from batch to batch; each value of its own would be compiled for by its divisors.
 LENGTHS = ["length", "columns", "total_n", "total_t", "lse_n", "lse_h", "bias_n", "bias_h", "bias_t"]
@@ -80,7 +80,7 @@ def _add_tile(
 def add_attention(
     total: Tensor, query: Tensor, key: Tensor, lse: Tensor, bias: Tensor | None, scale: float, share: float
 ) -> None:
-    """As `blocks.add_attention`, of whatever strides; query and key of one of `DTYPES`."""
+    """`blocks.add_attention` by the kernel, for tensors of whatever strides; query and key of one of `DTYPES`."""
     batch, heads, length, width = query.shape
     columns = key.shape[2]
     padded = max(16, triton.next_power_of_2(width))

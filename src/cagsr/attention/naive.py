@@ -1,4 +1,4 @@
-"""The definition of A, from the weights of eager attention. Slow and large; the fast way agrees with it."""
+"""Reference definition of attention A from eager attention weights: slow and large, what the fast way is held to."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 
 def naive_attention(weights: Sequence[Tensor], rows: slice, columns: slice) -> Tensor:
-    """A [N T S]: attention from response rows to prompt columns, mean over heads and layers.
+    """Attention A [N T S] from response rows to prompt columns, mean over heads and layers.
 
     weights  one tensor [N H Q K] a layer, each row over the keys sums to 1 (before dropout).
     rows     the T query positions that predict the response: for a causal model ``slice(S - 1, S - 1 + T)``,
@@ -28,7 +28,7 @@ def naive_attention(weights: Sequence[Tensor], rows: slice, columns: slice) -> T
 
 @torch.no_grad()
 def eager_weights(model: PreTrainedModel, **inputs: Any) -> tuple[Tensor, ...]:
-    """The attention weights [N H Q K] of every layer, by transformers' eager attention, dropout off.
+    """Attention weights [N H Q K] of every layer by transformers' eager attention, dropout off.
 
     Cross-attention for an encoder-decoder, self-attention otherwise. Layers without attention are left out.
     """

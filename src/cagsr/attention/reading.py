@@ -1,4 +1,4 @@
-"""Readable and Reading: which attention modules of a model are read, and the sum of what they attended to."""
+"""Readable and Reading: the attention modules of a model that are read, and the attention summed over them."""
 
 from dataclasses import dataclass, replace
 
@@ -40,7 +40,7 @@ class Readable:
 
 
 class Reading:
-    """Attention summed over heads and modules while a model runs. Use ``attention`` after the block has ended."""
+    """Attention summed over heads and modules while a model runs. ``attention`` is whole after the capture's block."""
 
     def __init__(self, readable: Readable, rows: slice, columns: slice) -> None:
         self._modules = readable.modules
@@ -65,7 +65,7 @@ class Reading:
         return self._sum
 
     def attend(self, call: AttentionCall) -> Tensor:
-        """The attention output [N Q H D] as sdpa gives it; adds what the module attended to to the sum."""
+        """The attention output [N Q H D] as sdpa gives it; the module's attention weights are added to the sum."""
         causal = call.is_causal and call.mask is None and call.query.shape[2] > 1
         call = _without_later_keys(call) if causal else call
         bias = self._bias_for(replace(call, is_causal=causal))
@@ -80,7 +80,7 @@ class Reading:
         return output
 
     def add(self, call: AttentionCall, lse: Tensor) -> None:
-        """Add the module's share of exp(q k^T * scaling + mask - lse) to the sum; ``value`` is not looked at.
+        """Add a module's attention weights, exp(q k^T * scaling + mask - lse), to the sum; ``value`` is not looked at.
 
         query [P H K*T D], key [P G S D], lse [P H K*T] over all keys, mask as the bias of `blocks.add_attention`, with
         K = ``responses``.
@@ -95,7 +95,7 @@ class Reading:
         add_attention(total, call.query, call.key, lse, call.mask, call.scaling, share)
 
     def add_row(self, module: nn.Module, weights: Tensor) -> None:
-        """Add weights [N H S] that were computed already, of one query a row."""
+        """Add a module's attention weights [N H S] that are known already, of one query a row."""
         self._check(module)
         mean = weights.float().mean(1, keepdim=True) / len(self._modules)
         self._sum = mean if self._sum is None else self._sum.add_(mean)
@@ -109,11 +109,11 @@ class Reading:
         self._read.add(module)
 
     def release(self) -> None:
-        """Let go of the masks that were kept for the next layer."""
+        """Drop the mask that was kept for the next layer."""
         self._mask_of, self._bias = (None, None), None
 
     def _bias_for(self, call: AttentionCall) -> Tensor | None:
-        """The additive bias of this layer. Layers share their masks, so the last one is kept."""
+        """The call's additive bias. The last one is kept, because layers share their masks."""
         if self._mask_of[0] is not call.mask or self._mask_of[1] is not call.position_bias:
             bias = additive(call)
             self._bias = None if bias is None else bias.expand(-1, -1, call.query.shape[2], -1)
@@ -122,7 +122,7 @@ class Reading:
 
 
 def _without_later_keys(call: AttentionCall) -> AttentionCall:
-    """The causal flag counts from the upper left: later keys (a static cache) are never seen."""
+    """The call without keys after its last query (a static cache's): the causal flag counts from the upper left."""
     seen, bias = slice(0, call.query.shape[2]), call.position_bias
     return replace(
         call,

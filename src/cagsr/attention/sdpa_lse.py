@@ -22,7 +22,7 @@ aten = torch.ops.aten
 
 
 def fused_attention(call: AttentionCall) -> tuple[Tensor, Tensor] | None:
-    """The output [N H Q E] and the log-sum-exp [N H Q], or None where sdpa takes no kernel that hands it out.
+    """The output [N H Q E] and the log-sum-exp [N H Q]; None where sdpa takes a kernel that does not return it.
 
     The call's mask is [1|N 1|H Q K] in the query's dtype, or None.
     """

@@ -1,4 +1,4 @@
-"""Decoding from a shared prompt: its keys and values are kept once and read once for all its responses.
+"""Key-value cache for decoding in which a prompt is kept once, and read once, for all its responses.
 
 Each step is one row of n tokens, the last one of every response that is still written. Attention is split as in
 `shared_prompt`: scores over the prompt, for all responses of a group at a time, and scores over the response itself,
@@ -18,7 +18,7 @@ from cagsr.attention.rows import Rows, counted
 __all__ = ["SharedCache"]
 
 BLOCK = 16
-"""Tokens of a response for which room is made at first; it is doubled when it is used up."""
+"""How many tokens of a response the cache has room for at first; the room is doubled when it is used up."""
 
 
 class Kept(NamedTuple):
@@ -34,7 +34,7 @@ class Kept(NamedTuple):
 
 
 class SharedCache:
-    """What attention needs of P prompts and of what their N = P * K responses hold so far.
+    """Key-value cache of P prompts and of their N = P * K responses so far.
 
     Handed to the model as ``shared_prompt=`` with `mask` and `positions`: first with the row of all prompts' tokens
     (`ids`), then with rows of one token for each response of ``rows``.
@@ -53,23 +53,23 @@ class SharedCache:
 
     @property
     def positions(self) -> Tensor:
-        """[1 m] of the row that comes next."""
+        """[1 m] the position of each token of the next row."""
         if not self._kept:
             return counted(self.prompts.lengths)[None]
         return (self.prompts.lengths[self.rows // self.group_size] + self.written)[None]
 
     def ids(self, prompt_ids: Tensor) -> Tensor:
-        """[1 m] the tokens of all prompts, of [P S]."""
+        """[1 m] the token ids of all prompts in one row, of [P S]."""
         return prompt_ids[self.prompt_mask][None]
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these of the rows alone."""
+        """Drop all rows of the batch but these."""
         self.rows = self.rows[rows]
         for module, kept in self._kept.items():
             own = (kept.own_key[rows], kept.own_value[rows])
             self._kept[module] = Kept(kept.prompt_key, kept.prompt_value, *own)
 
-    def attend(self, call: AttentionCall, reading: Reading | None = None) -> Tensor:
+    def attend(self, call: AttentionCall, reading: Reading | None) -> Tensor:
         """The attention output [1 m H D] of a call with ``query [1 H m D]``, ``key`` and ``value [1 G m D]``.
 
         No gradient and no dropout: a model that decodes is in eval mode. A ``reading`` gets the row [n 1 S] of the
@@ -84,7 +84,7 @@ class SharedCache:
         return output[None]
 
     def on_columns(self, attention_nS: Tensor) -> Tensor:
-        """What a reading gave, with each prompt's tokens in the columns where ``prompt_mask`` has them."""
+        """A reading's columns, moved to where ``prompt_mask`` has each prompt's tokens; 0 elsewhere."""
         of = self.rows // self.group_size
         placed = attention_nS.new_zeros(len(of), self.prompt_mask.shape[1])
         placed[self.prompt_mask[of]] = attention_nS[self.prompts.mask[of]]
@@ -157,9 +157,9 @@ class SharedCache:
         return of_rows if len(of_rows) == len(self.rows) else of_rows[self.rows]
 
     def _bias_over(self, window: int | None, own: int) -> Tensor | None:
-        """[n 1 S+own] 0 or -inf for a token that comes after ``own`` - 1 of its response and sees itself too.
+        """Additive bias [n 1 S+own], 0 or -inf, of token number ``own`` of each response, which sees itself too.
 
-        None: nothing is hidden. 0: the prompt's last token. The layers of a step share it.
+        ``own`` is 0 for the prompt's last token. None: nothing is hidden. The layers of a step share it.
         """
         step = (own, len(self.rows))
         if self._biases.get(window, ((), None))[0] != step:

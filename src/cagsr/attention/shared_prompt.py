@@ -1,4 +1,4 @@
-"""A prompt that its K responses share: computed once, for causal models and for encoder-decoders.
+"""Forward pass in which a prompt is computed once for its K responses, in causal models and encoder-decoders.
 
 Causal: the tokens of P prompts and of their N responses stand in one row without padding,
 
@@ -28,7 +28,7 @@ __all__ = ["SharedPrompt"]
 
 
 class SharedPrompt:
-    """Where the tokens of P prompts and of their N responses stand in one row of M tokens.
+    """Layout of P prompts and their N responses in one row of M tokens, and attention over it.
 
     prompt_mask, response_mask [P S], [N T] as of `types.Rollout`. The last token of a response predicts nothing of it
     and is left out.
@@ -60,22 +60,25 @@ class SharedPrompt:
         self.place = torch.zeros(response_mask.shape, dtype=torch.long, device=device)
         self.place[:, 0] = torch.arange(len(prompts), device=device).repeat_interleave(self.group_size)
         self.place[:, 1:][self.read_mask] = len(prompts) + written
-        self.asked = 0  # how often an attention function did come here
+        self.asked = 0  # calls of `attend`: 0 after a pass of a model that does not hand keywords on
         self._biases: dict[tuple[int | None, torch.dtype], Biases] = {}
 
     def row(self, prompt_ids: Tensor, response_ids: Tensor) -> Tensor:
-        """[1 M] token ids, of [P S] and [N T]."""
+        """[1 M] the token ids of the row, of [P S] and [N T]."""
         return torch.cat([prompt_ids[self.prompt_mask], response_ids[:, :-1][self.read_mask]])[None]
 
     def biases(self, window: int | None, dtype: torch.dtype) -> "Biases":
-        """Layers share them. A window of w lets a token see itself and the w - 1 before it; None: all before it."""
+        """The row's `Biases`, kept because layers share them.
+
+        A window of w lets a token see itself and the w - 1 before it; None: all before it.
+        """
         if window is not None and window >= self.longest:
             window = None
         if (window, dtype) not in self._biases:
             self._biases[window, dtype] = _biases(self, window, dtype)
         return self._biases[window, dtype]
 
-    def attend(self, call: AttentionCall, reading: Reading | None = None) -> Tensor:
+    def attend(self, call: AttentionCall, reading: Reading | None) -> Tensor:
         """The attention output [1 M H D] of a call with ``query [1 H M D]``, ``key`` and ``value [1 G M D]``.
 
         A ``reading`` gets the attention [N T S] of the T queries that predict each response: the prompt's last token
@@ -108,7 +111,7 @@ class SharedPrompt:
     def _read(
         self, reading: Reading, of_prompts: AttentionCall, biases: "Biases", query_N: Tensor, lse_N: Tensor
     ) -> None:
-        """Add what responses attend to: a group's rows are folded, so its prompt's keys are read once for all K."""
+        """Add the responses' attention, their rows folded so that a prompt's keys are read once for all K."""
         query_P, key_P, k = of_prompts.query, of_prompts.key, self.group_size
         count, width = len(key_P), key_P.shape[2]
         ends = self.prompts.lengths - 1
@@ -125,7 +128,7 @@ class SharedPrompt:
         reading.add(replace(of_prompts, query=fold(predicting, k), mask=bias, responses=k), fold(lse, k))
 
     def on_columns(self, attention_NTS: Tensor) -> Tensor:
-        """What a reading gave, with the prompt's tokens in the columns where ``prompt_mask`` has them, 0 elsewhere."""
+        """A reading's columns, moved to where ``prompt_mask`` has each prompt's tokens; 0 elsewhere."""
         found_PSKT = attention_NTS.unflatten(0, (len(self.prompt_mask), -1)).movedim(-1, 1)
         placed = found_PSKT.new_zeros(*self.prompt_mask.shape, *found_PSKT.shape[2:])
         placed[self.prompt_mask] = found_PSKT[self.prompts.mask]
@@ -133,7 +136,7 @@ class SharedPrompt:
 
 
 class Biases(NamedTuple):
-    """Additive, 0 or -inf.
+    """Additive biases of a row of prompts and responses, 0 or -inf.
 
     prompts    [1 1 S S], or None: causal and nothing else
     responses  [1|N 1 T S+T]  of what is read of a response, over its prompt and itself

@@ -1,4 +1,4 @@
-"""Whether a model's responses can share the computation of their prompt: tried once when a model is loaded."""
+"""Probe of a loaded model: whether its responses can share the computation of their prompt."""
 
 import inspect
 from collections.abc import Callable, Sequence
@@ -21,12 +21,14 @@ __all__ = ["Sharing", "can_keep", "inspect_sharing"]
 PROMPTS, RESPONSES, K = (7, 5), (5, 3, 1, 2, 4, 5), 3
 
 LONGEST_PROBE = 1024
-"""Windows up to this are tried with a prompt that reaches beyond them; nobody's word is taken for larger ones."""
+"""Longest attention window that is probed, by a prompt that reaches beyond it. Sharing stops at a longer one."""
 
 
 @dataclass(frozen=True)
 class Sharing:
-    """reason: why not; None where it is possible.
+    """Verdict of the probe.
+
+    reason: why responses cannot share; None where they can.
 
     longest: a causal model's prompt and response may take so many tokens together; None: any number. Beyond it the
     model looks back through a window, or turns its positions, in a way that was not seen to agree.
@@ -52,7 +54,7 @@ class Sharing:
 
 @torch.no_grad()
 def inspect_sharing(model: PreTrainedModel) -> Sharing:
-    """Run the model both ways on two prompts with three ragged responses each, and compare.
+    """Compare a model's logits with and without sharing, on two prompts with three ragged responses each.
 
     A model that shares nothing is slower and not wrong, so that what goes wrong in the shared way is a reason and no
     error. Raises UnsupportedModelError where the plain way goes wrong too.
@@ -76,7 +78,7 @@ def inspect_sharing(model: PreTrainedModel) -> Sharing:
 
 
 def can_keep(model: Any) -> bool:
-    """Whether the model can leave out the logits that nobody asks for."""
+    """Whether the model takes ``logits_to_keep``, and so computes only the logits that are asked for."""
     return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
@@ -84,7 +86,7 @@ Way = Callable[[], Tensor]
 
 
 def _difference(model: PreTrainedModel, shared: Way, plain: Way, again: Way) -> str | None:
-    """Why the logits of the shared way are not those of the plain one, or None.
+    """Why the logits with sharing are not those without, or None where they agree.
 
     Allowed is what the plain way differs by from itself in another batch, and a little more.
     """
@@ -198,7 +200,7 @@ def _untold_windows(config: PretrainedConfig, told: set[int | None]) -> list[int
 
 
 def _turning_positions(config: PretrainedConfig) -> list[int]:
-    """Beyond which position rotary frequencies depend on the longest sequence of a batch, and so on who is in it."""
+    """Positions from which rotary frequencies depend on the longest sequence of a batch, and so on its other rows."""
     given = getattr(config, "rope_parameters", None) or {}
     kinds = [given] if "rope_type" in given else [each for each in given.values() if isinstance(each, dict)]
     original = getattr(config, "original_max_position_embeddings", None)

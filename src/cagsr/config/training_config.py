@@ -23,7 +23,7 @@ def _key(key: str) -> Any:
 
 
 # What TRL's GRPOConfig has and this has under another name or in another unit.
-ELSEWHERE = {
+MENDS = {
     "per_device_train_batch_size": "it counts completions; set prompts_per_step, and micro_batch for what fits at once",
     "per_device_eval_batch_size": "set micro_batch",
     "gradient_accumulation_steps": "a step is split into passes of micro_batch responses by itself",
@@ -89,8 +89,8 @@ class TrainingConfig(Section):
 
     def __init__(self, **given: Any) -> None:
         for name in given:
-            if name in ELSEWHERE:
-                raise InputError(f"TrainingConfig: {name}: {ELSEWHERE[name]}")
+            if name in MENDS:
+                raise InputError(f"TrainingConfig: {name}: {MENDS[name]}")
             if name not in type(self).model_fields:
                 raise InputError(
                     f"TrainingConfig: unknown name {name!r}{closest(name, type(self).model_fields)}"

@@ -3,15 +3,41 @@
 import re
 from collections.abc import Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
-from cagsr.config.schema import FILES, Vllm
-
-if TYPE_CHECKING:
-    from cagsr.config.loading import Config
+from cagsr.config.schema import (
+    FILES,
+    AlgorithmSettings,
+    Data,
+    Model,
+    RewardSettings,
+    Sampling,
+    Sft,
+    Train,
+    Vllm,
+)
 
 __all__ = ["Conflict", "Conflicts", "conflicts"]
+
+
+class Sections(Protocol):
+    """The sections of a `Config` that are checked against each other."""
+
+    @property
+    def algorithm(self) -> AlgorithmSettings: ...
+    @property
+    def data(self) -> Data: ...
+    @property
+    def model(self) -> Model: ...
+    @property
+    def reward(self) -> RewardSettings: ...
+    @property
+    def sampling(self) -> Sampling: ...
+    @property
+    def sft(self) -> Sft: ...
+    @property
+    def train(self) -> Train: ...
 
 
 class Conflict(NamedTuple):
@@ -29,14 +55,14 @@ class Conflicts(ValueError):
         self.conflicts = conflicts
 
 
-def conflicts(config: "Config") -> Iterator[Conflict]:
+def conflicts(config: Sections) -> Iterator[Conflict]:
     """All combinations of keys that cannot work, so that one message names them all."""
     return chain.from_iterable(
         find(config) for find in (_data, _sampling, _groups, _engine, _training, _salience)
     )
 
 
-def _data(config: "Config") -> Iterator[Conflict]:
+def _data(config: Sections) -> Iterator[Conflict]:
     data = config.data
     if (data.task is None) == (data.source is None):
         yield Conflict(("data.source", "data.task"), "give either data.task or data.source, and not both")
@@ -67,7 +93,7 @@ def _data(config: "Config") -> Iterator[Conflict]:
         )
 
 
-def _sampling(config: "Config") -> Iterator[Conflict]:
+def _sampling(config: Sections) -> Iterator[Conflict]:
     sampling = config.sampling
     if sampling.min_new_tokens > sampling.max_new_tokens:
         yield Conflict(
@@ -82,7 +108,7 @@ def _sampling(config: "Config") -> Iterator[Conflict]:
         )
 
 
-def _groups(config: "Config") -> Iterator[Conflict]:
+def _groups(config: Sections) -> Iterator[Conflict]:
     candidates, algorithm = config.sampling.candidates, config.algorithm
     if config.train.micro_batch < candidates:
         yield Conflict(
@@ -109,7 +135,7 @@ def _groups(config: "Config") -> Iterator[Conflict]:
         )
 
 
-def _engine(config: "Config") -> Iterator[Conflict]:
+def _engine(config: Sections) -> Iterator[Conflict]:
     sampling = config.sampling
     if sampling.engine == "policy":
         if sampling.vllm != Vllm():
@@ -133,7 +159,7 @@ def _engine(config: "Config") -> Iterator[Conflict]:
         yield Conflict(("sampling.vllm.base_url",), f"sampling.vllm.base_url: {problem}")
 
 
-def _training(config: "Config") -> Iterator[Conflict]:
+def _training(config: Sections) -> Iterator[Conflict]:
     algorithm, train = config.algorithm, config.train
     if algorithm.kl_target is not None and algorithm.kl_coefficient == 0:
         yield Conflict(
@@ -160,7 +186,7 @@ def _training(config: "Config") -> Iterator[Conflict]:
         )
 
 
-def _salience(config: "Config") -> Iterator[Conflict]:
+def _salience(config: Sections) -> Iterator[Conflict]:
     salience = config.reward.salience
     if salience.kind == "column" and config.data.salience_column is None:
         yield Conflict(("reward.salience.kind",), "reward.salience.kind: column needs data.salience_column")

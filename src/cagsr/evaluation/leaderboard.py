@@ -12,22 +12,25 @@ from rich.table import Table
 from rich.text import Text
 
 from cagsr.io.terminal import wrapped
+from cagsr.metrics.titles import column_title
 
 __all__ = ["csv_text", "leaderboard", "markdown"]
 
-TITLES = {
-    "slot_error_rate": "slot errors",
-    "coverage": "said",
-    "clean": "clean",
-    "hallucination": "invented",
-    "repetition": "repeated",
-    "exact_match": "exact match",
-    "rouge_l": "ROUGE-L",
-    "relevance": "relevance",
-    "followup_nll": "follow-up nats",
-    "length": "tokens",
-}
-OPINIONS = {"judge": "judge", "rating": "people"}
+# The columns of a table; two are called as in the tables that are published.
+COLUMNS = (
+    "slot_error_rate",
+    "coverage",
+    "clean",
+    "hallucination",
+    "repetition",
+    "exact_match",
+    "rouge_l",
+    "relevance",
+    "followup_nll",
+    "length",
+)
+PUBLISHED = {"coverage": "said", "length": "tokens"}
+OPINIONS = ("judge", "rating")
 # What a comparison is decided by: the first of these that was measured.
 PRIMARY = ("slot_error_rate", "rouge_l", "relevance", "exact_match")
 # Beside it in a terminal of 80 columns.
@@ -81,11 +84,11 @@ def _columns(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     deciding, systems = primary(summary), summary["systems"]
     measured = next(iter(systems.values()))
     others = [
-        metric for metric in dict.fromkeys((*BRIEF, *TITLES)) if metric in measured and metric != deciding
+        metric for metric in dict.fromkeys((*BRIEF, *COLUMNS)) if metric in measured and metric != deciding
     ]
 
     def means(metric: str) -> tuple[str, list[str]]:
-        heading = TITLES[metric].replace(" ", "\n")
+        heading = _heading(metric).replace(" ", "\n")
         return heading, [_short(metrics[metric]["mean"]) for metrics in systems.values()]
 
     differences = [
@@ -97,6 +100,10 @@ def _columns(summary: Mapping[str, Any]) -> list[tuple[str, list[str]]]:
     ]
     seconds = [f"{summary['cost'][name]['seconds']:,.0f}" for name in systems]
     return [means(deciding), *differences, *map(means, others), ("seconds", seconds)]
+
+
+def _heading(metric: str) -> str:
+    return PUBLISHED.get(metric, column_title(metric))
 
 
 def _starred(found: Mapping[str, float] | None) -> str:
@@ -112,9 +119,9 @@ def markdown(summary: Mapping[str, Any]) -> str:
     "sampled" is the deciding metric of sampled responses; the CSV has the intervals of all greedy ones.
     """
     deciding, others = primary(summary), _others(summary)
-    measured = [metric for metric in TITLES if metric in next(iter(summary["systems"].values()))]
+    measured = [metric for metric in COLUMNS if metric in next(iter(summary["systems"].values()))]
     asked = [metric for metric in OPINIONS if metric in next(iter(summary["opinions"]["systems"].values()))]
-    heading = ["system", *(TITLES[metric] for metric in measured), *(OPINIONS[metric] for metric in asked)]
+    heading = ["system", *map(_heading, measured), *map(column_title, asked)]
     place = 2 + measured.index(deciding)
     heading[place:place] = [f"to {other}" for other in others]
     preferred = summary.get("preferences", {})

@@ -14,6 +14,7 @@ from cagsr.errors import printable
 from cagsr.io.terminal import say
 from cagsr.metrics import higher_is_better
 from cagsr.metrics.slots import METRICS
+from cagsr.metrics.titles import TITLES, column_title
 from cagsr.types import Prompt
 
 __all__ = [
@@ -26,28 +27,6 @@ __all__ = [
     "show_evaluation",
 ]
 
-TITLES = {
-    "slot_error_rate": "slot errors",
-    "coverage": "coverage",
-    "perfect": "all slots",
-    "clean": "clean",
-    "hallucination": "invented",
-    "repetition": "repeated",
-    "length": "length",
-    "reward": "reward",
-    "finished": "finished",
-    "repeated_trigrams": "repeated trigrams",
-    "relevance": "relevance",
-    "rouge_l": "ROUGE-L",
-    "exact_match": "exact match",
-    "followup_nll": "follow-up nats",
-    "distinct_2": "distinct 2-grams",
-    "words": "words",
-    "judge": "judge",
-    "rating": "people",
-    "rating_relevance": "people: relevance",
-    "rating_coherence": "people: coherence",
-}
 INTERVAL = len(".329–.450")
 SIGNED_INTERVAL = len("-.329–-.450")
 # Names take this much of the width beside metrics, or one word of theirs; a longer name goes on below.
@@ -88,7 +67,7 @@ def comparison_table(summary: Mapping[str, Any], title: str, width: int = 80) ->
         room = max(WORD, min(NAME, width - len(shown) * (column + 1)))
         table.add_column("", no_wrap=True)
         for name in shown:
-            heading = re.sub("[ _.]", "\n", _title(name))
+            heading = re.sub("[ _.]", "\n", column_title(name))
             table.add_column(heading, justify="right", overflow="fold", min_width=INTERVAL, max_width=column)
         for system, metrics in systems.items():
             called = textwrap.fill(printable(system), room)
@@ -100,10 +79,6 @@ def comparison_table(summary: Mapping[str, Any], title: str, width: int = 80) ->
 def _ordered(metrics: Mapping[str, Any]) -> list[str]:
     """The metrics that have a title in its order, then the others in theirs."""
     return [name for name in TITLES if name in metrics] + [name for name in metrics if name not in TITLES]
-
-
-def _title(name: str) -> str:
-    return TITLES.get(name, name.removeprefix("signal/"))
 
 
 def _cell(interval: Mapping[str, float], name: str) -> Group:
@@ -126,7 +101,7 @@ def difference_lines(summary: Mapping[str, Any], pair: str) -> list[str]:
     """
     lines, differences = [], summary["differences"][pair]
     names = _ordered(differences)
-    width = max([12, *(len(_title(name)) for name in names)])
+    width = max([12, *(len(column_title(name)) for name in names)])
     for name in names:
         mean, low, high = (differences[name][part] for part in ("mean", "low", "high"))
         if low <= 0 <= high:
@@ -135,7 +110,7 @@ def difference_lines(summary: Mapping[str, Any], pair: str) -> list[str]:
             verdict = "better" if (mean > 0) == higher else "worse"
         else:
             verdict = COUNTS.get(name, ("higher", "lower"))[mean < 0]
-        lines.append(f"{_title(name):<{width}} {mean:+z.3f}  [{low:+z.3f}, {high:+z.3f}]  {verdict}")
+        lines.append(f"{column_title(name):<{width}} {mean:+z.3f}  [{low:+z.3f}, {high:+z.3f}]  {verdict}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""`cagsr compare`: every system on the same base, prompts, sampling and budget, and a table to believe."""
+"""`cagsr compare`: every system on the same base, prompts, sampling and budget, with paired differences."""
 
 import json
 import time
@@ -7,30 +7,29 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from rich.console import Console
 
 from cagsr.config import Config, check_paths
 from cagsr.data import splits
-from cagsr.data.row_messages import say_few, say_not_measured
+from cagsr.data.row_messages import say_not_measured
 from cagsr.distributed.process_group import accelerated
-from cagsr.errors import CagsrError, InputError
 from cagsr.evaluation import metrics_from_config as instruments
 from cagsr.evaluation.leaderboard import csv_text, markdown
 from cagsr.evaluation.paired_differences import compared
 from cagsr.evaluation.scoreboard import on_common_prompts, preference_summary
-from cagsr.experiments.runner import Arena
+from cagsr.experiments.results import Results
+from cagsr.experiments.runner import ComparisonRunner
 from cagsr.experiments.systems import System, check_packages, find_systems
 from cagsr.experiments.systems.recipe import NotForThisDataError
 from cagsr.io.atomic_write import write_atomically
-from cagsr.io.lock import LOCK
 from cagsr.io.provenance import identity
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.terminal import say
 from cagsr.report.command import report_at_end
 from cagsr.rewards.presets import build_reward, check_signal
-from cagsr.runs.directory import CONFIG, RUN, SUMMARY, RunDirectory
 from cagsr.runs.identity import of_start
-from cagsr.runs.session import starts_anew
+from cagsr.runs.session import Claim
 from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
 from cagsr.training.preflight import check_launch, check_training
@@ -73,29 +72,46 @@ def compare(
     """Run all systems with all seeds; the summary that ``summary.json`` holds, with table.csv and table.md beside.
 
     ``config`` is a `Config` or a YAML file. This is `cagsr compare`.
+
     Every run is an ordinary run directory, ``SYSTEM/seed-N``, with ``responses.jsonl``: the held-out prompts, what
     the system answered greedily, and every metric of it. ``resume`` goes on where an earlier comparison stopped.
     """
     config, console = Config.of(config), console or Console()
+    started = time.perf_counter()
     systems = find_systems(config.compare.systems, config.compare.labels)
     systems = {BASE: systems.pop(BASE, find_systems([BASE], [])[BASE]), **systems}
     # A misspelt control would only not be there.
     find_systems([config.compare.control], config.compare.labels)
-    directory = Path(config.compare.directory)
-    check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr compare")
+    accelerator = accelerated(mixed_precision=config.train.mixed_precision)
+    check_launch(accelerator, "cagsr compare")
     _check(config, systems)
-    if resume and not RunDirectory.is_begun(directory):
-        say(console, starts_anew(directory))
-        resume = False
-    record = _open(config, directory, resume, accept_changes)
-    try:
-        return _run_all(config, console, directory, systems, record, resume, accept_changes)
-    finally:
-        record.close()
+    claim = Claim(
+        config.compare.directory,
+        config,
+        _identity(config, accelerator),
+        accelerator,
+        resume=resume,
+        accept_changes=accept_changes,
+        console=console,
+    )
+    with claim:
+        runner = ComparisonRunner(_with_base(claim, console), claim.directory, console, accept_changes)
+        _start(claim, runner.inputs())
+        if config.compare.control not in systems:
+            control = config.compare.control
+            warn(console, f"no comparison with compare.control: {control} is not among compare.systems")
+        not_for = _run_all(runner, systems, config.compare.seeds, console)
+        summary = _summary(runner, not_for)
+        summary["seconds"] = round(time.perf_counter() - started, 1)
+        say_not_measured(console, summary["measured_by"])
+        _write(claim, summary)
+    report_at_end(claim.directory, console)
+    return summary
 
 
 def _check(config: Config, systems: Mapping[str, System]) -> None:
     """Raises InputError for whatever can be wrong and needs no model to be seen: the base may take hours."""
+    check_paths(config.replaced({"run.directory": config.compare.directory}))
     check_packages(systems, config.compare.preferences is not None)
     check_trackers(config.run.trackers)
     instruments.check_metrics(config)
@@ -107,68 +123,41 @@ def _check(config: Config, systems: Mapping[str, System]) -> None:
         check_signal("compare.conventional_reward", config.compare.conventional_reward, checker)
 
 
+def _identity(config: Config, accelerator: Accelerator) -> dict[str, Any]:
+    """What all runs of a comparison share, beside `ComparisonRunner.inputs`."""
+    compare = [f"compare.{key}" for key in type(config.compare).model_fields if key not in FREE]
+    # People rate what the systems answered, so their ratings come last.
+    metrics = [f"metrics.{key}" for key in type(config.metrics).model_fields if key != "ratings"]
+    return of_start(config, (*READ, "sft", *metrics, *compare), accelerator)
+
+
+def _with_base(claim: Claim, console: Console) -> Config:
+    """The config with the base in it: as named, or the one that ships, or trained now (once) in ``base/``."""
+    config, base = claim.config, claim.directory / "base"
+    if config.model.name is not None or config.sft.scratch is None:
+        return config
+    claim.start({})
+    made = config.replaced({"sft.directory": str(base)})
+    run_sft(made, console, resume=claim.resume, accept_changes=claim.accept_changes)
+    return config.replaced({"model.name": str(base / "model")})
+
+
+def _start(claim: Claim, inputs: dict[str, str]) -> None:
+    """The comparison begins or goes on, on the same inputs as before: another cannot be accepted."""
+    if claim.resume and claim.run is not None:
+        claim.run.check_identity(inputs)
+    claim.start(inputs)
+    claim.rewind(None)
+
+
 def _run_all(
-    config: Config,
-    console: Console,
-    directory: Path,
-    systems: dict[str, System],
-    record: RunDirectory,
-    resume: bool,
-    accept_changes: bool,
-) -> dict[str, Any]:
-    started = time.perf_counter()
-    try:
-        config = _with_base(config, directory, console, accept_changes)
-        arena = Arena(config, directory, console, accept_changes)
-        if len(arena.prompts) < 2:
-            raise InputError(
-                "cagsr compare tells systems apart by how they differ from prompt to prompt, and only one is held out; "
-                "name more (data.evaluation_source, data.evaluation_count)"
-            )
-    except InputError:
-        if not resume:
-            _abandon(directory)
-        raise
-    say_few(console, len(arena.prompts))
-    if config.compare.control not in systems:
-        warn(
-            console,
-            f"no comparison with compare.control: {config.compare.control} is not among compare.systems",
-        )
-    record.check_identity(arena.inputs())  # what runs are measured on cannot be accepted otherwise
-    record.settle(arena.inputs())
-    not_for = _measure_all(arena, systems, config.compare.seeds, console)
-    summary = {
-        "task": config.data.task or config.data.source,
-        "base": base_name(config),
-        "base_model": arena.base_model,
-        "seeds": list(config.compare.seeds),
-        "prompts": len(arena.prompts),
-        "budget": _budget(config),
-        **_compared(arena, config),
-        "not_for_this_data": not_for,
-        "warnings": arena.warnings,
-        "measured_by": arena.scoreboard.describe(),
-        "reward_models": _reward_models(directory),
-        "pairs_on_held_out_prompts_left_out": arena.held_out_pairs,
-        "seconds": round(time.perf_counter() - started, 1),
-    }
-    say_not_measured(console, summary["measured_by"])
-    record.write_summary(summary)
-    write_atomically(directory / "table.csv", csv_text(summary))
-    write_atomically(directory / "table.md", markdown(summary))
-    report_at_end(directory, console)
-    return summary
-
-
-def _measure_all(
-    arena: Arena, systems: dict[str, System], seeds: Sequence[int], console: Console
+    runner: ComparisonRunner, systems: dict[str, System], seeds: Sequence[int], console: Console
 ) -> dict[str, str]:
     """Every system with every seed; returns those that are not for this data, with why."""
     not_for: dict[str, str] = {}
     done, total = count(1), len(seeds) * (len(systems) - 1) + 1  # the base is the same for all seeds
     for seed in seeds:
-        bench = arena.bench(seed)
+        bench = runner.bench(seed)
         for name, system in systems.items():
             if name == BASE and seed != seeds[0]:
                 continue
@@ -176,76 +165,48 @@ def _measure_all(
             if name in not_for:
                 continue
             try:
-                arena.measure(name, system, bench, place)
+                runner.run(name, system, bench, place)
             except NotForThisDataError as reason:
                 not_for[name] = str(reason)
-                arena.preferred.pop(name, None)
-                arena.found.pop(name, None)  # with some of the seeds only it cannot be compared
+                runner.results.drop(name)  # with some of the seeds only it cannot be compared
                 say(console, f"{place}  {name}: not for this data ({reason})")
     return not_for
 
 
-def _open(config: Config, directory: Path, resume: bool, accept_changes: bool) -> RunDirectory:
-    check_paths(config.replaced({"run.directory": str(directory)}))
-    identity = _identity(config)
-    if not resume:
-        RunDirectory.refuse_used(directory)
-        return RunDirectory.create(directory, config.as_yaml(), identity)
-    record = RunDirectory.resume(directory)
-    try:
-        if not accept_changes:
-            record.check_identity(identity)
-        record.settle(identity)
-        write_atomically(directory / CONFIG, config.as_yaml())
-    except CagsrError:
-        record.close()
-        raise
-    return record
+def _summary(runner: ComparisonRunner, not_for: dict[str, str]) -> dict[str, Any]:
+    config = runner.config
+    return {
+        "task": config.data.task or config.data.source,
+        "base": base_name(config),
+        "base_model": runner.base_model,
+        "seeds": list(config.compare.seeds),
+        "prompts": len(runner.prompts),
+        "budget": _budget(config),
+        **_compared(runner.results, config),
+        "not_for_this_data": not_for,
+        "warnings": runner.results.warnings,
+        "measured_by": runner.scoreboard.describe(),
+        "reward_models": _reward_models(runner.directory),
+        "pairs_on_held_out_prompts_left_out": runner.held_out_pairs,
+    }
 
 
-def _abandon(directory: Path) -> None:
-    """Take away the files of a start that failed, where nothing else is there: the place is free again."""
-    written = {directory / RUN, directory / CONFIG}
-    # The lock stays: somebody may be waiting for it.
-    if set(directory.iterdir()) == {*written, directory / LOCK}:
-        for path in written:
-            path.unlink()
+def _write(claim: Claim, summary: dict[str, Any]) -> None:
+    assert claim.run is not None, "a comparison is one process"
+    write_atomically(claim.directory / "table.csv", csv_text(summary))
+    write_atomically(claim.directory / "table.md", markdown(summary))
+    claim.run.write_summary(summary)
 
 
-def _identity(config: Config) -> dict[str, Any]:
-    """What all runs of a comparison share, beside what `Arena.inputs` tells."""
-    compare = [f"compare.{key}" for key in type(config.compare).model_fields if key not in FREE]
-    # People rate what the systems answered, so their ratings come last.
-    metrics = [f"metrics.{key}" for key in type(config.metrics).model_fields if key != "ratings"]
-    return of_start(
-        config, (*READ, "sft", *metrics, *compare), accelerated(mixed_precision=config.train.mixed_precision)
-    )
-
-
-def _with_base(config: Config, directory: Path, console: Console, accept_changes: bool) -> Config:
-    """The config with the base in it: as named, or trained now (once), or the one that ships."""
-    if config.model.name is not None or config.sft.scratch is None:
-        return config
-    base = directory / "base"
-    if not (base / SUMMARY).exists() or "stopped" in (RunDirectory(base, "").summary() or {}):
-        run_sft(
-            config.replaced({"sft.directory": str(base)}),
-            console,
-            resume=(base / RUN).exists(),
-            accept_changes=accept_changes,
-        )
-    return config.replaced({"model.name": str(base / "model")})
-
-
-def _compared(arena: Arena, config: Config) -> dict[str, Any]:
+def _compared(results: Results, config: Config) -> dict[str, Any]:
     """Greedy: everything. Opinions: on the prompts that all have one. Sampled: the means. Cost: means over seeds."""
     given = config.compare
-    against = [name for name in dict.fromkeys((BASE, given.control)) if name in arena.found]
-    sampled = {name: values for name in arena.found if (values := arena.sampled(name))}
-    opinions = on_common_prompts({name: arena.opinions(name) for name in arena.found})
+    against = [name for name in dict.fromkeys((BASE, given.control)) if name in results.found]
+    sampled = {name: values for name in results.found if (values := results.sampled(name))}
+    opinions = on_common_prompts({name: results.opinions(name) for name in results.found})
     return {
         **compared(
-            {name: arena.greedy(name) for name in arena.found},
+            {name: results.greedy(name) for name in results.found},
             against,
             level=given.level,
             length_tolerance=given.length_tolerance,
@@ -255,11 +216,11 @@ def _compared(arena: Arena, config: Config) -> dict[str, Any]:
             metric: values.shape[-1] for metric, values in next(iter(opinions.values())).items()
         },
         "preferences": {
-            f"{name}-{BASE}": preference_summary(arena.preferences(name), level=given.level)
-            for name in arena.preferred
+            f"{name}-{BASE}": preference_summary(results.preferences(name), level=given.level)
+            for name in results.preferred
         },
         "sampled": compared(sampled, [], level=given.level)["systems"],
-        "cost": {name: arena.cost(name) for name in arena.found},
+        "cost": {name: results.cost(name) for name in results.found},
     }
 
 

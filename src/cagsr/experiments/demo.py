@@ -1,4 +1,4 @@
-"""`cagsr demo`: a small model that leaves things out, trained without labels, before your eyes."""
+"""`cagsr demo`: a small model that omits facts, trained without labels and compared with its base and controls."""
 
 import json
 import shutil
@@ -37,8 +37,7 @@ from cagsr.models.policy import Policy
 from cagsr.report.command import report_at_end
 from cagsr.rewards.presets import build_reward
 from cagsr.rewards.salience import build_salience
-from cagsr.runs.directory import RESPONSES, RUN, SUMMARY, RunDirectory
-from cagsr.runs.session import starts_anew
+from cagsr.runs.directory import RESPONSES, SUMMARY, RunDirectory
 from cagsr.tasks.bases import BASES
 from cagsr.tasks.checkers import find_checker
 from cagsr.tasks.task import Checker
@@ -85,10 +84,8 @@ def demo(
     check_paths(config)
     check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr demo")
     directory = Path(config.run.directory)
-    if resume and not RunDirectory.is_begun(directory):
-        say(console, starts_anew(directory))
-    elif not resume:
-        _claim(directory, console)
+    if not resume:
+        _move_earlier_aside(directory, console)
     elif _is_finished_demo(directory):
         say(console, f"{directory} is finished; nothing to do.")
         return json.loads((directory / SUMMARY).read_text(encoding="utf-8"))
@@ -105,7 +102,7 @@ def demo(
     for name in ("cagsr", *(CONTROLS if full else ())):
         chosen = config if name == "cagsr" else _with_preset(config, name, directory / "controls" / name)
         systems[name] = _greedy(_trained(chosen, name, resume, console), prompts, config)
-    summary = _written(config, systems, prompts, checker, started)
+    summary = _measured(config, systems, prompts, checker, started)
     _show(summary, console)
     _show_samples(base, prompts, systems, console)
     say(console, f"{NOT_FOR}\n", style="dim")
@@ -116,13 +113,12 @@ def demo(
 
 def _trained(config: Config, name: str, resume: bool, console: Console) -> Policy:
     """The policy of a training run; one that had been finished before a demo was stopped is only loaded."""
-    begun = resume and (Path(config.run.directory) / RUN).exists()
-    trained = Trainer(args=config, console=console).run(name=name, resume=begun)
+    trained = Trainer(args=config, console=console).run(name=name, resume=resume)
     policy = trained.policy or trained_policy(config)
     return policy.to(_world(config).device)
 
 
-def _written(
+def _measured(
     config: Config, systems: dict[str, Answers], prompts: list[Prompt], checker: Checker, started: float
 ) -> dict[str, Any]:
     """Measure every system; responses.jsonl for a reader, then summary.json, which says that the demo has ended."""
@@ -143,7 +139,7 @@ def _written(
     return summary
 
 
-def _claim(directory: Path, console: Console) -> None:
+def _move_earlier_aside(directory: Path, console: Console) -> None:
     """A place for this demo: an earlier one is moved aside, anything else refused. Raises InputError."""
     earlier = RunDirectory.move_aside(directory) if _is_finished_demo(directory) else None
     if earlier is not None:

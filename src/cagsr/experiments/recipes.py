@@ -1,6 +1,5 @@
-"""A recipe carried out: each is an ordinary run directory with ``model/`` and ``summary.json`` in it."""
+"""Training of recipes: each is an ordinary run directory with ``model/`` and ``summary.json`` in it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,77 +9,65 @@ from rich.console import Console
 from cagsr.config import Config
 from cagsr.config.schema import Sft
 from cagsr.distributed.process_group import accelerated
-from cagsr.experiments.systems.recipe import Imitate, Prefer, Reinforce
+from cagsr.experiments.systems.recipe import Choose, Imitate, Prefer, Recipe, Reinforce, Unchanged
 from cagsr.models.build import build_policy
 from cagsr.models.load import save_model
 from cagsr.models.policy import Policy, Reference
-from cagsr.runs.directory import METRICS, RUN, RunDirectory, fingerprint
+from cagsr.runs.directory import METRICS, RunDirectory, fingerprint
 from cagsr.runs.identity import of_start
 from cagsr.runs.session import Claim
 from cagsr.training.dpo import DirectPreference, prefer
 from cagsr.training.sft import fine_tune
 from cagsr.training.trainer import READ, Trainer
 
-__all__ = ["Carried", "carry_out", "record_untrained", "trained_policy"]
+__all__ = ["TrainedRecipe", "train_recipe", "trained_policy"]
 
 # Preferences move a model faster than rewards do: at the learning rate of reinforcement DPO unlearns the language.
 PREFERENCE_RATE = 0.3
 
 
 @dataclass(frozen=True)
-class Carried:
-    """The trained policy, how many tokens were generated while it was trained, and how long that took."""
+class TrainedRecipe:
+    """The policy that a recipe led to, how many tokens were generated to train it, and how long that took."""
 
     policy: Policy
     tokens: int
     seconds: float
 
 
-def carry_out(
-    recipe: Reinforce | Imitate | Prefer, config: Config, console: Console, accept_changes: bool = False
-) -> Carried:
-    """Train as the recipe says in ``config.run.directory``; a run that stopped there goes on or begins again."""
+def train_recipe(recipe: Recipe, base: Policy, config: Config, accept_changes: bool = False) -> TrainedRecipe:
+    """Train as the recipe says, in ``config.run.directory``: what was begun there goes on, what is finished is read.
+
+    Where nothing is trained the policy is the ``base``, and the directory holds a run of 0 steps.
+    """
     directory = Path(config.run.directory)
-    done = _is_finished(directory)
+    if isinstance(recipe, Unchanged | Choose):
+        with _claim(config, accept_changes) as claim:
+            claim.start({})
+            _write_summary(claim, 0, 0.0)
+        return TrainedRecipe(base, 0, 0.0)
     if isinstance(recipe, Reinforce):
-        config = config.replaced({"reward.terms": list(recipe.terms), "algorithm.name": recipe.algorithm})
-        if not done:
-            resume = (directory / RUN).exists()
-            trainer = Trainer(args=config, console=console)
-            trainer.run(resume=resume, accept_changes=accept_changes, evaluate=False)
-        tokens = int(sum(row.get("tokens", 0) for row in RunDirectory(directory, "").rows(METRICS)))
-        return Carried(trained_policy(config), tokens, _summary(directory)["seconds"])
-    if not done:
-        _teach(recipe, config, accept_changes)
-    return Carried(trained_policy(config), 0, _summary(directory)["seconds"])
-
-
-def record_untrained(config: Config, accept_changes: bool = False) -> None:
-    """A run directory for a system that trains nothing: config, identity and a summary of 0 steps."""
-    with _claim(config, accept_changes) as claim:
-        claim.start({})
-        assert claim.run is not None, "a comparison is one process"
-        claim.run.write_summary({"steps": 0, "seconds": 0.0})
+        config = config.replaced({"algorithm.name": recipe.algorithm})
+        trainer = Trainer(args=config, reward=recipe.terms, console=Console(quiet=True))
+        outcome = trainer.run(resume=True, accept_changes=accept_changes, evaluate=False).outcome
+    else:
+        outcome = _supervise(recipe, config, accept_changes)
+    tokens = int(sum(row.get("tokens", 0) for row in RunDirectory(directory, "").rows(METRICS)))
+    return TrainedRecipe(trained_policy(config), tokens, outcome["seconds"])
 
 
 def _claim(config: Config, accept_changes: bool) -> Claim:
     """The place of a run that `Trainer` does not make, new or to go on with, and what it stands on."""
-    directory = Path(config.run.directory)
     accelerator = accelerated(mixed_precision=config.train.mixed_precision)
     known = of_start(config, READ, accelerator)
-    resume = (directory / RUN).exists()
-    return Claim(directory, config, known, accelerator, resume=resume, accept_changes=accept_changes)
+    return Claim(config.run.directory, config, known, accelerator, resume=True, accept_changes=accept_changes)
 
 
-def _is_finished(directory: Path) -> bool:
-    return "stopped" not in _summary(directory, {"stopped": "before its end"})
-
-
-def _summary(directory: Path, otherwise: dict[str, Any] | None = None) -> dict[str, Any]:
-    path = directory / "summary.json"
-    if otherwise is not None and not path.exists():
-        return otherwise
-    return json.loads(path.read_text(encoding="utf-8"))
+def _write_summary(claim: Claim, steps: int, seconds: float) -> dict[str, Any]:
+    assert claim.run is not None, "a comparison is one process"
+    summary = {"steps": steps, "seconds": seconds}
+    claim.run.write_summary(summary)
+    return summary
 
 
 def trained_policy(config: Config) -> Policy:
@@ -89,12 +76,12 @@ def trained_policy(config: Config) -> Policy:
     return build_policy(config.replaced({**made, "algorithm.name": "grpo"}))
 
 
-def _teach(recipe: Imitate | Prefer, config: Config, accept_changes: bool) -> None:
+def _supervise(recipe: Imitate | Prefer, config: Config, accept_changes: bool) -> dict[str, Any]:
     """As many optimizer steps as reinforcement learning takes, on its prompts and at its learning rate.
 
     Direct preference optimisation goes at PREFERENCE_RATE of it.
     """
-    directory, training = Path(config.run.directory), config.train
+    training = config.train
     schedule: dict[str, Any] = {
         "steps": training.steps * config.algorithm.epochs * config.algorithm.minibatches,
         "batch_size": recipe.batch_size,
@@ -107,6 +94,8 @@ def _teach(recipe: Imitate | Prefer, config: Config, accept_changes: bool) -> No
     if isinstance(recipe, Imitate):
         texts = recipe.responses
     with _claim(config, accept_changes) as claim:
+        if (finished := claim.finished(training.steps)) is not None:
+            return finished
         policy = build_policy(config)
         policy.to(claim.accelerator.device)
         claim.start({"data": fingerprint(texts)})
@@ -127,6 +116,5 @@ def _teach(recipe: Imitate | Prefer, config: Config, accept_changes: bool) -> No
                     learning_rate=rate, max_response_tokens=longest, seed=training.seed, **schedule
                 )
                 prefer(policy, Reference(policy), recipe.pairs, settings, *given)
-        save_model(policy, directory / "model")
-        assert claim.run is not None, "a comparison is one process"
-        claim.run.write_summary({"steps": training.steps, "seconds": round(continuation.elapsed(), 1)})
+        save_model(policy, claim.directory / "model")
+        return _write_summary(claim, training.steps, round(continuation.elapsed(), 1))

@@ -1,8 +1,9 @@
-"""What is kept of a measured run: ``result.json`` beside its responses, ``preferences.json`` of a pairwise judge."""
+"""Results of measured runs: on the disk (``result.json``, ``preferences.json``) and of all systems together."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +16,12 @@ __all__ = [
     "PREFERENCES",
     "RESULT",
     "Result",
-    "as_json",
+    "Results",
     "read_preferences",
     "read_responses",
     "read_result",
-    "stacked",
     "write_preferences",
+    "write_result",
 ]
 
 RESULT, PREFERENCES = "result.json", "preferences.json"
@@ -55,7 +56,19 @@ def read_result(directory: Path) -> Result:
         raise StorageError(f"{path} is damaged ({error}); remove it and run with --resume") from error
 
 
-def as_json(values: np.ndarray) -> list[float | None]:
+def write_result(directory: Path, result: Result) -> None:
+    """Raises StorageError."""
+    content = {
+        "greedy": {metric: value.tolist() for metric, value in result.greedy.items()},
+        "sampled": {metric: value.tolist() for metric, value in result.sampled.items()},
+        "opinions": {metric: _as_json(value) for metric, value in result.opinions.items()},
+        "cost": result.cost,
+        "not_measured": result.not_measured,
+    }
+    write_atomically(directory / RESULT, json.dumps(content, allow_nan=False) + "\n")
+
+
+def _as_json(values: np.ndarray) -> list[float | None]:
     """Numbers as JSON has them: None where nobody had an opinion."""
     return [None if np.isnan(one) else one for one in values.tolist()]
 
@@ -63,7 +76,7 @@ def as_json(values: np.ndarray) -> list[float | None]:
 def write_preferences(directory: Path, said: Preferences) -> None:
     """Raises StorageError."""
     content = {
-        "values": as_json(said.values),
+        "values": _as_json(said.values),
         "disagreements": said.disagreements,
         "failures": said.failures,
     }
@@ -95,7 +108,51 @@ def read_responses(directory: Path, count: int) -> list[str]:
     return found
 
 
-def stacked(values: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+@dataclass
+class Results:
+    """Results of all systems: system -> one of each seed, in the order of the seeds.
+
+    found      what was measured
+    preferred  what a pairwise judge said of the responses beside the base's; empty without such a judge
+    warnings   rows of metrics.jsonl with a warning, each with its seed
+    """
+
+    found: dict[str, list[Result]] = field(default_factory=dict)
+    preferred: dict[str, list[Preferences]] = field(default_factory=dict)
+    warnings: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def drop(self, name: str) -> None:
+        self.found.pop(name, None)
+        self.preferred.pop(name, None)
+
+    def greedy(self, name: str) -> dict[str, np.ndarray]:
+        """metric -> [seeds, P]"""
+        return _stacked([result.greedy for result in self.found[name]])
+
+    def sampled(self, name: str) -> dict[str, np.ndarray]:
+        """metric -> [seeds, Q]; empty for a system that does not sample."""
+        return _stacked([result.sampled for result in self.found[name]])
+
+    def opinions(self, name: str) -> dict[str, np.ndarray]:
+        """metric -> [seeds, P], NaN where nobody had one."""
+        return _stacked([result.opinions for result in self.found[name]])
+
+    def preferences(self, name: str) -> Preferences:
+        """values [seeds P]: 1 where the judge preferred the system's response to the base's; counts over all seeds."""
+        said = self.preferred[name]
+        return Preferences(
+            np.stack([one.values for one in said]),
+            sum(one.disagreements for one in said),
+            sum(one.failures for one in said),
+        )
+
+    def cost(self, name: str) -> dict[str, float]:
+        """Means over seeds: seconds, generated tokens, labels; what was asked of a judge and of people."""
+        costs = [result.cost for result in self.found[name]]
+        return {key: round(float(np.mean([cost[key] for cost in costs])), 1) for key in costs[0]}
+
+
+def _stacked(values: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """metric -> [seeds, prompts], for the metrics that every seed has."""
     common = [metric for metric in values[0] if all(metric in each for each in values)]
     return {metric: np.stack([each[metric] for each in values]) for metric in common}

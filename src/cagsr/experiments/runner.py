@@ -1,11 +1,10 @@
-"""Where systems meet: one base, the same held-out prompts, one scoreboard; each run measured once and kept."""
+"""Runs systems on one base, the same held-out prompts and one scoreboard; each run is measured once and kept."""
 
 import hashlib
 import json
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +15,9 @@ from cagsr.config.schema import Limit, WatchSettings
 from cagsr.data import splits
 from cagsr.data.preferences import Pair
 from cagsr.data.readers import Row
-from cagsr.data.row_messages import say_rows
+from cagsr.data.row_messages import say_few, say_rows
 from cagsr.distributed.process_group import World, accelerated
+from cagsr.errors import InputError
 from cagsr.evaluation import metrics_from_config as instruments
 from cagsr.evaluation.evaluator import (
     Answers,
@@ -27,26 +27,25 @@ from cagsr.evaluation.evaluator import (
     response_rows,
     values_of,
 )
-from cagsr.experiments.recipes import carry_out, record_untrained
+from cagsr.experiments.recipes import train_recipe
 from cagsr.experiments.results import (
     PREFERENCES,
     RESULT,
     Result,
-    as_json,
+    Results,
     read_preferences,
     read_responses,
     read_result,
-    stacked,
     write_preferences,
+    write_result,
 )
 from cagsr.experiments.systems import System
 from cagsr.experiments.systems.bench import Bench
-from cagsr.experiments.systems.recipe import Choose, Recipe, Unchanged
+from cagsr.experiments.systems.recipe import Choose
 from cagsr.io.atomic_write import write_atomically
 from cagsr.io.provenance import identity
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.terminal import duration, fitting, say
-from cagsr.metrics.judge import Preferences
 from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
 from cagsr.rewards.presets import build_reward
@@ -59,16 +58,21 @@ from cagsr.training.kl import k1
 from cagsr.training.loop import prompts_for
 from cagsr.types import Prompt, Rollout
 
-__all__ = ["Arena"]
+__all__ = ["ComparisonRunner"]
 
 # Sampled figures stand beside the greedy ones: K samples to every fourth prompt.
 SAMPLED_EVERY = 4
 
 
-class Arena:
+class ComparisonRunner:
+    """Runs systems one after the other on the same base, prompts and scoreboard, and measures each once.
+
+    ``results`` holds what was measured, now or before a comparison was resumed.
+    """
+
     def __init__(self, config: Config, directory: Path, console: Console, accept_changes: bool = False):
         self.config, self.directory, self.console = config, directory, console
-        self.accept_changes = accept_changes
+        self.accept_changes, self.results = accept_changes, Results()
         self.world = World(accelerated(mixed_precision=config.train.mixed_precision))
         self.checker = find_checker(config.data)
         self.reward = build_reward(config.reward, self.checker)
@@ -84,10 +88,13 @@ class Arena:
             say_rows(console, "pairs", report)
         self.human, self.held_out_pairs = self._usable(pairs)
         self.scoreboard = instruments.build_scoreboard(config, self.base, self.checker)
-        self.found: dict[str, list[Result]] = {}
-        self.preferred: dict[str, list[Preferences]] = {}
-        self._first: list[str] | None = None
-        self.warnings: dict[str, list[dict[str, Any]]] = {}
+        self._base_responses: list[str] | None = None
+        if len(self.prompts) < 2:
+            raise InputError(
+                "cagsr compare tells systems apart by how they differ from prompt to prompt, and only one is held out; "
+                "name more (data.evaluation_source, data.evaluation_count)"
+            )
+        say_few(console, len(self.prompts))
 
     def _prompts(self, split: str, rows: list[Row]) -> list[Prompt]:
         prompts, report = splits.build_prompts(self.config, self.base, split, rows=rows)
@@ -139,8 +146,8 @@ class Arena:
             seed=seed,
         )
 
-    def measure(self, name: str, system: System, bench: Bench, number: str) -> None:
-        """Carry the system out and measure it, or read what was measured before. Raises NotForThisDataError.
+    def run(self, name: str, system: System, bench: Bench, number: str) -> None:
+        """Train and measure a system, or read what was measured before. Raises NotForThisDataError.
 
         ``number`` says which of how many this is.
         """
@@ -148,23 +155,22 @@ class Arena:
         directory = self.directory / name / f"seed-{bench.seed}"
         if not (directory / RESULT).exists():
             with self.console.status(place):
-                self._run(name, system, bench, directory)
+                self._measure(system, bench, directory)
         result = self._with_people(name, read_result(directory), directory)
-        self.found.setdefault(name, []).append(result)
+        self.results.found.setdefault(name, []).append(result)
         self.scoreboard.not_measured |= result.not_measured
         self._ask_which_is_better(name, directory)
         warned = [row for row in RunDirectory(directory, "").rows(METRICS) if "warning" in row]
         if warned:
-            self.warnings.setdefault(name, []).extend({"seed": bench.seed, **row} for row in warned)
+            rows = [{"seed": bench.seed, **row} for row in warned]
+            self.results.warnings.setdefault(name, []).extend(rows)
         numbers = [f"{metric} {value.mean():.3f}" for metric, value in list(result.greedy.items())[:3]]
         parts = [place, duration(result.cost["seconds"]), *numbers]
         say(self.console, fitting(parts, self.console.width))
         if failures := result.cost.get("judge_failures"):
             asked = result.cost["judge_asked"]
-            warn(
-                self.console,
-                f"{name}: {failures:.0f} of {asked:.0f} answers of the judge were no rating from 1 to 5",
-            )
+            said = f"{failures:.0f} of {asked:.0f} answers of the judge were no rating from 1 to 5"
+            warn(self.console, f"{name}: {said}")
         if warned:
             more = f", and {len(warned) - 1} more" if len(warned) > 1 else ""
             warn(self.console, f"{name}, {warned[0]['warning']}{more}")
@@ -175,22 +181,13 @@ class Arena:
         if judge is None or not judge.pairwise:
             return
         responses = read_responses(directory, len(self.prompts))
-        if self._first is None:
-            self._first = responses
+        if self._base_responses is None:
+            self._base_responses = responses
             return
         if not (directory / PREFERENCES).exists():
-            said = self.scoreboard.preferences(self.prompts, responses, self._first)
+            said = self.scoreboard.preferences(self.prompts, responses, self._base_responses)
             write_preferences(directory, said)
-        self.preferred.setdefault(name, []).append(read_preferences(directory))
-
-    def preferences(self, name: str) -> Preferences:
-        """values [seeds P]: 1 where the judge preferred the system's response to the base's; counts over all seeds."""
-        said = self.preferred[name]
-        return Preferences(
-            np.stack([one.values for one in said]),
-            sum(one.disagreements for one in said),
-            sum(one.failures for one in said),
-        )
+        self.results.preferred.setdefault(name, []).append(read_preferences(directory))
 
     def _with_people(self, name: str, result: Result, directory: Path) -> Result:
         """With what people say of the responses; never kept, because people rate what is measured already."""
@@ -199,56 +196,32 @@ class Arena:
         said = self.scoreboard.people(name, self.prompts, read_responses(directory, len(self.prompts)))
         return replace(result, opinions=result.opinions | said.values, cost=result.cost | said.counts)
 
-    def _run(self, name: str, system: System, bench: Bench, directory: Path) -> None:
+    def _measure(self, system: System, bench: Bench, directory: Path) -> None:
+        """Train as the system says and answer the held-out prompts; what was measured is kept in ``directory``."""
         bench.asked_for_samples, bench.earlier_seconds, sampled_before = False, 0.0, bench.sampling_seconds
         started = time.perf_counter()
         recipe = system(bench)
         seconds = time.perf_counter() - started + bench.earlier_seconds
-        greedy, sampled, tokens, trained = self._carry_out(recipe, bench, directory)
-        if bench.asked_for_samples:  # shared, so that only the first to ask waited for them
-            seconds += sampled_before
-            tokens += int(bench.samples.tokens.sum())
-        cost = {
-            "seconds": round(seconds + trained, 1),
-            "generated_tokens": tokens,
-            "labels": recipe.labels,
-        }
-        self._write(directory, greedy, sampled, cost)
-
-    def greedy(self, name: str) -> dict[str, np.ndarray]:
-        """metric -> [seeds, P]"""
-        return stacked([result.greedy for result in self.found[name]])
-
-    def sampled(self, name: str) -> dict[str, np.ndarray]:
-        """metric -> [seeds, Q]; empty for a system that does not sample."""
-        return stacked([result.sampled for result in self.found[name]])
-
-    def opinions(self, name: str) -> dict[str, np.ndarray]:
-        """metric -> [seeds, P], NaN where nobody had one."""
-        return stacked([result.opinions for result in self.found[name]])
-
-    def cost(self, name: str) -> dict[str, float]:
-        """Means over seeds: seconds, generated tokens, labels; what was asked of a judge and of people."""
-        costs = [result.cost for result in self.found[name]]
-        return {key: round(float(np.mean([cost[key] for cost in costs])), 1) for key in costs[0]}
-
-    def _carry_out(
-        self, recipe: Recipe, bench: Bench, directory: Path
-    ) -> tuple[Answers, Answers | None, int, float]:
-        """Greedy and sampled answers of what the recipe makes, the tokens generated for it, seconds of training."""
         config = self.config.replaced(
             {"train.seed": bench.seed, "run.directory": str(directory), "watch": _warning(self.config.watch)}
         )
-        if isinstance(recipe, Unchanged | Choose):
-            record_untrained(config, self.accept_changes)
-        if isinstance(recipe, Unchanged):
-            return *self._answers(self.base), 0, 0.0
+        trained = train_recipe(recipe, self.base, config, self.accept_changes)
+        tokens = trained.tokens
+        if bench.asked_for_samples:  # shared, so that only the first to ask waited for them
+            seconds += sampled_before
+            tokens += int(bench.samples.tokens.sum())
         if isinstance(recipe, Choose):
-            chosen, tokens = self._chosen(bench)
-            return chosen, None, tokens, 0.0
-        carried = carry_out(recipe, config, Console(quiet=True), self.accept_changes)
-        carried.policy.to(self.world.device)
-        return *self._answers(carried.policy), carried.tokens, carried.seconds
+            candidates = self._candidates(bench)
+            greedy, sampled = replace(best_by_reward(candidates, bench.reward), signals=None), None
+            tokens += int(candidates.tokens.sum())  # what every use costs
+        else:
+            greedy, sampled = self._answers(trained.policy.to(self.world.device))
+        cost = {
+            "seconds": round(seconds + trained.seconds, 1),
+            "generated_tokens": tokens,
+            "labels": recipe.labels,
+        }
+        self._keep(directory, greedy, sampled, cost)
 
     def _answers(self, policy: Policy) -> tuple[Answers, Answers]:
         def divergence(rollout: Rollout) -> torch.Tensor:
@@ -266,9 +239,9 @@ class Arena:
         )
         return greedy, sampled
 
-    def _chosen(self, bench: Bench) -> tuple[Answers, int]:
-        """The best of K samples for each prompt, and the tokens of all of them: what every use costs."""
-        answers = answer(
+    def _candidates(self, bench: Bench) -> Answers:
+        """K samples of the base for each held-out prompt, with the signals of the reward."""
+        return answer(
             self.base,
             self.prompts,
             bench.sampling,
@@ -277,9 +250,8 @@ class Arena:
             seed=bench.seed,
             measure=measure_signals(bench.reward, self.base, self.salience),
         )
-        return replace(best_by_reward(answers, bench.reward), signals=None), int(answers.tokens.sum())
 
-    def _write(
+    def _keep(
         self, directory: Path, greedy: Answers, sampled: Answers | None, cost: dict[str, float]
     ) -> None:
         """responses.jsonl for a reader, result.json for the summary; the second one says that the run is done."""
@@ -291,14 +263,8 @@ class Arena:
             found["kl"] = sampled.signals[..., 0].mean(1).astype(float)
         rows = response_rows(self.prompts, greedy, values)
         write_atomically(directory / RESPONSES, "".join(json.dumps(row) + "\n" for row in rows))
-        content = {
-            "greedy": {metric: value.tolist() for metric, value in values.items()},
-            "sampled": {metric: value.tolist() for metric, value in found.items()},
-            "opinions": {metric: as_json(value) for metric, value in opinions.values.items()},
-            "cost": cost | opinions.counts,
-            "not_measured": self.scoreboard.not_measured,
-        }
-        write_atomically(directory / RESULT, json.dumps(content, allow_nan=False) + "\n")
+        not_measured = self.scoreboard.not_measured
+        write_result(directory, Result(values, found, opinions.values, cost | opinions.counts, not_measured))
 
 
 def _warning(watch: WatchSettings) -> WatchSettings:

@@ -154,11 +154,9 @@ def frozen_policy(
         frozen = copy.deepcopy(base).requires_grad_(False)
     else:
         shared = {id(weight): weight for weight in model.parameters() if not weight.requires_grad}
-        frozen = cast("PeftModel", copy.deepcopy(model, {**shared}))
+        frozen = cast("PeftModel", copy.deepcopy(model, shared))
         # Not `unload`, which keeps the modules that PEFT trains as a whole (``modules_to_save``).
         cast(Any, frozen.base_model).disable_adapter_layers()
-        for weight in shared.values():  # and this makes the originals of such modules trainable
-            weight.requires_grad_(False)
     _uncover_forward(frozen)
     return _policy_of(frozen.eval(), tokenizer, settings)
 

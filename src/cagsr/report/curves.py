@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from cagsr.report.names import MEANINGS, title
+from cagsr.metrics.titles import metric_title
+from cagsr.report.names import MEANINGS
 from cagsr.report.read import Run
 from cagsr.report.text import visible
 
@@ -101,7 +102,7 @@ def _charts(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
             continue
         # Evaluations count from 0, whatever a step's own row calls the same number.
         meaning = "" if "/" in name else MEANINGS.get(name, "")
-        charts.append(Chart(visible(name), visible(title(name)), meaning, lines, _limits(runs, name)))
+        charts.append(Chart(visible(name), visible(metric_title(name)), meaning, lines, _limits(runs, name)))
     return charts
 
 

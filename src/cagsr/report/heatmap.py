@@ -52,7 +52,7 @@ class Heatmap:
             raise InputError(
                 "heatmap: drawing needs matplotlib; install it: pip install matplotlib"
             ) from error
-        return draw(self)
+        return draw(self.attention, self.prompt_tokens, self.response_tokens, self.special)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the picture as .svg, .png or .pdf, by the name's ending. Raises InputError for another."""
@@ -68,7 +68,9 @@ class Heatmap:
 
     def _repr_svg_(self) -> str:
         written = io.StringIO()
-        self.figure().savefig(written, format="svg")
+        self.figure().savefig(
+            written, format="svg", metadata={"Date": None}
+        )  # the same picture, the same text
         return written.getvalue()
 
 

@@ -6,18 +6,15 @@ A long prompt is broken into panels, one below another, as a long text is broken
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
 
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from cagsr.errors import printable
-
-if TYPE_CHECKING:
-    from cagsr.report.heatmap import Heatmap
 
 __all__ = ["draw", "shown"]
 
@@ -44,28 +41,33 @@ WIDE_FONTS = (
 )
 
 
-def draw(heatmap: "Heatmap") -> Figure:
-    """Draw the heatmap: prompt tokens from left to right, response tokens downwards, special tokens in another colour.
+def draw(
+    attention_TS: Tensor,
+    prompt_tokens: Sequence[str],
+    response_tokens: Sequence[str],
+    special: tuple[frozenset[int], frozenset[int]],
+) -> Figure:
+    """Draw a heatmap: prompt tokens from left to right, response tokens downwards, special tokens in another colour.
+
+    ``special`` holds the positions of special tokens of the prompt and of the response.
 
     The colour grows with the root of the attention: a few tokens draw most of it, and the others would look alike.
     """
-    prompt, response = (
-        [shown(token) for token in side] for side in (heatmap.prompt_tokens, heatmap.response_tokens)
-    )
+    prompt, response = ([shown(token) for token in side] for side in (prompt_tokens, response_tokens))
     panels = [range(start, min(start + WIDEST, len(prompt))) for start in range(0, len(prompt), WIDEST)]
     left, height = _longest(response) + MARGIN, len(response) * CELL
     tops = [_longest([prompt[column] for column in panel]) + 2 * MARGIN for panel in panels]
     size = (left + len(panels[0]) * CELL + BAR, sum(tops) + len(panels) * (height + MARGIN))
     figure = Figure(figsize=size, facecolor="white")
-    values = heatmap.attention.cpu().numpy()
+    values = attention_TS.cpu().numpy()
     norm = PowerNorm(0.5, vmin=0.0, vmax=max(float(values.max()), 1e-9))
     upper = size[1]
     for panel, top in zip(panels, tops, strict=True):
         upper -= top + height
         axes = _axes(figure, left, upper, len(panel) * CELL, height)
         axes.imshow(values[:, panel.start : panel.stop], norm=norm, cmap=COLOURS, aspect="auto")
-        special = {column - panel.start for column in heatmap.special[0]}
-        _label(axes, [prompt[column] for column in panel], special, response, heatmap.special[1])
+        above = {column - panel.start for column in special[0]}
+        _label(axes, [prompt[column] for column in panel], above, response, special[1])
         upper -= MARGIN
     tall = min(height, 2.0)
     beside = _axes(figure, left + len(panels[0]) * CELL + 2 * MARGIN, size[1] - tops[0] - tall, MARGIN, tall)

@@ -1,24 +1,7 @@
-"""Titles and meanings of the metrics on the page, and the format of numbers."""
+"""Meanings of the metrics on the page, and the format of numbers."""
 
-__all__ = ["MEANINGS", "number", "tick", "title"]
+__all__ = ["MEANINGS", "number", "tick"]
 
-TITLES = {
-    "slot_error_rate": "slot errors",
-    "perfect": "all slots",
-    "hallucination": "invented",
-    "rouge_l": "ROUGE-L",
-    "followup_nll": "follow-up nats",
-    "distinct_2": "distinct 2-grams",
-    "rating": "people",
-    "rating_relevance": "people: relevance",
-    "rating_coherence": "people: coherence",
-    "kl": "KL",
-    "reward_spread": "reward spread",
-    "kl_coefficient": "KL price",
-    "grad_norm": "gradient norm",
-    "tokens_per_second": "tokens a second",
-    "importance_max": "largest importance",
-}
 MEANINGS = {
     "reward": "mean over the candidates of a step",
     "reward_spread": "deviation within a prompt's candidates; at 0 there is nothing to learn from",
@@ -37,12 +20,6 @@ MEANINGS = {
     "importance_max": "of all tokens of a step",
     "mismatch": "nats a token between the engine that sampled and the policy",
 }
-
-
-def title(name: str) -> str:
-    """Heading for a metric, a signal or an evaluation."""
-    short = name.rpartition("/")[2]
-    return TITLES.get(short, short.replace("_", " "))
 
 
 def number(value: float, exact: bool = True) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from cagsr.evaluation.leaderboard import PRIMARY
 from cagsr.metrics import higher_is_better
-from cagsr.report.names import title
+from cagsr.metrics.titles import metric_title
 from cagsr.report.read import Response, Run
 from cagsr.report.text import visible
 
@@ -60,7 +60,7 @@ def comparable(responses: Mapping[tuple[str, str], Sequence[Response]]) -> dict[
     return {
         "prompts": [visible(prompt) for prompt in prompts],
         "metrics": [
-            {"name": visible(title(name)), "higher": higher_is_better(name), "key": visible(name)}
+            {"name": visible(metric_title(name)), "higher": higher_is_better(name), "key": visible(name)}
             for name in metrics
         ],
         "primary": next((metrics.index(name) for name in (*PRIMARY, REWARD) if name in metrics), None),

@@ -5,7 +5,8 @@ from typing import Any
 
 from cagsr.evaluation.leaderboard import PRIMARY
 from cagsr.metrics import higher_is_better
-from cagsr.report.names import number, title
+from cagsr.metrics.titles import metric_title
+from cagsr.report.names import number
 from cagsr.report.plot import Scale
 from cagsr.report.read import OURS, Interval, Run, Summary, Systems
 from cagsr.report.text import visible
@@ -55,7 +56,7 @@ def headline(run: Run) -> dict[str, Any] | None:
     before, after = systems[base][metric], systems[ours][metric]
     found = run.summary.differences.get(f"{ours}-{base}", {}).get(metric)
     return {
-        "metric": f"{visible(title(metric))}, held out",
+        "metric": f"{visible(metric_title(metric))}, held out",
         "base": visible(base),
         "system": visible(ours),
         "before": number(before.mean, exact=False),
@@ -75,7 +76,7 @@ def _during_training(run: Run) -> dict[str, Any] | None:
     if metric is None or len(rows) < 2:
         return None
     return {
-        "metric": f"{visible(title(metric))}, development prompts",
+        "metric": f"{visible(metric_title(metric))}, development prompts",
         "base": f"step {rows[0]['step']:.0f}",
         "system": f"step {rows[-1]['step']:.0f}",
         "before": number(rows[0][metric], exact=False),
@@ -100,7 +101,7 @@ def _table(name: str, systems: Systems, relative: bool) -> dict[str, Any]:
         "relative": relative,
         "columns": [
             {
-                "title": visible(title(metric)),
+                "title": visible(metric_title(metric)),
                 "better": _better(metric),
                 "zero": scales[metric](0.0) if relative else None,
             }
@@ -116,7 +117,9 @@ def _table(name: str, systems: Systems, relative: bool) -> dict[str, Any]:
             }
             for system, values in systems.items()
         ],
-        "same": [f"{visible(title(metric))} {number(value, exact=False)}" for metric, value in same.items()],
+        "same": [
+            f"{visible(metric_title(metric))} {number(value, exact=False)}" for metric, value in same.items()
+        ],
         "width": WIDTH,
     }
 
@@ -180,7 +183,7 @@ def costs(costs: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:
     if not kinds:
         return None
     return {
-        "columns": [visible(title(kind)) for kind in kinds],
+        "columns": [visible(metric_title(kind)) for kind in kinds],
         "rows": [
             (visible(system), [f"{cost[kind]:,.0f}" if kind in cost else "" for kind in kinds])
             for system, cost in costs.items()

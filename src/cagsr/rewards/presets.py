@@ -55,7 +55,8 @@ def load_preset(name_or_path: str | Path) -> list[Term]:
     try:
         return Preset.model_validate(document.data).terms
     except ValidationError as error:
-        raise InputError("reward.preset: " + "\n".join(messages(error, document, Preset))) from None
+        lines = [f"reward.preset: {line}" for line in messages(error, document, Preset)]
+        raise InputError("\n".join(lines)) from None
 
 
 def build_reward(reward: RewardSettings, checker: Checker | None) -> Reward:

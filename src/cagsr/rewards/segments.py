@@ -1,9 +1,12 @@
-"""What a prompt asks for, piece by piece: its segments, and what each did for every response token."""
+"""Segments of a prompt, and knockout: what each segment explains of every response token.
 
-__all__ = ["Explained", "explained", "knockout", "segments", "without"]
+Both are computed once per evidence and kept in ``evidence.explanations``.
+"""
+
+__all__ = ["knockout", "segments", "without"]
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -24,6 +27,13 @@ def segments(evidence: Evidence) -> Tensor:
     one segment; a comma, a semicolon, a full stop does. So does a stop word, except that up to two may stand in a
     value.
     """
+    known = evidence.explanations
+    if known.segments is None:
+        known.segments = _segments(evidence)
+    return known.segments
+
+
+def _segments(evidence: Evidence) -> Tensor:
     found = [
         _runs(prompt, (row[mask] > 0).tolist())
         for prompt, row, mask in zip(
@@ -59,15 +69,16 @@ def knockout(evidence: Evidence) -> Tensor:
     """[N T J] ``log p(y_t | x) - log p(y_t | x without segment j)`` in nats; 0 at padding and for no segment.
 
     Positive where the segment explains the token. A segment is taken away as `without` does it. Costs the observer as
-    many passes as prompts have segments on the average. Kept in ``evidence.derived``.
+    many passes as prompts have segments on the average.
 
     Raises InputError where nobody can be asked (``evidence.observer`` is None).
 
     Source: knockout of the project's experiments; the most exact detector of what was said.
     """
-    if "knockout" not in evidence.derived:
-        evidence.derived["knockout"] = _knockout(evidence)
-    return evidence.derived["knockout"]
+    known = evidence.explanations
+    if known.knockout is None:
+        known.knockout = _knockout(evidence)
+    return known.knockout
 
 
 def _knockout(evidence: Evidence) -> Tensor:
@@ -89,27 +100,8 @@ def _knockout(evidence: Evidence) -> Tensor:
     return ((before - found) * present).flatten(0, 1)
 
 
-@dataclass(frozen=True)
-class Explained:
-    """What each segment of a prompt explains of a whole response.
-
-    pieces  [P J S] bool  as of `segments`
-    nats    [N J]         `knockout`, summed over the response; 0 for no segment
-    """
-
-    pieces: Tensor
-    nats: Tensor
-
-
-def explained(evidence: Evidence) -> Explained | None:
-    """What a signal has found out by `knockout`; None where no signal did: nobody is asked for this alone."""
-    if "knockout" not in evidence.derived:
-        return None
-    return Explained(segments(evidence), evidence.derived["knockout"].sum(1))
-
-
 def without(rollout: Rollout, taken: Tensor) -> Rollout:
-    """The same responses to prompts without the tokens ``taken`` [P S]: as if those had never been written.
+    """The rollout with the tokens ``taken`` [P S] removed from its prompts; the responses stay.
 
     A token is taken by its mask. Only where a prompt's last token is taken, the tokens that are left move to the
     prompt's end, because a causal model's first response token is predicted from there. A prompt of which nothing

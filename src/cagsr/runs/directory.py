@@ -100,6 +100,13 @@ class RunDirectory:
         if self.lock is not None:
             self.lock.release()
 
+    def discard(self) -> None:
+        """Take the files of a start that failed away, where nothing else is there: the place is free again."""
+        # The lock stays: another process may be waiting for it.
+        if {entry.name for entry in self.path.iterdir()} <= {RUN, CONFIG, LOCK}:
+            (self.path / CONFIG).unlink(missing_ok=True)
+            (self.path / RUN).unlink()
+
     def rewind(self, step: int | None) -> None:
         """Drop the rows of steps after ``step`` (None: all), and a torn last line: resuming writes them again."""
         for name in BY_STEP:

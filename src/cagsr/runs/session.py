@@ -19,12 +19,7 @@ from cagsr.runs.checkpoint import Checkpoints
 from cagsr.runs.directory import CONFIG, RunDirectory
 from cagsr.runs.resumable_loop import Continuation
 
-__all__ = ["Claim", "starts_anew"]
-
-
-def starts_anew(directory: Path) -> str:
-    """The message where --resume finds no run."""
-    return f"{directory} holds no run yet: --resume starts one."
+__all__ = ["Claim"]
 
 
 class Claim:
@@ -61,7 +56,7 @@ class Claim:
         if self.resume:
             self.resume = World(self.accelerator).by_main(partial(RunDirectory.is_begun, self.directory))
             if not self.resume and self.console is not None:
-                say(self.console, starts_anew(self.directory))
+                say(self.console, f"{self.directory} holds no run yet: --resume starts one.")
         if self.accelerator.is_main_process and self.resume:
             self.run = RunDirectory.resume(self.directory)
             try:
@@ -139,5 +134,8 @@ class Claim:
         if ended and self.id is not None:
             # A disk that is full cannot take this either, and its own message is what the user must see.
             with suppress(StorageError):
-                self.run.write_summary({"stopped": str(error)})
+                # What was there is kept: a comparison that is extended has its table until it has a new one.
+                self.run.write_summary({**(self.run.summary() or {}), "stopped": str(error)})
+        if isinstance(error, InputError) and not self.resume:
+            self.run.discard()
         self.run.close()

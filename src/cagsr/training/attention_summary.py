@@ -1,16 +1,15 @@
-"""What is left of an attention once it is gone: where each response token looked most, and what was looked at.
+"""Top-k attention summary kept after the tensor is freed: what each response token attended to most.
 
-And of a knockout, where a signal has made one. Attention is [N T S] and lives for one part of a rollout only; this is
-small enough to be kept for a whole step.
+Attention is [N T S] and lives for one part of a rollout only; its summary is small enough to be kept for a whole step.
+So is the sum of a knockout, where a signal has made one.
 """
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from cagsr.rewards.segments import Explained
 from cagsr.rewards.signals.ingredients import text_mask
-from cagsr.types import Rollout
+from cagsr.types import Evidence
 
 __all__ = ["Look", "look"]
 
@@ -19,11 +18,12 @@ ENTRIES = 5
 
 @dataclass(frozen=True)
 class Look:
-    """Where the text of the responses of one part of a rollout looked; their ends say nothing and are left out.
+    """Attention summary of one part of a rollout, its text only: the end-of-sequence tokens are left out.
 
     attended         [n S]    the strongest attention that each prompt token got from any response token
     weights, columns [n T J]  the J largest entries of each response token's row, and their prompt columns
-    pieces, nats              as of `cagsr.rewards.segments.Explained`; None where no signal asked
+    pieces           [P J S]  bool, the prompt's segments; None where no signal asked for a knockout
+    nats             [n J]    what each segment explains of a whole response: the knockout's sum; None with ``pieces``
     """
 
     attended: Tensor
@@ -33,11 +33,14 @@ class Look:
     nats: Tensor | None = None
 
 
-def look(rollout: Rollout, attention_nTS: Tensor, explained: Explained | None = None) -> Look:
-    """The summary of an attention, and what was ``explained``. J is at most ENTRIES: rows sum to at most 1, so that all
-    above 1/6 is there.
+def look(evidence: Evidence) -> Look:
+    """The summary of evidence that signals have been measured on. Nothing is asked for it alone.
+
+    J is at most ENTRIES: rows sum to at most 1, so all entries above 1/6 are among them.
     """
-    attention_nTS = attention_nTS * text_mask(rollout).unsqueeze(-1)
+    attention_nTS = evidence.observation.attention * text_mask(evidence.rollout).unsqueeze(-1)
     weights, columns = attention_nTS.topk(min(ENTRIES, attention_nTS.shape[-1]), dim=-1)
-    known = () if explained is None else (explained.pieces, explained.nats)
-    return Look(attention_nTS.amax(1), weights, columns, *known)
+    attended, known = attention_nTS.amax(1), evidence.explanations
+    if known.knockout is None:
+        return Look(attended, weights, columns)
+    return Look(attended, weights, columns, known.segments, known.knockout.sum(1))

@@ -24,7 +24,6 @@ from cagsr.errors import NumericsError
 from cagsr.models.policy import Policy, Reference, Scored
 from cagsr.models.sampling import Sampler
 from cagsr.rewards.reward import Reward
-from cagsr.rewards.segments import explained
 from cagsr.training import kl
 from cagsr.training.algorithms import Algorithm
 from cagsr.training.attention_summary import Look, look
@@ -97,7 +96,7 @@ class Step:
                 ref_logprobs = observation.logprobs if watched else self.reference.logprobs(part)
                 evidence = Evidence(part, observation, self.salience(part), self.observer)
                 measured.append(self.reward.measure(evidence))
-                attended.append(look(part, observation.attention, explained(evidence)))
+                attended.append(look(evidence))
                 batch = TrainBatch(part, ref_logprobs)
                 parts.append(self._with_old(batch) if needs_old else batch)
         signals = torch.cat(measured)
