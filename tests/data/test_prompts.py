@@ -155,7 +155,7 @@ def test_many_bad_rows_are_told_together_and_the_rest_counted(tmp_path):
         ("d.csv", "prompt,x\n,b\n", "d.csv row 2: prompt is empty."),
         ("d.parquet", "PAR1", "d.parquet: damaged Parquet file"),
         ("d.jsonl.gz", "{}", "d.jsonl.gz: damaged gzip file"),
-        ("d.jsonl.gz", gzip.compress(JSON_LINES.encode())[:-9], "d.jsonl.gz: damaged gzip file"),
+        ("d.jsonl.gz", gzip.compress(JSON_LINES.encode(), mtime=0)[:-9], "d.jsonl.gz: damaged gzip file"),
         ("d.txt", "hello", "d.txt: unknown format; data files end in .jsonl, .jsonl.gz, .csv"),
     ],
 )

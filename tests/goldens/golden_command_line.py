@@ -163,6 +163,10 @@ def numbers() -> dict[str, str]:
     return found
 
 
+MACHINE = re.compile(r"^(python|device:) .*(\n  .*)*", re.MULTILINE)
+"""What `cagsr doctor` says of versions and of the processor."""
+
+
 def interface() -> str:
     """What `--help`, `cagsr reference` and every one of MISTAKES print, one after the other."""
     parts = []
@@ -175,7 +179,7 @@ def interface() -> str:
             *MISTAKES,
         ]:
             code, out, err = _typed(*arguments)
-            text = "\n".join(line.rstrip() for line in (out + err).splitlines())
+            text = MACHINE.sub(r"\1 ...", "\n".join(line.rstrip() for line in (out + err).splitlines()))
             parts.append(f"$ cagsr {' '.join(arguments)}\n{text}\n[exit {code}]\n")
     return "\n".join(parts)
 
