@@ -1,6 +1,7 @@
 """A loss, an estimator, a signal, a task, a metric and a system are each one file and one line of a dictionary.
 
-The package is copied, each is added to the copy, and a comparison that uses all of them is run with it.
+The package is copied, each is added to the copy, and a comparison that uses all of them is run with it. What it
+writes could come from none of those that the package has.
 """
 
 import json
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,7 +126,23 @@ def test_one_of_each_is_one_file_and_one_line(extended):
     assert list(summary["systems"]) == ["no-rl", "vowel-lover"]
     assert summary["task"] == "towns"
     assert "capitals" in summary["systems"]["vowel-lover"]
-    rows = (extended / "runs/compare/vowel-lover/seed-0/metrics.jsonl").read_text().splitlines()
-    assert len(rows) == 2
-    assert "signal/vowels" in json.loads(rows[0])
-    assert (extended / "runs/compare/vowel-lover/seed-0/config.yaml").read_text().count("above-median") == 1
+    run = extended / "runs/compare/vowel-lover/seed-0"
+    steps, candidates = rows(run / "metrics.jsonl"), rows(run / "candidates.jsonl")
+    assert len(steps) == 2
+    for step in steps:
+        # The estimator: one half either way, where the package's own give two groups of three any other number.
+        advantages = [row["advantage"] for row in candidates if row["step"] == step["step"]]
+        assert len(advantages) == 6
+        assert set(advantages) == {0.5, -0.5}
+        # The loss: on policy the ratio is 1, and all responses are of one length, so it is the mean of -scale A. At
+        # most one of three is above their median, so the mean is not 0, and another scale gives another number.
+        assert (step["length"], step["clipped"]) == (7, 0)
+        assert step["policy_loss"] == pytest.approx(-0.5 * sum(advantages) / 6, abs=1e-6)
+    # The signal, with the options of the system.
+    for row in candidates:
+        assert row["signals"] == {"vowels": sum(letter in "ao" for letter in row["response"])}
+    assert (run / "config.yaml").read_text().count("above-median") == 1
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -1,6 +1,8 @@
-"""Registries of estimators and tasks: from the name in a config to a dotted path, imported only when it is used.
+"""Registries of estimators, policy losses, signals and tasks: from a name in a config to a dotted path.
 
-A new one is a file and a line here.
+A path is imported only when it is used, so that a config is checked without torch. A new one is a file and a line here.
+Two more registries lie beside what they list: metrics of responses in `cagsr.metrics` (RESPONSE_METRICS), systems of a
+comparison in `cagsr.experiments.systems` (SYSTEMS).
 """
 
 import importlib

@@ -4,6 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 __all__ = ["model_card"]
 
 
@@ -12,7 +15,8 @@ def model_card(
 ) -> str:
     """README.md of a trained model. ``run`` has the resolved sections of a config, ``evaluation`` this model's numbers.
 
-    A base that is a local directory is called by its last names only: a path means nothing elsewhere.
+    A base that is a local directory is called by its last names only: a path means nothing elsewhere. ``base_model`` is
+    written for a name that the hub can have, and for no other: the hub refuses a card that names one.
     """
     algorithm, training, reward = run["algorithm"], run["train"], run["reward"]
     name = run["model"]["name"]
@@ -27,7 +31,7 @@ def model_card(
     chosen = reward["terms"]
     terms = ", ".join(term["signal"] for term in chosen) if chosen else f"preset `{reward['preset']}`"
     lines = ["---", "library_name: transformers", "tags: [cagsr, reinforcement-learning]"]
-    lines += [] if local else [f"base_model: {name}"]
+    lines += [f"base_model: {name}"] if not local and _can_be_on_the_hub(name) else []
     lines += [
         "---",
         "",
@@ -54,3 +58,12 @@ def model_card(
         lines.append("")
     lines += ["Judge the model on your own prompts: the reward checks no fact.", ""]
     return "\n".join(lines)
+
+
+def _can_be_on_the_hub(name: str) -> bool:
+    """Whether ``name`` has the form of a hub's id, "name" or "owner/name"; nothing is asked of the hub."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
