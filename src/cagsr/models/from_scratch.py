@@ -41,51 +41,64 @@ def new_model(
         "eos_token_id": eos,
         "attn_implementation": ATTENTION,
     }
-    shape: dict[str, Any]
+    size: dict[str, int] = {"layers": layers, "hidden": hidden, "heads": heads}
     if architecture == "t5":
-        shape = {
-            "d_model": hidden,
-            "d_kv": hidden // heads,
-            "d_ff": 2 * hidden,
-            "num_layers": layers,
-            "num_heads": heads,
-            "dropout_rate": 0.0,
-            "decoder_start_token_id": pad,
-        }
-        model = T5ForConditionalGeneration(T5Config(**common, **shape))
+        model = T5ForConditionalGeneration(T5Config(**common, **_t5(**size, pad=pad)))
     elif architecture == "bart":
-        shape = {
-            "d_model": hidden,
-            "encoder_layers": layers,
-            "decoder_layers": layers,
-            "encoder_attention_heads": heads,
-            "decoder_attention_heads": heads,
-            "encoder_ffn_dim": 2 * hidden,
-            "decoder_ffn_dim": 2 * hidden,
-            "max_position_embeddings": context,
-            "dropout": 0.0,
-            "forced_eos_token_id": None,
-            "bos_token_id": pad,
-            "decoder_start_token_id": eos,
-        }
+        shape = _bart(**size, context=context, pad=pad, eos=eos)
         model = BartForConditionalGeneration(BartConfig(**common, **shape))
     elif architecture == "llama":
-        shape = {
-            "hidden_size": hidden,
-            "intermediate_size": 2 * hidden,
-            "num_hidden_layers": layers,
-            "num_attention_heads": heads,
-            "num_key_value_heads": heads,
-            "max_position_embeddings": context,
-            "tie_word_embeddings": True,
-            # The default of .02 is for widths in the thousands; at 128 learning to copy takes twice the steps.
-            "initializer_range": 0.06,
-            "bos_token_id": None,
-        }
-        model = LlamaForCausalLM(LlamaConfig(**common, **shape))
+        model = LlamaForCausalLM(LlamaConfig(**common, **_llama(**size, context=context)))
     else:
         raise ValueError(f"architecture must be t5, bart or llama, got {architecture!r}")
     return model.eval()
+
+
+def _t5(layers: int, hidden: int, heads: int, pad: Any) -> dict[str, Any]:
+    """The T5 config keys of a size."""
+    return {
+        "d_model": hidden,
+        "d_kv": hidden // heads,
+        "d_ff": 2 * hidden,
+        "num_layers": layers,
+        "num_heads": heads,
+        "dropout_rate": 0.0,
+        "decoder_start_token_id": pad,
+    }
+
+
+def _bart(layers: int, hidden: int, heads: int, context: int, pad: Any, eos: Any) -> dict[str, Any]:
+    """The BART config keys of a size."""
+    return {
+        "d_model": hidden,
+        "encoder_layers": layers,
+        "decoder_layers": layers,
+        "encoder_attention_heads": heads,
+        "decoder_attention_heads": heads,
+        "encoder_ffn_dim": 2 * hidden,
+        "decoder_ffn_dim": 2 * hidden,
+        "max_position_embeddings": context,
+        "dropout": 0.0,
+        "forced_eos_token_id": None,
+        "bos_token_id": pad,
+        "decoder_start_token_id": eos,
+    }
+
+
+def _llama(layers: int, hidden: int, heads: int, context: int) -> dict[str, Any]:
+    """The Llama config keys of a size."""
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": 2 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "max_position_embeddings": context,
+        "tie_word_embeddings": True,
+        # The default of .02 is for widths in the thousands; at 128 learning to copy takes twice the steps.
+        "initializer_range": 0.06,
+        "bos_token_id": None,
+    }
 
 
 def new_tokenizer(texts: Iterable[str], architecture: str, vocabulary: int) -> PreTrainedTokenizerFast:

@@ -60,11 +60,7 @@ def probe(config: Config | str | Path, console: Console | None = None, prompts: 
         raise InputError("cagsr probe compares responses to one prompt: set sampling.candidates to 2 or more")
     checker = find_checker(config.data)
     rewards, configured = _rewards(config, checker)
-    extra = {ENTROPY: _entropy, **checker_signals(checker)}
-    panel = Panel(rewards | _signals(rewards), extra)
-    adversarial = Panel(
-        rewards | {LOG_PROBABILITY: [Term(LOG_PROBABILITY, weight=1.0, standardise="none")]}, extra
-    )
+    panel, adversarial = _panels(rewards, checker)
     split = "development" if splits.has_evaluation_data(config) else "train"
     config = _of_prompts(config, split, prompts)
     policy, asked, world = _loaded(config, split, prompts, console)
@@ -74,10 +70,8 @@ def probe(config: Config | str | Path, console: Console | None = None, prompts: 
     probed = observe(policy, asked, sampling, panel, adversarial, salience, **how)
     truths, missing = find_truths(config, split, asked, probed.sampled, checker)
     agreed, unread = find_agreement(config, policy, panel, salience, probed, checker, console)
-    if not agreed:
-        missing["pairs"] = "none given (--pairs FILE)"
-    if unread is not None:
-        missing["oracle on pairs"] = unread
+    missing |= {} if agreed else {"pairs": "none given (--pairs FILE)"}
+    missing |= {} if unread is None else {"oracle on pairs": unread}
     found = {
         name: _found(name, panel, adversarial if name in rewards else None, probed, truths, agreed.get(name))
         for name in panel.rewards
@@ -108,6 +102,13 @@ def probe(config: Config | str | Path, console: Console | None = None, prompts: 
         "cost": _cost(config, policy, asked[:per_pass], panel.rewards[chosen], salience, probed.sampled),
         "seconds": round(time.perf_counter() - started, 1),
     }
+
+
+def _panels(rewards: Mapping[str, Sequence[Term]], checker: Checker | None) -> tuple[Panel, Panel]:
+    """What is measured of samples (every reward and signal), and of adversaries (every reward, log-probability)."""
+    extra = {ENTROPY: _entropy, **checker_signals(checker)}
+    logprob = {LOG_PROBABILITY: [Term(LOG_PROBABILITY, weight=1.0, standardise="none")]}
+    return Panel({**rewards, **_signals(rewards)}, extra), Panel({**rewards, **logprob}, extra)
 
 
 def _loaded(config: Config, split: str, count: int, console: Console) -> tuple[Policy, list[Prompt], World]:

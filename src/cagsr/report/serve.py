@@ -48,56 +48,62 @@ class Live:
 def server(live: Live, port: int) -> ThreadingHTTPServer:
     """HTTP server on the loopback address; ``port`` 0 takes a free one. Raises InputError where the port is taken."""
 
-    names: set[str] = set()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            asked = set(self.headers.get_all("Host", []))
-            if not asked or asked - names:
-                self._answer(
-                    HTTPStatus.FORBIDDEN, b"This report is for the machine that it runs on.\n", "text/plain"
-                )
-            elif self.path == "/":
-                self._made(live.page, "text/html")
-            elif self.path == "/changed":
-                self._made(lambda: live.state().encode(), "text/plain")
-            else:
-                self._answer(HTTPStatus.NOT_FOUND, b"There is one page here: /\n", "text/plain")
-
-        def _made(self, make: Callable[[], bytes], kind: str) -> None:
-            try:
-                body = make()
-            except InputError as error:  # the run was moved away
-                self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n".encode(), "text/plain")
-            else:
-                self._answer(HTTPStatus.OK, body, kind)
-
-        def _answer(self, status: HTTPStatus, body: bytes, kind: str) -> None:
-            self.send_response(status)
-            for name, value in {
-                "Content-Type": f"{kind}; charset=utf-8",
-                "Content-Length": str(len(body)),
-                "Cache-Control": "no-store",
-                "X-Content-Type-Options": "nosniff",
-                "X-Frame-Options": "DENY",
-                "Cross-Origin-Resource-Policy": "same-origin",
-            }.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Nothing is printed of requests: the terminal belongs to the run."""
-
+    # A class of its own for each server: what is served may differ.
+    handler = type("Handler", (_Handler,), {"live": live})
     try:
-        serving = ThreadingHTTPServer((LOOPBACK, port), Handler)
+        serving = ThreadingHTTPServer((LOOPBACK, port), handler)
     except OSError as error:
         raise InputError(
             f"--port {port} cannot be used: {error.strerror}. Name another, or 0 for any."
         ) from error
 
-    names |= {f"{name}:{serving.server_port}" for name in (LOOPBACK, "localhost")}
+    handler.names = frozenset(f"{name}:{serving.server_port}" for name in (LOOPBACK, "localhost"))
     return serving
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Requests for the page: answered only where they name this machine and port as their host."""
+
+    live: Live
+    names: frozenset[str] = frozenset()
+
+    def do_GET(self) -> None:
+        asked = set(self.headers.get_all("Host", []))
+        if not asked or asked - self.names:
+            self._answer(
+                HTTPStatus.FORBIDDEN, b"This report is for the machine that it runs on.\n", "text/plain"
+            )
+        elif self.path == "/":
+            self._made(self.live.page, "text/html")
+        elif self.path == "/changed":
+            self._made(lambda: self.live.state().encode(), "text/plain")
+        else:
+            self._answer(HTTPStatus.NOT_FOUND, b"There is one page here: /\n", "text/plain")
+
+    def _made(self, make: Callable[[], bytes], kind: str) -> None:
+        try:
+            body = make()
+        except InputError as error:  # the run was moved away
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n".encode(), "text/plain")
+        else:
+            self._answer(HTTPStatus.OK, body, kind)
+
+    def _answer(self, status: HTTPStatus, body: bytes, kind: str) -> None:
+        self.send_response(status)
+        for name, value in {
+            "Content-Type": f"{kind}; charset=utf-8",
+            "Content-Length": str(len(body)),
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            "X-Frame-Options": "DENY",
+            "Cross-Origin-Resource-Policy": "same-origin",
+        }.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing is printed of requests: the terminal belongs to the run."""
 
 
 def _status(file: Path):

@@ -119,24 +119,7 @@ def _train(
     with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         # TRL itself sets it by the name that transformers has given up.
         warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
-        settings = trl.RewardConfig(
-            output_dir=scratch,
-            num_train_epochs=epochs,
-            max_steps=-1 if steps is None else steps,
-            per_device_train_batch_size=batch_size,
-            learning_rate=learning_rate,
-            lr_scheduler_type="linear",
-            max_length=None,
-            seed=seed,
-            bf16=False,
-            gradient_checkpointing=False,
-            use_cpu=not torch.cuda.is_available(),
-            dataloader_pin_memory=False,
-            logging_strategy="no",
-            save_strategy="no",
-            report_to="none",
-            disable_tqdm=True,
-        )
+        settings = _settings(trl, scratch, epochs, steps, batch_size, learning_rate, seed)
         trainer = trl.RewardTrainer(
             model=model,
             args=settings,
@@ -152,6 +135,36 @@ def _train(
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
+
+
+def _settings(
+    trl: Any,
+    scratch: str,
+    epochs: float,
+    steps: int | None,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+) -> Any:
+    """TRL's settings of a reward model: quiet, and nothing kept but the model."""
+    return trl.RewardConfig(
+        output_dir=scratch,
+        num_train_epochs=epochs,
+        max_steps=-1 if steps is None else steps,
+        per_device_train_batch_size=batch_size,
+        learning_rate=learning_rate,
+        lr_scheduler_type="linear",
+        max_length=None,
+        seed=seed,
+        bf16=False,
+        gradient_checkpointing=False,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_pin_memory=False,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
 
 
 def _accuracy(model: RewardModel, pairs: list[Pair]) -> float | None:
