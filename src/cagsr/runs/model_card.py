@@ -31,7 +31,7 @@ def model_card(
     chosen = reward["terms"]
     terms = ", ".join(term["signal"] for term in chosen) if chosen else f"preset `{reward['preset']}`"
     lines = ["---", "library_name: transformers", "tags: [cagsr, reinforcement-learning]"]
-    lines += [f"base_model: {name}"] if not local and _can_be_on_the_hub(name) else []
+    lines += [f"base_model: {name}"] if not local and _can_be_on_the_hub(str(name)) else []
     lines += [
         "---",
         "",
