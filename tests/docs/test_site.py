@@ -11,6 +11,7 @@ from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from mkdocs.exceptions import Abort
 
+import cagsr
 from browser import browser, installed, open_file
 from cagsr.cli.main import app
 from cagsr.config import Config
@@ -42,6 +43,11 @@ def test_every_config_key_command_and_signal_is_in_the_reference(site):
     signals = (site / "reference/signals.html").read_text()
     for name in SIGNALS:
         assert f'id="cagsr.rewards.signals.{name}.{name}"' in signals
+
+
+@pytest.mark.parametrize("name", cagsr.__all__)
+def test_every_public_name_is_in_the_python_reference(site, name):
+    assert f'id="{cagsr._MODULES[name]}.{name}"' in (site / "reference/python.html").read_text()
 
 
 def test_no_page_takes_anything_from_another_host(site):
