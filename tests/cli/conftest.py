@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 import tiny
 from command_line import Outcome, settle, typed, typed_once
 
-SMALL = [
+SMALL = (
     "data.count=11",
     "data.evaluation_count=5",
     "train.steps=2",
@@ -19,7 +19,7 @@ SMALL = [
     "train.micro_batch=6",
     "sampling.candidates=3",
     "sampling.max_new_tokens=7",
-]
+)
 
 
 @pytest.fixture(scope="session")
@@ -56,10 +56,10 @@ def cagsr(tmp_path, monkeypatch, capsys):
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-@pytest.fixture
-def small() -> list[str]:
+@pytest.fixture(scope="session")
+def small() -> tuple[str, ...]:
     """Overrides that make any run small."""
-    return list(SMALL)
+    return SMALL
 
 
 @pytest.fixture

@@ -2,8 +2,12 @@
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import pytest
+
+from command_line import Outcome, typed_once
 
 FEW = [
     "data.task=slots",
@@ -14,14 +18,41 @@ FEW = [
 """rlhf has no human pairs here; sft-best imitates, best-of-k only chooses: every kind of recipe but DPO."""
 
 
+@pytest.fixture(scope="module")
+def command(models, small):
+    """``command("key=value", ...)``: the arguments of a comparison of these systems, in ``comparison``."""
+
+    def arguments(*more: str) -> list[str]:
+        given = [*FEW, f"model.name={models / 't5'}", "compare.directory=comparison"]
+        return ["compare", *small, *given, *more]
+
+    return arguments
+
+
 @pytest.fixture
-def compared(cagsr, models, small, tmp_path):
-    def compare(*arguments: str):
-        directory = tmp_path / "comparison"
-        given = [*FEW, f"model.name={models / 't5'}", f"compare.directory={directory}"]
-        return cagsr("compare", *small, *given, *arguments), directory
+def compared(cagsr, command, tmp_path):
+    """``compared("key=value", ...)``: what the command came to, and its directory."""
+
+    def compare(*arguments: str) -> tuple[Outcome, Path]:
+        return cagsr(*command(*arguments)), tmp_path / "comparison"
 
     return compare
+
+
+@pytest.fixture(scope="module")
+def made(command, tmp_path_factory) -> tuple[Path, Outcome]:
+    """A comparison of one seed, started with --resume and --json."""
+    place = tmp_path_factory.mktemp("compared")
+    outcome = typed_once(place, command("compare.seeds=[0]", "--resume", "--json"))
+    assert outcome.code == 0, outcome.err
+    return place / "comparison", outcome
+
+
+@pytest.fixture
+def first(made, compared, tmp_path) -> Outcome:
+    """What it came to; a copy of its directory is where ``compared`` compares."""
+    shutil.copytree(made[0], tmp_path / "comparison")
+    return made[1]
 
 
 def test_a_comparison_writes_a_run_directory_for_every_run_and_one_table(compared):
@@ -60,11 +91,11 @@ def test_a_comparison_writes_a_run_directory_for_every_run_and_one_table(compare
     assert summary["cost"]["s3ft"]["labels"] == 4 + 12  # references, and verdicts on all samples
 
 
-def test_a_used_directory_is_refused_and_resume_adds_seeds_without_doing_anything_again(compared):
-    first, directory = compared("compare.seeds=[0]", "--resume")
-    assert first.code == 0, first.err
-    assert "comparison holds no run yet: --resume starts one." in " ".join(first.out.split())
+def test_a_used_directory_is_refused_and_resume_adds_seeds_without_doing_anything_again(first, compared):
+    assert "comparison holds no run yet: --resume starts one." in " ".join(first.err.split())
+    directory = Path("comparison")
     before = {path: path.stat().st_mtime_ns for path in directory.glob("*/seed-0/*.json*")}
+    assert before
     again, _ = compared("compare.seeds=[0]")
     assert again.code == 2
     assert "--resume" in again.err
@@ -81,13 +112,12 @@ def test_resume_with_another_budget_is_refused_by_the_name_of_what_changed(compa
     assert "train.steps: 3, was 2" in other.err
 
 
-def test_a_comparison_stopped_between_two_systems_ends_with_the_numbers_of_one_that_was_not(compared):
-    whole, directory = compared("compare.seeds=[0]", "--json")
-    (directory / "lexical/seed-0/result.json").unlink()
-    (directory / "summary.json").unlink()
+def test_a_comparison_stopped_between_two_systems_ends_with_the_numbers_of_one_that_was_not(first, compared):
+    Path("comparison/lexical/seed-0/result.json").unlink()
+    Path("comparison/summary.json").unlink()
     resumed, _ = compared("compare.seeds=[0]", "--resume", "--json")
     assert resumed.code == 0, resumed.err
-    assert json.loads(resumed.out)["systems"] == json.loads(whole.out)["systems"]
+    assert json.loads(resumed.out)["systems"] == json.loads(first.out)["systems"]
 
 
 def test_what_a_run_warned_of_is_said_and_kept_in_the_summary_after_a_resume_too(compared):

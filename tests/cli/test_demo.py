@@ -8,7 +8,8 @@ import pytest
 from cagsr.io.shutdown import Stops
 from cagsr.runs.directory import RunDirectory
 
-QUICK = ["train.steps=2", "train.warmup_steps=0", "data.count=20", "data.evaluation_count=7"]
+QUICK = ["train.steps=2", "train.warmup_steps=0", "train.prompts_per_step=2", "train.micro_batch=6"]
+QUICK += ["sampling.candidates=3", "sampling.max_new_tokens=17", "data.count=20", "data.evaluation_count=7"]
 METRICS = {"slot_error_rate", "coverage", "perfect", "clean", "hallucination", "repetition", "length"}
 
 
