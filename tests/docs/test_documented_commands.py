@@ -74,7 +74,11 @@ EXAMPLES = {
 }
 
 # What makes a Python block quick.
-QUICK_PYTHON = {r"max_steps=\d+": "max_steps=2", r"num_generations=\d+": "num_generations=2"}
+QUICK_PYTHON = {
+    r"max_steps=\d+": "max_steps=2",
+    r"num_generations=\d+": "num_generations=2",
+    r"max_completion_length=\d+": "max_completion_length=8",
+}
 
 CHAT = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 
