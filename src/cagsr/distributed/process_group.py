@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
@@ -17,6 +18,9 @@ Value = TypeVar("Value")
 
 def accelerated(**settings: Any) -> Accelerator:
     """An Accelerator with these settings and those of its launcher. Raises InputError for settings that it refuses."""
+    if AcceleratorState._shared_state and PartialState().num_processes == 1:
+        # Accelerate keeps the precision of a process's first Accelerator: another trainer's, in a notebook say.
+        AcceleratorState._reset_state()
     try:
         return Accelerator(**settings)
     except ValueError as error:
