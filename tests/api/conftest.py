@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from accelerate.state import AcceleratorState
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
@@ -52,3 +53,10 @@ def load(models):
 def words(models):
     """``words("llama")``: the tokenizer of a model."""
     return lambda name: AutoTokenizer.from_pretrained(models / name)
+
+
+@pytest.fixture(autouse=True)
+def accelerate_begins_anew():
+    """Accelerate keeps the precision of the first Accelerator of a process: TRL's would be that of all later tests."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
