@@ -79,7 +79,6 @@ def inject(kind: str, step: int, value: float) -> None:
     """Plant it: in that step, and in it alone, one number is ``value``."""
     from cagsr.models.policy import Policy, Scored
     from cagsr.training.algorithms import Algorithm
-    from cagsr.training.step import Step
 
     begin, now = TrainingLoop._begin, [0]
 
@@ -112,29 +111,35 @@ def inject(kind: str, step: int, value: float) -> None:
 
         Algorithm.token_losses = bad  # type: ignore[method-assign, assignment]
     else:
-        optimizer_step = Step._optimizer_step
+        _spoil_update(kind, step, value, now)
 
-        def stepped(self: Step, minibatch: object) -> object:
-            weight = next(each for each in self.policy.parameters() if each.requires_grad)
-            hook = None
-            if now[0] == step and kind == "a gradient":
-                hook = weight.register_hook(lambda gradient: torch.full_like(gradient, value))
-            found = optimizer_step(self, minibatch)  # type: ignore[arg-type]
-            if hook is not None:
-                hook.remove()
-            return found
 
-        Step._optimizer_step = stepped  # type: ignore[method-assign, assignment]
-        if kind == "the weights after a step":
-            one = TrainingLoop._after
+def _spoil_update(kind: str, step: int, value: float, now: list[int]) -> None:
+    from cagsr.training.step import Step
 
-            def after(trainer: TrainingLoop, number: int, collapsed: object) -> None:
-                if number == step:
-                    weight = next(each for each in trainer.step.policy.parameters() if each.requires_grad)
-                    weight.data.flatten()[0] = value
-                one(trainer, number, collapsed)
+    optimizer_step = Step._optimizer_step
 
-            TrainingLoop._after = after  # type: ignore[method-assign]
+    def stepped(self: Step, minibatch: object) -> object:
+        weight = next(each for each in self.policy.parameters() if each.requires_grad)
+        hook = None
+        if now[0] == step and kind == "a gradient":
+            hook = weight.register_hook(lambda gradient: torch.full_like(gradient, value))
+        found = optimizer_step(self, minibatch)  # type: ignore[arg-type]
+        if hook is not None:
+            hook.remove()
+        return found
+
+    Step._optimizer_step = stepped  # type: ignore[method-assign, assignment]
+    if kind == "the weights after a step":
+        one = TrainingLoop._after
+
+        def after(trainer: TrainingLoop, number: int, collapsed: object) -> None:
+            if number == step:
+                weight = next(each for each in trainer.step.policy.parameters() if each.requires_grad)
+                weight.data.flatten()[0] = value
+            one(trainer, number, collapsed)
+
+        TrainingLoop._after = after  # type: ignore[method-assign]
 
 
 def _spoil_signal(kind: str, step: int, value: float, now: list[int]) -> None:

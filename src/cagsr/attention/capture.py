@@ -106,9 +106,7 @@ def attention_forward(
     window = kwargs.get("sliding_window")
     if _calls is not None:
         _calls.append(CallShape(module, query.shape[2], key.shape[2], window))
-    reading = _active.get(module)
-    if reading is not None and torch.is_grad_enabled():
-        raise RuntimeError("attention is read without gradient: wrap the pass in torch.no_grad().")
+    reading = _active_reading(module)
     responses = query.shape[0] // key.shape[0]
     if responses > 1:
         # Folded, so that keys and values are read once; the position bias is alike for each of the group.
@@ -135,6 +133,13 @@ def attention_forward(
         responses=responses,
     )
     return unfold(_attend(call, shared_prompt, reading), responses), None
+
+
+def _active_reading(module: nn.Module) -> Reading | None:
+    reading = _active.get(module)
+    if reading is not None and torch.is_grad_enabled():
+        raise RuntimeError("attention is read without gradient: wrap the pass in torch.no_grad().")
+    return reading
 
 
 def _attend(

@@ -73,17 +73,15 @@ def score_file(
         responses=responses,
         seen=save,
     )
+    columns = (prompts, responses, scores.signals.tolist(), scores.reward.tolist())
     return [
-        {
-            "prompt": prompt.text,
-            "response": response,
-            "signals": dict(zip(scores.names, values, strict=True)),
-            "reward": total,
-        }
-        for prompt, response, values, total in zip(
-            prompts, responses, scores.signals.tolist(), scores.reward.tolist(), strict=True
-        )
+        _as_row(prompt.text, response, dict(zip(scores.names, values, strict=True)), total)
+        for prompt, response, values, total in zip(*columns, strict=True)
     ]
+
+
+def _as_row(prompt: str, response: str, signals: dict[str, float], reward: float) -> dict[str, Any]:
+    return {"prompt": prompt, "response": response, "signals": signals, "reward": reward}
 
 
 def _prompts(

@@ -80,11 +80,7 @@ def calibrate(
     """
     config, console = Config.of(config), console or Console()
     started = time.perf_counter()
-    if output.suffix not in (".yaml", ".yml"):
-        raise InputError(f"--output: {output} must end in .yaml, so that reward.preset takes it for a file")
-    refuse_existing(output, "--output")
-    if labels is not None and pairs is None:
-        raise InputError("--labels: name the file of labelled pairs with --pairs")
+    _check_arguments(output, pairs, labels)
     reward = build_reward(config.reward, find_checker(config.data))
     seed = config.train.seed
     rows = None if pairs is None else _labelled(config, pairs, labels)
@@ -111,6 +107,14 @@ def calibrate(
     write_atomically(output, write_document(preset))
     _tell(console, summary, output)
     return summary
+
+
+def _check_arguments(output: Path, pairs: str | None, labels: int | None) -> None:
+    if output.suffix not in (".yaml", ".yml"):
+        raise InputError(f"--output: {output} must end in .yaml, so that reward.preset takes it for a file")
+    refuse_existing(output, "--output")
+    if labels is not None and pairs is None:
+        raise InputError("--labels: name the file of labelled pairs with --pairs")
 
 
 def _some(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:

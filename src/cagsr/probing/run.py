@@ -55,6 +55,11 @@ def probe(config: Config | str | Path, console: Console | None = None, prompts: 
     """
     config, console = Config.of(config), console or Console()
     started = time.perf_counter()
+    found = _probed(config, console, prompts)
+    return found | {"seconds": round(time.perf_counter() - started, 1)}
+
+
+def _probed(config: Config, console: Console, prompts: int) -> dict[str, Any]:
     sampling = config.sampling
     if sampling.candidates < 2:
         raise InputError("cagsr probe compares responses to one prompt: set sampling.candidates to 2 or more")
@@ -100,7 +105,6 @@ def probe(config: Config | str | Path, console: Console | None = None, prompts: 
         "hint": hint(found, chosen),
         "yaml": None if verdict.level == "no" else _yaml(config, chosen),
         "cost": _cost(config, policy, asked[:per_pass], panel.rewards[chosen], salience, probed.sampled),
-        "seconds": round(time.perf_counter() - started, 1),
     }
 
 

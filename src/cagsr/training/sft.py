@@ -62,19 +62,23 @@ def fine_tune(
         accelerator.backward(loss * world.size)
         norm = float(torch.as_tensor(accelerator.clip_grad_norm_(network.parameters(), 1.0)))
         mean = float(world.total(loss.detach()))
-        # All processes see the same sums, so all of them stop here or none does.
-        for name, value in (("loss", mean), ("gradient norm", norm)):
-            if not math.isfinite(value):
-                raise NumericsError(
-                    f"step {step + 1}: the {name} is {value}; stopped before the optimizer step. "
-                    "Lower sft.learning_rate, or train in float32."
-                )
+        _demand_finite(step + 1, mean, norm)
         optimizer.step()
         scheduler.step()
         optimizer.zero_grad()
         report(step + 1, mean)
         if continuation:
             continuation.after(step + 1, settings.steps)
+
+
+def _demand_finite(step: int, loss: float, norm: float) -> None:
+    # All processes see the same sums, so all of them stop here or none does.
+    for name, value in (("loss", loss), ("gradient norm", norm)):
+        if not math.isfinite(value):
+            raise NumericsError(
+                f"step {step}: the {name} is {value}; stopped before the optimizer step. "
+                "Lower sft.learning_rate, or train in float32."
+            )
 
 
 class Rates(Protocol):
