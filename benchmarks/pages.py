@@ -236,10 +236,7 @@ GAINS = {
     "e2e": "restaurants (E2E, text by people), T5",
     "slots-paraphrase-t5": "shop articles, values in other words, T5",
     "slots-paraphrase-llama": "the same, Llama",
-    "slots-t5": "events, values copied, T5",
-    "slots-llama": "the same, Llama",
     "keywords-t5": "notes that mention keywords, T5",
-    "keywords-llama": "the same, Llama, base taught too little",
     "qa-t5": "question answering, T5",
 }
 
