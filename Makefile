@@ -13,8 +13,9 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python; d
 demo: $(READY)
 	$(BIN)/cagsr demo $(ARGS)
 
+# Tests side by side, each on one thread: most are small, and wait for processes of their own.
 test: check
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

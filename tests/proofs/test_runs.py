@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -96,6 +97,8 @@ WAIT = "import signal; print('ready'); signal.pause()"
 
 def test_a_run_that_goes_on_too_long_is_killed(place: Path):
     run = runs.start(["train"], place, before=partial(exec, WAIT))
+    while "ready" not in run.out:  # for however long the start takes
+        time.sleep(0.01)
     with pytest.raises(TimeoutError, match="it went on after 1 s; it last said: ready"):
         run.wait(1)
     assert run.wait() == -9
