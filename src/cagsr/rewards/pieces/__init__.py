@@ -15,7 +15,8 @@ from cagsr.rewards.pieces.spans import WORD, Span
 __all__ = ["Common", "Span", "pieces"]
 
 COURTESIES = """
-yes ok okay sorry please thanks thank thx cheers kind best regards hi hello hey dear bonjour merci danke hallo hola gracias salut
+yes ok okay sorry please thanks thank thx cheers kind best regards hi hello hey dear bonjour merci
+danke hallo hola gracias salut
 """
 COURTESY = re.compile(rf"(?:{'|'.join(COURTESIES.split())})(?:[^\w\n]+\w+){{0,3}}", re.IGNORECASE)
 

@@ -15,21 +15,28 @@ CODE = re.compile(
 )
 JSON = re.compile(r"[{\[]\s*[\"{\[](?:[^\n]|\n(?!\n))*[}\]]")
 MEMBER_OF_JSON = re.compile(r'"[^"\n]+"\s*:\s*(?:"[^"\n]*"|\[[^\[\]{}]*\]|[^\s"\[\]{},]+)')
+# A dialogue act: "inform(artist=Nina, venue=The Old Tannery)".
+ACT = re.compile(r"\w*\((?:\s*[\w -]+=[^=,;()\n]+[,;]?)+\)")
+MEMBER_OF_ACT = re.compile(r"[\w-]+(?: [\w-]+)*\s*=\s*[^=,;()\n]*[^\s=,;()]")
+STRUCTURES = ((JSON, MEMBER_OF_JSON), (ACT, MEMBER_OF_ACT))
 ROW = re.compile(
     r'(?:"[^"\n]*"|[^,;\t\n"]*)(?:([,;\t])(?:"[^"\n]*"|[^,;\t\s"][^,;\t\n"]*))(?:\1(?:"[^"\n]*"|[^,;\t\s"][^,;\t\n"]*))+'
 )
 
 
 def of_text(text: str, start: int, stop: int) -> Iterator[Span]:
-    """Pieces of a stretch of text: those of JSON in it, and those of its blocks of lines."""
-    position = start
-    for match in JSON.finditer(text, start, stop):
-        members = [each.span() for each in MEMBER_OF_JSON.finditer(text, *match.span())]
-        if members:
-            yield from _blocks(text, position, match.start())
+    """Pieces of a stretch of text: those of JSON and dialogue acts in it, and those of its blocks of lines."""
+    found = [
+        (match.span(), [each.span() for each in member.finditer(text, *match.span())])
+        for structure, member in STRUCTURES
+        for match in structure.finditer(text, start, stop)
+    ]
+    for (first, last), members in sorted(found):
+        if members and first >= start:
+            yield from _blocks(text, start, first)
             yield from members
-            position = match.end()
-    yield from _blocks(text, position, stop)
+            start = last
+    yield from _blocks(text, start, stop)
 
 
 def _blocks(text: str, start: int, stop: int) -> Iterator[Span]:

@@ -8,6 +8,8 @@ from cagsr.rewards.pieces.spans import BULLET, FIELD, NUMBER_COMMA, SENTENCE, WO
 
 __all__ = ["RULE", "of_line"]
 
+MEMBER_WORDS = 5
+"""Most words of a member of an enumeration but its first, before which the sentence begins."""
 SENTENCE_WORDS = 7
 """Words from which on what stands behind a label is divided as a sentence is, and no longer a field's value."""
 
@@ -20,15 +22,22 @@ BETWEEN_FIELDS = re.compile(
     r"\s*[;；]\s*|\s*[,，]\s*(?=[\w /-]{1,30}\s*[\[(:：=]\s*\S)|(?<=[\])])\s*,?\s*(?=[\w([])"
 )
 BRACKETED = re.compile(r"[\w /-]{1,30}[\[(][^\[\]()]+[\])]|\([^()]+\)")
-BARS = re.compile(r"\s+[|/•·]\s+|\s*>>\s*|\s+--+\s+|\s+&&\s+|\.{3,}\s*(?=[^\W_A-Z])|,,+\s*")
+# Of several separators in one sentence the first of these divides it; what others divide stays together.
+BARS = (
+    re.compile(r"\s+(?:&&|##|\|\|)\s+"),
+    re.compile(r"\s+[|/•·]\s+|\s*>>\s*|\s+--+\s+|\.{3,}\s*(?=[^\W_A-Z])|,,+\s*"),
+)
 # A clause begins after a semicolon or a dash, or where a word joins one: after a comma, or by itself.
 AFTER_COMMA = """
-and but or so because while which who where although though unless otherwise then for as not no nobody without in on at by until with has
-have is are was were they it we he she I its his their avoid put use end finish mention und aber oder weil obwohl dass sonst ohne per et
-mais ou bien je sans y pero sin con en
+and but or so because while which who where although though unless otherwise then for as not no nobody without in on at
+by until with has have is are was were they it we he she I its his their avoid put use end finish mention
+und aber oder weil obwohl dass sonst ohne per et mais ou bien je sans y pero sin con en
 """
 UNAIDED = "but because while although unless aber weil mais pero porque aunque"
-VERB = "is are was were has have had do don't did can could will would should must may says need offer mention tell keep write make add use give"
+VERB = """
+is are was were has have had do don't did can could will would should must may says need offer mention tell keep write
+make add use give
+"""
 CLAUSE = re.compile(
     r"\s*[;；]\s*|\s+[–—-]\s+|，"
     rf"|,\s+(?=(?:{'|'.join(AFTER_COMMA.split())})\s)"
@@ -69,10 +78,11 @@ def of_line(text: str, start: int, stop: int, followed: bool) -> Iterator[Span]:
 def _sentence_by_sentence(text: str, start: int, stop: int, is_item: bool) -> Iterator[Span]:
     sentences = list(divided(text, start, stop, SENTENCE))
     for first, last in sentences:
-        bars = list(divided(text, first, last, BARS))
+        bars = next((bars for bar in BARS if len(bars := list(divided(text, first, last, bar))) > 2), None)
         fields = list(divided(text, first, last, BETWEEN_FIELDS))
         field = FIELD.match(text, first, last)
-        if len(bars) > 2:
+        members = [] if field else _members(text, first, last)
+        if bars:
             yield from (trimmed(text, *bar) for bar in bars)
         elif len(fields) > 1 and _are_fields(text, fields):
             yield from (trimmed(text, *each) for each in fields)
@@ -80,6 +90,8 @@ def _sentence_by_sentence(text: str, start: int, stop: int, is_item: bool) -> It
             yield trimmed(text, first, last)
         elif field and len(WORD.findall(text, field.end(), last)) < SENTENCE_WORDS:
             yield from _enumerated(text, first, field.end(), last)
+        elif members and len(WORD.findall(text, *members[0])) == 1:
+            yield from (trimmed(text, *member) for member in members)
         else:
             for clause in divided(text, first, last, CLAUSE if field else AFTER_COLON):
                 yield from _enumerated(text, clause[0], clause[0], clause[1])
@@ -92,11 +104,17 @@ def _are_fields(text: str, parts: Sequence[Span]) -> bool:
 
 def _enumerated(text: str, start: int, value: int, stop: int) -> Iterator[Span]:
     """The members of an enumeration of three or more that begins at ``value``, the first with what stands before it."""
-    members = list(divided(text, value, stop, MEMBER))
-    short = all(len(WORD.findall(text, *member)) <= 5 for member in members[1:])
-    commas = len(re.findall("[,、،]", text[value:stop])) - len(NUMBER_COMMA.findall(text[value:stop]))
-    if len(members) < 3 or not short or commas < 1:
+    members = _members(text, value, stop)
+    if not members:
         yield trimmed(text, start, stop)
         return
     yield trimmed(text, start, members[0][1])
     yield from (trimmed(text, *member) for member in members[1:])
+
+
+def _members(text: str, start: int, stop: int) -> list[Span]:
+    """The members of an enumeration: three or more with a comma between two, and short but for the first; or none."""
+    members = list(divided(text, start, stop, MEMBER))
+    short = all(len(WORD.findall(text, *member)) <= MEMBER_WORDS for member in members[1:])
+    commas = len(re.findall("[,、،]", text[start:stop])) - len(NUMBER_COMMA.findall(text[start:stop]))
+    return members if len(members) >= 3 and short and commas else []
