@@ -18,7 +18,7 @@ from cagsr.types import Prompt
 
 __all__ = ["choose_heads", "find_heads"]
 
-PROMPTS = 8
+PROMPTS = 4
 """Prompts that heads are found on: the ranking of heads hardly changes with more (docs/lab-notes.md)."""
 
 
@@ -74,6 +74,7 @@ def find_heads(
     for prompt in chosen:
         rollout = policy.sample([prompt], sampling, seed=seed)
         evidence = evidence_of(rollout, policy.observe(rollout), salience, policy)
+        pieces = 0
         for layer, looked in looks(policy, evidence).items():
             total, pieces = agreement(looked, evidence)
             sums[layer] = sums.get(layer, torch.zeros_like(total)) + total
