@@ -58,7 +58,8 @@ def of_line(text: str, start: int, stop: int, followed: bool) -> Iterator[Span]:
     if RULE.fullmatch(text, start, stop):
         return
     bullet = BULLET.match(text, start, stop)
-    start = bullet.end() if bullet else start
+    # What the data set's own words have left in front of it is no part of a line.
+    start = bullet.end() if bullet else stop - len(text[start:stop].lstrip(" \t.,;:!?…。"))
     if (
         followed
         and text[start:stop].rstrip("* ").endswith((":", "："))
