@@ -168,6 +168,8 @@ class Evidence:
         salience      [P S]  >= 0, 0 at padding and template, rows sum to 1 (or are all 0: no content token).
     observer             the observer, for signals that need further passes with another prompt; None where there is
                          none to ask.
+        pieces        [P J S]  bool: the tokens of each of a prompt's pieces, where the salience knows them; None: runs
+                         of salient tokens are the pieces (`rewards.segments`).
     explanations         what several signals need and is computed once for all; evidence with another part
                          (`dataclasses.replace`) begins without.
     """
@@ -176,6 +178,7 @@ class Evidence:
     observation: Observation
     salience: Tensor
     observer: Observer | None = None
+    pieces: Tensor | None = None
     explanations: Explanations = field(default_factory=Explanations, init=False, compare=False, repr=False)
 
     def per_row(self, per_prompt: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ def compiled(capability: int, dtype: torch.dtype, width: int) -> list[Any]:
         key = torch.zeros(2, columns, 2, width, dtype=dtype).transpose(1, 2)
         total, bias = torch.zeros(2, length, columns), torch.zeros(1, 1, length, columns)
         lse = torch.zeros(2, 6, length + 1)[:, :, 1:]
-        kernel.add_attention(total, query, key, lse, bias, 0.125, 0.25)
+        kernel.add_attention(total, query, key, lse, bias, 0.125, [0.25] * 6)
     return warmed.binaries
 
 

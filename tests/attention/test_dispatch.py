@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from cagsr.attention import blocks
 from cagsr.attention import dispatch as kernel_choice
-from cagsr.attention.dispatch import add_attention, kernel_works
+from cagsr.attention.dispatch import SHARES, add_attention, kernel_works
 
 pytest.importorskip("triton", reason="Triton is made for Linux alone")
 
@@ -99,5 +99,5 @@ def test_tensors_on_cuda_go_to_the_kernel(
     monkeypatch.setattr(blocks, "add_attention", lambda *given: calls.append(("torch", *given)))
     with FakeTensorMode():  # tensors of any device, without data
         total, query = torch.empty(2, 3, 5, device=device), torch.empty(2, 7, 3, 11, device=device)
-    add_attention(total, query, query, total, None, 0.3, 0.1)
-    assert calls == [(taken, total, query, query, total, None, 0.3, 0.1)]
+    add_attention(total, query, query, total, None, 0.3, SHARES)
+    assert calls == [(taken, total, query, query, total, None, 0.3, SHARES)]

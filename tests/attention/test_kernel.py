@@ -81,18 +81,21 @@ def scores(query: Tensor, key: Tensor, bias: Tensor | None, scale: float) -> Ten
 
 def agrees(query: Tensor, key: Tensor, bias: Tensor | None, scale: float = 0.3) -> None:
     """With float64, and with the torch path; on top of what the total held, and on nothing beside it."""
-    heads, share = query.shape[1], 1 / 7
+    heads = query.shape[1]
+    shares = [0.0 if head == 1 else (head + 2) / 37 for head in range(heads)]
     exact = scores(query, key, bias, scale)
     # As if as much lay in keys that are not read.
     lse = within_nan(exact.logsumexp(-1).float() + 0.7)
     around = torch.rand(N, T + 5, S + 7)
     before = around.clone()
-    kernel.add_attention(around[:, 2:-3, 3:-4], query, key, lse, bias, scale, share)
+    kernel.add_attention(around[:, 2:-3, 3:-4], query, key, lse, bias, scale, shares)
     added = (around - before)[:, 2:-3, 3:-4]
-    expected = (exact - lse[..., None].double()).exp().sum(1) * share
-    torch.testing.assert_close(added.double(), expected, rtol=0, atol=1e-6 * heads * share)
+    expected = torch.einsum(
+        "nhts,h->nts", (exact - lse[..., None].double()).exp(), torch.tensor(shares).double()
+    )
+    torch.testing.assert_close(added.double(), expected, rtol=0, atol=1e-6 * max(1, sum(shares)))
     by_torch = torch.zeros(N, T, S)
-    blocks.add_attention(by_torch, query, key, lse, bias, scale, share)
+    blocks.add_attention(by_torch, query, key, lse, bias, scale, shares)
     torch.testing.assert_close(added, by_torch, rtol=0, atol=1e-6)
     before[:, 2:-3, 3:-4] = around[:, 2:-3, 3:-4]
     assert torch.equal(around, before)
@@ -132,7 +135,7 @@ def test_a_row_that_sees_no_key_adds_nothing(dtype: torch.dtype):
     assert (lse[:, :, 2] < 0.9 * lowest).all()
     total = torch.rand(N, T, S)
     before = total.clone()
-    kernel.add_attention(total, query, key, lse, bias, 1.0, 0.2)
+    kernel.add_attention(total, query, key, lse, bias, 1.0, [0.2] * 5)
     assert torch.equal(total[:, :3], before[:, :3])
     torch.testing.assert_close((total - before)[:, 3:].sum(-1), torch.ones(N, T - 3))
 
@@ -144,10 +147,10 @@ def test_tensors_whose_last_axis_is_not_contiguous_are_read_and_written():
     query, key = inputs(6, 2, 13)
     bias, total = turned(biasing("of all", 6)), turned(torch.zeros(N, T, S))
     lse = turned(scores(query, key, bias, 0.3).logsumexp(-1).float())
-    kernel.add_attention(total, turned(query), turned(key), lse, bias, 0.3, 1 / 6)
+    kernel.add_attention(total, turned(query), turned(key), lse, bias, 0.3, [1 / 6] * 6)
     torch.testing.assert_close(total.sum(-1), torch.ones(N, T))
     expected = torch.zeros(N, T, S)
-    blocks.add_attention(expected, query, key, lse, bias, 0.3, 1 / 6)
+    blocks.add_attention(expected, query, key, lse, bias, 0.3, [1 / 6] * 6)
     torch.testing.assert_close(total, expected, rtol=0, atol=1e-6)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForSeq2SeqLM, T5GemmaConfig
+from transformers import AutoModelForSeq2SeqLM, T5Config, T5GemmaConfig
 
 import tiny
 from cagsr.attention import ATTENTION
@@ -391,3 +391,19 @@ def test_a_decoder_with_a_window_forgets_nothing_of_its_prompt():
     shared = policy.sample(prompts, tiny.SHORT, seed=3)
     policy.sharing = Sharing("a test compares")
     assert torch.equal(policy.sample(prompts, tiny.SHORT, seed=3).response_ids, shared.response_ids)
+
+
+def test_a_t5_whose_decoder_has_more_layers_than_its_encoder_samples():
+    config = T5Config(
+        vocab_size=127, d_model=20, d_kv=5, d_ff=28, num_layers=2, num_decoder_layers=3, num_heads=4
+    )
+    torch.manual_seed(0)
+    model = AutoModelForSeq2SeqLM.from_config(config, attn_implementation=ATTENTION).eval()
+    model.generation_config.decoder_start_token_id = 0
+    policy = make_policy(model, tiny._tokenizer("encoder-decoder"))
+    rollout = policy.sample(
+        tiny.prompts(policy, (3, 11, 7)), tiny.sampling(temperature=0.0, max_new_tokens=7)
+    )
+    predictions = policy.predict(rollout)
+    likeliest = predictions.logits.argmax(-1)[predictions.place]
+    assert torch.equal(likeliest[rollout.response_mask], rollout.response_ids[rollout.response_mask])

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from cagsr.errors import InputError
-from cagsr.rewards.salience import STOP_WORDS, Column, Idf, Span, Uniform
+from cagsr.rewards.salience import STOP_WORDS, Column, Idf, Pieces, Span, Uniform, evidence_of
+from cagsr.rewards.segments import segments
 from cagsr.types import Prompt
 from evidence import make_evidence, make_prompt, padded
 
@@ -167,3 +168,42 @@ def test_column_names_the_row_that_is_wrong(row, reason):
     with pytest.raises(InputError, match="row 17: ") as error:
         Column("key").weigh(prompt)
     assert reason in str(error.value)
+
+
+def test_pieces_weigh_the_same_and_share_their_weight_among_their_tokens():
+    head = "Describe the place. "
+    made = [
+        make_prompt(head + f"name: {name}; area: {area}", index=number)
+        for number, (name, area) in enumerate((("A B C", "north"), ("D", "south"), ("E", "west")))
+    ]
+    salience = Pieces(made)
+    words = [made[0].text[start:stop] for start, stop in made[0].offsets]
+    assert [[words[token] for token in piece] for piece in salience.divide(made[0])] == [
+        ["name", ":", "A", "B", "C"],
+        ["area", ":", "north"],
+    ]
+    weights = dict(zip(range(len(words)), salience.weigh(made[0]), strict=True))
+    assert [weights[place] for place in range(4)] == [0.0] * 4
+    assert sum(weights.values()) == pytest.approx(2)
+    assert weights[words.index("A")] == pytest.approx(1 / 5)
+    assert weights[words.index("north")] == pytest.approx(1 / 3)
+
+
+def test_more_pieces_than_allowed_are_taken_together_with_their_neighbours():
+    text = "; ".join(f"f{number}: v{number}" for number in range(7))
+    divided = Pieces([make_prompt(text)], most=3).divide(make_prompt(text))
+    assert [len(piece) for piece in divided] == [9, 9, 3]
+
+
+def test_evidence_has_the_pieces_where_its_prompt_stands_whichever_side_is_padded():
+    made = [make_prompt("a: b; c: d", index=0), make_prompt("e: f", index=1)]
+    width = max(len(prompt.ids) for prompt in made) + 2
+    mask = torch.tensor([[0] * (width - len(p.ids)) + [1] * len(p.ids) for p in made]).bool()
+    given = make_evidence(torch.zeros(4, 3, width), group_size=2, prompts=made, prompt_mask=mask)
+    evidence = evidence_of(given.rollout, given.observation, Pieces(made))
+    taken = segments(evidence)
+    assert taken.shape == (2, 2, width)
+    assert taken.sum(-1).tolist() == [[3, 3], [3, 0]]
+    first = int(mask[0].long().argmax())
+    assert taken[0, 0].nonzero().flatten().tolist() == [first, first + 1, first + 2]
+    assert evidence_of(given.rollout, given.observation, Uniform()).pieces is None

@@ -1,5 +1,7 @@
 """Attention weights, their log-sum-exp and their sum over heads in plain torch, block by block and head by head."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from transformers.integrations.sdpa_attention import create_position_bias_mask, sdpa_attention_forward
@@ -79,11 +81,17 @@ def log_sum_exp(query: Tensor, key: Tensor, bias: Tensor | None, scale: float) -
 
 
 def add_attention(
-    total: Tensor, query: Tensor, key: Tensor, lse: Tensor, bias: Tensor | None, scale: float, share: float
+    total: Tensor,
+    query: Tensor,
+    key: Tensor,
+    lse: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    shares: Sequence[float],
 ) -> None:
-    """Add attention weights, summed over heads, to a total in place, float32.
+    """Add attention weights, each head by its share, to a total in place, float32.
 
-    total [N T S] += share * sum over heads of exp(q k^T * scale + bias - lse).
+    total [N T S] += sum over heads h of shares[h] * exp(q k^T * scale + bias - lse). A share of 0 costs nothing.
 
     query [N H T D], key [N G S D] with H a multiple of G, lse [N H T] over all keys, bias [1|N 1|H T S].
     """
@@ -104,8 +112,8 @@ def add_attention(
         for first in range(0, length, rows):
             each = slice(first, min(first + rows, length))
             weights = buffer[: some.stop - some.start, : each.stop - each.start]
-            for head in range(heads):
+            for head in (head for head in range(heads) if shares[head]):
                 torch.bmm(query[some, head, each], key[some, head // repeats].transpose(1, 2), out=weights)
                 if bias is not None:
                     weights += bias[some, head % bias.shape[1], each]
-                total[some, each].add_(weights.exp_(), alpha=share)
+                total[some, each].add_(weights.exp_(), alpha=shares[head])

@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
 from cagsr.attention.call import AttentionCall
-from cagsr.attention.reading import ATTENTION, Readable, Reading
+from cagsr.attention.reading import ATTENTION, EachHead, Readable, Reading
 from cagsr.attention.rows import fold, unfold
 from cagsr.attention.shared_cache import SharedCache
 from cagsr.attention.shared_prompt import SharedPrompt
@@ -45,12 +45,16 @@ _calls: list[CallShape] | None = None
 
 
 @contextmanager
-def capture(readable: Readable, rows: slice = ALL, columns: slice = ALL) -> Iterator[Reading]:
+def capture(
+    readable: Readable, rows: slice = ALL, columns: slice = ALL, each_head: EachHead | None = None
+) -> Iterator[Reading]:
     """Context manager that reads attention A [N T S] in the one forward pass that a model makes inside the block.
 
     rows     the T query positions whose attention is read: ``slice(S - 1, S - 1 + T)`` for a causal model
              that is fed prompt and response, all of them for the decoder of an encoder-decoder.
     columns  the S key positions of the prompt.
+
+    each_head  is handed the attention of every head alone, instead of a sum: see `reading.EachHead`.
 
     ``reading.attention`` holds the result when the block has ended. It is the softmax before dropout.
 
@@ -60,7 +64,7 @@ def capture(readable: Readable, rows: slice = ALL, columns: slice = ALL) -> Iter
         raise RuntimeError("attention is read without gradient: wrap the capture in torch.no_grad().")
     if any(module in _active for module in readable.modules):
         raise RuntimeError("these attention modules are being read already: captures cannot be nested.")
-    reading = Reading(readable, rows, columns)
+    reading = Reading(readable, rows, columns, each_head)
     _active.update(dict.fromkeys(readable.modules, reading))
     try:
         yield reading

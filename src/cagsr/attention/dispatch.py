@@ -1,7 +1,7 @@
 """Choice of the code that adds attention to a reading: the Triton kernel where it works, the torch path elsewhere."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
 
@@ -12,15 +12,24 @@ from cagsr.attention import blocks
 
 __all__ = ["add_attention"]
 
+SHARES = (0.5, 0.0, 0.25, 0.125)
+"""Of the four heads that the kernel is tried on."""
+
 
 def add_attention(
-    total: Tensor, query: Tensor, key: Tensor, lse: Tensor, bias: Tensor | None, scale: float, share: float
+    total: Tensor,
+    query: Tensor,
+    key: Tensor,
+    lse: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    shares: Sequence[float],
 ) -> None:
     """`blocks.add_attention`, by the Triton kernel for tensors on CUDA that it can take."""
     add = blocks.add_attention
     if total.device.type == "cuda" and kernel_works(total.device, query.dtype, query.shape[-1]):
         from cagsr.attention.kernel import add_attention as add
-    add(total, query, key, lse, bias, scale, share)
+    add(total, query, key, lse, bias, scale, shares)
 
 
 @cache
@@ -63,7 +72,7 @@ def _difference(add: Callable[..., None], device: torch.device, dtype: torch.dty
     bias = torch.zeros_like(hidden, dtype=torch.float32).masked_fill(hidden, -torch.inf)
     scale = width**-0.5
     lse = blocks.log_sum_exp(query, key, bias, scale)
-    blocks.add_attention(expected, query, key, lse, bias, scale, 0.25)
+    blocks.add_attention(expected, query, key, lse, bias, scale, SHARES)
     found = torch.zeros_like(expected, device=device)
-    add(found, *(each.to(device) for each in (query, key, lse, bias)), scale, 0.25)
+    add(found, *(each.to(device) for each in (query, key, lse, bias)), scale, SHARES)
     return float((found.cpu() - expected).abs().max())

@@ -13,6 +13,9 @@ Not run on a GPU yet (docs/gpu.md). It was run by Triton's interpreter, and comp
 size of a tile is not one that was measured to be fast: it is the largest for which ptxas keeps everything in registers.
 """
 
+from collections.abc import Sequence
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
@@ -32,7 +35,7 @@ LENGTHS = ["length", "columns", "total_n", "total_t", "lse_n", "lse_h", "bias_n"
 
 @triton.jit(do_not_specialize=LENGTHS, do_not_specialize_on_alignment=["lse", "bias"])
 def _add_tile(
-    total, query, key, lse, bias, scale, share, hidden, heads, repeats, length, columns,
+    total, query, key, lse, bias, shares, scale, hidden, heads, repeats, length, columns,
     total_n, total_t, total_s, query_n, query_h, query_t, query_d, key_n, key_g, key_s, key_d,
     lse_n, lse_h, lse_t, bias_n, bias_h, bias_t, bias_s,
     BIASED: tl.constexpr, WIDTH: tl.constexpr, PADDED: tl.constexpr, TILE: tl.constexpr,
@@ -57,28 +60,37 @@ def _add_tile(
     of_bias = t[:, None] * bias_t + s[None, :] * bias_s
     weights = tl.zeros((TILE, TILE), dtype=tl.float32)
     for head in range(heads):
-        scores = tl.dot(
-            tl.load(query + of_query, mask=is_row[:, None] & is_width[None, :], other=0.0),
-            tl.load(key + of_key, mask=is_column[None, :] & is_width[:, None], other=0.0),
-            input_precision="ieee",
-        )
-        scores *= scale
+        share = tl.load(shares + head)
+        if share > 0.0:
+            scores = tl.dot(
+                tl.load(query + of_query, mask=is_row[:, None] & is_width[None, :], other=0.0),
+                tl.load(key + of_key, mask=is_column[None, :] & is_width[:, None], other=0.0),
+                input_precision="ieee",
+            )
+            scores *= scale
+            if BIASED:
+                scores += tl.load(bias + of_bias, mask=inside, other=0.0).to(tl.float32)
+            lse_T = tl.load(lse + t * lse_t, mask=is_row, other=0.0)
+            # A row that sees no key has the mask's own huge negative number as lse, which would cancel the mask.
+            lse_T = tl.where(lse_T < hidden, float("inf"), lse_T)
+            weights += share * tl.exp(scores - lse_T[:, None])
         if BIASED:
-            scores += tl.load(bias + of_bias, mask=inside, other=0.0).to(tl.float32)
             bias += bias_h
-        lse_T = tl.load(lse + t * lse_t, mask=is_row, other=0.0)
-        # A row that sees no key has the mask's own huge negative number as lse, which would cancel the mask.
-        lse_T = tl.where(lse_T < hidden, float("inf"), lse_T)
-        weights += tl.exp(scores - lse_T[:, None])
         query += query_h
         lse += lse_h
         key += tl.where((head + 1) % repeats == 0, key_g, 0)
     total += t[:, None] * total_t + s[None, :] * total_s
-    tl.store(total, tl.load(total, mask=inside) + share * weights, mask=inside)
+    tl.store(total, tl.load(total, mask=inside) + weights, mask=inside)
 
 
 def add_attention(
-    total: Tensor, query: Tensor, key: Tensor, lse: Tensor, bias: Tensor | None, scale: float, share: float
+    total: Tensor,
+    query: Tensor,
+    key: Tensor,
+    lse: Tensor,
+    bias: Tensor | None,
+    scale: float,
+    shares: Sequence[float],
 ) -> None:
     """`blocks.add_attention` by the kernel, for tensors of whatever strides; query and key of one of `DTYPES`."""
     batch, heads, length, width = query.shape
@@ -90,9 +102,15 @@ def add_attention(
     grid = (batch * triton.cdiv(length, tile) * triton.cdiv(columns, tile),)
     with torch.cuda.device_of(total):
         _add_tile[grid](
-            total, query, key, lse, over, scale, share, torch.finfo(query.dtype).min / 2,
-            heads, heads // key.shape[1], length, columns,
+            total, query, key, lse, over, _on_device(tuple(shares), total.device),
+            scale, torch.finfo(query.dtype).min / 2, heads, heads // key.shape[1], length, columns,
             *total.stride(), *query.stride(), *key.stride(), *lse.stride(), *over.stride(),
             BIASED=bias is not None, WIDTH=width, PADDED=padded, TILE=tile,
             num_warps=warps, num_stages=2,  # pyright: ignore[reportCallIssue]
         )  # fmt: skip
+
+
+@lru_cache(1024)
+def _on_device(shares: tuple[float, ...], device: torch.device) -> Tensor:
+    # Kept, because a copy for each call would make the GPU wait for the CPU.
+    return torch.tensor(shares, dtype=torch.float32, device=device)

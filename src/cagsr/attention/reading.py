@@ -1,5 +1,6 @@
 """Readable and Reading: the attention modules of a model that are read, and the attention summed over them."""
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +11,7 @@ from cagsr.attention.call import AttentionCall
 from cagsr.attention.dispatch import add_attention
 from cagsr.attention.rows import of_each
 
-__all__ = ["ATTENTION", "Readable", "Reading"]
+__all__ = ["ATTENTION", "EachHead", "Readable", "Reading"]
 
 ATTENTION = "cagsr"
 """The name to load a model with: ``from_pretrained(..., attn_implementation="cagsr")``.
@@ -27,23 +28,53 @@ class Readable:
     modules  selected by identity: a copy of the model needs its own ``Readable``.
     layers   their layer numbers in the model, counted from 0.
     total    how many layers of the model have attention that could be read.
+    heads    what each head of each module weighs in the attention that is read: >= 0, 1 in all. None: all alike.
     """
 
     kind: str
     modules: tuple[nn.Module, ...]
     layers: tuple[int, ...]
     total: int
+    heads: tuple[tuple[float, ...], ...] | None = None
+
+    def weighted(self, weights: Mapping[int, Sequence[float]]) -> "Readable":
+        """These modules with a weight >= 0 for each head of some layers, made to sum to 1; other layers are not read.
+
+        Raises ValueError for weights that are all 0, negative, or of layers that are not readable.
+        """
+        chosen = {layer: row for layer, row in weights.items() if any(row)}
+        total = sum(map(sum, chosen.values()))
+        if not total > 0 or min(map(min, chosen.values())) < 0 or not set(chosen) <= set(self.layers):
+            raise ValueError(f"weights of heads must be >= 0 and of layers {self.layers}")
+        kept = [place for place, layer in enumerate(self.layers) if layer in chosen]
+        layers = tuple(self.layers[place] for place in kept)
+        heads = tuple(tuple(weight / total for weight in chosen[layer]) for layer in layers)
+        return replace(self, modules=tuple(self.modules[place] for place in kept), layers=layers, heads=heads)
 
     def __str__(self) -> str:
         what = "self-attention" if self.kind == "causal" else "cross-attention"
+        if self.heads is not None:
+            read = sum(weight > 0 for row in self.heads for weight in row)
+            what = f"{read} heads of {what}"
         return f"{what} of {len(self.layers)} of {self.total} layers ({', '.join(map(str, self.layers))})"
 
 
-class Reading:
-    """Attention summed over heads and modules while a model runs. ``attention`` is whole after the capture's block."""
+EachHead = Callable[[int, int, Tensor], None]
+"""``each_head(place, head, attention [N T S])`` for each head of the module at that place of ``Readable.modules``."""
 
-    def __init__(self, readable: Readable, rows: slice, columns: slice) -> None:
+
+class Reading:
+    """Attention summed over heads and modules while a model runs. ``attention`` is whole after the capture's block.
+
+    With ``each_head`` nothing is summed: it is handed the attention of one head after another.
+    """
+
+    def __init__(
+        self, readable: Readable, rows: slice, columns: slice, each_head: EachHead | None = None
+    ) -> None:
         self._modules = readable.modules
+        self._shares = dict(zip(readable.modules, readable.heads or (), strict=readable.heads is not None))
+        self._each_head = each_head
         self._rows, self._columns = rows, columns
         self._read: set[nn.Module] = set()
         self._sum: Tensor | None = None
@@ -52,7 +83,7 @@ class Reading:
 
     @property
     def attention(self) -> Tensor:
-        """A [N T S], float32, in [0, 1]: mean over heads and modules, 0 in columns that the mask hides.
+        """A [N T S], float32, in [0, 1]: mean over heads and modules, weighted if heads are; 0 in masked columns.
 
         A row that sees no key at all (padding) is 0. Raises RuntimeError unless every module was read.
         """
@@ -90,14 +121,28 @@ class Reading:
         if self._sum is None:
             shape = (groups * call.responses, length // call.responses, columns)
             self._sum = torch.zeros(shape, dtype=torch.float32, device=call.query.device)
-        share = 1.0 / (heads * len(self._modules))
-        total = self._sum.view(groups, length, columns)
-        add_attention(total, call.query, call.key, lse, call.mask, call.scaling, share)
+        total, given = (
+            self._sum.view(groups, length, columns),
+            (call.query, call.key, lse, call.mask, call.scaling),
+        )
+        if self._each_head is None:
+            shares = self._shares.get(call.module) or (1.0 / (heads * len(self._modules)),) * heads
+            add_attention(total, *given, shares)
+            return
+        for head in range(heads):
+            alone = torch.zeros_like(total)
+            add_attention(alone, *given, [float(each == head) for each in range(heads)])
+            self._each_head(self._modules.index(call.module), head, alone.view(self._sum.shape))
 
     def add_row(self, module: nn.Module, weights: Tensor) -> None:
         """Add a module's attention weights [N H S] that are known already, of one query a row."""
         self._check(module)
-        mean = weights.float().mean(1, keepdim=True) / len(self._modules)
+        if (shares := self._shares.get(module)) is None:
+            mean = weights.float().mean(1, keepdim=True) / len(self._modules)
+        else:
+            mean = torch.einsum(
+                "nhs,h->ns", weights.float(), weights.new_tensor(shares, dtype=torch.float32)
+            )[:, None]
         self._sum = mean if self._sum is None else self._sum.add_(mean)
 
     def _check(self, module: nn.Module) -> None:

@@ -27,6 +27,7 @@ SIGNALS = {
     name: f"cagsr.rewards.signals.{name}.{name}"
     for name in (
         "agreement",
+        "attended",
         "certainty",
         "contradiction",
         "coverage",

@@ -14,9 +14,10 @@ from cagsr.metrics.bootstrap import interval
 from cagsr.metrics.slots import slot_metrics
 from cagsr.models.policy import Policy, Reference
 from cagsr.rewards.reward import Reward
+from cagsr.rewards.salience import evidence_of
 from cagsr.rewards.signals.repetition import repeated_ngrams
 from cagsr.tasks.task import Checker
-from cagsr.types import Evidence, Prompt, Rollout
+from cagsr.types import Prompt, Rollout
 
 __all__ = [
     "Answers",
@@ -90,7 +91,7 @@ def measure_signals(
     """A function that gives the raw signals [n C] of a rollout, for `answer`."""
 
     def measure(rollout: Rollout) -> torch.Tensor:
-        return reward.measure(Evidence(rollout, observer.observe(rollout), salience(rollout), observer))
+        return reward.measure(evidence_of(rollout, observer.observe(rollout), salience, observer))
 
     return measure
 

@@ -19,7 +19,7 @@ from cagsr.models.load_policy import observing
 from cagsr.models.policy import Policy
 from cagsr.rewards.presets import load_preset, terms_of
 from cagsr.rewards.reward import Reward
-from cagsr.rewards.salience import Idf, Salience, Uniform
+from cagsr.rewards.salience import Idf, Salience, Uniform, evidence_of
 from cagsr.types import Evidence, Prompt, Scores
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def measured(
             [prompts[group[0]] for group in part], [rows[position] for position in members], texts
         )
         with torch.no_grad():
-            evidence = Evidence(rollout, policy.observe(rollout), salience(rollout), policy)
+            evidence = evidence_of(rollout, policy.observe(rollout), salience, policy)
             signals[members] = reward.measure(evidence).cpu()
         if seen is not None:
             seen(members, evidence)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from cagsr.attention.capture import capture
+from cagsr.attention.reading import EachHead
 from cagsr.attention.shared_cache import SharedCache
 from cagsr.attention.shared_prompt import SharedPrompt
 from cagsr.attention.sharing import can_keep
@@ -29,15 +30,18 @@ class CausalPolicy(Policy):
             return self._sharing(SharedPrompt(rollout.prompt_mask, rollout.response_mask), rollout, hidden)
         return self._one_by_one(rollout, hidden)
 
-    def read(self, rollout: Rollout) -> tuple[Predictions, Tensor]:
+    def read(self, rollout: Rollout, each_head: EachHead | None = None) -> tuple[Predictions, Tensor]:
         if self.sharing.allows(rollout.prompt_ids.shape[1] + rollout.response_ids.shape[1]):
             shared = SharedPrompt(rollout.prompt_mask, rollout.response_mask)
-            with capture(self.readable) as reading:
+            placed = each_head and (
+                lambda at, head, attention: each_head(at, head, shared.on_columns(attention))
+            )
+            with capture(self.readable, each_head=placed) as reading:
                 predictions = self._sharing(shared, rollout, hidden=False)
             return predictions, shared.on_columns(reading.attention)
         prompt, response = rollout.prompt_ids.shape[1], rollout.response_ids.shape[1]
         rows, columns = slice(prompt - 1, prompt - 1 + response), slice(0, prompt)
-        with capture(self.readable, rows, columns) as reading:
+        with capture(self.readable, rows, columns, each_head) as reading:
             predictions = self._one_by_one(rollout, hidden=False)
         return predictions, reading.attention
 

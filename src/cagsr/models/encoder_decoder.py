@@ -9,6 +9,7 @@ from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
 from transformers.modeling_outputs import BaseModelOutput
 
 from cagsr.attention.capture import capture
+from cagsr.attention.reading import EachHead
 from cagsr.errors import UnsupportedModelError
 from cagsr.models.policy import Policy, Predictions, places
 from cagsr.types import Rollout
@@ -60,10 +61,10 @@ class EncoderDecoderPolicy(Policy):
         place = places(rows, width, first + width, first, self.device)
         return Predictions(output.logits.flatten(0, 1), place, states)
 
-    def read(self, rollout: Rollout) -> tuple[Predictions, Tensor]:
+    def read(self, rollout: Rollout, each_head: EachHead | None = None) -> tuple[Predictions, Tensor]:
         prompt, response = rollout.prompt_ids.shape[1], rollout.response_ids.shape[1]
         first = len(self._prefix) - 1
-        with capture(self.readable, slice(first, first + response), slice(0, prompt)) as reading:
+        with capture(self.readable, slice(first, first + response), slice(0, prompt), each_head) as reading:
             predictions = self.predict(rollout)
         return predictions, reading.attention
 
@@ -105,9 +106,9 @@ class EncoderDecoderDecoder:
         self.encoded = policy.encode_prompts(prompt_ids, prompt_mask)
         self.mask = prompt_mask[:, None, None]
         self.prefixes = policy.prefixes(candidates * len(prompt_ids))
-        config = policy.model.config
-        # Cross-attention has no window, whatever the config says of the decoder's own.
-        self.cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache())
+        # Without a config, of which transformers would read the number of layers: T5's decoder may have another than
+        # its encoder. A window of the decoder's is the mask's.
+        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
 
     def begin(self) -> Tensor:
         """[N V] logits of every response's first token."""

@@ -2,7 +2,7 @@
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import NamedTuple, cast
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cagsr.attention.inspection import evaluating
-from cagsr.attention.reading import Readable
+from cagsr.attention.reading import EachHead, Readable
 from cagsr.attention.sharing import Sharing
 from cagsr.config.schema import Sampling
 from cagsr.errors import InputError
@@ -81,8 +81,11 @@ class Policy(nn.Module, ABC):
         """One forward pass over given responses, and the place in it where each of their tokens is predicted."""
 
     @abstractmethod
-    def read(self, rollout: Rollout) -> tuple[Predictions, Tensor]:
-        """`predict`, and the attention [N T S] from each response's rows to its prompt's columns in that pass."""
+    def read(self, rollout: Rollout, each_head: EachHead | None = None) -> tuple[Predictions, Tensor]:
+        """`predict`, and the attention [N T S] from each response's rows to its prompt's columns in that pass.
+
+        ``each_head`` is handed the attention of every head alone; what is returned is then no sum.
+        """
 
     @abstractmethod
     def decoder(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool) -> Decoder:
@@ -187,6 +190,20 @@ class Policy(nn.Module, ABC):
         )
         found = facts(predictions.logits, place, tokens, others, self.temperature)
         return observed(rollout, attention, Facts(*(_in_rows(each, mask) for each in found)))
+
+    @torch.no_grad()
+    def observe_heads(self, rollout: Rollout, reduce: Callable[[Tensor], Tensor]) -> dict[int, list[Tensor]]:
+        """What ``reduce`` makes of the attention [N T S] of each head alone: for each layer read, a list over heads.
+
+        One pass; the attention of one head at a time is in memory, 0 at padding.
+        """
+        k, layers = rollout.group_size, self.readable.layers
+        columns = rollout.prompt_mask.repeat_interleave(k, 0)[:, None, :] & rollout.response_mask[:, :, None]
+        found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+        self.read(
+            rollout, lambda place, head, attention: found[layers[place]].append(reduce(attention * columns))
+        )
+        return found
 
     @torch.no_grad()
     def logprobs(self, rollout: Rollout) -> Tensor:

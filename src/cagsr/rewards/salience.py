@@ -4,13 +4,24 @@ A salience is called with a rollout and gives ``w [P S]``: rows sum to 1, or are
 content token. Which side is padded does not matter; the prompt mask says where the tokens stand.
 """
 
-__all__ = ["STOP_WORDS", "Column", "Idf", "Salience", "Span", "Uniform", "build_salience"]
+__all__ = [
+    "STOP_WORDS",
+    "Column",
+    "Idf",
+    "Pieces",
+    "Salience",
+    "Span",
+    "Uniform",
+    "build_salience",
+    "evidence_of",
+]
 
 import math
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -18,7 +29,8 @@ from torch import Tensor
 from cagsr.config import Config
 from cagsr.data.words import prompt_words
 from cagsr.errors import InputError
-from cagsr.types import Prompt, Rollout
+from cagsr.rewards.pieces import Common, pieces
+from cagsr.types import Evidence, Observation, Observer, Prompt, Rollout
 
 # "no", "not" and numerals are missing on purpose: in data-to-text they are values ("family friendly: no").
 _ENGLISH = """
@@ -54,6 +66,36 @@ class Salience(ABC):
     @abstractmethod
     def weigh(self, prompt: Prompt) -> list[float]:
         """One weight >= 0 for each of ``prompt.ids``, not normalised."""
+
+    def divide(self, prompt: Prompt) -> list[list[int]] | None:
+        """The tokens of each piece of the prompt; None where runs of salient tokens are the pieces."""
+        return None
+
+    def pieces(self, rollout: Rollout) -> Tensor | None:
+        """[P J S] bool: `divide` for each prompt, all False beyond its last piece; None where it says nothing."""
+        divided = [self.divide(prompt) for prompt in rollout.prompts]
+        if any(each is None for each in divided):
+            return None
+        mask_PS = rollout.prompt_mask.cpu()
+        found_PJS = torch.zeros(
+            len(mask_PS), max(1, *(len(each or ()) for each in divided)), mask_PS.shape[1]
+        ).bool()
+        for row, each in enumerate(divided):
+            columns = mask_PS[row].nonzero().squeeze(-1)
+            for number, tokens in enumerate(each or ()):
+                found_PJS[row, number, columns[tokens]] = True
+        return found_PJS.to(rollout.prompt_mask.device)
+
+
+def evidence_of(
+    rollout: Rollout,
+    observation: Observation,
+    salience: Callable[[Rollout], Tensor],
+    observer: Observer | None = None,
+) -> Evidence:
+    """What a signal is given: the rollout, what was observed of it, its salient tokens, and its pieces if any."""
+    pieces_PJS = salience.pieces(rollout) if isinstance(salience, Salience) else None
+    return Evidence(rollout, observation, salience(rollout), observer, pieces_PJS)
 
 
 class Uniform(Salience):
@@ -196,6 +238,41 @@ class Column(Salience):
         return spans
 
 
+class Pieces(Salience):
+    """Salience of the pieces of a prompt (`rewards.pieces`): each weighs the same, and each of its tokens does.
+
+    What ``prompts`` have in common is no piece. Of more than ``most`` pieces, neighbours are taken together.
+    """
+
+    def __init__(self, prompts: Iterable[Prompt], most: int = 24) -> None:
+        self.common = Common(_written(prompt) for prompt in prompts)
+        self.most = most
+
+    def divide(self, prompt: Prompt) -> list[list[int]]:
+        found = [
+            sorted(_tokens_in(prompt, [span])) for span in pieces(prompt.text, prompt.content, self.common)
+        ]
+        # A token that two pieces share ("," and a quote in one) belongs to the first.
+        taken = set[int]()
+        alone = [
+            [token for token in tokens if token not in taken and not taken.add(token)] for tokens in found
+        ]
+        alone = [tokens for tokens in alone if tokens]
+        together = math.ceil(len(alone) / self.most) or 1
+        return [list(chain(*alone[first : first + together])) for first in range(0, len(alone), together)]
+
+    def weigh(self, prompt: Prompt) -> list[float]:
+        weights = [0.0] * len(prompt.ids)
+        for tokens in self.divide(prompt):
+            for token in tokens:
+                weights[token] = 1 / len(tokens)
+        return weights
+
+
+def _written(prompt: Prompt) -> str:
+    return "\n".join(prompt.text[start:stop] for start, stop in prompt.content)
+
+
 def _tokens_in(prompt: Prompt, spans: Sequence[tuple[int, int]]) -> set[int]:
     """The tokens that cover some character of the spans. Empty offsets, of special tokens, cover none."""
     return {
@@ -212,6 +289,8 @@ def build_salience(config: Config, prompts: Sequence[Prompt]) -> Salience:
         return Idf(prompts, power=given.power)
     if given.kind == "span":
         return Span(given.start, given.end, given.pattern)
+    if given.kind == "pieces":
+        return Pieces(prompts, most=given.most)
     if given.kind == "column":
         return Column(str(config.data.salience_column))
     return Uniform()

@@ -21,15 +21,15 @@ JOINING_VALUE = re.compile(r"[\s:=]*(?:[^\s;,.!?|]+\s*){0,2}")
 
 
 def segments(evidence: Evidence) -> Tensor:
-    """[P J S] bool: which salient prompt tokens make up each of a prompt's J segments; all False beyond its last.
+    """[P J S] bool: which prompt tokens make up each of a prompt's J segments; all False beyond its last.
 
-    A segment is a run of salient tokens. A colon or an equals sign does not end one, so a field and its value are
-    one segment; a comma, a semicolon, a full stop does. So does a stop word, except that up to two may stand in a
-    value.
+    Those of ``evidence.pieces``, where it has them. Otherwise a segment is a run of salient tokens. A colon or an
+    equals sign does not end one, so a field and its value are one segment; a comma, a semicolon, a full stop does. So
+    does a stop word, except that up to two may stand in a value.
     """
     known = evidence.explanations
     if known.segments is None:
-        known.segments = _segments(evidence)
+        known.segments = _segments(evidence) if evidence.pieces is None else evidence.pieces
     return known.segments
 
 

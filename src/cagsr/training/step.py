@@ -24,11 +24,12 @@ from cagsr.errors import NumericsError
 from cagsr.models.policy import Policy, Reference, Scored
 from cagsr.models.sampling import Sampler
 from cagsr.rewards.reward import Reward
+from cagsr.rewards.salience import evidence_of
 from cagsr.training import kl
 from cagsr.training.algorithms import Algorithm
 from cagsr.training.attention_summary import Look, look
 from cagsr.training.losses import token_weights
-from cagsr.types import Evidence, Observation, Prompt, Rollout, Scores, TrainBatch
+from cagsr.types import Observation, Prompt, Rollout, Scores, TrainBatch
 
 __all__ = ["Collected", "Progress", "Step"]
 
@@ -94,7 +95,7 @@ class Step:
                 observation = seen.of_groups(rollout, start, stop) if seen else self.observer.observe(part)
                 watched = self.observer is self.reference
                 ref_logprobs = observation.logprobs if watched else self.reference.logprobs(part)
-                evidence = Evidence(part, observation, self.salience(part), self.observer)
+                evidence = evidence_of(part, observation, self.salience, self.observer)
                 measured.append(self.reward.measure(evidence))
                 attended.append(look(evidence))
                 batch = TrainBatch(part, ref_logprobs)

@@ -7,10 +7,10 @@ import torch
 
 from cagsr.distributed.process_group import World
 from cagsr.errors import NumericsError
+from cagsr.rewards.salience import evidence_of
 from cagsr.rewards.signals.repetition import repeated_ngrams
 from cagsr.training import kl
 from cagsr.training.step import Collected, Step
-from cagsr.types import Evidence
 
 __all__ = ["measure", "shuffled_share"]
 
@@ -113,7 +113,7 @@ def shuffled_share(step: Step, collected: Collected) -> float | None:
     with step.accelerator.autocast():
         for part in shuffled.split(step.groups_per_pass):
             observation = step.observer.observe(part)
-            evidence = Evidence(part, observation, step.salience(part), step.observer)
+            evidence = evidence_of(part, observation, step.salience, step.observer)
             measured.append(step.reward.measure(evidence))
     pairs = step.world.gather(torch.stack([collected.scores.signals, torch.cat(measured)], 1)).cpu().double()
     spread = pairs.flatten(0, 1).std(0, unbiased=False).clamp(min=1e-12)

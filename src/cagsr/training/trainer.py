@@ -40,6 +40,7 @@ from cagsr.training.callbacks import TransformersCallbacks
 from cagsr.training.candidate_log import Shown
 from cagsr.training.collapse_watch import CollapseWatch
 from cagsr.training.hub import push_to_hub
+from cagsr.training.learnt_heads import choose_heads
 from cagsr.training.loop import RunObserver, TrainingLoop
 from cagsr.training.preflight import (
     check_launch,
@@ -241,6 +242,16 @@ class Trainer:
         say_rows(console, "train prompts", report)
         salience = build_salience(config, prompts)
         _say_without_content(salience, prompts, console)
+        policy.to(claim.accelerator.device)
+        choose_heads(
+            policy,
+            config.reward.heads,
+            prompts,
+            salience,
+            config.sampling,
+            seed=config.train.seed,
+            kept=claim.directory / "heads.json",
+        )
         step = build_step(config, policy, reward, salience, claim.accelerator, client)
         if self.loaded is not None:
             refuse_trained_adapter(policy, step.reference, prompts[0])

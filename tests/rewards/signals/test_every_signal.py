@@ -20,6 +20,7 @@ ASKED = [make_prompt("prompt 0", row={"reference": "a b"})]
 
 RANGES = {
     "agreement": (0, 1),
+    "attended": (math.log(1e-5), 0),
     "certainty": (0, math.inf),
     "contradiction": (-math.inf, 0),
     "coverage": (0, 1),
@@ -115,6 +116,7 @@ def test_responses_of_a_batch_do_not_see_each_other(name, options):
 
 # The observer asked again without the prompt's one segment finds the token 500 likelier: -1 nat instead of -3.
 EMPTY = {
+    "attended": math.log(1e-5),
     "contradiction": -2.0,
     "knockout": 1 / (1 + math.exp(5)),
     "unexplained": -0.5,
@@ -149,7 +151,8 @@ def test_a_response_without_any_token_has_a_defined_value(name, width):
     evidence = make_evidence(
         torch.full((2, width, 3), 0.3), lengths=[0, 0], responses=["", ""], prompts=ASKED
     )
-    expected = {"focus": -1.0, "unfinished": -1.0, "knockout": 1 / (1 + math.exp(3))}.get(name, 0.0)
+    known = {"attended": math.log(1e-5), "focus": -1.0, "unfinished": -1.0, "knockout": 1 / (1 + math.exp(3))}
+    expected = known.get(name, 0.0)
     assert SIGNALS[name](evidence).tolist() == pytest.approx([expected] * 2)
 
 

@@ -1,0 +1,112 @@
+"""Pieces of a text by its blocks: JSON, code, tables, and lines that stand for themselves."""
+
+from collections.abc import Iterator, Sequence
+
+import regex as re
+
+from cagsr.rewards.pieces.lines import RULE, of_line
+from cagsr.rewards.pieces.spans import Span, divided, lines_of, stripped, trimmed
+
+__all__ = ["of_text"]
+
+FENCE = re.compile(r"\s*(?:```|~~~)")
+CODE = re.compile(
+    r"\s*(?:def|class|for|while|if|import|from|function|const|let|var|public|#include|SELECT)\b.*[:;{)]\s*$"
+)
+JSON = re.compile(r"[{\[]\s*[\"{\[](?:[^\n]|\n(?!\n))*[}\]]")
+MEMBER_OF_JSON = re.compile(r'"[^"\n]+"\s*:\s*(?:"[^"\n]*"|\[[^\[\]{}]*\]|[^\s"\[\]{},]+)')
+# A dialogue act: "inform(artist=Nina, venue=The Old Tannery)".
+ACT = re.compile(r"\w*\((?:\s*[\w -]+=[^=,;()\n]+[,;]?)+\)")
+MEMBER_OF_ACT = re.compile(r"[\w-]+(?: [\w-]+)*\s*=\s*[^=,;()\n]*[^\s=,;()]")
+STRUCTURES = ((JSON, MEMBER_OF_JSON), (ACT, MEMBER_OF_ACT))
+ROW = re.compile(
+    r'(?:"[^"\n]*"|[^,;\t\n"]*)(?:([,;\t])(?:"[^"\n]*"|[^,;\t\s"][^,;\t\n"]*))(?:\1(?:"[^"\n]*"|[^,;\t\s"][^,;\t\n"]*))+'
+)
+
+
+def of_text(text: str, start: int, stop: int) -> Iterator[Span]:
+    """Pieces of a stretch of text: those of JSON and dialogue acts in it, and those of its blocks of lines."""
+    found = [
+        (match.span(), [each.span() for each in member.finditer(text, *match.span())])
+        for structure, member in STRUCTURES
+        for match in structure.finditer(text, start, stop)
+    ]
+    for (first, last), members in sorted(found):
+        if members and first >= start:
+            yield from _blocks(text, start, first)
+            yield from members
+            start = last
+    yield from _blocks(text, start, stop)
+
+
+def _blocks(text: str, start: int, stop: int) -> Iterator[Span]:
+    """Pieces of lines that go together (code, a table) and of single ones."""
+    lines = list(lines_of(text, start, stop))
+    while lines:
+        kind = _kind(text, lines)
+        if kind == "line":
+            yield from of_line(text, *lines.pop(0), followed=bool(lines))
+            continue
+        block = []
+        if kind == "fence":
+            lines.pop(0)
+        while lines and _continues(text, kind, block, lines):
+            block.append(lines.pop(0))
+        if kind == "fence":
+            lines = lines[1:]
+        yield from _rows(text, block) if kind == "table" else _code(text, block)
+
+
+def _kind(text: str, lines: Sequence[Span]) -> str:
+    line = text[slice(*lines[0])]
+    if FENCE.match(line):
+        return "fence"
+    if CODE.match(line):
+        return "code"
+    return "table" if _is_row(line) and len(lines) > 1 and _is_row(text[slice(*lines[1])]) else "line"
+
+
+def _is_row(line: str) -> bool:
+    return line.count("|") >= 2 or bool(ROW.fullmatch(line.strip()))
+
+
+def _continues(text: str, kind: str, block: Sequence[Span], lines: Sequence[Span]) -> bool:
+    line = text[slice(*lines[0])]
+    if kind == "fence":
+        return not FENCE.match(line)
+    if kind == "table":
+        return _is_row(line)
+    if not block:
+        return True
+    inside = text[block[0][0] : block[-1][1]]
+    is_indented = line != line.lstrip()
+    return inside.count('"""') % 2 == 1 or ("\n\n" not in text[block[-1][1] : lines[0][0]] and is_indented)
+
+
+def _rows(text: str, rows: Sequence[Span]) -> Iterator[Span]:
+    """The rows of a table without its header (above a rule); of a single row its cells."""
+    rules = [place for place, row in enumerate(rows) if RULE.fullmatch(text, *row)]
+    rows = rows[rules[0] + 1 :] if rules else rows
+    if len(rows) > 1:
+        yield from (stripped(text, *row, " \t|") for row in rows)
+    for row in rows if len(rows) == 1 else ():
+        yield from (trimmed(text, *cell) for cell in divided(text, *row, re.compile(r"\s*\|\s*")))
+
+
+def _code(text: str, lines: Sequence[Span]) -> Iterator[Span]:
+    """A block of up to four lines of code as a whole, a longer one line by line; an example with what it gives."""
+    if 0 < len(lines) <= 4:
+        yield stripped(text, lines[0][0], lines[-1][1], " \t\r")
+        return
+    pending: Span | None = None
+    for start, stop in lines:
+        line = text[start:stop].strip()
+        if pending and not line.startswith((">>>", '"""')):
+            yield pending[0], stripped(text, start, stop, " \t\r")[1]
+            pending = None
+        elif line.startswith(">>>"):
+            pending = stripped(text, start, stop, " \t\r>")
+        elif '"""' in line or not re.search(r"[=()\[\]{}:;]", line):
+            yield trimmed(text, start, stop)
+        else:
+            yield stripped(text, start, stop, " \t\r")

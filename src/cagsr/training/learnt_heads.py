@@ -1,0 +1,107 @@
+"""The heads that `reward.heads` names: found from the base's own responses to a few prompts, or read from a file."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+
+from cagsr.config.schema import Sampling
+from cagsr.errors import InputError
+from cagsr.io.atomic_write import write_atomically
+from cagsr.models.policy import Policy
+from cagsr.rewards.heads import agreement, best_heads, looks
+from cagsr.rewards.salience import Salience, evidence_of
+from cagsr.types import Prompt
+
+__all__ = ["choose_heads", "find_heads"]
+
+PROMPTS = 4
+"""Prompts that heads are found on: the ranking of heads hardly changes with more (docs/lab-notes.md)."""
+
+
+def choose_heads(
+    policy: Policy,
+    heads: str,
+    prompts: Sequence[Prompt],
+    salience: Salience,
+    sampling: Sampling,
+    *,
+    seed: int,
+    kept: Path,
+) -> str:
+    """Let the policy read the heads that ``heads`` names ("all", "learn" or a file); returns what was done, in words.
+
+    What "learn" found is kept in the file ``kept``, and read from there when a run is continued.
+
+    Raises InputError for a file that is none of heads, or not of this model.
+    """
+    if heads == "all":
+        return ""
+    if heads == "learn" and not kept.exists():
+        found = find_heads(policy, prompts, salience, sampling, seed=seed)
+        write_atomically(kept, json.dumps(found, indent=1) + "\n")
+    path = kept if heads == "learn" else Path(heads)
+    found = _read(path)
+    try:
+        weights = {int(layer): row for layer, row in found["weights"].items()}
+        policy.readable = policy.readable.weighted(weights)
+    except (ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"reward.heads: {path} does not fit this model: {error}. Set reward.heads to learn, or to a file that "
+            "was learnt with it."
+        ) from error
+    return f"{policy.readable}, {found['agreement']:.2f} rank correlation with knockouts of {found['pieces']} pieces"
+
+
+def find_heads(
+    policy: Policy, prompts: Sequence[Prompt], salience: Salience, sampling: Sampling, *, seed: int
+) -> dict[str, Any]:
+    """Find the heads that tell what responses took up of their prompts (`rewards.heads`), without labels.
+
+    For `PROMPTS` of the prompts (a function of ``seed``) the policy samples ``sampling.candidates`` responses each and
+    is asked again without every piece: a pass a piece. Returns ``weights`` (layer -> a weight per head), ``agreement``
+    (mean rank correlation of the chosen heads), ``pieces`` that were counted, and ``all`` (layer -> the mean rank
+    correlation of every head), ready for JSON.
+
+    Raises InputError where responses differ in no piece, or no head agrees.
+    """
+    chosen = Random(f"heads {seed}").sample(list(prompts), min(PROMPTS, len(prompts)))
+    sums: dict[int, torch.Tensor] = {}
+    counted = 0
+    for prompt in chosen:
+        rollout = policy.sample([prompt], sampling, seed=seed)
+        evidence = evidence_of(rollout, policy.observe(rollout), salience, policy)
+        pieces = 0
+        for layer, looked in looks(policy, evidence).items():
+            total, pieces = agreement(looked, evidence)
+            sums[layer] = sums.get(layer, torch.zeros_like(total)) + total
+        counted += pieces
+    if not counted:
+        raise InputError(
+            "reward.heads: the base's responses to one prompt never differ in what they take up, so no head "
+            "can be told from another. Set reward.heads to all, or raise sampling.temperature or sampling.candidates."
+        )
+    means = {layer: (total / counted).tolist() for layer, total in sums.items()}
+    try:
+        weights = best_heads(means)
+    except ValueError as error:
+        raise InputError(f"reward.heads: {error}. Set reward.heads to all.") from error
+    agreed = [
+        value for layer, row in weights.items() for value, one in zip(means[layer], row, strict=True) if one
+    ]
+    return {"agreement": sum(agreed) / len(agreed), "pieces": counted, "weights": weights, "all": means}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+        return found
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"reward.heads: {path} is no file of heads: {error}. Give all, learn, or the heads.json of a run."
+        ) from error

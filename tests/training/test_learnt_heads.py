@@ -1,0 +1,101 @@
+"""Learnt heads: found from a base's own responses, kept beside the run, read again, refused where they do not fit."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import tiny
+from cagsr.errors import InputError
+from cagsr.models.policy import Reference
+from cagsr.rewards.heads import TOLD, agreement, looks
+from cagsr.rewards.salience import Uniform, evidence_of
+from cagsr.training.learnt_heads import choose_heads, find_heads
+
+SAMPLING = tiny.sampling(candidates=5, max_new_tokens=7, temperature=1.0)
+
+
+def telling(name: str = "llama"):
+    """A policy whose sharp logits make knockouts differ by more than noise."""
+    policy = tiny.policy(name)
+    with torch.no_grad():
+        policy.model.get_output_embeddings().weight.mul_(8)
+    return policy
+
+
+@pytest.mark.parametrize("name", ["llama", "t5"])
+def test_the_heads_found_are_those_whose_looks_order_responses_as_knockouts_do(name: str):
+    policy = telling(name)
+    prompts = tiny.prompts(policy, (11, 7, 13))
+    found = find_heads(policy, prompts, Uniform(), SAMPLING, seed=3)
+    sums, counted = {}, 0
+    for prompt in prompts:
+        rollout = policy.sample([prompt], SAMPLING, seed=3)
+        evidence = evidence_of(rollout, policy.observe(rollout), Uniform(), policy)
+        for layer, looked in looks(policy, evidence).items():
+            total, pieces = agreement(looked, evidence)
+            sums[layer] = sums.get(layer, 0) + total
+        counted += pieces
+    assert found["pieces"] == counted > 0
+    for layer, total in sums.items():
+        torch.testing.assert_close(torch.tensor(found["all"][layer]), total / counted)
+        chosen = found["weights"].get(layer, [0.0] * len(total))
+        assert chosen == [float(value > 0) for value in found["all"][layer]]  # fewer heads than are kept
+
+
+def test_what_was_learnt_is_kept_and_read_again_and_the_reference_reads_it_too(tmp_path: Path):
+    policy = telling()
+    prompts, kept = tiny.prompts(policy, (11, 7, 13)), tmp_path / "heads.json"
+    said = choose_heads(policy, "learn", prompts, Uniform(), SAMPLING, seed=3, kept=kept)
+    found = json.loads(kept.read_text())
+    heads = sum(sum(row) for row in found["weights"].values())
+    assert said.startswith(f"{heads:.0f} heads of self-attention of {len(found['weights'])} of ")
+    rollout = policy.sample(prompts, SAMPLING, seed=5)
+    read = policy.observe(rollout).attention
+    torch.testing.assert_close(Reference(policy).observe(rollout).attention, read)
+    again = telling()
+    before = again.observe(rollout).attention
+    choose_heads(again, str(kept), prompts, Uniform(), SAMPLING, seed=11, kept=tmp_path / "other.json")
+    assert torch.equal(again.observe(rollout).attention, read)
+    assert not torch.allclose(before, read)
+    assert not (tmp_path / "other.json").exists()
+
+
+def test_all_heads_change_nothing(tmp_path: Path):
+    policy = telling()
+    before = policy.readable
+    assert choose_heads(policy, "all", [], Uniform(), SAMPLING, seed=3, kept=tmp_path / "heads.json") == ""
+    assert policy.readable is before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "is no file of heads: .*No such file"),
+        ("[1]", "is no file of heads: no object"),
+        (
+            '{"weights": {"97": [1.0]}, "agreement": 0.5, "pieces": 3}',
+            "does not fit this model: weights of heads",
+        ),
+        ('{"agreement": 0.5}', "does not fit this model: 'weights'"),
+    ],
+)
+def test_a_file_that_is_none_of_this_models_heads_is_refused(
+    tmp_path: Path, content: str | None, message: str
+):
+    path = tmp_path / "heads.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        choose_heads(
+            tiny.policy("llama"), str(path), [], Uniform(), SAMPLING, seed=3, kept=tmp_path / "kept.json"
+        )
+
+
+def test_responses_that_never_differ_are_refused():
+    policy = tiny.policy("llama")
+    same = tiny.sampling(candidates=3, max_new_tokens=3, temperature=0.0)
+    assert TOLD > 0
+    with pytest.raises(InputError, match="never differ in what they take up"):
+        find_heads(policy, tiny.prompts(policy), Uniform(), same, seed=3)
