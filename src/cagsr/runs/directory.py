@@ -115,6 +115,13 @@ class RunDirectory:
                 kept = [row for row in rows if row.get("step", 0) <= step]
                 write_atomically(self.path / name, "".join(_json(row, name) + "\n" for row in kept))
 
+    def drop_evaluation(self, step: int) -> None:
+        """Drop the evaluation after ``step``: it is made again."""
+        for name, numbers in ((METRICS, "evaluation/reward"), (EVALUATIONS, "step")):
+            if (self.path / name).exists():
+                kept = [row for row in self.rows(name) if row.get("step") != step or numbers not in row]
+                write_atomically(self.path / name, "".join(_json(row, name) + "\n" for row in kept))
+
     def summary(self) -> dict[str, Any] | None:
         """The content of summary.json, None before the run ended."""
         path = self.path / SUMMARY

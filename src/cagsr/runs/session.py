@@ -1,5 +1,6 @@
 """Opening of a run directory by a command: a new run, or one to resume, locked and checked to be the same."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -47,6 +48,7 @@ class Claim:
         self.console = console
         self.run: RunDirectory | None = None
         self.id: str | None = None
+        self.optional: Callable[[], object] = lambda: None  # forces to the disk what others recorded
 
     def __enter__(self) -> Self:
         """Open and lock a run to resume, or check that one can be created here.
@@ -100,10 +102,7 @@ class Claim:
         """Force what was recorded, here and on dashboards, to the disk: a checkpoint counts on it."""
         if self.run is not None:
             self.run.sync()
-        for tracker in self.accelerator.trackers:
-            flush = getattr(getattr(tracker, "writer", None), "flush", None)
-            if flush is not None:
-                flush()
+        self.optional()
 
     def checkpoints(self, keep: int, console: Console) -> Checkpoints:
         """The checkpoints of the run that was started."""
