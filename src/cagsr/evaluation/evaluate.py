@@ -19,6 +19,7 @@ from cagsr.errors import InputError
 from cagsr.evaluation import metrics_from_config as instruments
 from cagsr.evaluation.evaluator import Answers, answer, measure_signals, read_by, spread_of
 from cagsr.evaluation.scoreboard import Scoreboard, on_common_prompts, preference_summary
+from cagsr.io.places import expanded
 from cagsr.io.terminal import say
 from cagsr.metrics.bootstrap import summarise
 from cagsr.models.build import build_policy
@@ -53,6 +54,7 @@ def named_models(arguments: Sequence[str]) -> dict[str, str]:
         if not separator:
             path, parts = argument, Path(argument).absolute().parts
             name = parts[-2] if parts[-1] in ("model", "best") else parts[-1]
+        path = expanded(path)
         if name in found:
             raise InputError(f"two models are called {name!r}; name them: NAME=PATH")
         found[name] = path
