@@ -12,6 +12,7 @@ from rich.console import Console
 from cagsr.config import Config
 from cagsr.config.schema import Sampling
 from cagsr.data import splits
+from cagsr.data.in_memory import is_conversation
 from cagsr.data.row_messages import say_few, say_not_measured, say_rows
 from cagsr.distributed.launcher import refuse_unseen
 from cagsr.distributed.process_group import World, accelerated
@@ -20,6 +21,7 @@ from cagsr.evaluation import metrics_from_config as instruments
 from cagsr.evaluation.evaluator import Answers, answer, measure_signals, read_by, spread_of
 from cagsr.evaluation.scoreboard import Scoreboard, on_common_prompts, preference_summary
 from cagsr.io.places import expanded
+from cagsr.io.template_date import moment, pinned_date
 from cagsr.io.terminal import say
 from cagsr.metrics.bootstrap import summarise
 from cagsr.models.build import build_policy
@@ -61,6 +63,7 @@ def named_models(arguments: Sequence[str]) -> dict[str, str]:
     return found
 
 
+@pinned_date()
 def evaluate(
     config: Config, models: dict[str, str], split: str, greedy: bool, console: Console
 ) -> dict[str, Any]:
@@ -105,11 +108,18 @@ def evaluate(
         "split": split,
         "decoding": "greedy" if greedy else f"{sampling.candidates} samples a prompt",
         "prompts": len(common),
+        **_dated(common),
         "seconds": round(time.perf_counter() - started, 1),
         **summarise(values, [(other, first) for other in others]),
         "measured_by": scoreboard.describe(),
         **said,
     }
+
+
+def _dated(prompts: Sequence[Prompt]) -> dict[str, str]:
+    """What chat templates took for now, where there are any: another day may give another prompt."""
+    conversations = any(is_conversation(prompt.row.get("prompt", "")) for prompt in prompts)
+    return {"template_date": moment()} if conversations else {}
 
 
 def _answered(

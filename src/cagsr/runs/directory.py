@@ -174,6 +174,10 @@ class RunDirectory:
                 )
             return path.rename(aside)
 
+    def identity(self) -> dict[str, Any]:
+        """What this run was started with, by name. Raises StorageError."""
+        return _about(self.path)["identity"]
+
     def check_identity(self, identity: Mapping[str, Any]) -> None:
         """Raise InputError with a line for every field of ``identity`` that differs from what this run started with.
 

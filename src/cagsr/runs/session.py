@@ -1,7 +1,7 @@
 """Opening of a run directory by a command: a new run, or one to resume, locked and checked to be the same."""
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -15,12 +15,16 @@ from cagsr.errors import CagsrError, InputError, StorageError
 from cagsr.io.atomic_write import write_atomically
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.shutdown import Stops
+from cagsr.io.template_date import moment, pinned_date
 from cagsr.io.terminal import say
 from cagsr.runs.checkpoint import Checkpoints
 from cagsr.runs.directory import CONFIG, RunDirectory
 from cagsr.runs.resumable_loop import Continuation
 
 __all__ = ["Claim"]
+
+# What chat templates take for now, in the identity of a run.
+DATE = "date in chat templates"
 
 
 class Claim:
@@ -48,6 +52,7 @@ class Claim:
         self.console = console
         self.run: RunDirectory | None = None
         self.id: str | None = None
+        self._until_exit = ExitStack()
         self.optional: Callable[[], object] = lambda: None  # forces to the disk what others recorded
 
     def __enter__(self) -> Self:
@@ -68,7 +73,14 @@ class Claim:
                 raise
         elif self.accelerator.is_main_process:
             RunDirectory.refuse_used(self.directory)
+        self._pin_date()
         return self
+
+    def _pin_date(self) -> None:
+        """Let chat templates write the date of the run's start, whatever day it is when it goes on."""
+        recorded = None if self.run is None else self.run.identity().get(DATE)
+        self._until_exit.enter_context(pinned_date(World(self.accelerator).from_main(recorded or moment())))
+        self.identity[DATE] = moment()
 
     def _compare(self, identity: dict[str, Any]) -> None:
         if self.run is not None and not self.accept_changes:
@@ -127,6 +139,7 @@ class Claim:
         )
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        self._until_exit.close()
         if self.run is None:
             return
         ended = isinstance(error, CagsrError) and not isinstance(error, InputError)
