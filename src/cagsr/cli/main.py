@@ -27,7 +27,14 @@ from cagsr.cli.options import (
     time_limit,
 )
 from cagsr.distributed.launcher import refuse_several
-from cagsr.errors import CagsrError, InputError, MemoryRanOutError, StoppedError, ran_out_of_memory
+from cagsr.errors import (
+    CagsrError,
+    EndpointError,
+    InputError,
+    MemoryRanOutError,
+    StoppedError,
+    ran_out_of_memory,
+)
 from cagsr.io.places import expanded
 from cagsr.io.shutdown import Terminated, start_clock, terminate
 from cagsr.io.streams import print_result, settle_streams
@@ -178,6 +185,8 @@ def evaluate(
     if not as_json:
         show_evaluation(summary, console)
     print_json(summary, as_json, console)
+    if failed := summary["measured_by"].get("not_measured", {}).get("judge"):
+        raise EndpointError(f"all but the judge's part was measured: {failed}")
 
 
 @app.command(cls=Command, epilog="Example: cagsr compare --config examples/paper.yaml --quick")

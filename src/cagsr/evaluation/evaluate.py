@@ -75,6 +75,8 @@ def evaluate(
     responses of all. What ``metrics`` asks for comes on top; a judge and people speak of a prompt's first response.
     ``train`` takes the first ``data.evaluation_count`` prompts that were trained on.
 
+    A judge that fails costs its own metric alone: ``measured_by.not_measured.judge`` says why.
+
     Raises InputError where no prompt fits all models.
     """
     started = time.perf_counter()
@@ -98,8 +100,8 @@ def evaluate(
     values, responses = _on_common(asked, answers, common, observer, scoreboard)
     first, *others = values
     # Once, not by every process: each question to a judge has its price.
-    say_not_measured(console, scoreboard.describe())
     said = _opinions(config, scoreboard, common, responses) if world.rank == 0 else {}
+    say_not_measured(console, scoreboard.describe())
     for name, opinions in said.pop("values", {}).items():
         values[name] |= opinions
     return {
@@ -198,11 +200,11 @@ def _opinions(
     }
     if config.metrics.judge is not None and config.metrics.judge.pairwise:
         first, *others = responses
+        asked = {name: scoreboard.preferences(prompts, responses[name], responses[first]) for name in others}
         found["preferences"] = {
-            f"{other}-{first}": preference_summary(
-                scoreboard.preferences(prompts, responses[other], responses[first])
-            )
-            for other in others
+            f"{name}-{first}": preference_summary(preferred)
+            for name, preferred in asked.items()
+            if preferred is not None
         }
     return found
 
