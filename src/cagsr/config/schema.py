@@ -373,7 +373,9 @@ class Run(Section):
         default="runs/train", description="Where the run writes; must be new, or resumed."
     )
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
-        default_factory=list, description="Dashboards that get the metrics, through Accelerate."
+        default_factory=list,
+        description="Dashboards that get the metrics, through Accelerate. One "
+        "that fails is named and left out; the run goes on.",
     )
     log_candidates: Count = Field(
         default=2, description="Prompts per step whose candidates are written to candidates.jsonl."
