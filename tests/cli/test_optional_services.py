@@ -1,7 +1,10 @@
 """What is optional (a dashboard, a card, a callback's wish) stops no run, and is named once where it failed."""
 
 import json
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -139,3 +142,28 @@ def test_a_card_that_cannot_be_written_costs_no_model(train, monkeypatch):
     summary = json.loads(Path("run/summary.json").read_text())
     assert summary["steps"] == 2
     assert "the card of model/ was not written (ZeroDivisionError" in summary["warnings"][0]
+
+
+def test_a_dashboard_that_hangs_is_left_when_the_run_is_asked_to_stop(train, monkeypatch):
+    log = TensorBoardTracker.log
+
+    def hanging(tracker, values, step, **named):
+        if step == 2 and "loss" in values:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        log(tracker, values, step, **named)
+
+    monkeypatch.setattr(TensorBoardTracker, "log", hanging)
+    started = time.monotonic()
+    outcome = train(*TRACKED)
+    assert time.monotonic() - started < 60
+    assert (outcome.code, "stopped by SIGTERM after step 2 of 6; everything is saved" in outcome.err) == (
+        75,
+        True,
+    )
+    assert "tensorboard failed at step 2 (Unfinished" in " ".join(outcome.out.split())
+    assert steps() == [1, 2]
+    monkeypatch.setattr(TensorBoardTracker, "log", log)
+    again = train(*TRACKED, "--resume")
+    assert again.code == 0, again.err
+    assert steps() == [1, 2, 3, 4, 5, 6]
