@@ -44,6 +44,7 @@ PROOFS = (
     "corruptions",
     "disk_full",
     "stopped",
+    "slow_stops",
     "non_finite",
     "dirty_directories",
     "resumed_identity",

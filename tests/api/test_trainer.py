@@ -167,6 +167,32 @@ def test_callbacks_of_transformers_see_every_step_evaluation_and_the_end(place):
     assert watching.events[-1] == ("end", 3)  # after the last evaluation
 
 
+@pytest.mark.parametrize("event", ["on_step_end", "on_evaluate", "on_train_end"])
+def test_what_a_callback_raises_ends_the_run_and_costs_no_row_and_no_checkpoint(place, event):
+    class Broken(TrainerCallback):
+        pass
+
+    def fail(callback, args, state, control, **given):
+        if state.global_step >= 2:
+            raise ZeroDivisionError("the user's own")
+
+    setattr(Broken, event, fail)
+    settings = {"save_steps": 1, "eval_steps": 2}
+    with pytest.raises(ZeroDivisionError):
+        trainer("broken", callbacks=[Broken()], **settings).train()
+    told = numbers("broken")
+    assert [row["step"] for row in told if "loss" in row] == (
+        [1, 2, 3] if event == "on_train_end" else [1, 2]
+    )
+    trainer("broken", **settings).train(resume_from_checkpoint=True)
+    trainer("whole", **settings).train()
+    assert numbers("broken") == numbers("whole")
+    assert (
+        load_file("broken/model/model.safetensors").keys()
+        == load_file("whole/model/model.safetensors").keys()
+    )
+
+
 def test_a_callback_stops_a_run_which_can_be_resumed_to_the_same_numbers(place):
     trainer("whole").train()
     with pytest.raises(StoppedError, match="stopped by a callback after step 2 of 3; everything is saved"):

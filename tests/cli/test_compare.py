@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cagsr.errors import EndpointError
 from command_line import Outcome, typed_once
 
 FEW = [
@@ -173,6 +174,44 @@ def test_what_a_judge_cannot_be_read_for_is_said_and_which_is_better_is_asked_on
     assert again.code == 0, again.err
     assert Wise.asked == before
     assert json.loads((directory / "summary.json").read_text())["preferences"] == summary["preferences"]
+
+
+@pytest.mark.parametrize("fails_after", [0, 7])
+def test_a_judge_that_fails_costs_its_metric_alone_and_is_asked_again_when_the_comparison_goes_on(
+    compared, monkeypatch, fails_after
+):
+    class Steady(Wise):
+        def __call__(self, messages, max_tokens):
+            return "A" if "response A" in messages[0]["content"] else "4"
+
+    class Failing(Steady):
+        asked = 0
+
+        def __call__(self, messages, max_tokens):
+            if self.asked == fails_after:
+                raise EndpointError("metrics.judge: http://x/v1 does not answer")
+            self.asked += 1
+            return super().__call__(messages, max_tokens)
+
+    monkeypatch.setattr("cagsr.evaluation.metrics_from_config.Endpoint", Failing)
+    judge = "metrics.judge={endpoint: http://x/v1, model: wise, pairwise: true}"
+    asked = (judge, "compare.systems=[no-rl, best-of-k]", "compare.seeds=[0, 1]")
+    outcome, directory = compared(*asked)
+    assert outcome.code == 0, outcome.err
+    assert "warning: judge is not measured: metrics.judge: http://x/v1 does not answer" in " ".join(
+        outcome.out.split()
+    )
+    summary = json.loads((directory / "summary.json").read_text())
+    assert summary["measured_by"]["not_measured"]["judge"] == "metrics.judge: http://x/v1 does not answer"
+    assert summary["opinions"]["systems"]["no-rl"] == {}
+    assert set(summary["systems"]) == {"no-rl", "best-of-k"}
+    monkeypatch.setattr("cagsr.evaluation.metrics_from_config.Endpoint", Steady)
+    again, _ = compared(*asked, "--resume")
+    assert again.code == 0, again.err
+    summary = json.loads((directory / "summary.json").read_text())
+    assert "judge" not in summary["measured_by"].get("not_measured", {})
+    assert set(summary["opinions"]["systems"]["best-of-k"]) == {"judge"}
+    assert set(summary["preferences"]) == {"best-of-k-no-rl"}
 
 
 def test_an_unknown_system_or_control_is_refused_before_anything_is_written(compared):

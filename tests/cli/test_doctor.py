@@ -4,7 +4,15 @@ import json
 
 import torch
 import transformers
-from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, Gemma2Config, Gemma2ForCausalLM
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    CodeGenConfig,
+    CodeGenForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+)
 
 
 def test_versions_and_devices_without_a_model(cagsr):
@@ -41,6 +49,20 @@ def test_a_model_that_cannot_says_why_in_words(cagsr, tmp_path):
     text = cagsr("doctor", "bert")
     assert "supported: no" in text.out
     assert text.err == ""
+
+
+def test_a_config_without_a_padding_token_at_all_is_examined(cagsr, models, tmp_path):
+    shape = {"n_embd": 24, "n_layer": 2, "n_head": 4, "n_positions": 64, "rotary_dim": 4}
+    words = AutoTokenizer.from_pretrained(models / "llama")
+    config = CodeGenConfig(vocab_size=len(words), bos_token_id=None, eos_token_id=1, **shape)
+    assert not hasattr(config, "pad_token_id")
+    CodeGenForCausalLM(config).save_pretrained(tmp_path / "codegen")
+    words.save_pretrained(tmp_path / "codegen")
+    outcome = cagsr("doctor", "codegen")
+    assert outcome.err == ""
+    assert "codegen has no attention that transformers' attention interface reaches" in " ".join(
+        outcome.out.split()
+    )
 
 
 def test_a_model_whose_attention_cannot_be_read_says_why(cagsr, models, tmp_path):

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from cagsr.errors import EndpointError
+
 METRICS = {"slot_error_rate", "coverage", "perfect", "clean", "hallucination", "repetition", "length"}
 LABEL_FREE = {"finished", "repeated_trigrams", "reward", "words", "distinct_2"} | {
     f"signal/{name}"
@@ -98,3 +100,37 @@ def test_sft_from_scratch_makes_a_base_that_train_and_eval_take(cagsr, rows):
     assert again.code == 2
     assert "base belongs to run" in again.err
     assert cagsr("eval", "base/model", f"data.source={source}", *SMALL, "--split", "train").code == 0
+
+
+@pytest.mark.parametrize("fails_after", [0, 4, 12])
+def test_a_judge_that_fails_is_an_error_after_everything_else_is_printed(
+    cagsr, models, monkeypatch, fails_after
+):
+    class Failing:
+        asked = 0
+
+        def __init__(self, url, model, timeout):
+            pass
+
+        def __call__(self, messages, max_tokens):
+            if self.asked == fails_after:
+                raise EndpointError("metrics.judge: http://x/v1 does not answer")
+            self.asked += 1
+            return "A" if "response A" in messages[0]["content"] else "4"
+
+        def describe(self):
+            return {"name": "failing"}
+
+    monkeypatch.setattr("cagsr.evaluation.metrics_from_config.Endpoint", Failing)
+    judge = "metrics.judge={endpoint: http://x/v1, model: wise, pairwise: true}"
+    named = (f"base={models / 't5'}", f"other={models / 'llama'}")
+    outcome = cagsr("eval", *named, "data.task=slots", *SMALL, judge, "--json")
+    assert outcome.code == 69
+    reason = "metrics.judge: http://x/v1 does not answer"
+    assert outcome.err.endswith(f"error: all but the judge's part was measured: {reason}\n")
+    summary = json.loads(outcome.out)
+    assert summary["measured_by"]["not_measured"]["judge"] == reason
+    # What it said of both, before it failed over which is better, holds; of one alone nothing could be compared.
+    measured = METRICS | LABEL_FREE | {"exact_match"} | ({"judge"} if fails_after == 12 else set())
+    assert all(set(metrics) == measured for metrics in summary["systems"].values())
+    assert summary.get("preferences", {}) == {}

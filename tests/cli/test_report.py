@@ -68,7 +68,7 @@ def test_a_report_that_fails_loses_no_run(train, monkeypatch):
     assert outcome.code == 0
     assert Path("run/model/model.safetensors").exists()
     assert " ".join(outcome.out.split()).endswith(
-        "warning: the run is complete, its report is not (ZeroDivisionError: a bug of ours). "
+        "warning: the run's records are whole, its report is not (ZeroDivisionError: a bug of ours). "
         "Try again: cagsr report run"
     )
 

@@ -73,6 +73,45 @@ def test_the_time_limit_counts_from_the_start_and_leaves_room_for_the_longest_ro
         assert endless.requested() == 0
 
 
+def test_work_may_come_to_its_end_for_a_few_seconds_after_a_signal_and_not_beyond_the_time_limit(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    stops.start_clock()
+    with Stops(max_seconds=60.0) as asked:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert (asked.requested(), asked.overdue()) == (signal.SIGTERM, 0)
+        now[0] = 103.0
+        os.kill(os.getpid(), signal.SIGTERM)  # a second one does not begin the seconds anew
+        now[0] = 104.9
+        assert asked.overdue() == 0
+        now[0] = 105.0
+        assert asked.overdue() == signal.SIGTERM
+        asked._signal = None
+        now[0] = 159.9
+        assert asked.overdue() == 0
+        now[0] = 160.0
+        assert asked.overdue() == -1
+        asked._signal = None
+    with Stops() as asked:
+        asked.ask()  # a callback means the end of a step
+        now[0] = 1e6
+        assert asked.overdue() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_who_waits_for_somebody_else_hears_of_a_signal_at_once_and_it_stays_asked(number):
+    def wait():
+        with stops.waiting():
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+
+    with Stops() as asked:
+        with pytest.raises(stops.Unfinished):
+            wait()
+        assert asked.requested() == number
+        asked._signal = None
+
+
 def test_what_a_shell_had_ignored_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:

@@ -21,6 +21,7 @@ import non_finite
 import resumed_identity
 import runs
 import sealing
+import slow_stops
 import stopped
 
 PROOFS = {
@@ -28,6 +29,7 @@ PROOFS = {
     corruptions: 9,
     disk_full: 3,
     stopped: 5,
+    slow_stops: 1,
     non_finite: 8,
     dirty_directories: 6,
     resumed_identity: 4,
@@ -193,6 +195,13 @@ def test_a_stop_that_is_not_heard_is_found(monkeypatch):
     sabotaged(monkeypatch, no_stop)
     failures, _ = counted(stopped, 2)
     assert any("not stopped: the signal came in step" in failure for failure in failures), failures
+
+
+def test_a_stop_that_waits_for_a_long_evaluation_is_found(monkeypatch):
+    monkeypatch.setattr(slow_stops, "LIMIT_OF_ANSWER", 2.0)
+    monkeypatch.setattr(slow_stops, "PASSES", 20)
+    failures, _ = counted(slow_stops, 1)
+    assert any("answered after" in failure for failure in failures), failures
 
 
 def test_a_checkpoint_that_is_loaded_unverified_is_found(monkeypatch):

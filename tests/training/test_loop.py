@@ -356,6 +356,89 @@ def test_a_run_stopped_at_every_place_there_is_ends_with_the_same_bits(tmp_path)
         assert torch.equal(trainer.step.policy.state_dict()[key], value), key
 
 
+class Urgent(Stops):
+    """A stop that can wait no longer when the n-th module of a network is about to run; None: never, it counts them."""
+
+    def __init__(self, at=None):
+        super().__init__()
+        self.at, self.looks = at, 0
+
+    def overdue(self):
+        self.looks += 1
+        return 15 if self.looks == self.at else 0
+
+
+class Measured(Scripted):
+    """An evaluation of the very weights, by passes of the model; ``start`` is what it saw first."""
+
+    def __init__(self):
+        super().__init__()
+        self.trainer = None
+
+    def __call__(self):
+        policy = self.trainer.step.policy
+        rollout = policy.sample(self.trainer.prompts[:3], tiny.SHORT)
+        found = float(policy.logprobs(rollout).sum())
+        self.start = self.start or {"mean": [found]}
+        return {"reward": found - self.start["mean"][0]}
+
+
+def measured_run(directory, *, resume=False, **given):
+    """A run of three steps that is evaluated after each, what it came to, and what was seen of it."""
+    seen, evaluate = Recorder(), Measured()
+    schedule = Train(steps=3, prompts_per_step=2, evaluate_every=1, save_every=2, seed=11)
+    trainer = make_trainer(directory, schedule=schedule, evaluate=evaluate, observers=[seen], **given)
+    evaluate.trainer = trainer
+    return trainer, seen, lambda: trainer.run(resume=resume)
+
+
+@pytest.mark.parametrize(("name", "algorithm"), [("llama", "grpo"), ("t5", "ppo")])
+def test_a_stop_that_cannot_wait_throws_away_what_is_begun_and_nothing_else(name, algorithm, tmp_path):
+    given, counter = {"name": name, "algorithm": algorithm}, Urgent()
+    unbroken, whole, run = measured_run(tmp_path / "whole", stops=counter, **given)
+    outcome = run()
+    words = set()
+    for at in range(1, counter.looks, counter.looks // 5):
+        broken = tmp_path / str(at)
+        _, first, run = measured_run(broken, stops=Urgent(at), **given)
+        with pytest.raises(
+            StoppedError, match=r"stopped by SIGTERM .*everything is saved, --resume goes on"
+        ) as stop:
+            run()
+        words.add("evaluated" if "while it evaluated" in str(stop.value) else "in step")
+        resumed, last, run = measured_run(broken, resume=True, **given)
+        assert {**run(), "seconds": 0} == {**outcome, "seconds": 0}
+        assert first.evaluations + last.evaluations == whole.evaluations
+        rows = [
+            [{**row, "seconds": 0, "tokens_per_second": 0} for row in one]
+            for one in (first.rows + last.rows, whole.rows)
+        ]
+        assert rows[0] == rows[1]
+        assert not list((broken / "checkpoints").glob("aside-*"))
+        for key, value in unbroken.step.policy.state_dict().items():
+            assert torch.equal(resumed.step.policy.state_dict()[key], value), (at, key)
+    assert words == {"evaluated", "in step"}
+
+
+def test_a_run_that_is_stopped_again_and_again_gets_to_its_end(tmp_path):
+    unbroken, whole, run = measured_run(tmp_path / "whole")
+    run()
+    evaluations, at, stopped = [], 1, 0
+    while True:
+        last, seen, run = measured_run(tmp_path / "broken", resume=True, stops=Urgent(at))
+        try:
+            run()
+            break
+        except StoppedError:
+            at, stopped = at + 97, stopped + 1
+        finally:
+            evaluations += seen.evaluations
+    assert stopped > 5
+    assert evaluations == whole.evaluations
+    for key, value in unbroken.step.policy.state_dict().items():
+        assert torch.equal(last.step.policy.state_dict()[key], value), key
+
+
 def test_ctrl_c_and_the_time_limit_say_which_they_were(tmp_path):
     with pytest.raises(InterruptedRunError, match=r"stopped by Ctrl-C after step 1 of 3") as ctrl_c:
         make_trainer(tmp_path / "a", stops=Asked(5, request=2)).run()

@@ -62,7 +62,8 @@ def evaluating(model: PreTrainedModel) -> Iterator[None]:
 def token_ids(model: PreTrainedModel, count: int) -> Tensor:
     """``count`` token ids that the model embeds, none of them padding."""
     embeddings = cast(nn.Embedding, model.get_input_embeddings())
-    padding = model.config.get_text_config(decoder=True).pad_token_id
+    # Not every config has it: transformers 5 gives it to those alone that declare it.
+    padding = getattr(model.config.get_text_config(decoder=True), "pad_token_id", None)
     valid = [token for token in range(min(embeddings.num_embeddings, 64)) if token != padding]
     ids = torch.tensor([valid[j % len(valid)] for j in range(count)])
     return ids.to(embeddings.weight.device)

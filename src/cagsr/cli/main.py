@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from cagsr.cli.options import (
     AcceptChanges,
+    Command,
     ConfigFile,
     Json,
     MaxTime,
@@ -26,8 +27,17 @@ from cagsr.cli.options import (
     time_limit,
 )
 from cagsr.distributed.launcher import refuse_several
-from cagsr.errors import CagsrError, InputError, MemoryRanOutError, StoppedError, ran_out_of_memory
+from cagsr.errors import (
+    CagsrError,
+    EndpointError,
+    InputError,
+    MemoryRanOutError,
+    StoppedError,
+    ran_out_of_memory,
+)
+from cagsr.io.places import expanded
 from cagsr.io.shutdown import Terminated, start_clock, terminate
+from cagsr.io.streams import print_result, settle_streams
 from cagsr.io.terminal import say, wrapped
 
 __all__ = ["app", "main"]
@@ -65,7 +75,7 @@ app = typer.Typer(
 )
 
 
-@app.command(epilog="Example: cagsr demo --model causal --full")
+@app.command(cls=Command, epilog="Example: cagsr demo --model causal --full")
 def demo(
     overrides: Overrides = None,
     model: Annotated[
@@ -95,7 +105,7 @@ def demo(
     print_json(summary, as_json)
 
 
-@app.command(epilog="Example: cagsr sft --config examples/e2e.yaml sft.steps=2000")
+@app.command(cls=Command, epilog="Example: cagsr sft --config examples/e2e.yaml sft.steps=2000")
 def sft(
     overrides: Overrides = None,
     config: ConfigFile = None,
@@ -116,7 +126,7 @@ def sft(
     print_json(outcome, as_json, console)
 
 
-@app.command(epilog="Example: cagsr train --config examples/e2e.yaml reward.preset=robust")
+@app.command(cls=Command, epilog="Example: cagsr train --config examples/e2e.yaml reward.preset=robust")
 def train(
     overrides: Overrides = None,
     config: ConfigFile = None,
@@ -139,7 +149,9 @@ def train(
 
 
 @app.command(
-    "eval", epilog="Example: cagsr eval base=runs/base/model cagsr=runs/e2e/model --config examples/e2e.yaml"
+    "eval",
+    cls=Command,
+    epilog="Example: cagsr eval base=runs/base/model cagsr=runs/e2e/model --config examples/e2e.yaml",
 )
 def evaluate(
     arguments: Annotated[
@@ -173,9 +185,11 @@ def evaluate(
     if not as_json:
         show_evaluation(summary, console)
     print_json(summary, as_json, console)
+    if failed := summary["measured_by"].get("not_measured", {}).get("judge"):
+        raise EndpointError(f"all but the judge's part was measured: {failed}")
 
 
-@app.command(epilog="Example: cagsr compare --config examples/paper.yaml --quick")
+@app.command(cls=Command, epilog="Example: cagsr compare --config examples/paper.yaml --quick")
 def compare(
     overrides: Overrides = None,
     config: ConfigFile = None,
@@ -215,7 +229,9 @@ def compare(
     print_json(summary, as_json)
 
 
-@app.command(epilog="Example: cagsr score pairs.jsonl model.name=runs/base/model reward.preset=robust")
+@app.command(
+    cls=Command, epilog="Example: cagsr score pairs.jsonl model.name=runs/base/model reward.preset=robust"
+)
 def score(
     source: Annotated[str, typer.Argument(help="JSONL (or CSV, Parquet) with columns prompt and response.")],
     overrides: Overrides = None,
@@ -240,14 +256,15 @@ def score(
     rows = score_file(loaded, source, Console(stderr=True), save_attention)
     lines = [json.dumps(row) for row in rows]
     if output is None:
-        print("\n".join(lines))
+        print_result("\n".join(lines))
     else:
         write_atomically(output, "\n".join(lines) + "\n")
 
 
 @app.command(
+    cls=Command,
     epilog="Example: cagsr calibrate --config examples/e2e.yaml --output preset.yaml; "
-    "then: cagsr train ... reward.preset=preset.yaml"
+    "then: cagsr train ... reward.preset=preset.yaml",
 )
 def calibrate(
     overrides: Overrides = None,
@@ -274,7 +291,7 @@ def calibrate(
     print_json(summary, as_json)
 
 
-@app.command(epilog="Example: cagsr probe --config my.yaml --pairs labelled.jsonl")
+@app.command(cls=Command, epilog="Example: cagsr probe --config my.yaml --pairs labelled.jsonl")
 def probe(
     overrides: Overrides = None,
     config: ConfigFile = None,
@@ -297,10 +314,13 @@ def probe(
     if not as_json:
         show(summary, console)
     elif not console.quiet:
-        print(json.dumps(summary))
+        print_result(json.dumps(summary))
 
 
-@app.command(epilog="Example: cagsr rate runs/paper --raters anna,ben; then: cagsr rate runs/paper --export")
+@app.command(
+    cls=Command,
+    epilog="Example: cagsr rate runs/paper --raters anna,ben; then: cagsr rate runs/paper --export",
+)
 def rate(
     directory: Annotated[Path, typer.Argument(metavar="RUN", help="Directory of a run or a comparison.")],
     raters: Annotated[
@@ -341,7 +361,7 @@ def rate(
         directory, raters, host=host, port=port, open_to_network=open_to_network, **chosen
     ) as rating:
         if as_json:
-            print(json.dumps(rating.links), flush=True)
+            print_result(json.dumps(rating.links))
         for line in rating.announcement():
             say(console, line)
         try:
@@ -351,7 +371,9 @@ def rate(
             raise typer.Exit(130) from None
 
 
-@app.command(epilog="Example: cagsr report runs/a runs/b --output both.html; while it trains: --watch")
+@app.command(
+    cls=Command, epilog="Example: cagsr report runs/a runs/b --output both.html; while it trains: --watch"
+)
 def report(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Directories of runs, comparisons or demos.")
@@ -373,10 +395,10 @@ def report(
     if watch:
         serve(runs, port, Console())
     else:
-        print(write_report(runs, output))
+        print_result(str(write_report(runs, output)))
 
 
-@app.command(epilog="Example: cagsr doctor google/flan-t5-small")
+@app.command(cls=Command, epilog="Example: cagsr doctor google/flan-t5-small")
 def doctor(
     model: Annotated[str | None, typer.Argument(help="Directory or hub name of a model to examine.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
@@ -387,7 +409,7 @@ def doctor(
     from cagsr.models.doctor import doctor as examine
 
     _silence()
-    report = examine(model, revision)
+    report = examine(model and expanded(model), revision)
     if not as_json:
         console = console_for(as_json)
         for line in described(report):
@@ -395,12 +417,12 @@ def doctor(
     print_json(report, as_json)
 
 
-@app.command(epilog="Example: cagsr reference > my.yaml")
+@app.command(cls=Command, epilog="Example: cagsr reference > my.yaml")
 def reference() -> None:
     """Every config key with its meaning, range and default, as YAML."""
     from cagsr.config import reference as keys
 
-    print(keys(), end="")
+    print_result(keys().rstrip("\n"))
 
 
 def _load(
@@ -431,6 +453,7 @@ def main() -> None:
     # Signals and checkers of the user's own are named by dotted path; they lie where the command is run.
     sys.path.insert(0, "")
     start_clock()
+    settle_streams()
     if signal.getsignal(signal.SIGTERM) != signal.SIG_IGN:
         signal.signal(signal.SIGTERM, terminate)
     try:

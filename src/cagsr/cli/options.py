@@ -9,11 +9,15 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperCommand
 
 from cagsr.errors import InputError
+from cagsr.io.places import expanded
+from cagsr.io.streams import print_result
 
 __all__ = [
     "AcceptChanges",
+    "Command",
     "ConfigFile",
     "Json",
     "MaxTime",
@@ -23,6 +27,21 @@ __all__ = [
     "print_json",
     "time_limit",
 ]
+
+
+class Command(TyperCommand):
+    """A command whose paths are expanded: a shell leaves ``--output=~/x`` as it is, and a program's list all."""
+
+    def invoke(self, ctx: Any) -> Any:
+        ctx.params = {name: _expanded(value) for name, value in ctx.params.items()}
+        return super().invoke(ctx)
+
+
+def _expanded(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_expanded(each) for each in value)
+    return Path(expanded(value)) if isinstance(value, Path) else value
+
 
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", "-c", help="YAML file; `cagsr reference` lists every key.")
@@ -75,4 +94,4 @@ def console_for(as_json: bool) -> Console:
 def print_json(value: Any, wanted: bool, console: Console | None = None) -> None:
     """Print ``value`` if it is ``wanted``: once, and not by the processes whose console is quiet."""
     if wanted and not (console and console.quiet):
-        print(json.dumps(value, indent=2))
+        print_result(json.dumps(value, indent=2))

@@ -2,13 +2,18 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from cagsr.errors import InputError
+from cagsr.io.places import expanded
 
 __all__ = [
     "AtLeastOne",
     "Count",
     "LearningRate",
     "NotNegative",
+    "Place",
     "Positive",
     "Scalar",
     "Section",
@@ -16,6 +21,7 @@ __all__ = [
     "Share",
     "Switch",
     "Text",
+    "place",
 ]
 
 
@@ -25,8 +31,18 @@ def _switch(value: Any) -> Any:
     return words.get(value.lower(), value) if isinstance(value, str) else value
 
 
+def place(value: str) -> str:
+    """A path with what `expanded` puts into it; raises an error that pydantic reports with the key."""
+    try:
+        return expanded(value)
+    except InputError as error:
+        raise PydanticCustomError("place", "{why}", {"why": str(error)}) from None
+
+
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Text = Annotated[str, Field(min_length=1)]
+# A path, or a name that may be one: ~ and $VARIABLE are expanded.
+Place = Annotated[str, Field(min_length=1), AfterValidator(place)]
 AtLeastOne = Annotated[int, Field(ge=1, le=10**9)]
 Count = Annotated[int, Field(ge=0, le=10**9)]
 Seed = Annotated[int, Field(ge=0, le=2**32 - 1)]

@@ -49,6 +49,8 @@ def _explain(detail: Any, document: Document, root: type[BaseModel]) -> Iterator
     dotted = ".".join(str(part) for part in path)
     if field is None:
         yield path, place, str(detail["msg"])
+    elif detail["type"] == "place":
+        yield path, place, detail["msg"] if place == f"override {dotted}:" else f"{dotted}: {detail['msg']}"
     elif detail["type"] == "missing":
         yield path, place, f"missing key {dotted}: {field.description}"
     else:

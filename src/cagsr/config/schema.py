@@ -2,13 +2,14 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cagsr.config.fields import (
     AtLeastOne,
     Count,
     LearningRate,
     NotNegative,
+    Place,
     Positive,
     Scalar,
     Section,
@@ -16,6 +17,7 @@ from cagsr.config.fields import (
     Share,
     Switch,
     Text,
+    place,
 )
 from cagsr.config.registry import ESTIMATORS, TASKS
 
@@ -61,7 +63,7 @@ class Lora(Section):
 class Model(Section):
     """The model that is trained, and how it is loaded."""
 
-    name: Text | None = Field(
+    name: Place | None = Field(
         default=None,
         description="Directory or hub name of the model; null: the built-in base of data.task.",
     )
@@ -86,7 +88,7 @@ class Data(Section):
         default=None, description="A built-in generated task; give this or source."
     )
     count: AtLeastOne = Field(default=2000, description="Training prompts to generate for task.")
-    source: Text | None = Field(
+    source: Place | None = Field(
         default=None,
         description="A .jsonl, .csv or .parquet file (.jsonl.gz and .csv.gz too), a directory saved by "
         "datasets, or a hub name; give this or task.",
@@ -100,7 +102,7 @@ class Data(Section):
     split: Text = Field(
         default="train", description="Split of a datasets directory or hub data set to train on."
     )
-    evaluation_source: Text | None = Field(default=None, description="Prompts for evaluation; null: source.")
+    evaluation_source: Place | None = Field(default=None, description="Prompts for evaluation; null: source.")
     evaluation_split: Text | None = Field(
         default=None, description="Split of evaluation_source (or source) to evaluate on."
     )
@@ -196,6 +198,12 @@ class Term(Section):
         default_factory=dict, description="Keyword arguments of the signal."
     )
 
+    @field_validator("options")
+    @classmethod
+    def _expand_path(cls, options: dict[str, Any]) -> dict[str, Any]:
+        path = options.get("path")
+        return {**options, "path": place(path)} if isinstance(path, str) else options
+
     def __init__(self, signal: Any = None, /, **given: Any) -> None:
         """``Term("coverage", weight=2.0)``: the signal's name may stand first."""
         super().__init__(**(given if signal is None else {"signal": signal, **given}))
@@ -227,7 +235,9 @@ class SalienceSettings(Section):
 class RewardSettings(Section):
     """The reward: a preset or terms, and the observer that it is read from."""
 
-    preset: Text = Field(default="robust", description="Name of a built-in preset, or path of a preset file.")
+    preset: Place = Field(
+        default="robust", description="Name of a built-in preset, or path of a preset file."
+    )
     terms: Annotated[list[Term], Field(min_length=1)] | None = Field(
         default=None, description="The sum spelt out, in place of the preset's."
     )
@@ -369,11 +379,13 @@ class WatchSettings(Section):
 class Run(Section):
     """Where a run writes, and its trackers and limits."""
 
-    directory: Text = Field(
+    directory: Place = Field(
         default="runs/train", description="Where the run writes; must be new, or resumed."
     )
     trackers: list[Literal["tensorboard", "wandb", "trackio"]] = Field(
-        default_factory=list, description="Dashboards that get the metrics, through Accelerate."
+        default_factory=list,
+        description="Dashboards that get the metrics, through Accelerate. One "
+        "that fails is named and left out; the run goes on.",
     )
     log_candidates: Count = Field(
         default=2, description="Prompts per step whose candidates are written to candidates.jsonl."
@@ -399,7 +411,7 @@ class Scratch(Section):
 class Sft(Section):
     """Supervised training on references, for `cagsr sft` only."""
 
-    directory: Text = Field(
+    directory: Place = Field(
         default="runs/base", description="Where cagsr sft writes: the base is in model/ there."
     )
     steps: AtLeastOne = Field(default=1000, description="Optimizer steps.")

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from cagsr.errors import InputError
+from cagsr.io.places import expanded
 
 __all__ = ["Document", "KeyPath", "read_document", "write_document"]
 
@@ -118,6 +119,7 @@ def read_document(path: str | Path | None, overrides: Sequence[str] = ()) -> Doc
     """Read ``path`` (or nothing), apply ``overrides``; raises InputError with file:line for each mistake."""
     document = Document()
     if path is not None:
+        path = expanded(path)
         document = _parse(_read_text(path), str(path))
         if document.data is None:
             document.data = {}

@@ -17,6 +17,7 @@ from typing import Any
 
 from cagsr.config.schema import FILES, IN_MEMORY
 from cagsr.errors import InputError, closest
+from cagsr.io.places import expanded
 
 __all__ = ["Row", "read", "rows_of"]
 
@@ -51,6 +52,7 @@ def read(
         raise InputError(
             f"data.source: {source} was in the memory of a Python program; name a file or a data set with its rows"
         )
+    source = expanded(source)
     path = Path(source)
     # Not Path.is_dir: it raises where a name is too long for a file.
     if os.path.isdir(path):

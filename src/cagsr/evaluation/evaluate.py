@@ -12,6 +12,7 @@ from rich.console import Console
 from cagsr.config import Config
 from cagsr.config.schema import Sampling
 from cagsr.data import splits
+from cagsr.data.in_memory import is_conversation
 from cagsr.data.row_messages import say_few, say_not_measured, say_rows
 from cagsr.distributed.launcher import refuse_unseen
 from cagsr.distributed.process_group import World, accelerated
@@ -19,6 +20,8 @@ from cagsr.errors import InputError
 from cagsr.evaluation import metrics_from_config as instruments
 from cagsr.evaluation.evaluator import Answers, answer, measure_signals, read_by, spread_of
 from cagsr.evaluation.scoreboard import Scoreboard, on_common_prompts, preference_summary
+from cagsr.io.places import expanded
+from cagsr.io.template_date import moment, pinned_date
 from cagsr.io.terminal import say
 from cagsr.metrics.bootstrap import summarise
 from cagsr.models.build import build_policy
@@ -53,12 +56,14 @@ def named_models(arguments: Sequence[str]) -> dict[str, str]:
         if not separator:
             path, parts = argument, Path(argument).absolute().parts
             name = parts[-2] if parts[-1] in ("model", "best") else parts[-1]
+        path = expanded(path)
         if name in found:
             raise InputError(f"two models are called {name!r}; name them: NAME=PATH")
         found[name] = path
     return found
 
 
+@pinned_date()
 def evaluate(
     config: Config, models: dict[str, str], split: str, greedy: bool, console: Console
 ) -> dict[str, Any]:
@@ -69,6 +74,8 @@ def evaluate(
     the model's own tokens; and the slot metrics where there is a checker. The first model's attention judges the
     responses of all. What ``metrics`` asks for comes on top; a judge and people speak of a prompt's first response.
     ``train`` takes the first ``data.evaluation_count`` prompts that were trained on.
+
+    A judge that fails costs its own metric alone: ``measured_by.not_measured.judge`` says why.
 
     Raises InputError where no prompt fits all models.
     """
@@ -93,8 +100,8 @@ def evaluate(
     values, responses = _on_common(asked, answers, common, observer, scoreboard)
     first, *others = values
     # Once, not by every process: each question to a judge has its price.
-    say_not_measured(console, scoreboard.describe())
     said = _opinions(config, scoreboard, common, responses) if world.rank == 0 else {}
+    say_not_measured(console, scoreboard.describe())
     for name, opinions in said.pop("values", {}).items():
         values[name] |= opinions
     return {
@@ -103,11 +110,18 @@ def evaluate(
         "split": split,
         "decoding": "greedy" if greedy else f"{sampling.candidates} samples a prompt",
         "prompts": len(common),
+        **_dated(common),
         "seconds": round(time.perf_counter() - started, 1),
         **summarise(values, [(other, first) for other in others]),
         "measured_by": scoreboard.describe(),
         **said,
     }
+
+
+def _dated(prompts: Sequence[Prompt]) -> dict[str, str]:
+    """What chat templates took for now, where there are any: another day may give another prompt."""
+    conversations = any(is_conversation(prompt.row.get("prompt", "")) for prompt in prompts)
+    return {"template_date": moment()} if conversations else {}
 
 
 def _answered(
@@ -186,11 +200,11 @@ def _opinions(
     }
     if config.metrics.judge is not None and config.metrics.judge.pairwise:
         first, *others = responses
+        asked = {name: scoreboard.preferences(prompts, responses[name], responses[first]) for name in others}
         found["preferences"] = {
-            f"{other}-{first}": preference_summary(
-                scoreboard.preferences(prompts, responses[other], responses[first])
-            )
-            for other in others
+            f"{name}-{first}": preference_summary(preferred)
+            for name, preferred in asked.items()
+            if preferred is not None
         }
     return found
 

@@ -15,6 +15,7 @@ from cagsr.config.schema import Term
 from cagsr.data.chat_template import turn_end
 from cagsr.data.in_memory import encode_in_memory, is_conversation
 from cagsr.errors import InputError
+from cagsr.io.template_date import pinned_date
 from cagsr.models.load_policy import observing
 from cagsr.models.policy import Policy
 from cagsr.rewards.presets import load_preset, terms_of
@@ -30,6 +31,7 @@ __all__ = ["chosen_reward", "encode_responses", "measured", "only_one", "score"]
 Seen = Callable[[list[int], Evidence], None]
 
 
+@pinned_date()
 def score(
     model: "str | os.PathLike[str] | PreTrainedModel | PeftModel | Policy",
     tokenizer: PreTrainedTokenizerBase | None,

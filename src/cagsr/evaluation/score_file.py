@@ -16,6 +16,7 @@ from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError, StorageError
 from cagsr.evaluation.score import encode_responses, measured, only_one
 from cagsr.io.quiet_libraries import warn
+from cagsr.io.template_date import pinned_date
 from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
 from cagsr.rewards.presets import build_reward
@@ -26,6 +27,7 @@ from cagsr.types import Evidence, Prompt
 __all__ = ["score_file"]
 
 
+@pinned_date()
 def score_file(
     config: Config, source: str, console: Console, save_attention: Path | None = None
 ) -> list[dict[str, Any]]:

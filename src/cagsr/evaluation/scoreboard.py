@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from cagsr.errors import InputError
+from cagsr.errors import EndpointError, InputError
 from cagsr.evaluation.evaluator import Answers, values_of
 from cagsr.evaluation.perplexity import FollowUp
 from cagsr.metrics import RESPONSE_METRICS
@@ -54,7 +54,7 @@ class Scoreboard:
     followup_column  column of the user's next turn; None: the prompt's own reference stands for it
     followup_model   what ``describe`` says of the model in ``followup``
     judged           so many prompts are judged, the first ones
-    not_measured     metric -> why, filled by `values`
+    not_measured     metric -> why, filled by `values`, and by a judge that failed
     """
 
     checker: Checker | None = None
@@ -68,6 +68,7 @@ class Scoreboard:
     judged: int = 0
     ratings: Ratings | None = None
     not_measured: dict[str, str] = field(default_factory=dict)
+    judge_failed: bool = False
 
     def values(self, prompts: Sequence[Prompt], answers: Answers) -> dict[str, np.ndarray]:
         """Metrics of one system: name -> [P], each the mean over a prompt's K responses; all finite.
@@ -110,11 +111,18 @@ class Scoreboard:
         return Opinions(judged.values | people.values, judged.counts | people.counts)
 
     def judged_by_model(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Opinions:
-        """Ratings by the judge alone, as `opinions`."""
-        if self.judge is None:
+        """Ratings by the judge alone, as `opinions`.
+
+        A judge that fails is not asked again; ``not_measured`` has its reason, and what it was asked here is nothing.
+        """
+        if self.judge is None or self.judge_failed:
             return Opinions({}, {})
         asked = min(self.judged, len(prompts))
-        rated = self.judge.rate([user_text(prompt) for prompt in prompts[:asked]], responses[:asked])
+        try:
+            rated = self.judge.rate([user_text(prompt) for prompt in prompts[:asked]], responses[:asked])
+        except (EndpointError, InputError) as error:
+            self._without_judge(error)
+            return Opinions({}, {})
         counts = {"judge_asked": asked, "judge_failures": rated.failures}
         return Opinions(_found({"judge": _padded(rated.ratings, len(prompts))}), counts)
 
@@ -133,12 +141,25 @@ class Scoreboard:
 
     def preferences(
         self, prompts: Sequence[Prompt], responses: Sequence[str], others: Sequence[str]
-    ) -> Preferences:
-        """Pairwise preferences of the judge, values [P]: 1 for ``responses``, 0 for ``others``; NaN where not asked."""
+    ) -> Preferences | None:
+        """Pairwise preferences of the judge, values [P]: 1 for ``responses``, 0 for ``others``; NaN where not asked.
+
+        None where the judge fails, or failed before.
+        """
         assert self.judge is not None, "preferences need a judge"
+        if self.judge_failed:
+            return None
         asked = min(self.judged, len(prompts))
-        found = self.judge.prefer([user_text(p) for p in prompts[:asked]], responses[:asked], others[:asked])
+        users = [user_text(prompt) for prompt in prompts[:asked]]
+        try:
+            found = self.judge.prefer(users, responses[:asked], others[:asked])
+        except (EndpointError, InputError) as error:
+            self._without_judge(error)
+            return None
         return Preferences(_padded(found.values, len(prompts)), found.disagreements, found.failures)
+
+    def _without_judge(self, error: Exception) -> None:
+        self.judge_failed, self.not_measured["judge"] = True, str(error)
 
     def describe(self) -> dict[str, Any]:
         """Provenance of the metrics: models with revision or hash, package versions, what was not measured and why."""

@@ -32,8 +32,8 @@ from cagsr.runs.identity import of_start
 from cagsr.runs.session import Claim
 from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
+from cagsr.training.dashboards import check_trackers
 from cagsr.training.preflight import check_launch, check_training
-from cagsr.training.recorder import check_trackers
 from cagsr.training.sft_run import run_sft
 from cagsr.training.trainer import READ
 

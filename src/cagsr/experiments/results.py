@@ -147,9 +147,10 @@ class Results:
         )
 
     def cost(self, name: str) -> dict[str, float]:
-        """Means over seeds: seconds, generated tokens, labels; what was asked of a judge and of people."""
+        """Means over seeds of what all have: seconds, tokens, labels; what was asked of a judge and of people."""
         costs = [result.cost for result in self.found[name]]
-        return {key: round(float(np.mean([cost[key] for cost in costs])), 1) for key in costs[0]}
+        common = [key for key in costs[0] if all(key in cost for cost in costs)]
+        return {key: round(float(np.mean([cost[key] for cost in costs])), 1) for key in common}
 
 
 def _stacked(values: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -156,7 +156,7 @@ class ComparisonRunner:
         if not (directory / RESULT).exists():
             with self.console.status(place):
                 self._measure(system, bench, directory)
-        result = self._with_people(name, read_result(directory), directory)
+        result = self._with_people(name, self._with_judge(read_result(directory), directory), directory)
         self.results.found.setdefault(name, []).append(result)
         self.scoreboard.not_measured |= result.not_measured
         self._ask_which_is_better(name, directory)
@@ -186,8 +186,30 @@ class ComparisonRunner:
             return
         if not (directory / PREFERENCES).exists():
             said = self.scoreboard.preferences(self.prompts, responses, self._base_responses)
+            if said is None:
+                return
             write_preferences(directory, said)
         self.results.preferred.setdefault(name, []).append(read_preferences(directory))
+
+    def _with_judge(self, result: Result, directory: Path) -> Result:
+        """With the ratings of a judge that had failed when the result was kept, if it answers now."""
+        if (
+            "judge" not in result.not_measured
+            or self.scoreboard.judge is None
+            or self.scoreboard.judge_failed
+        ):
+            return result
+        said = self.scoreboard.judged_by_model(self.prompts, read_responses(directory, len(self.prompts)))
+        if not self.scoreboard.judge_failed:
+            reasons = {metric: why for metric, why in result.not_measured.items() if metric != "judge"}
+            result = replace(
+                result,
+                opinions=result.opinions | said.values,
+                cost=result.cost | said.counts,
+                not_measured=reasons,
+            )
+            write_result(directory, result)
+        return result
 
     def _with_people(self, name: str, result: Result, directory: Path) -> Result:
         """With what people say of the responses; never kept, because people rate what is measured already."""
@@ -256,13 +278,13 @@ class ComparisonRunner:
     ) -> None:
         """responses.jsonl for a reader, result.json for the summary; the second one says that the run is done."""
         values = self.scoreboard.values(self.prompts, greedy)
-        opinions = self.scoreboard.judged_by_model(self.prompts, [texts[0] for texts in greedy.responses])
         found: dict[str, np.ndarray] = {}
         if sampled is not None and sampled.signals is not None:
             found = values_of(sampled, self.prompts[::SAMPLED_EVERY], self.checker)
             found["kl"] = sampled.signals[..., 0].mean(1).astype(float)
         rows = response_rows(self.prompts, greedy, values)
         write_atomically(directory / RESPONSES, "".join(json.dumps(row) + "\n" for row in rows))
+        opinions = self.scoreboard.judged_by_model(self.prompts, [texts[0] for texts in greedy.responses])
         not_measured = self.scoreboard.not_measured
         write_result(directory, Result(values, found, opinions.values, cost | opinions.counts, not_measured))
 

@@ -3,17 +3,23 @@
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from cagsr.errors import InterruptedRunError, StoppedError
 
-__all__ = ["Stops", "Terminated", "start_clock", "terminate"]
+__all__ = ["Stops", "Terminated", "Unfinished", "start_clock", "terminate", "waiting"]
+
+GRACE = 5.0
+"""Seconds after a signal in which work may come to its end; then what is unfinished is thrown away."""
 
 CALLBACK = -2
 """The request of a callback, beside the numbers of signals and -1 for the time limit."""
 
 _clock = {"started": time.monotonic()}
+_waiting = {"for": 0}
 
 
 def start_clock() -> None:
@@ -25,9 +31,30 @@ class Terminated(BaseException):
     """SIGTERM outside a `Stops` block. A BaseException like KeyboardInterrupt, so that no handler swallows it."""
 
 
+class Unfinished(BaseException):
+    """A request to stop, raised inside work that is thrown away; a BaseException, so that no handler swallows it."""
+
+    def __init__(self, request: int):
+        super().__init__(f"asked to stop ({request})")
+        self.request = request
+
+
 def terminate(number: int, frame: FrameType | None) -> None:
     """Signal handler that raises Terminated."""
     raise Terminated
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Context manager around a wait for somebody else (a server, a dashboard), which may take for ever.
+
+    A signal that a `Stops` block holds back is raised in it as Unfinished, at once, and stays requested.
+    """
+    _waiting["for"] += 1
+    try:
+        yield
+    finally:
+        _waiting["for"] -= 1
 
 
 class Stops:
@@ -40,6 +67,7 @@ class Stops:
     def __init__(self, max_seconds: float | None = None):
         self.max_seconds = max_seconds
         self._signal: int | None = None
+        self._asked = 0.0
         self._before: dict[int, Any] = {}
         self._longest = 0.0
         self._last: float | None = None
@@ -64,7 +92,11 @@ class Stops:
     def _keep(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and self._signal == signal.SIGINT:
             raise KeyboardInterrupt
+        if self._signal is None:
+            self._asked = time.monotonic()
         self._signal = number
+        if _waiting["for"]:
+            raise Unfinished(number)
 
     def ask(self) -> None:
         """Ask this process to stop at the end of what it does, as a signal would: a callback's wish."""
@@ -77,9 +109,20 @@ class Stops:
         self._last = now
         if self._signal is not None:
             return int(self._signal)
-        if self.max_seconds is not None and now - _clock["started"] + self._longest >= self.max_seconds:
-            return -1
-        return 0
+        return -1 if self._is_over(self._longest) else 0
+
+    def overdue(self) -> int:
+        """The request to stop that can wait no longer, for work to be thrown away: GRACE after a signal, or the limit.
+
+        A callback's can: it asks for the end of a step.
+        """
+        if self._signal not in (None, CALLBACK) and time.monotonic() - self._asked >= GRACE:
+            return int(self._signal)
+        return -1 if self._is_over(0.0) else 0
+
+    def _is_over(self, ahead: float) -> bool:
+        now = time.monotonic() - _clock["started"]
+        return self.max_seconds is not None and now + ahead >= self.max_seconds
 
     @staticmethod
     def error(request: int, where: str) -> StoppedError:

@@ -15,6 +15,7 @@ from cagsr.attention.capture import ATTENTION
 from cagsr.attention.inspection import evaluating, name_of
 from cagsr.config.schema import Lora
 from cagsr.errors import InputError, UnsupportedModelError
+from cagsr.io.places import expanded
 from cagsr.io.safetensors_only import reason
 from cagsr.models.dropout import refuse_randomness, without_randomness
 from cagsr.models.load import load_model, load_tokenizer, make_policy, with_lora
@@ -67,7 +68,7 @@ def load_policy(
     settings: dict[str, Any] = {"layers": layers, "temperature": temperature, "critic": critic}
     adapter = None if lora is None else _lora(lora)
     if isinstance(model, str | os.PathLike):
-        name = os.fspath(model)
+        name = expanded(model)
         tokenizer = processing_class or load_tokenizer(name, **where)
         loaded, dropout = load_model(name, dtype=dtype, architecture=architecture, **where)
         policy = make_policy(loaded, tokenizer, dropout=dropout, **settings)
@@ -145,8 +146,9 @@ def frozen_policy(
     settings: dict[str, Any] = {"layers": layers, "temperature": temperature}
     if isinstance(model, str | os.PathLike):
         where = {"revision": revision, "trust_remote_code": trust_remote_code}
-        tokenizer = processing_class or load_tokenizer(os.fspath(model), **where)
-        loaded, _ = load_model(os.fspath(model), dtype=dtype, **where)
+        name = expanded(model)
+        tokenizer = processing_class or load_tokenizer(name, **where)
+        loaded, _ = load_model(name, dtype=dtype, **where)
         return make_policy(loaded.requires_grad_(False), tokenizer, **settings).eval()
     base = base_of(model)
     tokenizer = _tokenizer_of(base, processing_class, {})

@@ -11,7 +11,7 @@ Causal models only, and every process must hold all weights.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from cagsr.config.schema import Sampling, Vllm
 from cagsr.distributed.process_group import World
 from cagsr.errors import CagsrError, EndpointError, InputError, ran_out_of_memory
+from cagsr.io.shutdown import waiting
 from cagsr.models.policy import Policy
 from cagsr.models.sampling import response_mask
 from cagsr.types import Prompt, Rollout
@@ -160,7 +161,8 @@ class VLLMSampler:
 
     def _ask(self, asked: list[list[int]], sampling: Sampling) -> list[Written]:
         assert self.client is not None, "the first process has the client"
-        with _asking(self.client.base_url):
+        # Among several processes the others wait for the answer, and nobody can leave.
+        with _asking(self.client.base_url), waiting() if self.world.size == 1 else nullcontext():
             self._push(self.client)
             answer = self.client.generate(
                 asked,

@@ -24,6 +24,7 @@ from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import measure_signals
 from cagsr.io.atomic_write import refuse_existing, write_atomically
+from cagsr.io.template_date import pinned_date
 from cagsr.io.terminal import say
 from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
@@ -58,6 +59,7 @@ class Ruler:
         return cls(units, within.clamp(min=SMALLEST_UNIT).numpy() / units)
 
 
+@pinned_date()
 def calibrate(
     config: Config | str | Path,
     output: Path,

@@ -19,6 +19,7 @@ from cagsr.distributed.launcher import refuse_unseen
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import Answers, measure_signals
+from cagsr.io.template_date import pinned_date
 from cagsr.metrics.bootstrap import interval
 from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
@@ -43,6 +44,7 @@ LABELLED_SIGNALS = ("reference_overlap", "reward_model")
 LOG_PROBABILITY, ENTROPY = "reference_logprob", "entropy"
 
 
+@pinned_date()
 def probe(config: Config | str | Path, console: Console | None = None, prompts: int = 100) -> dict[str, Any]:
     """Sample the base on ``prompts`` development prompts (training prompts where no others are named), measure every
     signal and preset, and judge each preset by whatever is at hand: checker, references, ``compare.preferences``.

@@ -38,7 +38,7 @@ def report_at_end(directory: Path, console: Console) -> None:
     except Exception as error:
         warn(
             console,
-            f"the run is complete, its report is not ({type(error).__name__}: {error}). "
+            f"the run's records are whole, its report is not ({type(error).__name__}: {error}). "
             f"Try again: cagsr report {directory}",
         )
     else:

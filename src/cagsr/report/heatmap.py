@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cagsr.data.in_memory import encode_in_memory
 from cagsr.errors import InputError, StorageError
 from cagsr.evaluation.score import encode_responses, refuse_overlong
+from cagsr.io.template_date import pinned_date
 from cagsr.models.load_policy import observing
 from cagsr.models.policy import Policy
 
@@ -74,6 +75,7 @@ class Heatmap:
         return written.getvalue()
 
 
+@pinned_date()
 def heatmap(
     model: "str | os.PathLike[str] | PreTrainedModel | PeftModel | Policy",
     tokenizer: PreTrainedTokenizerBase | None,

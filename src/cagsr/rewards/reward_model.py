@@ -199,7 +199,7 @@ def load_classifier(
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     text = model.config.get_text_config()
-    if text.pad_token_id is None:
+    if getattr(text, "pad_token_id", None) is None:
         text.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer, head
 

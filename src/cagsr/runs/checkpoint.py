@@ -90,9 +90,11 @@ class Checkpoints:
             text = json.dumps({**state, "step": step, "update": update})
             (staging / STATE).write_text(text, encoding="utf-8")
             seal.seal(staging, run=self.run, step=step, update=update)
-            self._set_aside(final)
+            aside = self._set_aside(final)
             staging.rename(final)
             sync_directory(self.root)
+            if aside is not None and self._problem(aside) is None:
+                seal.remove(aside)  # the same step of this run, saved anew
             self._prune(final)
 
         try:
@@ -228,13 +230,12 @@ class Checkpoints:
             what = str(problem or f"{final} could not be written by another process")
             raise StorageError(f"{what}. The earlier checkpoints are untouched.") from problem
 
-    def _set_aside(self, path: Path) -> None:
-        """Rename a checkpoint of another run, or one that was left out: its name is free then, and its content kept."""
+    def _set_aside(self, path: Path) -> Path | None:
+        """Rename a checkpoint that has a name which is needed, if there is one; returns its new path."""
         aside, number = path.with_name(f"aside-{path.name}"), 1
         while aside.exists():
             aside, number = path.with_name(f"aside-{path.name}-{number}"), number + 1
-        if path.exists():
-            path.rename(aside)
+        return path.rename(aside) if path.exists() else None
 
     def _prune(self, newest: Path) -> None:
         """Delete this run's checkpoints beyond the ``keep`` newest, and never the one that has just been sealed."""

@@ -115,6 +115,13 @@ class RunDirectory:
                 kept = [row for row in rows if row.get("step", 0) <= step]
                 write_atomically(self.path / name, "".join(_json(row, name) + "\n" for row in kept))
 
+    def drop_evaluation(self, step: int) -> None:
+        """Drop the evaluation after ``step``: it is made again."""
+        for name, numbers in ((METRICS, "evaluation/reward"), (EVALUATIONS, "step")):
+            if (self.path / name).exists():
+                kept = [row for row in self.rows(name) if row.get("step") != step or numbers not in row]
+                write_atomically(self.path / name, "".join(_json(row, name) + "\n" for row in kept))
+
     def summary(self) -> dict[str, Any] | None:
         """The content of summary.json, None before the run ended."""
         path = self.path / SUMMARY
@@ -166,6 +173,10 @@ class RunDirectory:
                     f"{aside} exists already, so {path} cannot be moved there. Choose another directory."
                 )
             return path.rename(aside)
+
+    def identity(self) -> dict[str, Any]:
+        """What this run was started with, by name. Raises StorageError."""
+        return _about(self.path)["identity"]
 
     def check_identity(self, identity: Mapping[str, Any]) -> None:
         """Raise InputError with a line for every field of ``identity`` that differs from what this run started with.

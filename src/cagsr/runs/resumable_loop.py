@@ -1,15 +1,17 @@
 """Checkpoints of a supervised training loop: it stops after any step and resumes as if it had not stopped."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from torch.optim.lr_scheduler import LRScheduler
 
 from cagsr.distributed.process_group import World
 from cagsr.errors import InputError
-from cagsr.io.shutdown import Stops
+from cagsr.io.shutdown import Stops, Unfinished
 from cagsr.runs.checkpoint import Checkpoints, forward
+from cagsr.runs.interruption import interruptible
 
 __all__ = ["Continuation"]
 
@@ -30,6 +32,7 @@ class Continuation:
     tell: Callable[[int | None], object]
     seconds: float = 0.0
     _since: float = field(default_factory=time.perf_counter)
+    _saved: int | None = None  # the steps of the newest checkpoint
 
     def restore(self, scheduler: LRScheduler, steps: int) -> int:
         """Load the newest checkpoint; returns the steps that are done, 0 without one.
@@ -48,8 +51,23 @@ class Continuation:
                     f"{self.checkpoints.root.parent} is at step {done} already; set more than {steps} steps"
                 )
             forward(scheduler, done)
+        self._saved = done
         self.tell(done)
         return done or 0
+
+    @contextmanager
+    def step(self, number: int, steps: int) -> Iterator[None]:
+        """Context manager around step ``number`` of ``steps`` up to its optimizer's: a stop throws it away.
+
+        Raises StoppedError, once all steps before it are saved.
+        """
+        try:
+            with interruptible(self.stops, World(self.checkpoints.accelerator)):
+                yield
+        except Unfinished as stop:
+            if number - 1 != self._saved:
+                self._save(number - 1)
+            raise self.stops.error(stop.request, f"in step {number} of {steps}") from None
 
     def after(self, step: int, steps: int) -> None:
         """Save, if it is due, after step ``step`` of ``steps``. Raises StoppedError, once all is saved, when asked to
@@ -58,9 +76,13 @@ class Continuation:
         request = World(self.checkpoints.accelerator).first_request(self.stops.requested())
         # After the last step too: what comes after the loop can fail.
         if request or step == steps or (self.save_every and step % self.save_every == 0):
-            self.checkpoints.save(step, {"seconds": self.elapsed()})
+            self._save(step)
         if request and step < steps:
             raise self.stops.error(request, f"after step {step} of {steps}")
+
+    def _save(self, step: int) -> None:
+        self.checkpoints.save(step, {"seconds": self.elapsed()})
+        self._saved = step
 
     def elapsed(self) -> float:
         """Seconds of training, those before an interruption included."""

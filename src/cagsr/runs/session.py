@@ -1,6 +1,7 @@
 """Opening of a run directory by a command: a new run, or one to resume, locked and checked to be the same."""
 
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -14,12 +15,16 @@ from cagsr.errors import CagsrError, InputError, StorageError
 from cagsr.io.atomic_write import write_atomically
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.shutdown import Stops
+from cagsr.io.template_date import moment, pinned_date
 from cagsr.io.terminal import say
 from cagsr.runs.checkpoint import Checkpoints
 from cagsr.runs.directory import CONFIG, RunDirectory
 from cagsr.runs.resumable_loop import Continuation
 
 __all__ = ["Claim"]
+
+# What chat templates take for now, in the identity of a run.
+DATE = "date in chat templates"
 
 
 class Claim:
@@ -47,6 +52,8 @@ class Claim:
         self.console = console
         self.run: RunDirectory | None = None
         self.id: str | None = None
+        self._until_exit = ExitStack()
+        self.optional: Callable[[], object] = lambda: None  # forces to the disk what others recorded
 
     def __enter__(self) -> Self:
         """Open and lock a run to resume, or check that one can be created here.
@@ -66,7 +73,14 @@ class Claim:
                 raise
         elif self.accelerator.is_main_process:
             RunDirectory.refuse_used(self.directory)
+        self._pin_date()
         return self
+
+    def _pin_date(self) -> None:
+        """Let chat templates write the date of the run's start, whatever day it is when it goes on."""
+        recorded = None if self.run is None else self.run.identity().get(DATE)
+        self._until_exit.enter_context(pinned_date(World(self.accelerator).from_main(recorded or moment())))
+        self.identity[DATE] = moment()
 
     def _compare(self, identity: dict[str, Any]) -> None:
         if self.run is not None and not self.accept_changes:
@@ -100,10 +114,7 @@ class Claim:
         """Force what was recorded, here and on dashboards, to the disk: a checkpoint counts on it."""
         if self.run is not None:
             self.run.sync()
-        for tracker in self.accelerator.trackers:
-            flush = getattr(getattr(tracker, "writer", None), "flush", None)
-            if flush is not None:
-                flush()
+        self.optional()
 
     def checkpoints(self, keep: int, console: Console) -> Checkpoints:
         """The checkpoints of the run that was started."""
@@ -128,6 +139,7 @@ class Claim:
         )
 
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        self._until_exit.close()
         if self.run is None:
             return
         ended = isinstance(error, CagsrError) and not isinstance(error, InputError)

@@ -18,6 +18,8 @@ class TransformersCallbacks:
     They get the state (global_step, max_steps, log_history), the model and the tokenizer. on_log has the row of
     metrics.jsonl, on_train_end comes when model/ is written. ``control.should_training_stop = True`` stops the run at
     the end of the step with a StoppedError, once a checkpoint is saved; what else a control asks for is not done.
+    What a callback raises ends the run, after the row of its step is written: it is the program's own code. The last
+    checkpoint stands, and the run can go on from there.
     ``args`` has output_dir and max_steps alone: a `transformers.TrainingArguments` would reset Accelerate's state.
     """
 

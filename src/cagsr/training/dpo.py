@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from random import Random
@@ -91,9 +92,11 @@ def prefer(
             [text for pair in mine for text in (pair.chosen, pair.rejected)],
             settings.max_response_tokens,
         )
-        known = reference.logprobs(rollout).sum(-1).view(-1, 2)
-        loss, margin = preference_loss(network(rollout).logprobs.sum(-1).view(-1, 2), known, settings.beta)
-        accelerator.backward(loss.sum() / settings.batch_size * world.size)
+        with continuation.step(step, settings.steps) if continuation else nullcontext():
+            known = reference.logprobs(rollout).sum(-1).view(-1, 2)
+            own = network(rollout).logprobs.sum(-1).view(-1, 2)
+            loss, margin = preference_loss(own, known, settings.beta)
+            accelerator.backward(loss.sum() / settings.batch_size * world.size)
         norm = accelerator.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
         sums = torch.stack([loss.detach().sum(), margin.detach().sum(), (margin > 0).sum()])
         mean_loss, mean_margin, accuracy = (world.total(sums) / settings.batch_size).tolist()

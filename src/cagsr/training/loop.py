@@ -13,10 +13,11 @@ import torch
 
 from cagsr.config.schema import Train
 from cagsr.distributed.fsdp import whole, whole_weights
-from cagsr.errors import InputError, NumericsError
-from cagsr.io.shutdown import Stops
+from cagsr.errors import InputError, NumericsError, StoppedError
+from cagsr.io.shutdown import Stops, Unfinished
 from cagsr.models.load import save_model
 from cagsr.runs.checkpoint import Checkpoints, forward
+from cagsr.runs.interruption import interruptible
 from cagsr.training.collapse_watch import Collapsed, CollapseWatch
 from cagsr.training.rollout_buffer import load_buffer, save_buffer
 from cagsr.training.step import Collected, Progress, Step
@@ -78,25 +79,29 @@ class TrainingLoop:
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] | None = None
     seconds: float = 0.0
+    _saved: tuple[int, int] | None = (
+        None  # the steps, and optimizer steps of the next, of the newest checkpoint
+    )
 
     def run(self, resume: bool = False) -> dict[str, Any]:
         """Train to the last step; returns ``{"steps", "best", "last", "seconds"}``. The weights: model/ and best/.
 
-        Raises collapse_watch.Collapsed and, when asked to stop, errors.StoppedError, each after saving a checkpoint: at
-        the end of a step, or between two optimizer steps of one. Raises errors.NumericsError before a bad optimizer
-        step and InputError when there is nothing left to train.
+        Raises collapse_watch.Collapsed and, when asked to stop, errors.StoppedError, each after saving a checkpoint of
+        all optimizer steps: what of a rollout, an evaluation or an optimizer step is unfinished then is thrown away and
+        done again by the run that goes on. Raises errors.NumericsError before a bad optimizer step and InputError when
+        there is nothing left to train.
         """
         self._since, self._kl_start = time.perf_counter(), self.step.kl_controller.coefficient
         with self.stops:
             done, begun = self._resume() if resume else (None, None)
             for observer in self.observers:
                 observer.on_start(done)
-            if done is None:
-                self._evaluate(0)
-                request = self._requested()
-                if request:
-                    self._save(0)
-                    raise self.stops.error(request, f"after step 0 of {self.schedule.steps}")
+            if begun is None and self._evaluate_if_due(done or 0) and done is not None:
+                self._save(done)  # anew, with what the evaluation found
+            request = self._requested() if done is None else 0
+            if request:
+                self._save(0)
+                raise self.stops.error(request, f"after step 0 of {self.schedule.steps}")
             for number in range(done or 0, self.schedule.steps):
                 self._one(number, begun)
                 begun = None
@@ -113,13 +118,16 @@ class TrainingLoop:
         """Train step ``number + 1``, or the rest of it; then do what is due after it."""
         started = time.perf_counter()
         try:
-            begun = begun or self._begin(number)
-            row = begun.row | self.step.update(
-                begun.collected.batches, begun.progress, partial(self._between, number, begun)
-            )
+            with interruptible(self.stops, self.step.world):
+                begun = begun or self._begin(number)
+                row = begun.row | self.step.update(
+                    begun.collected.batches, begun.progress, partial(self._between, number, begun)
+                )
         except NumericsError as error:
             where = "" if str(error).startswith("step ") else f"step {number + 1}: "
             raise type(error)(f"{where}{error}") from error
+        except Unfinished as stop:
+            raise self._thrown_away(stop.request, number, begun) from None
         candidates = self.step.sampling.candidates
         self.step.kl_controller.observe(row["kl_response"], self.schedule.prompts_per_step * candidates)
         row["seconds"] = time.perf_counter() - started
@@ -150,13 +158,17 @@ class TrainingLoop:
         return Begun(collected, row, Progress())
 
     def _between(self, number: int, begun: Begun, progress: Progress) -> None:
-        """Called between two optimizer steps of one step: the place to stop at when a step is long."""
+        """Called between two optimizer steps of one step: nothing is thrown away there."""
         request = self._requested()
         if request:
-            self._save(number, begun)
-            raise self.stops.error(
-                request, f"in step {number + 1}, after {progress.updates} optimizer steps of it"
-            )
+            raise self._thrown_away(request, number, begun)
+
+    def _thrown_away(self, request: int, number: int, begun: Begun | None) -> StoppedError:
+        """Save what is complete of step ``number + 1``; returns the error that says so."""
+        self.step.optimizer.zero_grad()  # of an optimizer step that was not taken
+        updates = begun.progress.updates if begun else 0
+        self._save(number, begun if updates else None)
+        return self.stops.error(request, f"in step {number + 1}, after {updates} optimizer steps of it")
 
     def _requested(self) -> int:
         return self.step.world.first_request(self.stops.requested())
@@ -169,12 +181,7 @@ class TrainingLoop:
         """Evaluate and save after a step as far as they are due; then stop, if asked to."""
         schedule = self.schedule
         last = step == schedule.steps
-        if last or (schedule.evaluate_every and step % schedule.evaluate_every == 0):
-            self._evaluate(step)
-        if last and self.best is not None and self.best["reward"] <= 0:
-            self._warn(
-                step, "no evaluation was better than the base by the reward itself; look before you use best/"
-            )
+        self._evaluate_if_due(step, collapsed)
         request = 0 if last else self._requested()
         if last or request or collapsed or (schedule.save_every and step % schedule.save_every == 0):
             self._save(step)
@@ -183,12 +190,33 @@ class TrainingLoop:
         if request:
             raise self.stops.error(request, f"after step {step} of {schedule.steps}")
 
+    def _evaluate_if_due(self, step: int, collapsed: Collapsed | None = None) -> bool:
+        """Evaluate after ``step`` if it is the first, the last or asked for, and not done yet; returns whether it was.
+
+        A stop throws an evaluation away, and it is due again when the run goes on.
+        """
+        every, last = self.schedule.evaluate_every, step == self.schedule.steps
+        due = self.evaluate is not None and (step == 0 or last or (every and step % every == 0))
+        if not due or any(row["step"] == step for row in self.history):
+            return False
+        try:
+            self._evaluate(step)
+        except Unfinished as stop:
+            self._save(step)
+            where = f"while it evaluated after step {step} of {self.schedule.steps}"
+            raise collapsed or self.stops.error(stop.request, where) from None
+        if last and self.best is not None and self.best["reward"] <= 0:
+            self._warn(
+                step, "no evaluation was better than the base by the reward itself; look before you use best/"
+            )
+        return True
+
     def _evaluate(self, step: int) -> None:
-        if self.evaluate is None:
-            return
-        with whole(self.step.policy, self.step.accelerator):
+        assert self.evaluate is not None, "nothing is due without it"
+        with whole(self.step.policy, self.step.accelerator), interruptible(self.stops, self.step.world):
             row = {"step": float(step), **self.evaluate()}
         self.history.append(row)
+        self._saved = None  # a checkpoint of this step does not know of it yet
         for observer in self.observers:
             observer.on_evaluation(step, row)
         # Step 0 is the base: it is never the best of a training run, and its reward is 0 by definition.
@@ -203,7 +231,14 @@ class TrainingLoop:
         self.step.accelerator.wait_for_everyone()
 
     def _save(self, step: int, begun: Begun | None = None) -> None:
-        """Save a checkpoint after ``step``, and with ``begun`` of the finished part of the next step."""
+        """Save a checkpoint after ``step``, and with ``begun`` of the finished part of the next step.
+
+        Nothing is done where that is there already: what came after it was thrown away.
+        """
+        place = (step, begun.progress.updates if begun else 0)
+        if place == self._saved:
+            return
+        self._saved = place
         state = {
             "updates": self.step.scheduler.last_epoch,
             "kl_coefficient": self.step.kl_controller.coefficient,
@@ -233,6 +268,7 @@ class TrainingLoop:
             return None, None
         state = self.checkpoints.load(newest)
         done, updates = state["step"], state["update"]
+        self._saved = (done, updates)
         if done > self.schedule.steps:
             raise InputError(
                 f"train.steps ({self.schedule.steps}): {self.directory} is at step {done} already. "

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from random import Random
 from typing import Any, Protocol
@@ -52,14 +53,12 @@ def fine_tune(
     done = continuation.restore(scheduler, settings.steps) if continuation else 0
     for step, rows in enumerate(islice(batches, done, settings.steps), start=done):
         mine = world.share(rows)
-        batch = policy.given(
-            [prompts[row] for row in mine],
-            [references[row] for row in mine],
-            settings.max_reference_tokens,
-        )
-        tokens = float(world.total(batch.response_mask.sum()))
-        loss = -network(batch).logprobs.sum() / tokens
-        accelerator.backward(loss * world.size)
+        with continuation.step(step + 1, settings.steps) if continuation else nullcontext():
+            texts = [references[row] for row in mine]
+            batch = policy.given([prompts[row] for row in mine], texts, settings.max_reference_tokens)
+            tokens = float(world.total(batch.response_mask.sum()))
+            loss = -network(batch).logprobs.sum() / tokens
+            accelerator.backward(loss * world.size)
         norm = float(torch.as_tensor(accelerator.clip_grad_norm_(network.parameters(), 1.0)))
         mean = float(world.total(loss.detach()))
         _demand_finite(step + 1, mean, norm)

@@ -39,6 +39,7 @@ from cagsr.training.assembly import build_step
 from cagsr.training.callbacks import TransformersCallbacks
 from cagsr.training.candidate_log import Shown
 from cagsr.training.collapse_watch import CollapseWatch
+from cagsr.training.dashboards import check_trackers
 from cagsr.training.hub import push_to_hub
 from cagsr.training.learnt_heads import choose_heads
 from cagsr.training.loop import RunObserver, TrainingLoop
@@ -49,7 +50,7 @@ from cagsr.training.preflight import (
     refuse_trained_adapter,
 )
 from cagsr.training.progress import Display
-from cagsr.training.recorder import Recorder, check_trackers
+from cagsr.training.recorder import Recorder
 from cagsr.training.step import Step
 from cagsr.training.trainer_arguments import (
     checked_callbacks,
@@ -204,11 +205,7 @@ class Trainer:
         checker = self.checker or find_checker(config.data)
         reward = build_reward(config.reward, checker)
         check_training(config, reward)
-        accelerator = accelerated(
-            mixed_precision=config.train.mixed_precision,
-            log_with=list(config.run.trackers) or None,
-            project_dir=config.run.directory,
-        )
+        accelerator = accelerated(mixed_precision=config.train.mixed_precision)
         check_launch(accelerator, "cagsr train", config)
         console.quiet = console.quiet or not accelerator.is_main_process
         known = None if self.loaded is None else model_digest(self.loaded, self.processing_class)
@@ -270,7 +267,7 @@ class Trainer:
             evaluate=evaluator,
         )
         shown = Shown.of_run(config.run.log_candidates, policy.tokenizer, salience, config.train.steps)
-        recorder = Recorder(config, claim, shown, evaluator)
+        recorder = Recorder(config, claim, shown, evaluator, console)
         say(console, f"{name}: {policy.readable}; reward {', '.join(reward.names)}")
         if not policy.sharing.possible:
             say(console, f"slower than it might be: {policy.sharing}", style="dim")
@@ -285,6 +282,7 @@ class Trainer:
                     if isinstance(observer, TransformersCallbacks):
                         observer.end()
             finally:
+                recorder.dashboards.finish()
                 claim.accelerator.end_training()
         return Trained(policy, self.outcome)
 
