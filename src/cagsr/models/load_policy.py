@@ -16,9 +16,10 @@ from cagsr.attention.inspection import evaluating, name_of
 from cagsr.config.schema import Lora
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.io.safetensors_only import reason
-from cagsr.models.dropout import refuse_randomness, without_randomness
+from cagsr.models.dropout import without_randomness
 from cagsr.models.load import load_model, load_tokenizer, make_policy, with_lora
 from cagsr.models.policy import Policy
+from cagsr.models.proof import prove_training
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -71,8 +72,7 @@ def load_policy(
         tokenizer = processing_class or load_tokenizer(name, **where)
         loaded, dropout = load_model(name, dtype=dtype, architecture=architecture, **where)
         policy = make_policy(loaded, tokenizer, dropout=dropout, **settings)
-        policy.dropout |= without_randomness(loaded)
-        refuse_randomness(loaded, loaded)
+        prove_training(policy)
     else:
         base = base_of(model)
         if adapter is not None and model is not base:
@@ -84,7 +84,7 @@ def load_policy(
             _uncover_forward(model)
             policy = _policy_of(model, tokenizer, settings)
             policy.dropout |= without_randomness(policy.model)
-            refuse_randomness(policy.model, base)
+            prove_training(policy)
             keep_new()
     if adapter is not None:
         with_lora(policy, r=adapter.r, alpha=adapter.alpha, target_modules=adapter.target_modules)
