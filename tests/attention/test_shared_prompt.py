@@ -296,7 +296,7 @@ def test_a_model_that_mixes_tokens_by_what_no_cache_keeps_is_refused():
     model = tiny_models.build("llama", **WORDS)
     # Each token adds a little of what stands before it in the row.
     model.model.layers[2].mlp.register_forward_hook(lambda _, __, output: output + 0.2 * output.cumsum(1))
-    with pytest.raises(UnsupportedModelError, match="llama computes 12 tokens otherwise than alone"):
+    with pytest.raises(UnsupportedModelError, match="llama computes 13 tokens otherwise than alone"):
         proved(model)
 
 
@@ -369,9 +369,9 @@ def test_a_window_beyond_which_sampling_and_scoring_differ_is_the_models_context
     policy = make_policy(olmoe(17), tiny._tokenizer("causal"))
     assert (policy.sharing, policy.context) == (Sharing(), 17)
     assert [str(tried)[:20] for tried in policy.proof[-4:-1]] == [
-        "shared, 24 tokens: n",
-        "padded, 24 tokens: n",
-        "prompt by prompt, 24",
+        "shared, 23 tokens: n",
+        "padded, 23 tokens: n",
+        "prompt by prompt, 23",
     ]
     with pytest.raises(InputError, match="the model's context has 17"):
         policy.logprobs(rolled(policy))

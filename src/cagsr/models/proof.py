@@ -1,7 +1,7 @@
 """Proof of a policy: its own ways of sampling, scoring and observing are compared with the plain model's eager pass.
 
-The definition is one response at a time: prompt and response in a row of their own, without padding, mask, cache or
-position ids, by transformers' eager attention. What disagrees with it is not used: responses share their prompt, or go
+The definition: prompt and response in a row without padding, mask, cache or position ids, by transformers' eager
+attention. What disagrees with it is not used: responses share their prompt, or go
 with padded prompts of their own, or prompt by prompt; a model that agrees in no way is refused.
 """
 
@@ -27,10 +27,10 @@ from cagsr.types import Prompt, Rollout
 
 __all__ = ["prove", "prove_training"]
 
-PROMPTS, RESPONSES = (7, 5), (5, 3, 1, 4)
-"""Prompts, and their responses, of the first comparison: distinct lengths, so that all but one are padded."""
+PROMPTS, RESPONSES = (7, 5), (4, 1, 6, 3)
+"""Lengths of the first comparison: all but one are padded, and two and two rows are of one length (`_plain`)."""
 
-WRITTEN = 4
+WRITTEN = 3
 """Tokens of a response that is sampled, and of one at a limit."""
 
 LONGEST_PROBE = 1024
@@ -205,10 +205,9 @@ class Case:
         """How far the distributions that tokens are drawn from are from the plain model's at the same tokens."""
         policy, prompts = self.policy, self.rollout.prompts
         sampling = Sampling(candidates=len(self.plain) // len(prompts), max_new_tokens=WRITTEN)
-        with _ends_often(policy):
-            rollout, seen = policy.sample_observed(prompts, sampling)
-            if seen is None:
-                return self._generated(sampling)
+        rollout, seen = policy.sample_observed(prompts, sampling)
+        if seen is None:
+            return self._generated(sampling)
         return max(
             # These are at the policy's temperature, and of the tokens that were drawn.
             _largest(
@@ -246,53 +245,67 @@ def _of(tokens: Tensor, logprobs: Tensor) -> Tensor:
     return logprobs.log_softmax(-1).gather(-1, tokens[: len(logprobs), None])[:, 0]
 
 
-def _alone(policy: Policy, rollout: Rollout) -> Iterator[tuple[dict[str, Tensor], slice, int]]:
-    """The plain model's inputs for each response, the rows that predict it, and the length of its prompt."""
-    for row, mask in enumerate(rollout.response_mask):
-        prompt = rollout.prompts[row // rollout.group_size].ids
-        ids = torch.tensor([prompt], device=policy.device)
-        written = rollout.response_ids[row : row + 1, : int(mask.sum())]
-        begun = policy.begun(1).get("decoder_input_ids")
+def _alone(policy: Policy, rollout: Rollout) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """Responses that are alike in length, by their rows, as the plain model's inputs.
+
+    Rows of one length need no padding: they are computed at once, because a pass of a large model on few tokens costs
+    as much as it takes to read the weights.
+    """
+    alike: dict[tuple[int, ...], list[int]] = {}
+    begun = policy.begun(1).get("decoder_input_ids")
+    for row, written in enumerate(rollout.lengths.tolist()):
+        prompt = len(rollout.prompts[row // rollout.group_size].ids)
+        alike.setdefault((prompt + written,) if begun is None else (prompt, written), []).append(row)
+    for rows in alike.values():
+        prompts = [
+            torch.tensor(rollout.prompts[row // rollout.group_size].ids, device=policy.device) for row in rows
+        ]
+        responses = [rollout.response_ids[row][rollout.response_mask[row]] for row in rows]
         if begun is None:
-            first, inputs = len(prompt) - 1, {"input_ids": torch.cat([ids, written], 1)}
+            yield (
+                rows,
+                {
+                    "input_ids": torch.stack(
+                        [torch.cat(each) for each in zip(prompts, responses, strict=True)]
+                    )
+                },
+            )
         else:
-            first = begun.shape[1] - 1
-            inputs = {"input_ids": ids, "decoder_input_ids": torch.cat([begun, written[:, :-1]], 1)}
-        yield inputs, slice(first, first + written.shape[1]), len(prompt)
+            shown = torch.stack([torch.cat([begun[0], response[:-1]]) for response in responses])
+            yield rows, {"input_ids": torch.stack(prompts), "decoder_input_ids": shown}
+
+
+def _predicting(rollout: Rollout, row: int, inputs: dict[str, Tensor]) -> slice:
+    """The positions of a plain pass that predict the tokens of a response."""
+    shown = inputs.get("decoder_input_ids")
+    end = inputs["input_ids"].shape[1] - 1 if shown is None else shown.shape[1]
+    return slice(end - int(rollout.lengths[row]), end)
 
 
 def _plain(policy: Policy, rollout: Rollout) -> list[Tensor]:
-    """[T V] log-probabilities of every response, each by an eager pass of its own."""
-    base = _base(policy.model)
+    """[T V] log-probabilities of every response by transformers' eager attention."""
+    base, found = _base(policy.model), {}
     base.set_attn_implementation("eager")
     try:
-        return [
-            cast(Any, policy.model)(**inputs, use_cache=False).logits[0, rows].float().log_softmax(-1)
-            for inputs, rows, _ in _alone(policy, rollout)
-        ]
+        for rows, inputs in _alone(policy, rollout):
+            logits = cast(Any, policy.model)(**inputs, use_cache=False).logits.float()
+            for row, of_row in zip(rows, logits, strict=True):
+                found[row] = of_row[_predicting(rollout, row, inputs)].log_softmax(-1)
     finally:
         base.set_attn_implementation(ATTENTION)
+    return [found[row] for row in sorted(found)]
 
 
 def _plain_attention(policy: Policy, rollout: Rollout) -> list[Tensor]:
-    """[T S] attention of every response to its prompt, each read in a pass of its own (`attention.inspection`)."""
-    found = []
-    for inputs, rows, prompt in _alone(policy, rollout):
-        with capture(policy.readable, rows, slice(0, prompt)) as reading:
+    """[T S] attention of every response to its prompt, read without padding, as `attention.inspection` has proved."""
+    found = {}
+    for rows, inputs in _alone(policy, rollout):
+        with capture(policy.readable) as reading:
             policy.model(**inputs, use_cache=False)
-        found.append(reading.attention[0])
-    return found
-
-
-@contextmanager
-def _ends_often(policy: Policy) -> Iterator[None]:
-    """Context manager in which every third token ends a response, so that rows leave the batch while others write."""
-    ids = policy.eos_ids
-    policy.eos_ids = list(range(0, cast(Any, policy.model).get_input_embeddings().num_embeddings, 3))
-    try:
-        yield
-    finally:
-        policy.eos_ids = ids
+        for row, attention in zip(rows, reading.attention, strict=True):
+            prompt = len(rollout.prompts[row // rollout.group_size].ids)
+            found[row] = attention[_predicting(rollout, row, inputs), :prompt]
+    return [found[row] for row in sorted(found)]
 
 
 @contextmanager
