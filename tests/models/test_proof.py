@@ -110,7 +110,7 @@ def test_the_way_that_is_used_is_named():
         ("padded", False),
         ("prompt by prompt", True),
     ]
-    assert str(bart.proof[2]).startswith("prompt by prompt, 13 tokens: agrees within ")
+    assert str(bart.proof[2]).startswith("prompt by prompt, 10 tokens: agrees within ")
     assert all(tried.nats < 1e-4 for tried in roberta.proof)
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
-from torch import FloatTensor, LongTensor, Tensor
+from torch import LongTensor, Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from cagsr.config.schema import Sampling
@@ -56,7 +56,7 @@ class _Steps(LogitsProcessor):
     def __init__(self) -> None:
         self.logits: list[Tensor] = []
 
-    def __call__(self, input_ids: LongTensor, scores: FloatTensor) -> FloatTensor:
+    def __call__(self, input_ids: LongTensor, scores: Tensor) -> Tensor:
         self.logits.append(scores)
         return scores
 
