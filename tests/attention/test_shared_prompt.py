@@ -363,6 +363,8 @@ def test_a_window_is_tried_before_it_is_believed_and_limits_what_is_shared_other
     silent = tiny_models.build("llama", **WORDS)
     silent.config.sliding_window = 19
     assert proved(silent) == Sharing(longest=19)
+    monkeypatch.undo()
+    assert proved(silent) == Sharing(), "it is tried, and hides nothing"
 
 
 def test_a_window_beyond_which_sampling_and_scoring_differ_is_the_models_context():

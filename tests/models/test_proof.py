@@ -41,6 +41,7 @@ LONGROPE = {
     }
     | ROPE,
 }
+T5 = {"d_model": 20, "d_kv": 6, "d_ff": 28, "num_layers": 1, "num_decoder_layers": 3, "num_heads": 3}
 MOE = {"num_local_experts": 3, "num_experts_per_tok": 2}
 POSITIONS = {
     "roberta": lambda: causal("roberta", **SHAPE, is_decoder=True),
@@ -53,6 +54,9 @@ POSITIONS = {
     "bert2bert": lambda: composite("bert", "bert"),
     "roberta2roberta": lambda: composite("roberta", "roberta"),
     "bert2gpt2": lambda: composite("bert", "gpt2"),
+    # Its router's jitter is a width that evaluation needs too.
+    "phimoe": lambda: causal("phimoe", **GROUPED, **MOE),
+    "t5 with more decoder layers": lambda: encoder_decoder("t5", **T5),
 }
 
 

@@ -5,7 +5,6 @@ attention. What disagrees with it is not used: responses share their prompt, or 
 with padded prompts of their own, or prompt by prompt; a model that agrees in no way is refused.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -36,6 +35,18 @@ WRITTEN = 3
 LONGEST_PROBE = 1024
 """Longest window that is tried, by a prompt that reaches beyond it. Sharing stops at a longer one."""
 
+WINDOWS = (
+    "sliding_window",
+    "attention_chunk_size",
+    "attention_window",
+    "window_size",
+    "local_attention",
+    "local_radius",
+    "block_size",
+    "chunk_size",
+)
+"""Names that configs give to lengths beyond which attention changes."""
+
 WORK = 2e10
 """Tokens times parameters of a comparison at a limit; a longer one costs more than a few per cent of loading."""
 
@@ -61,7 +72,7 @@ def prove(policy: Policy) -> None:
         if reason is not None:
             _settle(case, [Sharing(reason), Sharing(reason, padded=False)])
         for limit in sorted(told | _named_windows(model)):
-            _prove_window(policy, limit, told)
+            _prove_window(policy, limit)
         _prove_context(policy)
 
 
@@ -100,7 +111,7 @@ def _settle(case: "Case", ways: Sequence[Sharing]) -> None:
     )
 
 
-def _prove_window(policy: Policy, window: int, told: set[int]) -> None:
+def _prove_window(policy: Policy, window: int) -> None:
     """Try prompts on both sides of a window; sharing stops at one that does not agree or is too long to be tried.
 
     Where no way agrees beyond it (a model whose cache forgets what its mask lets it see), it is the model's context.
@@ -118,10 +129,8 @@ def _prove_window(policy: Policy, window: int, told: set[int]) -> None:
     if not _is_short(policy, prompts[0]):
         policy.sharing = limited if causal else sharing
         return
-    # A window that attention is not told of is the mask's, which rows of shared prompts do not have.
-    ways = [] if causal and window not in told else [sharing]
     case = Case(policy, prompts, (WRITTEN, WRITTEN))
-    if case.chosen([*ways, limited, replace(limited, padded=False)]) is None:
+    if case.chosen([sharing, limited, replace(limited, padded=False)]) is None:
         policy.sharing, policy.context = sharing, window
 
 
@@ -343,11 +352,9 @@ def _named_windows(model: PreTrainedModel) -> set[int]:
 
 
 def _windows(config: PretrainedConfig) -> Iterator[int]:
-    for name, value in config.get_text_config().to_dict().items():
-        if re.search(r"window|chunk_size|local_radius|block_size", name) and "layers" not in name:
-            for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, int) and each > 1:
-                    yield each
+    for name in WINDOWS:
+        value = getattr(config.get_text_config(), name, None)
+        yield from (each for each in (value if isinstance(value, list) else [value]) if each and each > 1)
 
 
 def _is_short(policy: Policy, tokens: int) -> bool:
