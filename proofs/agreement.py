@@ -23,14 +23,14 @@ from transformers.utils import logging
 
 import shrunken
 from cagsr.config.schema import Sampling
-from cagsr.errors import InputError, UnsupportedModelError
+from cagsr.errors import UnsupportedModelError
 from cagsr.models.load_policy import load_policy
 from cagsr.models.policy import Policy
 from cagsr.tasks import TASKS, tokenizer
 from cagsr.types import Prompt, Rollout
 
 TITLE = "a model computes among others what it computes alone"
-PROMISE = 15
+PROMISE = 17
 SHARDS = False
 COUNT = len(shrunken.NAMES)
 

@@ -56,6 +56,7 @@ PROOFS = (
     "ratings_kept",
     "secrets_and_paths",
     "sealing",
+    "agreement",
 )
 """In the order of their promises."""
 

@@ -4,11 +4,7 @@ import copy
 
 import pytest
 import torch
-from torch import nn
-from transformers import AutoConfig
-
-import tiny
-from architectures import (
+from odd_models import (
     BART,
     GROUPED,
     SHAPE,
@@ -16,9 +12,14 @@ from architectures import (
     by_hand,
     causal,
     composite,
+    encoder_decoder,
     taken,
     words_of,
 )
+from torch import nn
+from transformers import AutoConfig
+
+import tiny
 from cagsr.attention.naive import eager_weights
 from cagsr.attention.sharing import Sharing
 from cagsr.config.schema import Data

@@ -106,10 +106,8 @@ class EncoderDecoderDecoder:
         self.encoded = policy.encode_prompts(prompt_ids, prompt_mask)
         self.mask = prompt_mask[:, None, None]
         self.prefixes = policy.prefixes(candidates * len(prompt_ids))
-        # Not the model's, which counts the layers of a T5's encoder.
-        config = cast(PreTrainedModel, policy.model.get_decoder()).config
-        # Cross-attention has no window, whatever the config says of the decoder's own.
-        self.cache = EncoderDecoderCache(DynamicCache(config=config), DynamicCache())
+        # Without a config, which may count the encoder's layers or forget what the decoder's mask lets it see.
+        self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
 
     def begin(self) -> Tensor:
         """[N V] logits of every response's first token."""

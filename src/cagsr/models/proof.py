@@ -5,6 +5,7 @@ attention. What disagrees with it is not used: responses share their prompt, or 
 with padded prompts of their own, or prompt by prompt; a model that agrees in no way is refused.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -35,16 +36,7 @@ WRITTEN = 3
 LONGEST_PROBE = 1024
 """Longest window that is tried, by a prompt that reaches beyond it. Sharing stops at a longer one."""
 
-WINDOWS = (
-    "sliding_window",
-    "attention_chunk_size",
-    "attention_window",
-    "window_size",
-    "local_attention",
-    "local_radius",
-    "block_size",
-    "chunk_size",
-)
+WINDOW = re.compile("window|chunk_size|radius|block_size|local_attention")
 """Names that configs give to lengths beyond which attention changes."""
 
 WORK = 2e10
@@ -128,6 +120,7 @@ def _prove_window(policy: Policy, window: int) -> None:
         return
     if not _is_short(policy, prompts[0]):
         policy.sharing = limited if causal else sharing
+        policy.proof += (Tried("beyond a window", prompts[0], float("inf"), "so many tokens are not tried"),)
         return
     case = Case(policy, prompts, (WRITTEN, WRITTEN))
     if case.chosen([sharing, limited, replace(limited, padded=False)]) is None:
@@ -352,9 +345,10 @@ def _named_windows(model: PreTrainedModel) -> set[int]:
 
 
 def _windows(config: PretrainedConfig) -> Iterator[int]:
-    for name in WINDOWS:
-        value = getattr(config.get_text_config(), name, None)
-        yield from (each for each in (value if isinstance(value, list) else [value]) if each and each > 1)
+    for name, value in config.get_text_config().to_dict().items():
+        if WINDOW.search(name) and not re.search("pattern|layers", name):
+            given = value if isinstance(value, list) else [value]
+            yield from (each for each in given if isinstance(each, int) and each > 1)
 
 
 def _is_short(policy: Policy, tokens: int) -> bool:
