@@ -60,8 +60,8 @@ def load_policy(
     config, and `save_model` writes them back), a ``forward`` that another trainer put over its own is taken off, and
     with ``lora`` PEFT puts its layers into it. `score`, `heatmap` and `AttentionReward` change nothing for good.
 
-    Raises UnsupportedModelError for a model whose attention cannot be read exactly or that stays random in training
-    mode, and InputError for everything else that cannot be used; a model that is refused keeps its attention
+    Raises UnsupportedModelError for a model whose attention cannot be read exactly, that computes something else among
+    other prompts than alone (`models.proof`), or that stays random while it is trained, and InputError for everything else that cannot be used; a model that is refused keeps its attention
     implementation.
     """
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
