@@ -61,8 +61,8 @@ def load_policy(
     with ``lora`` PEFT puts its layers into it. `score`, `heatmap` and `AttentionReward` change nothing for good.
 
     Raises UnsupportedModelError for a model whose attention cannot be read exactly, that computes something else among
-    other prompts than alone (`models.proof`), or that stays random while it is trained, and InputError for everything else that cannot be used; a model that is refused keeps its attention
-    implementation.
+    other prompts than alone (`models.proof`), or that stays random while it is trained, and
+    InputError for everything else that cannot be used; a model that is refused keeps its attention implementation.
     """
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
     settings: dict[str, Any] = {"layers": layers, "temperature": temperature, "critic": critic}
