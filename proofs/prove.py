@@ -57,6 +57,7 @@ PROOFS = (
     "ratings_kept",
     "secrets_and_paths",
     "sealing",
+    "agreement",
 )
 """In the order of their promises."""
 

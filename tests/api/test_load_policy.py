@@ -11,6 +11,7 @@ from transformers import (
     EncoderDecoderConfig,
     EncoderDecoderModel,
 )
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 import tiny
 from cagsr.attention.naive import eager_weights, naive_attention
@@ -96,16 +97,17 @@ def test_dropout_of_inner_configs_and_of_adapters_is_off(load):
         assert torch.equal(policy.logprobs(rollout), before)
 
 
-class Noisy(nn.Module):
+class Noisy(LlamaDecoderLayer):
     """A layer that is random while it trains, by a number that is called nothing in particular."""
 
-    def forward(self, hidden):
+    def forward(self, hidden, *given, **named):
+        hidden = super().forward(hidden, *given, **named)
         return hidden + torch.randn_like(hidden) * 0.1 * self.training
 
 
 def test_what_stays_random_in_training_mode_is_refused_and_keeps_its_attention(load):
     model = load("llama", attn_implementation="eager")
-    model.model.norm = nn.Sequential(model.model.norm, Noisy())
+    model.model.layers[1].__class__ = Noisy
     with pytest.raises(UnsupportedModelError, match="computes something random in training mode"):
         load_policy(model)
     assert model.config._attn_implementation == "eager"

@@ -13,13 +13,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 import tiny
 from cagsr.attention import ATTENTION
-from cagsr.attention import sharing as sharing_module
 from cagsr.attention.capture import attention_forward
 from cagsr.attention.rows import fold, of_each, unfold
 from cagsr.attention.shared_prompt import SharedPrompt
-from cagsr.attention.sharing import Sharing, inspect_sharing
+from cagsr.attention.sharing import Sharing
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.models import policy as policy_module
+from cagsr.models import proof
 from cagsr.models.load import make_policy, with_lora
 from cagsr.models.policy import Policy
 from cagsr.types import Prompt, Rollout
@@ -274,31 +274,46 @@ def test_folding_puts_the_responses_of_a_group_one_after_another():
 # What cannot be shared ------------------------------------------------------------------------------------------
 
 
+WORDS = {"vocab_size": len(tiny._tokenizer("causal"))}
+
+
+def proved(model: PreTrainedModel) -> Sharing:
+    return make_policy(model, tiny._tokenizer("causal")).sharing
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_model_that_mixes_tokens_outside_attention_is_named_and_computes_prompts_again(dtype: torch.dtype):
-    model = tiny_models.build("llama").to(dtype)
-    assert inspect_sharing(model) == Sharing()
-    # As a state-space layer would: each token adds a little of what stands before it in the row.
-    model.model.layers[1].mlp.register_forward_hook(lambda _, __, output: output + 0.2 * output.cumsum(1))
-    sharing = inspect_sharing(model)
+    assert proved(tiny_models.build("llama", **WORDS).to(dtype)) == Sharing()
+    settings = tiny_models.GROUPED | WORDS | {"layer_types": ["conv", "full_attention", "conv"]}
+    config = AutoConfig.for_model("lfm2", **settings)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION, dtype=dtype).eval()
+    sharing = proved(model)
     assert not sharing.possible
-    assert "something but attention mixes its tokens" in str(sharing)
+    assert "its scores would be off by" in str(sharing)
+
+
+def test_a_model_that_mixes_tokens_by_what_no_cache_keeps_is_refused():
+    model = tiny_models.build("llama", **WORDS)
+    # Each token adds a little of what stands before it in the row.
+    model.model.layers[2].mlp.register_forward_hook(lambda _, __, output: output + 0.2 * output.cumsum(1))
+    with pytest.raises(UnsupportedModelError, match="llama computes 10 tokens otherwise than alone"):
+        proved(model)
 
 
 def test_a_model_that_does_not_hand_on_the_keyword_is_named():
-    shape = tiny_models.SHAPE | {"use_qkv_bias": False}
+    shape = tiny_models.SHAPE | WORDS | {"use_qkv_bias": False}
     config = AutoConfig.for_model(
         "stablelm", **{key: shape[key] for key in shape if key != "initializer_range"}
     )
-    sharing = inspect_sharing(AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION))
-    assert sharing.reason == "ValueError: it does not hand keywords on to its attention"
+    sharing = proved(AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION))
+    assert sharing.reason == "StableLmForCausalLM does not hand keywords on to its attention"
     assert str(sharing).startswith("each response computes its prompt again (")
 
 
 def test_queries_that_are_scaled_by_their_place_in_the_row_are_named():
-    model = tiny_models.build("llama")
+    model = tiny_models.build("llama", **WORDS)
     model.config.attn_temperature_tuning = True
-    assert "scales its queries" in str(inspect_sharing(model))
+    assert "scales its queries" in str(proved(model))
 
 
 def test_a_mask_that_a_model_makes_for_itself_is_not_ignored():
@@ -311,11 +326,13 @@ def test_a_mask_that_a_model_makes_for_itself_is_not_ignored():
             attention_forward(attention, states, states, states, mask, shared_prompt=shared)
 
 
-def test_a_model_that_fails_in_the_plain_way_too_is_refused():
-    model = tiny_models.build("t5")
-    model.lm_head.register_forward_hook(lambda *_: 1 / 0)
-    with pytest.raises(UnsupportedModelError, match="ZeroDivisionError: division by zero"):
-        inspect_sharing(model)
+def test_a_model_that_fails_alone_is_refused():
+    model = tiny_models.build("llama", **WORDS)
+    model.lm_head.register_forward_hook(lambda _, __, logits: 1 / 0 if len(logits) == 1 else logits)
+    with pytest.raises(
+        UnsupportedModelError, match="in an unpadded row: ZeroDivisionError: division by zero"
+    ):
+        proved(model)
 
 
 def test_memory_that_runs_out_in_the_probe_is_no_reason(monkeypatch: pytest.MonkeyPatch):
@@ -324,12 +341,14 @@ def test_memory_that_runs_out_in_the_probe_is_no_reason(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(SharedPrompt, "row", hungry)
     with pytest.raises(torch.OutOfMemoryError):
-        inspect_sharing(tiny_models.build("llama"))
+        proved(tiny_models.build("llama", **WORDS))
 
 
 def olmoe(window: int) -> PreTrainedModel:
-    """It tells its attention function of a window, and makes a mask without one."""
-    shape = tiny_models.GROUPED | {"sliding_window": window, "num_experts": 3, "num_experts_per_tok": 2}
+    """It tells its attention function of a window, makes a mask without one, and its cache forgets beyond it."""
+    shape = (
+        tiny_models.GROUPED | WORDS | {"sliding_window": window, "num_experts": 3, "num_experts_per_tok": 2}
+    )
     return AutoModelForCausalLM.from_config(
         AutoConfig.for_model("olmoe", **shape), attn_implementation=ATTENTION
     ).eval()
@@ -339,25 +358,25 @@ def test_a_window_is_tried_before_it_is_believed_and_limits_what_is_shared_other
     monkeypatch: pytest.MonkeyPatch,
 ):
     assert policy_of("mistral", sliding_window=17).sharing == Sharing()
-    assert inspect_sharing(olmoe(17)) == Sharing(longest=17)
-    monkeypatch.setattr(sharing_module, "LONGEST_PROBE", 16)
+    monkeypatch.setattr(proof, "LONGEST_PROBE", 16)
     assert policy_of("mistral", sliding_window=17).sharing == Sharing(longest=17)
-    silent = tiny_models.build("llama")
+    silent = tiny_models.build("llama", **WORDS)
     silent.config.sliding_window = 19
-    assert inspect_sharing(silent) == Sharing(longest=19)
+    assert proved(silent) == Sharing(longest=19)
+    monkeypatch.undo()
+    assert proved(silent) == Sharing(), "it is tried, and hides nothing"
 
 
-@pytest.mark.parametrize(
-    ("rope", "longest"),
-    [
-        ({"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}, 64),
-        ({"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}, None),
-    ],
-)
-def test_positions_that_turn_with_the_longest_of_a_batch_limit_what_is_shared(
-    rope: dict, longest: int | None
-):
-    assert inspect_sharing(tiny_models.build("llama", rope_parameters=rope)).longest == longest
+def test_a_window_beyond_which_sampling_and_scoring_differ_is_the_models_context():
+    policy = make_policy(olmoe(17), tiny._tokenizer("causal"))
+    assert (policy.sharing, policy.context) == (Sharing(), 17)
+    assert [str(tried)[:20] for tried in policy.proof[-4:-1]] == [
+        "shared, 23 tokens: n",
+        "padded, 23 tokens: n",
+        "prompt by prompt, 23",
+    ]
+    with pytest.raises(InputError, match="the model's context has 17"):
+        policy.logprobs(rolled(policy))
 
 
 def test_beyond_its_limit_a_model_scores_and_samples_each_response_alone(monkeypatch: pytest.MonkeyPatch):
@@ -389,7 +408,7 @@ def test_a_prompt_without_tokens_is_refused_by_its_index():
 
 
 def test_the_probe_leaves_a_model_as_it_was():
-    model = tiny_models.build("llama")
+    model = tiny_models.build("llama", **WORDS)
     model.train()
-    inspect_sharing(model)
+    proved(model)
     assert all(module.training for module in model.modules())

@@ -1,11 +1,13 @@
 """The proofs of promises 10, 11, 12 and 15 at a small count, and that each of them can fail."""
 
+import os
 from random import Random
 
 import pytest
 from markupsafe import Markup
 from torch import Tensor
 
+import agreement
 import architectures
 import inert_report
 import safety
@@ -17,7 +19,7 @@ from cagsr.report import page as report_page
 def counted(proof, count: int) -> list[str]:
     """The failures of a proof, which advanced once an item."""
     steps: list[None] = []
-    failures = proof.prove(count, Random(5), lambda: steps.append(None))
+    failures = proof.prove(count, Random(5), lambda **_: steps.append(None))
     assert len(steps) == min(count, proof.COUNT)
     return failures
 
@@ -46,6 +48,22 @@ def test_a_refusal_that_is_not_written_down_is_found(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(architectures, "inspect", refuse)
     assert "t5: refused: t5: no" in counted(architectures, 6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_models_compute_among_others_what_they_compute_alone_or_are_refused():
+    assert counted(agreement, 12) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_score_that_is_a_little_off_is_found(monkeypatch: pytest.MonkeyPatch):
+    exact = agreement.Policy.logprobs
+    monkeypatch.setattr(agreement.Policy, "logprobs", lambda *given: exact(*given) * 1.01)
+    monkeypatch.setattr(agreement.shrunken, "NAMES", ["llama"])
+    monkeypatch.setattr(agreement, "COUNT", 1)
+    monkeypatch.setattr(agreement, "TABLE", agreement.Path(os.devnull))
+    (failure,) = counted(agreement, 1)
+    assert failure.startswith("llama: off by ")
 
 
 @pytest.mark.filterwarnings("ignore")

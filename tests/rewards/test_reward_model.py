@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 import reward_models
 import tiny
 from cagsr.data.preferences import Pair
 from cagsr.errors import InputError
 from cagsr.models.load import save_model
-from cagsr.rewards.reward_model import RewardModel, asked, encoded
+from cagsr.rewards.reward_model import RewardModel, asked, encoded, frozen
 from cagsr.rewards.signals import SIGNALS
 from cagsr.training.reward_model import _parted, train_reward_model
 from evidence import make_evidence, make_prompt
@@ -104,6 +105,17 @@ def test_a_text_longer_than_the_model_has_positions_for_is_refused():
     model = RewardModel.load(reward_models.saved("llama"))
     with pytest.raises(InputError, match="70 tokens, and the reward model has positions for 64"):
         model.score([words(29)], [words(40)])
+
+
+def test_positions_that_padding_takes_are_no_part_of_a_reward_models_context():
+    shape = {"hidden_size": 20, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 5}
+    ids = {"vocab_size": 200, "pad_token_id": 1, "num_labels": 1, "max_position_embeddings": 66}
+    network = AutoModelForSequenceClassification.from_config(AutoConfig.for_model("roberta", **shape, **ids))
+    words_of_llama = RewardModel.load(reward_models.saved("llama")).tokenizer
+    model = RewardModel(frozen(network), words_of_llama)
+    with pytest.raises(InputError, match="and the reward model has positions for 64"):
+        model.score([words(29)], [words(35)])
+    assert model.score([words(29)], [words(34)]).isfinite().all()
 
 
 def test_the_signal_scores_each_response_to_its_own_prompt():

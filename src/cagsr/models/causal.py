@@ -1,15 +1,19 @@
 """Policy of causal language models: one sequence ``[prompt | response]``, read by self-attention."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from cagsr.attention.capture import capture
+from cagsr.attention.positions import first_position, longest_text
 from cagsr.attention.reading import EachHead
 from cagsr.attention.shared_cache import SharedCache
 from cagsr.attention.shared_prompt import SharedPrompt
 from cagsr.attention.sharing import can_keep
+from cagsr.errors import UnsupportedModelError
 from cagsr.models.policy import Policy, Predictions, places
 from cagsr.types import Rollout
 
@@ -20,17 +24,23 @@ class CausalPolicy(Policy):
     """Policy of a causal model; a prompt is computed once for all its responses (`attention.shared_prompt`).
 
     Where a model cannot do that (``sharing`` says why), each response goes with a prompt of its own, padded on the
-    left, and position S - 1 + t of the sequence predicts response token t.
+    left (or alone with its responses), and position S - 1 + t of the sequence predicts response token t.
     """
 
     padding_side = "left"
 
-    def predict(self, rollout: Rollout, hidden: bool = False) -> Predictions:
+    def __init__(self, model: PreTrainedModel, *given: Any, **settings: Any):
+        super().__init__(model, *given, **settings)
+        self.first_position = first_position(model)
+        self.context = longest_text(model, model.config.get_text_config(decoder=True))
+        self.response_limit = None
+
+    def _predict(self, rollout: Rollout, hidden: bool) -> Predictions:
         if self.sharing.allows(rollout.prompt_ids.shape[1] + rollout.response_ids.shape[1]):
             return self._sharing(SharedPrompt(rollout.prompt_mask, rollout.response_mask), rollout, hidden)
         return self._one_by_one(rollout, hidden)
 
-    def read(self, rollout: Rollout, each_head: EachHead | None = None) -> tuple[Predictions, Tensor]:
+    def _read(self, rollout: Rollout, each_head: EachHead | None = None) -> tuple[Predictions, Tensor]:
         if self.sharing.allows(rollout.prompt_ids.shape[1] + rollout.response_ids.shape[1]):
             shared = SharedPrompt(rollout.prompt_mask, rollout.response_mask)
             placed = each_head and (
@@ -51,12 +61,16 @@ class CausalPolicy(Policy):
         output = self.model(
             input_ids=shared.row(rollout.prompt_ids, rollout.response_ids),
             attention_mask=shared.mask,
-            position_ids=shared.positions,
+            position_ids=shared.positions + self.first_position,
             shared_prompt=shared,
             use_cache=False,
             output_hidden_states=hidden,
             **keep,
         )
+        if not shared.asked:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} does not hand keywords on to its attention"
+            )
         logits = output.logits[0] if keep else output.logits[0, shared.predicting]
         states = output.hidden_states[-1][0, shared.predicting] if hidden else None
         return Predictions(logits, shared.place, states)
@@ -67,10 +81,12 @@ class CausalPolicy(Policy):
         ids = torch.cat([rollout.prompt_ids.repeat_interleave(k, 0), rollout.response_ids], 1)
         mask = torch.cat([rollout.prompt_mask.repeat_interleave(k, 0), rollout.response_mask], 1)
         keep = {"logits_to_keep": width + 1} if self.can_keep else {}
+        # Alone, a prompt stands at the beginning of its row, where the model needs nobody to count its positions.
+        positions = {} if self._alone else {"position_ids": _positions(mask) + self.first_position}
         output = self.model(
             input_ids=ids,
             attention_mask=mask.long(),
-            position_ids=_positions(mask),
+            **positions,
             use_cache=False,
             output_hidden_states=hidden,
             **keep,
@@ -123,7 +139,7 @@ class CausalDecoder:
             logits = self.policy.model(
                 input_ids=ids,
                 attention_mask=self.cache.mask,
-                position_ids=self.cache.positions,
+                position_ids=self.cache.positions + self.policy.first_position,
                 shared_prompt=self.cache,
                 use_cache=False,
                 **keep,

@@ -9,6 +9,7 @@ import torch
 from cagsr.errors import CagsrError
 from cagsr.io.terminal import said
 from cagsr.models.load import load_model, load_tokenizer, make_policy
+from cagsr.models.proof import prove_training
 
 __all__ = ["described", "doctor"]
 
@@ -26,7 +27,7 @@ PACKAGES = (
 
 
 def doctor(model: str | None, revision: str | None = None, trust_remote_code: bool = False) -> dict[str, Any]:
-    """Report ``{"versions", "devices", "model"}``; for the model, the attention that is read, or the refusal."""
+    """Report ``{"versions", "devices", "model"}``; for the model, what was proved of it, or the refusal."""
     report: dict[str, Any] = {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "devices": _devices(),
@@ -40,7 +41,11 @@ def described(report: dict[str, Any]) -> list[str]:
     """The report of `doctor` as lines for a terminal."""
     lines = [said(f"{name} {version}" for name, version in report["versions"].items())]
     lines += [f"device: {device}" for device in report["devices"]]
-    lines += [f"{key.replace('_', ' ')}: {_shown(value)}" for key, value in report.get("model", {}).items()]
+    for key, value in report.get("model", {}).items():
+        if key == "proof":
+            lines += [f"computed {tried}" for tried in value]
+        else:
+            lines.append(f"{key.replace('_', ' ')}: {_shown(value)}")
     return lines
 
 
@@ -74,6 +79,7 @@ def _examine(name: str, revision: str | None, trust_remote_code: bool) -> dict[s
     try:
         model, dropout = load_model(name, **where)
         policy = make_policy(model, load_tokenizer(name, **where), dropout=dropout)
+        prove_training(policy)
     except CagsrError as error:
         return {"name": name, "supported": False, "reason": str(error)}
     return {
@@ -82,6 +88,9 @@ def _examine(name: str, revision: str | None, trust_remote_code: bool) -> dict[s
         "architecture": policy.readable.kind,
         "attention": str(policy.readable),
         "prompts": str(policy.sharing),
+        "proof": [str(tried) for tried in policy.proof],
+        "context": "any length" if policy.context is None else policy.context,
+        "longest_response": "any length" if policy.response_limit is None else policy.response_limit,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "end_of_sequence_ids": policy.eos_ids,
         "chat_template": policy.tokenizer.chat_template is not None,

@@ -1,14 +1,15 @@
 """Policy of encoder-decoders: the encoder reads the prompt, and the response reads it by cross-attention."""
 
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from cagsr.attention.capture import capture
+from cagsr.attention.positions import longest_text
 from cagsr.attention.reading import EachHead
 from cagsr.errors import UnsupportedModelError
 from cagsr.models.policy import Policy, Predictions, places
@@ -31,17 +32,17 @@ class EncoderDecoderPolicy(Policy):
 
     padding_side = "right"
 
-    def __init__(self, *given: Any, **settings: Any):
-        super().__init__(*given, **settings)
+    def __init__(self, model: PreTrainedModel, *given: Any, **settings: Any):
+        super().__init__(model, *given, **settings)
         # Kept, because `generate` runs under another generation config than the model's own.
-        self._prefix = _prefix(self.model.generation_config)
-
-    @property
-    def response_limit(self) -> int | None:
+        self._prefix = _prefix(model.generation_config)
+        encoder, decoder = (cast(PreTrainedModel, half()) for half in (model.get_encoder, model.get_decoder))
+        self.context = longest_text(encoder, encoder.config.get_text_config(), "encoder")
+        written = longest_text(decoder, model.config.get_text_config(decoder=True), "decoder")
         # The last token is never an input, so it needs no position.
-        return None if self.context is None else self.context - len(self._prefix) + 1
+        self.response_limit = None if written is None else written - len(self._prefix) + 1
 
-    def predict(self, rollout: Rollout, hidden: bool = False) -> Predictions:
+    def _predict(self, rollout: Rollout, hidden: bool) -> Predictions:
         k = rollout.group_size
         encoded, mask = self.encode_prompts(rollout.prompt_ids, rollout.prompt_mask), rollout.prompt_mask
         if self.sharing.possible:
@@ -61,11 +62,11 @@ class EncoderDecoderPolicy(Policy):
         place = places(rows, width, first + width, first, self.device)
         return Predictions(output.logits.flatten(0, 1), place, states)
 
-    def read(self, rollout: Rollout, each_head: EachHead | None = None) -> tuple[Predictions, Tensor]:
+    def _read(self, rollout: Rollout, each_head: EachHead | None = None) -> tuple[Predictions, Tensor]:
         prompt, response = rollout.prompt_ids.shape[1], rollout.response_ids.shape[1]
         first = len(self._prefix) - 1
         with capture(self.readable, slice(first, first + response), slice(0, prompt), each_head) as reading:
-            predictions = self.predict(rollout)
+            predictions = self._predict(rollout, hidden=False)
         return predictions, reading.attention
 
     def decoder(
@@ -106,8 +107,7 @@ class EncoderDecoderDecoder:
         self.encoded = policy.encode_prompts(prompt_ids, prompt_mask)
         self.mask = prompt_mask[:, None, None]
         self.prefixes = policy.prefixes(candidates * len(prompt_ids))
-        # Without a config, of which transformers would read the number of layers: T5's decoder may have another than
-        # its encoder. A window of the decoder's is the mask's.
+        # Without a config, which may count the encoder's layers or forget what the decoder's mask lets it see.
         self.cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
 
     def begin(self) -> Tensor:

@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
-from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+import torch
+from torch import LongTensor, Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from cagsr.config.schema import Sampling
 from cagsr.models.sampling import InverseTransform
@@ -22,13 +23,15 @@ def generate(
     uniform_NT: Tensor | None,
     eos_ids: list[int],
     pad_id: int,
+    logits: list[Tensor] | None = None,
 ) -> Tensor:
     """Sample [N T] response tokens, each of the prompts [P S] computed once for each of its candidates.
 
-    ``begun`` is what an encoder-decoder's responses begin with; ``uniform_NT`` as of `models.decoding.decode`.
+    ``begun`` is what an encoder-decoder's responses begin with; ``uniform_NT`` as of `models.decoding.decode`. To
+    ``logits`` those of all steps are appended, [N T V].
     """
-    k = sampling.candidates
-    processors = LogitsProcessorList()
+    k, steps = sampling.candidates, _Steps()
+    processors = LogitsProcessorList([] if logits is None else [steps])
     if uniform_NT is not None:
         processors.append(InverseTransform(sampling, uniform_NT))
     with _settings(model, sampling, eos_ids, pad_id) as config:
@@ -41,8 +44,21 @@ def generate(
             synced_gpus=False,
             **begun,
         )
+    if logits is not None:
+        logits.append(torch.stack(steps.logits, 1))
     response_ids = generated[:, begun.get("decoder_input_ids", prompt_ids).shape[1] :]
     return response_ids if response_ids.shape[1] else response_ids.new_full((len(generated), 1), pad_id)
+
+
+class _Steps(LogitsProcessor):
+    """Logits processor that changes nothing and keeps what it is given, [N V] a step."""
+
+    def __init__(self) -> None:
+        self.logits: list[Tensor] = []
+
+    def __call__(self, input_ids: LongTensor, scores: Tensor) -> Tensor:
+        self.logits.append(scores)
+        return scores
 
 
 @contextmanager

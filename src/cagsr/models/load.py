@@ -19,13 +19,15 @@ from transformers import (
 
 from cagsr.attention.inspection import inspect
 from cagsr.attention.reading import ATTENTION
-from cagsr.attention.sharing import inspect_sharing
+from cagsr.attention.sharing import Sharing
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.io.atomic_write import place_atomically, storing
 from cagsr.io.safetensors_only import only_safetensors, reason
 from cagsr.models.causal import CausalPolicy
+from cagsr.models.dropout import set_rates, without_randomness
 from cagsr.models.encoder_decoder import EncoderDecoderPolicy
 from cagsr.models.policy import Policy
+from cagsr.models.proof import prove
 
 __all__ = [
     "architecture_of",
@@ -85,7 +87,6 @@ def load_model(
         raise InputError(f"model.name: {error}") from None
     except Exception as error:  # libraries raise errors of any class for broken files
         raise _not_loaded("the model", name, error) from error
-    dropout = _dropout_off(config)
     kind = architecture if architecture != "auto" else _kind_of(config)
     loader: Any = AutoModelForSeq2SeqLM if kind == "encoder-decoder" else AutoModelForCausalLM
     try:
@@ -103,7 +104,7 @@ def load_model(
     except Exception as error:
         raise _refusal(name, config.model_type, kind, error) from error
     _check_weights(name, found)
-    return model.eval(), dropout
+    return model.eval(), without_randomness(model)
 
 
 def _refusal(name: str, model_type: str, kind: str, error: Exception) -> InputError:
@@ -183,12 +184,18 @@ def make_policy(
     critic: bool = False,
     dropout: dict[str, float] | None = None,
 ) -> Policy:
-    """The policy for a model's architecture; a probe checks that its attention can be read exactly."""
+    """The policy for a model's architecture, proved: see `attention.inspection` and `models.proof`.
+
+    Raises UnsupportedModelError for a model whose attention cannot be read exactly, or that computes something else
+    alone than among others.
+    """
     _check_vocabulary(model, tokenizer)
-    readable, sharing = inspect(model, layers), inspect_sharing(model)
-    return POLICIES[readable.kind](
-        model, tokenizer, readable, sharing, temperature=temperature, critic=critic, dropout=dropout
+    readable = inspect(model, layers)
+    policy = POLICIES[readable.kind](
+        model, tokenizer, readable, Sharing(), temperature=temperature, critic=critic, dropout=dropout
     )
+    prove(policy)
+    return policy
 
 
 def with_lora(policy: Policy, *, r: int, alpha: int, target_modules: str | list[str]) -> None:
@@ -217,33 +224,16 @@ def save_model(policy: Policy, directory: Path, weights: dict[str, Tensor] | Non
     Other files of the directory stay. Raises StorageError.
     """
     config = policy.model.config
-    while_training = {key: getattr(config, key) for key in policy.dropout}
     staging = directory.with_name(f".{directory.name}.staging")
     with storing(directory):
         shutil.rmtree(staging, ignore_errors=True)
         try:
-            config.update(policy.dropout)
+            set_rates(config, policy.dropout)
             policy.model.save_pretrained(staging, state_dict=weights)
         finally:
-            config.update(while_training)
+            set_rates(config, dict.fromkeys(policy.dropout, 0.0))
         policy.tokenizer.save_pretrained(staging)
     place_atomically(staging, directory)
-
-
-def _dropout_off(config: PretrainedConfig) -> dict[str, float]:
-    """Set every dropout rate of a config to 0 before the model is built, and return what they were.
-
-    A network whose dropout is a property of the mode it is in would sample from one distribution and train
-    another; gradient checkpointing, which transformers ties to training mode, would bring it back.
-    """
-    rates = {
-        key: value
-        for key, value in config.to_dict().items()
-        if isinstance(value, float) and ("drop" in key or key.endswith("pdrop"))
-    }
-    for key in rates:
-        setattr(config, key, 0.0)
-    return rates
 
 
 def _kind_of(config: PretrainedConfig) -> str:

@@ -17,9 +17,10 @@ from cagsr.config.schema import Lora
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.io.places import expanded
 from cagsr.io.safetensors_only import reason
-from cagsr.models.dropout import refuse_randomness, without_randomness
+from cagsr.models.dropout import without_randomness
 from cagsr.models.load import load_model, load_tokenizer, make_policy, with_lora
 from cagsr.models.policy import Policy
+from cagsr.models.proof import prove_training
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -60,9 +61,9 @@ def load_policy(
     config, and `save_model` writes them back), a ``forward`` that another trainer put over its own is taken off, and
     with ``lora`` PEFT puts its layers into it. `score`, `heatmap` and `AttentionReward` change nothing for good.
 
-    Raises UnsupportedModelError for a model whose attention cannot be read exactly or that stays random in training
-    mode, and InputError for everything else that cannot be used; a model that is refused keeps its attention
-    implementation.
+    Raises UnsupportedModelError for a model whose attention cannot be read exactly, that computes something else among
+    other prompts than alone (`models.proof`), or that stays random while it is trained, and
+    InputError for everything else that cannot be used; a model that is refused keeps its attention implementation.
     """
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
     settings: dict[str, Any] = {"layers": layers, "temperature": temperature, "critic": critic}
@@ -72,8 +73,7 @@ def load_policy(
         tokenizer = processing_class or load_tokenizer(name, **where)
         loaded, dropout = load_model(name, dtype=dtype, architecture=architecture, **where)
         policy = make_policy(loaded, tokenizer, dropout=dropout, **settings)
-        policy.dropout |= without_randomness(loaded)
-        refuse_randomness(loaded, loaded)
+        prove_training(policy)
     else:
         base = base_of(model)
         if adapter is not None and model is not base:
@@ -85,7 +85,7 @@ def load_policy(
             _uncover_forward(model)
             policy = _policy_of(model, tokenizer, settings)
             policy.dropout |= without_randomness(policy.model)
-            refuse_randomness(policy.model, base)
+            prove_training(policy)
             keep_new()
     if adapter is not None:
         with_lora(policy, r=adapter.r, alpha=adapter.alpha, target_modules=adapter.target_modules)

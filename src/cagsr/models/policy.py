@@ -4,15 +4,16 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import NamedTuple, cast
+from typing import NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cagsr.attention.inspection import evaluating
 from cagsr.attention.reading import EachHead, Readable
-from cagsr.attention.sharing import Sharing
+from cagsr.attention.sharing import Sharing, Tried
 from cagsr.config.schema import Sampling
 from cagsr.errors import InputError
 from cagsr.models.decoding import Decoder, decode
@@ -48,11 +49,18 @@ class Policy(nn.Module, ABC):
     wraps it. Log-probabilities, entropy and confidence are of the distribution at ``temperature``, the one that
     responses are sampled from; top-p and top-k are not part of it, as is usual in this field.
 
-    Dropout is off from the moment a model is loaded (see `models.load`; ``dropout`` is what it is saved with):
-    sampling, scoring and observing see the same network, and the ratio of a first update is exactly 1.
+    The network stays in evaluation mode, whatever mode the policy is in (`train`), and its dropout rates are 0
+    (``dropout`` is what it is saved with): sampling, scoring and observing see the same network, and the ratio of a
+    first update is exactly 1.
+
+    context         positions for a prompt (and its response, if causal); None: any number.
+    response_limit  most tokens of a response, whatever its prompt; None where nothing but the context limits it.
+    proof           how the ways of computing agreed with the plain model when the policy was made (`models.proof`).
     """
 
     padding_side: str
+    context: int | None
+    response_limit: int | None
 
     def __init__(
         self,
@@ -69,6 +77,7 @@ class Policy(nn.Module, ABC):
         self.model, self.tokenizer, self.readable = model, tokenizer, readable
         self.sharing, self.temperature = sharing, temperature
         self.dropout = dropout or {}
+        self.proof: tuple[Tried, ...] = ()
         self.eos_ids = _eos_ids(model, tokenizer)
         padding = tokenizer.pad_token_id
         self.pad_id = padding if isinstance(padding, int) else self.eos_ids[0]
@@ -77,15 +86,12 @@ class Policy(nn.Module, ABC):
     # Defined by an architecture ---------------------------------------------------------------------------
 
     @abstractmethod
-    def predict(self, rollout: Rollout, hidden: bool = False) -> Predictions:
-        """One forward pass over given responses, and the place in it where each of their tokens is predicted."""
+    def _predict(self, rollout: Rollout, hidden: bool) -> Predictions:
+        """`predict` in one pass."""
 
     @abstractmethod
-    def read(self, rollout: Rollout, each_head: EachHead | None = None) -> tuple[Predictions, Tensor]:
-        """`predict`, and the attention [N T S] from each response's rows to its prompt's columns in that pass.
-
-        ``each_head`` is handed the attention of every head alone; what is returned is then no sum.
-        """
+    def _read(self, rollout: Rollout, each_head: EachHead | None = None) -> tuple[Predictions, Tensor]:
+        """`read` in one pass. ``each_head`` is handed the attention of every head alone, instead of a sum."""
 
     @abstractmethod
     def decoder(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool) -> Decoder:
@@ -99,7 +105,7 @@ class Policy(nn.Module, ABC):
     @torch.no_grad()
     def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout:
         """Sample K candidates per prompt. The same seed and prompts give the same responses in any batch."""
-        prompt_ids, prompt_mask = self.collate(prompts)
+        prompt_ids, prompt_mask = self._asked(prompts, sampling)
         numbers = uniforms(prompts, sampling, seed) if sampling.temperature > 0 else None
         # In training mode with gradient checkpointing, layers drop the cache that they are handed.
         with evaluating(self.model):
@@ -107,9 +113,7 @@ class Policy(nn.Module, ABC):
                 decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates, reads=False)
                 response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id)
             else:
-                begun = self.begun(sampling.candidates * len(prompts))
-                settings = (sampling, numbers, self.eos_ids, self.pad_id)
-                response_ids = generate(self.model, prompt_ids, prompt_mask, begun, *settings)
+                response_ids = self.generated(prompt_ids, prompt_mask, sampling, numbers)
         return self._rollout(prompts, prompt_ids, prompt_mask, response_ids)
 
     @torch.no_grad()
@@ -124,7 +128,7 @@ class Policy(nn.Module, ABC):
         Holds [N T S] twice in float32 (attention and prompt_logprobs; T is the length limit) from the first token until
         the observation is dropped: 8 bytes for each prompt column and response token of the whole rollout.
         """
-        prompt_ids, prompt_mask = self.collate(prompts)
+        prompt_ids, prompt_mask = self._asked(prompts, sampling)
         if not self._shares(prompt_ids, sampling):
             return self.sample(prompts, sampling, seed), None
         numbers = uniforms(prompts, sampling, seed) if sampling.temperature > 0 else None
@@ -152,6 +156,39 @@ class Policy(nn.Module, ABC):
     def _shares(self, prompt_ids: Tensor, sampling: Sampling) -> bool:
         return self.sharing.allows(prompt_ids.shape[1] + sampling.max_new_tokens)
 
+    def _asked(self, prompts: list[Prompt], sampling: Sampling) -> tuple[Tensor, Tensor]:
+        """`collate`, for prompts that leave the responses room."""
+        prompt_ids, prompt_mask = self.collate(prompts)
+        self._demand_positions(prompt_mask, torch.full((len(prompts),), sampling.max_new_tokens))
+        return prompt_ids, prompt_mask
+
+    def generated(
+        self,
+        prompt_ids: Tensor,
+        prompt_mask: Tensor,
+        sampling: Sampling,
+        uniform_NT: Tensor | None,
+        logits: list[Tensor] | None = None,
+    ) -> Tensor:
+        """[N T] response tokens by transformers' ``generate``, of all prompts at once or prompt by prompt.
+
+        To ``logits`` those of each ``generate`` are appended, [n T V].
+        """
+        k, count = sampling.candidates, len(prompt_ids)
+        found = []
+        for start in range(0, count, 1 if self._alone else count):
+            of = slice(start, start + 1 if self._alone else count)
+            used = prompt_mask[of].any(0)
+            numbers = None if uniform_NT is None else uniform_NT[of.start * k : of.stop * k]
+            begun = self.begun(k * (of.stop - of.start))
+            settings = (begun, sampling, numbers, self.eos_ids, self.pad_id, logits)
+            found += generate(self.model, prompt_ids[of][:, used], prompt_mask[of][:, used], *settings)
+        return pad_sequence(found, batch_first=True, padding_value=self.pad_id)
+
+    @property
+    def _alone(self) -> bool:
+        return not self.sharing.padded
+
     def _rollout(
         self, prompts: list[Prompt], prompt_ids: Tensor, prompt_mask: Tensor, response_ids: Tensor
     ) -> Rollout:
@@ -166,6 +203,43 @@ class Policy(nn.Module, ABC):
             finished=finished,
             responses=self.decode(response_ids, mask),
         )
+
+    def predict(self, rollout: Rollout, hidden: bool = False) -> Predictions:
+        """A pass over given responses, and the place in its logits where each of their tokens is predicted.
+
+        Raises InputError for a prompt or response that the model has no positions for.
+        """
+        self._demand_positions(rollout.prompt_mask, rollout.lengths)
+        return _joined([self._predict(part, hidden) for part in self._parts(rollout)], rollout)
+
+    def read(self, rollout: Rollout) -> tuple[Predictions, Tensor]:
+        """`predict`, and the attention [N T S] from each response's rows to its prompt's columns in that pass."""
+        self._demand_positions(rollout.prompt_mask, rollout.lengths)
+        found = [self._read(part) for part in self._parts(rollout)]
+        if len(found) == 1:
+            return found[0]
+        attention = found[0][1].new_zeros(*rollout.response_ids.shape, rollout.prompt_ids.shape[1])
+        for prompt, (_, of_prompt) in enumerate(found):
+            rows = slice(prompt * rollout.group_size, (prompt + 1) * rollout.group_size)
+            attention[rows, : of_prompt.shape[1], rollout.prompt_mask[prompt]] = of_prompt
+        return _joined([predictions for predictions, _ in found], rollout), attention
+
+    def _parts(self, rollout: Rollout) -> list[Rollout]:
+        """What goes through the model at once: all of a rollout, or a prompt with its responses."""
+        whole = rollout.prompt_ids.shape[1] + rollout.response_ids.shape[1]
+        if len(rollout.prompts) == 1 or not self._alone or self.sharing.allows(whole):
+            return [rollout]
+        return list(rollout.split(1))
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode of the modules that transformers asks for it before it recomputes activations, and of no other.
+
+        Nothing in the network may be random then: a policy is trained on what it sampled.
+        """
+        super().train(mode)
+        for module in self.model.modules():
+            module.training = mode and hasattr(module, "gradient_checkpointing")
+        return self
 
     def forward(self, rollout: Rollout) -> Scored:
         """Score a rollout: log-probabilities, entropy and values of the responses, with gradients."""
@@ -195,15 +269,31 @@ class Policy(nn.Module, ABC):
     def observe_heads(self, rollout: Rollout, reduce: Callable[[Tensor], Tensor]) -> dict[int, list[Tensor]]:
         """What ``reduce`` makes of the attention [N T S] of each head alone: for each layer read, a list over heads.
 
-        One pass; the attention of one head at a time is in memory, 0 at padding.
+        ``reduce`` treats rows alike and each by itself. The attention of one head at a time is in memory, 0 at padding.
         """
+        self._demand_positions(rollout.prompt_mask, rollout.lengths)
         k, layers = rollout.group_size, self.readable.layers
         columns = rollout.prompt_mask.repeat_interleave(k, 0)[:, None, :] & rollout.response_mask[:, :, None]
-        found: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-        self.read(
-            rollout, lambda place, head, attention: found[layers[place]].append(reduce(attention * columns))
-        )
-        return found
+        parts = self._parts(rollout)
+        found: list[dict[int, list[Tensor]]] = [{layer: [] for layer in layers} for _ in parts]
+        for number, part in enumerate(parts):
+            rows = slice(0, len(columns)) if len(parts) == 1 else slice(number * k, (number + 1) * k)
+
+            def each_head(
+                place: int, head: int, attention: Tensor, number: int = number, rows: slice = rows
+            ) -> None:
+                whole = attention
+                if len(parts) > 1:
+                    whole = attention.new_zeros(columns.shape)
+                    whole[rows, : attention.shape[1], rollout.prompt_mask[number]] = attention
+                found[number][layers[place]].append(reduce(whole * columns)[rows])
+
+            self._read(part, each_head)
+        heads = {layer: len(found[0][layer]) for layer in layers}
+        return {
+            layer: [torch.cat([of_part[layer][head] for of_part in found]) for head in range(count)]
+            for layer, count in heads.items()
+        }
 
     @torch.no_grad()
     def logprobs(self, rollout: Rollout) -> Tensor:
@@ -218,19 +308,9 @@ class Policy(nn.Module, ABC):
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    @property
-    def context(self) -> int | None:
-        """Positions the model has for a prompt (and its response, if causal); None where positions are relative."""
-        return getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
-
     def response_positions(self, new_tokens: int) -> int:
         """How many positions of `context` a response of ``new_tokens`` takes: none where it is the encoder's alone."""
         return new_tokens if self.readable.kind == "causal" else 0
-
-    @property
-    def response_limit(self) -> int | None:
-        """Most tokens of a response, whatever its prompt; None where nothing but the shared context limits it."""
-        return None
 
     def check_length(self, tokens: int, key: str) -> None:
         """Raise InputError where the model has no positions for a response of so many tokens."""
@@ -239,6 +319,19 @@ class Policy(nn.Module, ABC):
             raise InputError(
                 f"{key}: {tokens} tokens, and the model's decoder has positions for responses of {limit}. "
                 f"Set {key} to {limit} or less."
+            )
+
+    def _demand_positions(self, prompt_mask: Tensor, lengths_N: Tensor) -> None:
+        """Raise InputError where the model lacks positions for the prompts [P S], or for responses of these lengths."""
+        self.check_length(int(lengths_N.max()), "sampling.max_new_tokens")
+        tokens = prompt_mask.sum(-1).repeat_interleave(len(lengths_N) // len(prompt_mask))
+        if self.readable.kind == "causal":
+            tokens = tokens + lengths_N.to(tokens.device)
+        most = int(tokens.max())
+        if self.context is not None and most > self.context:
+            raise InputError(
+                f"{most} tokens of a prompt{' and its response' * (self.readable.kind == 'causal')}, and the model's "
+                f"context has {self.context}. Set data.max_prompt_tokens or sampling.max_new_tokens lower."
             )
 
     def collate(self, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
@@ -342,6 +435,20 @@ def observed(rollout: Rollout, attention_NTS: Tensor, told: Facts) -> Observatio
 def places(rows: int, width: int, length: int, first: int, device: torch.device) -> Tensor:
     """[rows width] places in `Predictions` of padded rows of ``length``, whose place ``first`` predicts token 0."""
     return (torch.arange(rows, device=device) * length + first)[:, None] + torch.arange(width, device=device)
+
+
+def _joined(parts: list[Predictions], rollout: Rollout) -> Predictions:
+    """Predictions of a rollout's parts, prompt by prompt, as those of one pass."""
+    if len(parts) == 1:
+        return parts[0]
+    place, before, row = torch.zeros_like(rollout.response_ids), 0, 0
+    for part in parts:
+        rows, width = part.place.shape
+        place[row : row + rows, :width] = part.place + before
+        before, row = before + len(part.logits), row + rows
+    states = [part.hidden for part in parts if part.hidden is not None]
+    logits = torch.cat([part.logits for part in parts])
+    return Predictions(logits, place, torch.cat(states) if states else None)
 
 
 def _in_rows(flat: Tensor, mask: Tensor) -> Tensor:

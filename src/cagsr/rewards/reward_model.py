@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from cagsr.attention.positions import longest_text
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.io.safetensors_only import only_safetensors, reason
 from cagsr.types import Prompt
@@ -111,7 +112,7 @@ def encoded(
     else:
         asked_for = prompt if isinstance(prompt, str) else "\n".join(str(turn["content"]) for turn in prompt)
         row = _encoded_texts(model, tokenizer, asked_for, response)
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    limit = longest_text(model, model.config.get_text_config())
     longest = max(map(len, row.values()))
     if limit is not None and longest > limit:
         raise InputError(
