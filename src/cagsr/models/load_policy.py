@@ -15,9 +15,11 @@ from cagsr.attention.capture import ATTENTION
 from cagsr.attention.inspection import evaluating, name_of
 from cagsr.config.schema import Lora
 from cagsr.errors import InputError, UnsupportedModelError
+from cagsr.io.adapters import adapter_at, base_at
 from cagsr.io.safetensors_only import reason
 from cagsr.models.dropout import refuse_randomness, without_randomness
-from cagsr.models.load import load_model, load_tokenizer, make_policy, with_lora
+from cagsr.models.load import load_model, load_tokenizer, make_policy
+from cagsr.models.lora import check_targets, is_adapted, proven_base, with_lora
 from cagsr.models.policy import Policy
 
 if TYPE_CHECKING:
@@ -73,18 +75,19 @@ def load_policy(
         policy = make_policy(loaded, tokenizer, dropout=dropout, **settings)
         policy.dropout |= without_randomness(loaded)
         refuse_randomness(loaded, loaded)
+        if adapter is not None and adapter_at(name, revision) is None:
+            policy.base = base_at(name, getattr(loaded.config, "_commit_hash", None))
     else:
         base = base_of(model)
-        if adapter is not None and model is not base:
-            raise InputError(
-                "lora: the model is a PEFT model already, with an adapter of its own; leave lora out"
-            )
+        _check_adapters(model, base, adapter)
         tokenizer = _tokenizer_of(base, processing_class, where)
         with attention_as_before(base) as keep_new:
             _uncover_forward(model)
             policy = _policy_of(model, tokenizer, settings)
             policy.dropout |= without_randomness(policy.model)
             refuse_randomness(policy.model, base)
+            if adapter is not None or model is not base:
+                policy.base = proven_base(base, model)
             keep_new()
     if adapter is not None:
         with_lora(policy, r=adapter.r, alpha=adapter.alpha, target_modules=adapter.target_modules)
@@ -168,7 +171,7 @@ def base_of(model: Any) -> PreTrainedModel:
     whose adapter writes tokens into the prompt.
     """
     base = model
-    if isinstance(model, nn.Module) and hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+    if isinstance(model, nn.Module) and is_adapted(model):
         adapted = cast("PeftModel", model)
         base = adapted.get_base_model()
         if adapted.active_peft_config.is_prompt_learning:
@@ -200,6 +203,25 @@ def attention_as_before(model: PreTrainedModel) -> Iterator[Any]:
     finally:
         for config, implementation in before:
             config._attn_implementation = implementation
+
+
+def _check_adapters(model: Any, base: PreTrainedModel, lora: Lora | None) -> None:
+    """Raise InputError for adapters on a loaded model that cannot be trained or saved as they are."""
+    if getattr(base, "_hf_peft_config_loaded", False):
+        raise InputError(
+            "model: transformers put an adapter into it, which it cannot be trained or saved without. Give the name of "
+            "the adapter's directory, or load it with peft.PeftModel.from_pretrained."
+        )
+    if model is base:
+        return
+    if lora is not None:
+        raise InputError(
+            "lora: the model is a PEFT model already, with an adapter of its own; leave lora out"
+        )
+    for config in model.peft_config.values():
+        targets = getattr(config, "target_modules", None)
+        if isinstance(targets, list | set | tuple):
+            check_targets(base, sorted(targets), "model: its adapter's target_modules")
 
 
 def _policy_of(model: Any, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> Policy:

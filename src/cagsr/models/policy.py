@@ -15,6 +15,7 @@ from cagsr.attention.reading import Readable
 from cagsr.attention.sharing import Sharing
 from cagsr.config.schema import Sampling
 from cagsr.errors import InputError
+from cagsr.io.adapters import Base
 from cagsr.models.decoding import Decoder, decode
 from cagsr.models.hf_generate import generate
 from cagsr.models.sampling import response_mask, uniforms
@@ -69,6 +70,7 @@ class Policy(nn.Module, ABC):
         self.model, self.tokenizer, self.readable = model, tokenizer, readable
         self.sharing, self.temperature = sharing, temperature
         self.dropout = dropout or {}
+        self.base: Base | None = None  # what its adapter can be saved for; `load_policy` finds out
         self.eos_ids = _eos_ids(model, tokenizer)
         padding = tokenizer.pad_token_id
         self.pad_id = padding if isinstance(padding, int) else self.eos_ids[0]

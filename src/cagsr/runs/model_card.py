@@ -11,9 +11,15 @@ __all__ = ["model_card"]
 
 
 def model_card(
-    run: Mapping[str, Any], steps: int, evaluation: Mapping[str, float] | None, prompts: int
+    run: Mapping[str, Any],
+    steps: int,
+    evaluation: Mapping[str, float] | None,
+    prompts: int,
+    form: str = "the whole model",
 ) -> str:
     """README.md of a trained model. ``run`` has the resolved sections of a config, ``evaluation`` this model's numbers.
+
+    ``form`` says what the files are, as of `models.load.saved_form`.
 
     A base that is a local directory is called by its last names only: a path means nothing elsewhere. ``base_model`` is
     written for a name that the hub can have, and for no other: the hub refuses a card that names one.
@@ -30,7 +36,8 @@ def model_card(
     )
     chosen = reward["terms"]
     terms = ", ".join(term["signal"] for term in chosen) if chosen else f"preset `{reward['preset']}`"
-    lines = ["---", "library_name: transformers", "tags: [cagsr, reinforcement-learning]"]
+    library = "peft" if form.startswith("a LoRA adapter") else "transformers"
+    lines = ["---", f"library_name: {library}", "tags: [cagsr, reinforcement-learning]"]
     lines += [f"base_model: {name}"] if name is not None and not local and _can_be_on_the_hub(name) else []
     lines += [
         "---",
@@ -45,6 +52,7 @@ def model_card(
         f"{training['prompts_per_step']} prompts a step",
         f"- Learning rate {training['learning_rate']}, KL coefficient {algorithm['kl_coefficient']}, "
         f"seed {training['seed']}",
+        f"- Files: {form}",
         "",
     ]
     if evaluation:

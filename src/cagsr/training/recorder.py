@@ -23,7 +23,15 @@ KEPT_RESPONSES = 24
 class Recorder:
     """A `RunObserver` that writes metrics, candidates, evaluations and model cards, and tells the trackers."""
 
-    def __init__(self, config: Config, claim: Claim, shown: Shown, evaluator: Evaluator | None):
+    def __init__(
+        self,
+        config: Config,
+        claim: Claim,
+        shown: Shown,
+        evaluator: Evaluator | None,
+        form: str = "the whole model",
+    ):
+        self.form = form  # of the model's files, for its card
         self.config, self.claim, self.run, self.directory = config, claim, claim.run, claim.directory
         self.accelerator, self.shown, self.evaluator = claim.accelerator, shown, evaluator
 
@@ -71,7 +79,8 @@ class Recorder:
         numbers = {"model": (outcome["last"] or [None])[-1], "best": outcome["best"]}
         for name, evaluation in numbers.items():
             if (self.directory / name).is_dir():
-                card = model_card(self.config.model_dump(mode="json"), outcome["steps"], evaluation, prompts)
+                about = self.config.model_dump(mode="json")
+                card = model_card(about, outcome["steps"], evaluation, prompts, self.form)
                 write_atomically(self.directory / name / "README.md", card)
         # Written last: it marks the run as complete.
         self.run.write_summary(outcome)
