@@ -63,7 +63,8 @@ def token_ids(model: PreTrainedModel, count: int) -> Tensor:
     """``count`` token ids that the model embeds, none of them padding."""
     embeddings = cast(nn.Embedding, model.get_input_embeddings())
     padding = model.config.get_text_config(decoder=True).pad_token_id
-    valid = [token for token in range(min(embeddings.num_embeddings, 64)) if token != padding]
+    # Not num_embeddings, which PEFT's wrapper of an embedding does not have.
+    valid = [token for token in range(min(len(embeddings.weight), 64)) if token != padding]
     ids = torch.tensor([valid[j % len(valid)] for j in range(count)])
     return ids.to(embeddings.weight.device)
 

@@ -15,6 +15,9 @@ ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base.json"
 """What this package writes beside an adapter: its `Base`, and the way there from the adapter's own directory."""
 
+FETCHED = (ADAPTER_WEIGHTS, "*.json", "*.jinja", "*.txt", "*.model")
+"""Files of an adapter on the hub that are of use: weights in safetensors, settings and tokenizer."""
+
 
 @dataclass(frozen=True)
 class Base:
@@ -43,9 +46,9 @@ def adapter_at(name: str, revision: str | None = None) -> Path | None:
     config = _cached(name, ADAPTER, revision)
     if config is None:
         return None
-    for file in (ADAPTER_WEIGHTS, BASE):
-        _cached(name, file, revision)
-    return config.parent
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, revision=config.parent.name, allow_patterns=list(FETCHED)))
 
 
 def base_at(name: str, commit: str | None) -> Base:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -47,13 +49,12 @@ def architecture_of(name: str, *, revision: str | None = None, trust_remote_code
 
     Raises InputError for a name that leads nowhere.
     """
+    if (adapter := adapter_at(name, revision)) is not None:
+        base = found_base(adapter)
+        with _of_adapter(name):
+            return architecture_of(base.name, revision=base.revision, trust_remote_code=trust_remote_code)
     try:
-        if (adapter := adapter_at(name, revision)) is not None:
-            base = found_base(adapter)
-            name, revision = base.name, base.revision
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except InputError:
-        raise
     except Exception as error:  # libraries raise errors of any class for broken files
         raise _not_loaded("the model", name, error) from error
     return _kind_of(config)
@@ -128,12 +129,19 @@ def _load_adapter(name: str, adapter: Path, **where: Any) -> tuple[PreTrainedMod
             "which can run code. Save it again with a current PEFT."
         )
     base = found_base(adapter)
-    try:
+    with _of_adapter(name):
         model, dropout = load_model(base.name, revision=base.revision, **where)
+    return merged_onto(model, adapter), dropout
+
+
+@contextmanager
+def _of_adapter(name: str) -> Iterator[None]:
+    """Context manager in which a base is loaded: what is wrong is said of that, and not of its adapter ``name``."""
+    try:
+        yield
     except InputError as error:
         why = str(error).removeprefix("model.name: ")
         raise type(error)(f"model.name: the base of the LoRA adapter {name} does not load: {why}") from error
-    return merged_onto(model, adapter), dropout
 
 
 def merged(name: str, directory: Path) -> str:
@@ -161,7 +169,10 @@ def load_tokenizer(
     adapter = adapter_at(name, revision)
     if adapter is not None and not (adapter / "tokenizer_config.json").is_file():
         base = found_base(adapter)
-        name, revision = base.name, base.revision
+        with _of_adapter(name):
+            return load_tokenizer(base.name, revision=base.revision, trust_remote_code=trust_remote_code)
+    if adapter is not None:
+        name, revision = str(adapter), None
     try:
         return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # libraries raise errors of any class for broken files
@@ -250,7 +261,7 @@ def _kind_of(config: PretrainedConfig) -> str:
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+    rows = len(cast(nn.Embedding, model.get_input_embeddings()).weight)
     if len(tokenizer) > rows:
         raise InputError(
             f"the tokenizer knows {len(tokenizer)} tokens and the model embeds {rows}: they do not belong together. "

@@ -16,10 +16,11 @@ from cagsr.attention.inspection import evaluating, name_of
 from cagsr.config.schema import Lora
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.io.adapters import adapter_at, base_at
+from cagsr.io.provenance import identity
 from cagsr.io.safetensors_only import reason
 from cagsr.models.dropout import refuse_randomness, without_randomness
 from cagsr.models.load import load_model, load_tokenizer, make_policy
-from cagsr.models.lora import check_targets, is_adapted, proven_base, with_lora
+from cagsr.models.lora import check_targets, is_adapted, proven_base, refuse_shared, with_lora
 from cagsr.models.policy import Policy
 
 if TYPE_CHECKING:
@@ -65,18 +66,21 @@ def load_policy(
     mode, and InputError for everything else that cannot be used; a model that is refused keeps its attention
     implementation.
     """
-    where = {"revision": revision, "trust_remote_code": trust_remote_code}
+    where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     settings: dict[str, Any] = {"layers": layers, "temperature": temperature, "critic": critic}
     adapter = None if lora is None else _lora(lora)
     if isinstance(model, str | os.PathLike):
         name = os.fspath(model)
         tokenizer = processing_class or load_tokenizer(name, **where)
+        adapts_whole = adapter is not None and adapter_at(name, revision) is None
+        if adapts_whole:  # the branch of a name may move while it is loaded
+            where["revision"] = identity(name, revision).get("revision")
         loaded, dropout = load_model(name, dtype=dtype, architecture=architecture, **where)
         policy = make_policy(loaded, tokenizer, dropout=dropout, **settings)
         policy.dropout |= without_randomness(loaded)
         refuse_randomness(loaded, loaded)
-        if adapter is not None and adapter_at(name, revision) is None:
-            policy.base = base_at(name, getattr(loaded.config, "_commit_hash", None))
+        if adapts_whole:
+            policy.base = base_at(name, where["revision"])
     else:
         base = base_of(model)
         _check_adapters(model, base, adapter)
@@ -87,7 +91,7 @@ def load_policy(
             policy.dropout |= without_randomness(policy.model)
             refuse_randomness(policy.model, base)
             if adapter is not None or model is not base:
-                policy.base = proven_base(base, model)
+                policy.base = proven_base(base, model, revision)
             keep_new()
     if adapter is not None:
         with_lora(policy, r=adapter.r, alpha=adapter.alpha, target_modules=adapter.target_modules)
@@ -222,6 +226,7 @@ def _check_adapters(model: Any, base: PreTrainedModel, lora: Lora | None) -> Non
         targets = getattr(config, "target_modules", None)
         if isinstance(targets, list | set | tuple):
             check_targets(base, sorted(targets), "model: its adapter's target_modules")
+    refuse_shared(base)
 
 
 def _policy_of(model: Any, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> Policy:

@@ -14,13 +14,22 @@ from transformers import PreTrainedModel
 from cagsr.attention.inspection import evaluating, name_of, token_ids
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.io.adapters import ADAPTER_WEIGHTS, Base, adapter_at, base_at
+from cagsr.io.provenance import identity
 from cagsr.io.safetensors_only import reason
 from cagsr.models.policy import Policy
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-__all__ = ["check_targets", "is_adapted", "merge", "merged_copy", "merged_onto", "proven_base", "with_lora"]
+__all__ = [
+    "check_targets",
+    "is_adapted",
+    "merged_copy",
+    "merged_onto",
+    "proven_base",
+    "refuse_shared",
+    "with_lora",
+]
 
 WRAPPERS = {"base_layer", "original_module", "token_adapter"}
 """Parts of a weight's name that PEFT puts in where it wraps a module."""
@@ -48,6 +57,7 @@ def with_lora(policy: Policy, *, r: int, alpha: int, target_modules: str | list[
         )
     except ValueError as error:
         raise InputError(f"model.lora.target_modules: {reason(error)}") from error
+    refuse_shared(cast(Any, policy.model).get_base_model())
 
 
 def check_targets(model: nn.Module, targets: Iterable[str], key: str) -> None:
@@ -64,6 +74,21 @@ def check_targets(model: nn.Module, targets: Iterable[str], key: str) -> None:
         close = get_close_matches(target, weights, n=1)
         mend = f"Did you mean {close[0]}?" if close else f"It has {', '.join(weights)}."
         raise InputError(f"{key}: the model has no module {target!r}. {mend}")
+
+
+def refuse_shared(model: PreTrainedModel) -> None:
+    """Raise UnsupportedModelError for an adapter of weights that two modules share: merged, it would change both."""
+    places: dict[int, list[str]] = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        places.setdefault(id(weight), []).append(_plain(name).removesuffix(".weight"))
+    for module in model.modules():
+        if hasattr(module, "get_delta_weight"):
+            shared = places[id(cast(Any, module).get_base_layer().weight)]
+            if len(shared) > 1:
+                raise UnsupportedModelError(
+                    f"model: {' and '.join(shared)} of {name_of(model)} share their weights, so that an adapter of one "
+                    "cannot be merged. Leave them out of target_modules."
+                )
 
 
 def is_adapted(model: nn.Module) -> bool:
@@ -89,9 +114,10 @@ def merged_onto(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
             )
         _resize(model, shapes)
         config.inference_mode = True
-        adapted = peft.PeftModel(model, config, low_cpu_mem_usage=True)
-        found = adapted.load_adapter(str(adapter), "default", low_cpu_mem_usage=True)
-        _check_complete(found, adapter)
+        # Not with low_cpu_mem_usage, which unties embeddings that the adapter brings along.
+        with torch.random.fork_rng([]):
+            adapted = peft.PeftModel(model, config)
+        _check_complete(adapted.load_adapter(str(adapter), "default"), adapter)
     except InputError:
         raise
     except Exception as error:  # libraries raise errors of any class for broken files
@@ -102,10 +128,10 @@ def merged_onto(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
             "its adapter_config.json."
         ) from error
     # PEFT has frozen the base.
-    return merge(adapted).requires_grad_(True)
+    return _merged(adapted).requires_grad_(True)
 
 
-def merge(adapted: "PeftModel") -> PreTrainedModel:
+def _merged(adapted: "PeftModel") -> PreTrainedModel:
     """Merge the active adapters into the base, in place, and check that the model says what it said before.
 
     Raises UnsupportedModelError for an adapter that cannot be merged or changes the model when it is.
@@ -114,9 +140,9 @@ def merge(adapted: "PeftModel") -> PreTrainedModel:
     if not hasattr(adapted, "merge_and_unload"):
         kind = adapted.active_peft_config.peft_type
         raise UnsupportedModelError(f"model: an adapter of kind {kind} cannot be merged. Use LoRA.")
+    refuse_shared(base)
     with torch.no_grad(), evaluating(base):
         before = _logits(base)
-        _untie(base)
         merged = cast(PreTrainedModel, adapted.merge_and_unload())
         after = _logits(merged)
     allowed = MERGED if before.dtype == torch.float32 else 50 * MERGED
@@ -135,19 +161,21 @@ def merged_copy(adapted: Any) -> PreTrainedModel:
         dtype = torch.float32 if weight.is_floating_point() else weight.dtype
         value = weight.detach().to("cpu", dtype, copy=True)
         known[id(weight)] = nn.Parameter(value) if isinstance(weight, nn.Parameter) else value
-    return merge(copy.deepcopy(adapted, known))
+    return _merged(copy.deepcopy(adapted, known))
 
 
-def proven_base(model: PreTrainedModel, adapted: nn.Module) -> Base | None:
+def proven_base(model: PreTrainedModel, adapted: nn.Module, revision: str | None = None) -> Base | None:
     """The base that an adapter on a loaded ``model`` can be saved for; None where there is none.
 
     That is where the model says it comes from, if loading it from there gives its weights (both are in memory for
-    that), and if the adapter alone is trained. ``adapted`` is the PEFT model around it, or the model itself.
+    that), and if the adapter alone is trained. ``adapted`` is the PEFT model around it, or the model itself;
+    ``revision`` that of its name on the hub.
     """
-    name, commit = model.config.name_or_path, getattr(model.config, "_commit_hash", None)
-    where: dict[str, Any] = {"revision": commit, "dtype": model.dtype, "use_safetensors": True}
-    if not name or adapter_at(name) is not None or not _only_adapter(adapted):
+    name = model.config.name_or_path
+    if not name or adapter_at(name, revision) is not None or not _only_adapter(adapted):
         return None
+    commit = identity(name, revision).get("revision")
+    where: dict[str, Any] = {"revision": commit, "dtype": model.dtype, "use_safetensors": True}
     if getattr(model, "hf_quantizer", None) is not None:  # its weights are in no file as they are
         return base_at(name, commit)
     try:
@@ -206,7 +234,7 @@ def _resize(model: PreTrainedModel, shapes: dict[str, list[int]]) -> None:
 
 def _check_complete(found: Any, adapter: Path) -> None:
     """``found`` is what PEFT reports: an adapter that is put on in parts says something else than the whole one."""
-    duplicates = (".original_module.", ".modules_to_save.")
+    duplicates = (".original_module.", ".modules_to_save.", ".token_adapter.")
     unexpected = [key for key in found.unexpected_keys if not any(part in key for part in duplicates)]
     for keys, problem in ((found.missing_keys, "lacks"), (unexpected, "has, but not its base, a place for")):
         if keys:
@@ -214,20 +242,6 @@ def _check_complete(found: Any, adapter: Path) -> None:
                 f"model.name: the LoRA adapter {adapter} {problem} {len(keys)} weights (first: {sorted(keys)[0]}). "
                 "Its files and its base do not belong together."
             )
-
-
-def _untie(base: PreTrainedModel) -> None:
-    """Give the head weights of its own where an adapter changes it or the embeddings, and both share them."""
-    head: Any = base.get_output_embeddings()
-    words: Any = base.get_input_embeddings()
-    if head is None or head.weight is not words.weight:
-        return
-    if not any(hasattr(module, "get_base_layer") for module in (head, words)):
-        return
-    inner = head.get_base_layer() if hasattr(head, "get_base_layer") else head
-    inner.weight = nn.Parameter(inner.weight.detach().clone())
-    for config in (base.config, base.config.get_text_config()):
-        config.tie_word_embeddings = False
 
 
 def _logits(model: PreTrainedModel) -> Tensor:
