@@ -117,3 +117,16 @@ def test_a_base_that_has_changed_is_refused_with_both_digests(adapt, cagsr, smal
     assert f"{record['sha256'][:12]}..." in said
     os.remove("q1/model/base.json")
     assert load_policy("q1/model").model is not None
+
+
+def test_records_name_the_base_of_an_adapter_by_its_digest(adapt, cagsr, small, models):
+    adapt("train", models / "llama", "q1")
+    base = json.loads(Path("q1/model/base.json").read_text())["sha256"]
+    said = ["data.task=slots", *small, "--json"]
+    evaluated = json.loads(cagsr("eval", f"base={models / 'llama'}", "mine=q1/model", *said).out)
+    assert evaluated["models"]["base"] == {"name": str(models / "llama"), "sha256": base}
+    assert evaluated["models"]["mine"]["base"]["sha256"] == base
+    probed = json.loads(cagsr("probe", "model.name=q1/model", "--prompts=3", *said).out)
+    assert probed["weights"]["base"]["sha256"] == base
+    adapt("train", "q1/model", "q2")
+    assert json.loads(Path("q2/run.json").read_text())["identity"]["base of the adapter"] == base

@@ -19,6 +19,7 @@ from cagsr.errors import InputError
 from cagsr.evaluation import metrics_from_config as instruments
 from cagsr.evaluation.evaluator import Answers, answer, measure_signals, read_by, spread_of
 from cagsr.evaluation.scoreboard import Scoreboard, on_common_prompts, preference_summary
+from cagsr.io.adapters import identity_with_base
 from cagsr.io.terminal import say
 from cagsr.metrics.bootstrap import summarise
 from cagsr.models.build import build_policy
@@ -103,6 +104,7 @@ def evaluate(
         "split": split,
         "decoding": "greedy" if greedy else f"{sampling.candidates} samples a prompt",
         "prompts": len(common),
+        "models": {name: identity_with_base(path, config.model.revision) for name, path in models.items()},
         "seconds": round(time.perf_counter() - started, 1),
         **summarise(values, [(other, first) for other in others]),
         "measured_by": scoreboard.describe(),

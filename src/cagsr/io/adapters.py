@@ -9,7 +9,17 @@ from typing import Any
 from cagsr.errors import InputError
 from cagsr.io.provenance import identity
 
-__all__ = ["ADAPTER", "ADAPTER_WEIGHTS", "BASE", "Base", "adapter_at", "base_at", "found_base", "write_base"]
+__all__ = [
+    "ADAPTER",
+    "ADAPTER_WEIGHTS",
+    "BASE",
+    "Base",
+    "adapter_at",
+    "base_at",
+    "found_base",
+    "identity_with_base",
+    "write_base",
+]
 
 ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE = "base.json"
@@ -89,6 +99,15 @@ def found_base(adapter: Path) -> Base:
             f"train the adapter anew; without {adapter / BASE} it is loaded onto any base."
         )
     return base
+
+
+def identity_with_base(name: str, revision: str | None = None) -> dict[str, Any]:
+    """`provenance.identity` of a model; of an adapter also ``base``, the `Base` that it stands on.
+
+    Raises InputError as `found_base` does.
+    """
+    adapter = adapter_at(name, revision)
+    return identity(name, revision) | ({} if adapter is None else {"base": asdict(found_base(adapter))})
 
 
 def write_base(staging: Path, directory: Path, base: Base) -> None:
