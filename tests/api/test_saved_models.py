@@ -193,6 +193,23 @@ def test_a_whole_save_keeps_what_an_adapter_adds_below_the_precision_of_bfloat16
     torch.testing.assert_close(added, torch.full_like(added, 32 * 0.003**2), rtol=0.01, atol=1e-6)
 
 
+def test_an_adapter_that_bfloat16_would_round_away_is_refused_and_a_larger_one_is_not(bases, tmp_path):
+    policy = load_policy(bases / "llama", dtype="bfloat16", lora={"r": 1, "target_modules": ["down_proj"]})
+    for size, fits in ((0.001, False), (0.1, True)):
+        with torch.no_grad():
+            for name, weight in policy.model.named_parameters():
+                if "lora_" in name:
+                    weight.fill_(size)
+        expected = logits(policy.model)
+        save_model(policy, tmp_path / "adapter")
+        if fits:
+            close(logits(load_policy(tmp_path / "adapter", dtype="bfloat16").model), expected, 0.02)
+        else:
+            with pytest.raises(InputError, match=r"bfloat16 rounding takes \d+% of an adapter away.*float32"):
+                load_policy(tmp_path / "adapter", dtype="bfloat16")
+            load_policy(tmp_path / "adapter")
+
+
 # Adapters that others saved ---------------------------------------------------------------------------------------
 
 

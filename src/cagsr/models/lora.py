@@ -37,6 +37,9 @@ WRAPPERS = {"base_layer", "original_module", "token_adapter"}
 MERGED = 1e-3
 """Largest difference of logits, as a share of the largest logit, by which merging may round in float32."""
 
+LOST = 0.3
+"""Largest share of an adapter that rounding may take: about where it changes weights by their last bit."""
+
 
 def with_lora(policy: Policy, *, r: int, alpha: int, target_modules: str | list[str]) -> None:
     """Freeze the policy's weights and train a LoRA adapter instead; the reference is then the adapter switched off.
@@ -134,13 +137,20 @@ def merged_onto(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
 def _merged(adapted: "PeftModel") -> PreTrainedModel:
     """Merge the active adapters into the base, in place, and check that the model says what it said before.
 
-    Raises UnsupportedModelError for an adapter that cannot be merged or changes the model when it is.
+    Raises UnsupportedModelError for an adapter that cannot be merged or changes the model when it is, InputError where
+    the base's weights have too few bits for what it adds.
     """
     base = cast(PreTrainedModel, adapted.get_base_model())
     if not hasattr(adapted, "merge_and_unload"):
         kind = adapted.active_peft_config.peft_type
         raise UnsupportedModelError(f"model: an adapter of kind {kind} cannot be merged. Use LoRA.")
     refuse_shared(base)
+    lost = _rounded_away(base)
+    if lost > LOST:
+        raise InputError(
+            f"model: in {base.dtype} rounding takes {lost:.0%} of an adapter away when it is merged into "
+            f"{name_of(base)}. Set model.dtype to float32."
+        )
     with torch.no_grad(), evaluating(base):
         before = _logits(base)
         merged = cast(PreTrainedModel, adapted.merge_and_unload())
@@ -152,6 +162,22 @@ def _merged(adapted: "PeftModel") -> PreTrainedModel:
             "of other modules."
         )
     return merged
+
+
+@torch.no_grad()
+def _rounded_away(base: nn.Module) -> float:
+    """The share, in norm, of what adapters add to weights that the weights' own precision cannot hold; 0 in float32."""
+    added, lost = 0.0, 0.0
+    for module in base.modules():
+        if hasattr(module, "get_delta_weight"):
+            layer: Any = module
+            weight = layer.get_base_layer().weight
+            for adapter in layer.active_adapters:
+                delta = layer.get_delta_weight(adapter).float()
+                whole = weight.float() + delta
+                added += float(delta.square().sum())
+                lost += float((whole.to(weight.dtype).float() - whole).square().sum())
+    return (lost / added) ** 0.5 if added else 0.0
 
 
 def merged_copy(adapted: Any) -> PreTrainedModel:
