@@ -55,17 +55,15 @@ def model_card(
         f"- Files: {form}",
         "",
     ]
-    if evaluation:
-        lines += [
-            f"Evaluation at step {evaluation['step']:.0f} (greedy):",
-            "",
-            "| metric | value |",
-            "|---|---|",
-        ]
-        lines += [f"| {metric} | {value:.4f} |" for metric, value in evaluation.items() if metric != "step"]
-        lines.append("")
+    lines += _table(evaluation) if evaluation else []
     lines += ["Judge the model on your own prompts: the reward checks no fact.", ""]
     return "\n".join(lines)
+
+
+def _table(evaluation: Mapping[str, float]) -> list[str]:
+    lines = [f"Evaluation at step {evaluation['step']:.0f} (greedy):", "", "| metric | value |", "|---|---|"]
+    lines += [f"| {metric} | {value:.4f} |" for metric, value in evaluation.items() if metric != "step"]
+    return [*lines, ""]
 
 
 def _can_be_on_the_hub(name: str) -> bool:
