@@ -20,7 +20,8 @@ from cagsr.attention.sharing import Sharing
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.models import policy as policy_module
 from cagsr.models import proof
-from cagsr.models.load import make_policy, with_lora
+from cagsr.models.load import make_policy
+from cagsr.models.lora import with_lora
 from cagsr.models.policy import Policy
 from cagsr.types import Prompt, Rollout
 

@@ -380,11 +380,13 @@ def test_an_adapter_of_another_base_is_named(train, models, tmp_path):
     config = AutoConfig.from_pretrained(wide, intermediate_size=40)
     AutoModelForCausalLM.from_config(config).save_pretrained(wide)
     for base, message in (
+        (wide, "is not the base that the LoRA adapter run/model was trained on"),
         (wide, "does not fit its base"),
-        (tmp_path / "gone", "is a LoRA adapter whose base does not load"),
+        (tmp_path / "gone", "the base of the LoRA adapter run/model is missing"),
     ):
         adapter.write_text(json.dumps({**settings, "base_model_name_or_path": str(base)}))
         refused(train("run.directory=other", model=Path("run/model")), "run/model", message)
+        adapter.with_name("base.json").unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize(

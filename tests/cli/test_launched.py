@@ -55,3 +55,34 @@ def test_a_probe_by_two_processes_finds_what_one_finds_and_says_it_once(cagsr, m
     )
     assert together["base"] == pytest.approx(alone["base"], abs=1e-5)
     assert together["verdict"] == alone["verdict"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "gradient_accumulation_steps is 4"),
+        ("ACCELERATE_MIXED_PRECISION", "bf16", "mixed_precision is bf16"),
+        ("ACCELERATE_MIXED_PRECISION", "fp16", "mixed_precision is fp16"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "dynamo_backend is INDUCTOR"),
+    ],
+)
+@pytest.mark.parametrize("command", sorted({**SHARED, **ALONE}.keys() - {"rate", "report"}))
+def test_a_launchers_precision_accumulation_and_compilation_are_never_passed_over(
+    cagsr, models, small, rows, monkeypatch, command, name, value, said
+):
+    rows("pairs.jsonl", {"prompt": "a", "response": "b"})
+    arguments = {**SHARED, **ALONE}[command]
+    arguments = [argument.replace("nowhere", str(models / "llama")) for argument in arguments]
+    if command in ("calibrate", "compare", "score"):
+        arguments += [f"model.name={models / 'llama'}", *small]
+    monkeypatch.setenv(name, value)
+    refused = cagsr(command, *arguments)
+    assert refused.code == 2, refused.out + refused.err
+    assert f"accelerate launch: {said} ({name})" in " ".join(refused.err.split())
+
+
+def test_what_the_launcher_and_the_run_both_say_is_done(train, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "NO")
+    assert train("train.mixed_precision=bf16", "train.steps=1").code == 0

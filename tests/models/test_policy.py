@@ -9,7 +9,7 @@ from torch import Tensor
 
 import tiny
 from cagsr.attention.naive import eager_weights
-from cagsr.models.load import with_lora
+from cagsr.models.lora import with_lora
 from cagsr.models.policy import Policy, Reference
 from cagsr.types import Prompt, Rollout
 

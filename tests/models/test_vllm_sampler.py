@@ -17,7 +17,7 @@ import tiny
 from cagsr.config.schema import AlgorithmSettings, Vllm
 from cagsr.distributed.process_group import World
 from cagsr.errors import EndpointError, InputError, NumericsError
-from cagsr.models.load import with_lora
+from cagsr.models.lora import with_lora
 from cagsr.models.policy import Scored
 from cagsr.models.vllm import VLLMSampler, connect
 from cagsr.training.algorithms import Algorithm

@@ -16,6 +16,7 @@ import tiny
 from cagsr.data.preferences import Pair
 from cagsr.errors import InputError
 from cagsr.models.load import save_model
+from cagsr.models.load_policy import load_policy
 from cagsr.rewards.reward_model import RewardModel, asked, encoded, frozen
 from cagsr.rewards.signals import SIGNALS
 from cagsr.training.reward_model import _parted, train_reward_model
@@ -163,6 +164,26 @@ def test_a_reward_model_learns_what_pairs_show_and_loads_again(name, tmp_path):
     found = RewardModel.load(str(tmp_path / "rm"))
     good, bad = found.score([words(5)] * 2, [words(3, 7), words(3, 57)]).tolist()
     assert good > bad
+
+
+def test_a_base_that_is_an_adapter_is_trained_merged_and_no_adapter_is_a_reward_model(tmp_path):
+    pytest.importorskip("trl")
+    save_model(tiny.policy("llama"), tmp_path / "base")
+    policy = load_policy(tmp_path / "base", lora={"r": 2, "target_modules": ["q_proj"]})
+    with torch.no_grad():
+        for name, weight in policy.model.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.5)
+    save_model(policy, tmp_path / "adapter")
+    train_reward_model(
+        str(tmp_path / "adapter"), pairs(policy, 4), tmp_path / "rm", steps=1, learning_rate=1e-9
+    )
+    trained = RewardModel.load(str(tmp_path / "rm")).model.state_dict()
+    expected = load_policy(tmp_path / "adapter").model.state_dict()
+    key = "model.layers.1.self_attn.q_proj.weight"
+    torch.testing.assert_close(trained[key], expected[key], rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match=r"adapter is a LoRA adapter, .* Merge it first"):
+        RewardModel.load(str(tmp_path / "adapter"))
 
 
 def test_without_trl_training_is_refused_before_anything_loads(monkeypatch, tmp_path):

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import tiny
 from cagsr.errors import InputError, StorageError
 from cagsr.io import manifest as seal
-from cagsr.models.load import with_lora
+from cagsr.models.lora import with_lora
 from cagsr.runs.checkpoint import Checkpoints, forward
 
 

@@ -7,7 +7,8 @@ import tiny
 from cagsr.config import Config
 from cagsr.config.schema import AlgorithmSettings
 from cagsr.errors import InputError
-from cagsr.models.load import load_model, make_policy, with_lora
+from cagsr.models.load import load_model, make_policy
+from cagsr.models.lora import with_lora
 from cagsr.rewards.presets import build_reward
 from cagsr.training.algorithms import Algorithm
 from cagsr.training.preflight import check_training

@@ -68,7 +68,7 @@ def token_ids(model: PreTrainedModel, count: int) -> Tensor:
     embeddings = cast(nn.Embedding, model.get_input_embeddings())
     # Not every config has it: transformers 5 gives it to those alone that declare it.
     padding = getattr(model.config.get_text_config(decoder=True), "pad_token_id", None)
-    rows = embeddings.num_embeddings
+    rows = len(embeddings.weight)  # not num_embeddings, which PEFT's wrapper of an embedding does not have
     valid = [token for token in range(rows // 4, rows // 2, max(rows // 256, 1)) if token != padding] or [0]
     ids = torch.tensor([valid[j % len(valid)] for j in range(count)])
     return ids.to(embeddings.weight.device)

@@ -9,6 +9,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
+from cagsr.distributed.launcher import refuse_other_settings
 from cagsr.errors import CagsrError, InputError
 
 __all__ = ["World", "accelerated"]
@@ -18,6 +19,7 @@ Value = TypeVar("Value")
 
 def accelerated(**settings: Any) -> Accelerator:
     """An Accelerator with these settings and those of its launcher. Raises InputError for settings that it refuses."""
+    refuse_other_settings(settings.get("mixed_precision"))
     if AcceleratorState._shared_state and PartialState().num_processes == 1:
         # Accelerate keeps the precision of a process's first Accelerator: another trainer's, in a notebook say.
         AcceleratorState._reset_state()

@@ -20,6 +20,7 @@ from cagsr.errors import InputError
 from cagsr.evaluation import metrics_from_config as instruments
 from cagsr.evaluation.evaluator import Answers, answer, measure_signals, read_by, spread_of
 from cagsr.evaluation.scoreboard import Scoreboard, on_common_prompts, preference_summary
+from cagsr.io.adapters import identity_with_base
 from cagsr.io.places import expanded
 from cagsr.io.template_date import moment, pinned_date
 from cagsr.io.terminal import say
@@ -111,6 +112,7 @@ def evaluate(
         "decoding": "greedy" if greedy else f"{sampling.candidates} samples a prompt",
         "prompts": len(common),
         **_dated(common),
+        "models": {name: identity_with_base(path, config.model.revision) for name, path in models.items()},
         "seconds": round(time.perf_counter() - started, 1),
         **summarise(values, [(other, first) for other in others]),
         "measured_by": scoreboard.describe(),

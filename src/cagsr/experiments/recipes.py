@@ -71,8 +71,12 @@ def _write_summary(claim: Claim, steps: int, seconds: float) -> dict[str, Any]:
 
 
 def trained_policy(config: Config) -> Policy:
-    """The model of a finished run, without a critic."""
-    made = {"model.name": str(Path(config.run.directory) / "model"), "model.lora": None}
+    """The model of a finished run, without a critic; in float32, as fewer bits would round an adapter away."""
+    made = {
+        "model.name": str(Path(config.run.directory) / "model"),
+        "model.lora": None,
+        "model.dtype": "float32",
+    }
     return build_policy(config.replaced({**made, "algorithm.name": "grpo"}))
 
 

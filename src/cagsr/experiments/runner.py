@@ -42,8 +42,8 @@ from cagsr.experiments.results import (
 from cagsr.experiments.systems import System
 from cagsr.experiments.systems.bench import Bench
 from cagsr.experiments.systems.recipe import Choose
+from cagsr.io.adapters import identity_with_base
 from cagsr.io.atomic_write import write_atomically
-from cagsr.io.provenance import identity
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.terminal import duration, fitting, say
 from cagsr.models.build import build_policy
@@ -77,7 +77,7 @@ class ComparisonRunner:
         self.checker = find_checker(config.data)
         self.reward = build_reward(config.reward, self.checker)
         rows = {split: splits.read_rows(config, split) for split in ("heldout", "train")}
-        self.base_model = identity(base_name(config), config.model.revision)
+        self.base_model = identity_with_base(base_name(config), config.model.revision)
         self.base = build_policy(config.replaced({"algorithm.name": "grpo"}))  # it needs no critic
         self.base.to(self.world.device)
         self.prompts = self._prompts("heldout", rows["heldout"])[: config.data.evaluation_count]

@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -24,7 +25,8 @@ def identity(name: str, revision: str | None = None) -> dict[str, str | None]:
     directory = Path(name)
     if not directory.is_dir():
         return {"name": name, "revision": _commit(name, revision)}
-    return {"name": name, "sha256": _digest(sorted(directory.glob("*.safetensors")))}
+    files = sorted(directory.glob("*.safetensors"))
+    return {"name": name, "sha256": _digest_once(tuple((path, path.stat().st_mtime_ns) for path in files))}
 
 
 def settings_digest(name: str) -> str | None:
@@ -81,6 +83,12 @@ def _commit(name: str, revision: str | None) -> str | None:
         return api.resolve_revision(name, revision=revision, local_files_only=cached).resolved
     except Exception:  # no network, no such model, no name of a model: loading it says which
         return revision
+
+
+@cache
+def _digest_once(files: tuple[tuple[Path, int], ...]) -> str:
+    """`_digest` of files with the times when they were written: a command asks several times for one model's."""
+    return _digest(path for path, _ in files)
 
 
 def _digest(paths: Iterable[Path]) -> str:

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,11 +23,13 @@ from cagsr.attention.inspection import inspect
 from cagsr.attention.reading import ATTENTION
 from cagsr.attention.sharing import Sharing
 from cagsr.errors import InputError, UnsupportedModelError
+from cagsr.io.adapters import ADAPTER, ADAPTER_WEIGHTS, BASE, adapter_at, found_base, write_base
 from cagsr.io.atomic_write import place_atomically, storing
 from cagsr.io.safetensors_only import only_safetensors, reason
 from cagsr.models.causal import CausalPolicy
 from cagsr.models.dropout import set_rates, without_randomness
 from cagsr.models.encoder_decoder import EncoderDecoderPolicy
+from cagsr.models.lora import is_adapted, merged_copy, merged_onto
 from cagsr.models.policy import Policy
 from cagsr.models.proof import prove
 
@@ -36,10 +40,8 @@ __all__ = [
     "make_policy",
     "merged",
     "save_model",
-    "with_lora",
+    "saved_form",
 ]
-
-ADAPTER, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 
 POLICIES: dict[str, type[Policy]] = {"causal": CausalPolicy, "encoder-decoder": EncoderDecoderPolicy}
 
@@ -49,13 +51,12 @@ def architecture_of(name: str, *, revision: str | None = None, trust_remote_code
 
     Raises InputError for a name that leads nowhere.
     """
+    if (adapter := adapter_at(name, revision)) is not None:
+        base = found_base(adapter)
+        with _of_adapter(name):
+            return architecture_of(base.name, revision=base.revision, trust_remote_code=trust_remote_code)
     try:
-        if os.path.isfile(os.path.join(name, ADAPTER)):
-            adapter = _peft(f"{name} is a LoRA adapter, which").PeftConfig.from_pretrained(name)
-            name, revision = str(adapter.base_model_name_or_path), adapter.revision
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
-    except InputError:
-        raise
     except Exception as error:  # libraries raise errors of any class for broken files
         raise _not_loaded("the model", name, error) from error
     return _kind_of(config)
@@ -71,14 +72,13 @@ def load_model(
 ) -> tuple[PreTrainedModel, dict[str, float]]:
     """Load a model from a directory or the hub, attention readable, dropout off; also returns the dropout rates.
 
-    A directory with a LoRA adapter gives its base with the adapter merged in. Weights are read from safetensors
-    only; code from the hub runs only if ``trust_remote_code`` says so. Raises InputError for a name that leads
-    nowhere or weights that do not fit, UnsupportedModelError for a model that cannot generate.
+    A LoRA adapter gives its base (`io.adapters.found_base`) with the adapter merged in. Weights are read from
+    safetensors only; code from the hub runs only if ``trust_remote_code`` says so. Raises InputError for a name that
+    leads nowhere or weights that do not fit, UnsupportedModelError for a model that cannot generate.
     """
-    # Not Path.is_file: it raises where a name is too long for a file.
-    if os.path.isfile(os.path.join(name, ADAPTER)):
+    if (adapter := adapter_at(name, revision)) is not None:
         where = {"dtype": dtype, "architecture": architecture, "trust_remote_code": trust_remote_code}
-        return _load_adapter(name, **where)
+        return _load_adapter(name, adapter, **where)
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
         config = AutoConfig.from_pretrained(name, **where)
@@ -122,32 +122,27 @@ def _refusal(name: str, model_type: str, kind: str, error: Exception) -> InputEr
     return _not_loaded("the weights", name, error)
 
 
-def _load_adapter(name: str, **where: Any) -> tuple[PreTrainedModel, dict[str, float]]:
-    """Load the base that a LoRA adapter's config names, with the adapter merged into its weights."""
-    peft = _peft(f"{name} is a LoRA adapter, which")
-    if not (Path(name) / ADAPTER_WEIGHTS).is_file():
+def _load_adapter(name: str, adapter: Path, **where: Any) -> tuple[PreTrainedModel, dict[str, float]]:
+    """Load the base that a LoRA adapter's files name, with the adapter merged into its weights."""
+    if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise InputError(
             f"model.name: the LoRA adapter {name} has no {ADAPTER_WEIGHTS}; weights are never read from pickle files, "
             "which can run code. Save it again with a current PEFT."
         )
+    base = found_base(adapter)
+    with _of_adapter(name):
+        model, dropout = load_model(base.name, revision=base.revision, **where)
+    return merged_onto(model, adapter), dropout
+
+
+@contextmanager
+def _of_adapter(name: str) -> Iterator[None]:
+    """Context manager in which a base is loaded: what is wrong is said of that, and not of its adapter ``name``."""
     try:
-        adapter = peft.PeftConfig.from_pretrained(name)
-        base = str(adapter.base_model_name_or_path)
-        model, dropout = load_model(base, revision=adapter.revision, **where)
-    except Exception as error:  # libraries raise errors of any class for broken files
-        raise InputError(
-            f"model.name: {name} is a LoRA adapter whose base does not load: {reason(error)}"
-        ) from error
-    try:
-        adapted = peft.PeftModel.from_pretrained(model, name, low_cpu_mem_usage=True)
-        # PEFT has frozen the base.
-        merged = adapted.merge_and_unload().requires_grad_(True)
-    except Exception as error:
-        raise InputError(
-            f"model.name: the LoRA adapter {name} does not fit its base {base}: {reason(error)}. "
-            "Set base_model_name_or_path in its adapter_config.json to the model it was trained on."
-        ) from error
-    return cast(PreTrainedModel, merged), dropout
+        yield
+    except InputError as error:
+        why = str(error).removeprefix("model.name: ")
+        raise type(error)(f"model.name: the base of the LoRA adapter {name} does not load: {why}") from error
 
 
 def merged(name: str, directory: Path) -> str:
@@ -157,7 +152,7 @@ def merged(name: str, directory: Path) -> str:
 
     Raises InputError as `load_model` does, and StorageError.
     """
-    if not os.path.isfile(os.path.join(name, ADAPTER)):
+    if adapter_at(name) is None:
         return name
     model, dropout = load_model(name)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +163,17 @@ def merged(name: str, directory: Path) -> str:
 def load_tokenizer(
     name: str, *, revision: str | None = None, trust_remote_code: bool = False
 ) -> PreTrainedTokenizerBase:
-    """Load a tokenizer. Raises InputError for a name that leads nowhere or has none."""
+    """Load a tokenizer, or that of the base for an adapter without one.
+
+    Raises InputError for a name that leads nowhere or has none.
+    """
+    adapter = adapter_at(name, revision)
+    if adapter is not None and not (adapter / "tokenizer_config.json").is_file():
+        base = found_base(adapter)
+        with _of_adapter(name):
+            return load_tokenizer(base.name, revision=base.revision, trust_remote_code=trust_remote_code)
+    if adapter is not None:
+        name, revision = str(adapter), None
     try:
         return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # libraries raise errors of any class for broken files
@@ -198,42 +203,47 @@ def make_policy(
     return policy
 
 
-def with_lora(policy: Policy, *, r: int, alpha: int, target_modules: str | list[str]) -> None:
-    """Freeze the policy's weights and train a LoRA adapter instead; the reference is then the adapter switched off.
-
-    The adapter's own weights are float32, whatever the policy's are.
-    Raises InputError when PEFT is not installed or no module has one of the names.
-    """
-    peft = _peft("model.lora")
-    kind = "SEQ_2_SEQ_LM" if policy.model.config.is_encoder_decoder else "CAUSAL_LM"
-    adapter = peft.LoraConfig(
-        r=r, lora_alpha=alpha, target_modules=target_modules, lora_dropout=0.0, task_type=kind
-    )
-    try:
-        policy.model = cast(
-            PreTrainedModel, peft.get_peft_model(policy.model, adapter, autocast_adapter_dtype=True)
-        )
-    except ValueError as error:
-        raise InputError(f"model.lora.target_modules: {reason(error)}") from error
+def saved_form(policy: Policy) -> str:
+    """What `save_model` will write of a policy, in words."""
+    if not is_adapted(policy.model):
+        return "the whole model"
+    if policy.base is not None:
+        return f"a LoRA adapter; the digest of the base that it needs is in {BASE}"
+    return "the whole model, with the LoRA adapter merged in: its base lies nowhere by itself"
 
 
 def save_model(policy: Policy, directory: Path, weights: dict[str, Tensor] | None = None) -> None:
     """Save weights (safetensors), config with its original dropout, and tokenizer; each file is written atomically.
 
+    A model with an adapter is saved as the adapter where ``policy.base`` is known, and else whole, the adapter merged
+    in: an adapter is of no use without the very weights it was trained on.
+
     ``weights`` are those to write where the model itself holds shards of them (`distributed.fsdp.whole_weights`).
     Other files of the directory stay. Raises StorageError.
     """
-    config = policy.model.config
+    base = policy.base if is_adapted(policy.model) else None
+    model: Any = policy.model
+    if base is None and is_adapted(model):
+        model = merged_copy(model)
+    config = model.config
     staging = directory.with_name(f".{directory.name}.staging")
     with storing(directory):
         shutil.rmtree(staging, ignore_errors=True)
         try:
             set_rates(config, policy.dropout)
-            policy.model.save_pretrained(staging, state_dict=weights)
+            if base is not None:
+                # The embeddings are the base's: PEFT asks the hub for its config to learn that.
+                model.save_pretrained(staging, save_embedding_layers=False)
+                write_base(staging, directory, base)
+            else:
+                model.save_pretrained(staging, state_dict=weights)
         finally:
             set_rates(config, dict.fromkeys(policy.dropout, 0.0))
         policy.tokenizer.save_pretrained(staging)
     place_atomically(staging, directory)
+    # Of a run that went on with another base: beside the new files they would be another model.
+    for file in (ADAPTER, ADAPTER_WEIGHTS, BASE) if base is None else ("config.json", "model.safetensors"):
+        (directory / file).unlink(missing_ok=True)
 
 
 def _kind_of(config: PretrainedConfig) -> str:
@@ -241,7 +251,7 @@ def _kind_of(config: PretrainedConfig) -> str:
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
+    rows = len(cast(nn.Embedding, model.get_input_embeddings()).weight)
     if len(tokenizer) > rows:
         raise InputError(
             f"the tokenizer knows {len(tokenizer)} tokens and the model embeds {rows}: they do not belong together. "
@@ -265,11 +275,3 @@ def _not_loaded(part: str, name: str, error: Exception) -> InputError:
     if os.path.isdir(name):
         return InputError(f"model.name: {part} in {name!r} cannot be loaded: {reason(error)}")
     return InputError(f"model.name: no directory {name!r} here, and not loaded from the hub: {reason(error)}")
-
-
-def _peft(needed_by: str) -> Any:
-    try:
-        import peft
-    except ImportError as error:
-        raise InputError(f"{needed_by} needs PEFT: pip install 'cagsr[lora]'") from error
-    return peft

@@ -15,10 +15,13 @@ from cagsr.attention.capture import ATTENTION
 from cagsr.attention.inspection import evaluating, name_of
 from cagsr.config.schema import Lora
 from cagsr.errors import InputError, UnsupportedModelError
+from cagsr.io.adapters import adapter_at, base_at
 from cagsr.io.places import expanded
+from cagsr.io.provenance import identity
 from cagsr.io.safetensors_only import reason
 from cagsr.models.dropout import without_randomness
-from cagsr.models.load import load_model, load_tokenizer, make_policy, with_lora
+from cagsr.models.load import load_model, load_tokenizer, make_policy
+from cagsr.models.lora import check_targets, is_adapted, proven_base, refuse_shared, with_lora
 from cagsr.models.policy import Policy
 from cagsr.models.proof import prove_training
 
@@ -65,27 +68,31 @@ def load_policy(
     other prompts than alone (`models.proof`), or that stays random while it is trained, and
     InputError for everything else that cannot be used; a model that is refused keeps its attention implementation.
     """
-    where = {"revision": revision, "trust_remote_code": trust_remote_code}
+    where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     settings: dict[str, Any] = {"layers": layers, "temperature": temperature, "critic": critic}
     adapter = None if lora is None else _lora(lora)
     if isinstance(model, str | os.PathLike):
         name = expanded(model)
         tokenizer = processing_class or load_tokenizer(name, **where)
+        adapts_whole = adapter is not None and adapter_at(name, revision) is None
+        if adapts_whole:  # the branch of a name may move while it is loaded
+            where["revision"] = identity(name, revision).get("revision")
         loaded, dropout = load_model(name, dtype=dtype, architecture=architecture, **where)
         policy = make_policy(loaded, tokenizer, dropout=dropout, **settings)
         prove_training(policy)
+        if adapts_whole:
+            policy.base = base_at(name, where["revision"])
     else:
         base = base_of(model)
-        if adapter is not None and model is not base:
-            raise InputError(
-                "lora: the model is a PEFT model already, with an adapter of its own; leave lora out"
-            )
+        _check_adapters(model, base, adapter)
         tokenizer = _tokenizer_of(base, processing_class, where)
         with attention_as_before(base) as keep_new:
             _uncover_forward(model)
             policy = _policy_of(model, tokenizer, settings)
             policy.dropout |= without_randomness(policy.model)
             prove_training(policy)
+            if adapter is not None or model is not base:
+                policy.base = proven_base(base, model, revision)
             keep_new()
     if adapter is not None:
         with_lora(policy, r=adapter.r, alpha=adapter.alpha, target_modules=adapter.target_modules)
@@ -170,7 +177,7 @@ def base_of(model: Any) -> PreTrainedModel:
     whose adapter writes tokens into the prompt.
     """
     base = model
-    if isinstance(model, nn.Module) and hasattr(model, "peft_config") and hasattr(model, "get_base_model"):
+    if isinstance(model, nn.Module) and is_adapted(model):
         adapted = cast("PeftModel", model)
         base = adapted.get_base_model()
         if adapted.active_peft_config.is_prompt_learning:
@@ -202,6 +209,26 @@ def attention_as_before(model: PreTrainedModel) -> Iterator[Any]:
     finally:
         for config, implementation in before:
             config._attn_implementation = implementation
+
+
+def _check_adapters(model: Any, base: PreTrainedModel, lora: Lora | None) -> None:
+    """Raise InputError for adapters on a loaded model that cannot be trained or saved as they are."""
+    if getattr(base, "_hf_peft_config_loaded", False):
+        raise InputError(
+            "model: transformers put an adapter into it, which it cannot be trained or saved without. Give the name of "
+            "the adapter's directory, or load it with peft.PeftModel.from_pretrained."
+        )
+    if model is base:
+        return
+    if lora is not None:
+        raise InputError(
+            "lora: the model is a PEFT model already, with an adapter of its own; leave lora out"
+        )
+    for config in model.peft_config.values():
+        targets = getattr(config, "target_modules", None)
+        if isinstance(targets, list | set | tuple):
+            check_targets(base, sorted(targets), "model: its adapter's target_modules")
+    refuse_shared(base)
 
 
 def _policy_of(model: Any, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> Policy:

@@ -16,6 +16,7 @@ from cagsr.attention.reading import EachHead, Readable
 from cagsr.attention.sharing import Sharing, Tried
 from cagsr.config.schema import Sampling
 from cagsr.errors import InputError
+from cagsr.io.adapters import Base
 from cagsr.models.decoding import Decoder, decode
 from cagsr.models.hf_generate import generate
 from cagsr.models.sampling import response_mask, uniforms
@@ -78,6 +79,7 @@ class Policy(nn.Module, ABC):
         self.sharing, self.temperature = sharing, temperature
         self.dropout = dropout or {}
         self.proof: tuple[Tried, ...] = ()
+        self.base: Base | None = None  # what its adapter can be saved for; `load_policy` finds out
         self.eos_ids = _eos_ids(model, tokenizer)
         padding = tokenizer.pad_token_id
         self.pad_id = padding if isinstance(padding, int) else self.eos_ids[0]

@@ -19,6 +19,7 @@ from cagsr.distributed.launcher import refuse_unseen
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import Answers, measure_signals
+from cagsr.io.adapters import identity_with_base
 from cagsr.io.template_date import pinned_date
 from cagsr.metrics.bootstrap import interval
 from cagsr.models.build import build_policy
@@ -92,6 +93,7 @@ def _probed(config: Config, console: Console, prompts: int) -> dict[str, Any]:
     return {
         "task": config.data.task or config.data.source,
         "model": base_name(config),
+        "weights": identity_with_base(base_name(config), config.model.revision),
         "split": split,
         "prompts": len(asked),
         "candidates": sampling.candidates,

@@ -19,6 +19,7 @@ from transformers import (
 
 from cagsr.attention.positions import longest_text
 from cagsr.errors import InputError, UnsupportedModelError
+from cagsr.io.adapters import adapter_at
 from cagsr.io.safetensors_only import only_safetensors, reason
 from cagsr.types import Prompt
 
@@ -169,6 +170,11 @@ def load_classifier(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, list[str]]:
     """Load a classifier and its tokenizer; also the names of the head's weights that the checkpoint lacks."""
     where = {"revision": revision, "trust_remote_code": False}
+    if adapter_at(name, revision) is not None:
+        raise InputError(
+            f"{name} is a LoRA adapter, and a reward model is read from whole weights. Merge it first: "
+            "merge_and_unload() of the PEFT model, then save_pretrained()."
+        )
     try:
         config = AutoConfig.from_pretrained(name, **where, **settings)
         only_safetensors(name, config, revision)

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 
 from cagsr.config import Config
 from cagsr.config.schema import Term
+from cagsr.io.adapters import adapter_at, found_base
 from cagsr.io.provenance import code, file_digest, identity, settings_digest, versions
 from cagsr.runs.directory import fingerprint
 from cagsr.tasks.bases import base_name
@@ -70,12 +71,10 @@ def of_data(prompts: Iterable[Prompt], name: str = "data") -> dict[str, str]:
 
 def _of_model(name: str, revision: str | None) -> dict[str, Any]:
     found = {"model": _content(name, revision), "tokenizer and model config": settings_digest(name)}
-    adapter = Path(name) / "adapter_config.json"
-    if os.path.isfile(adapter):
-        with suppress(ValueError, KeyError):  # loading it will tell
-            adapted = json.loads(adapter.read_text(encoding="utf-8"))
-            base = str(adapted["base_model_name_or_path"])
-            found["base of the adapter"] = _content(base, adapted.get("revision")) or base
+    adapter = adapter_at(name, revision)
+    if adapter is not None:
+        base = found_base(adapter)
+        found["base of the adapter"] = base.content or base.name
     return found
 
 

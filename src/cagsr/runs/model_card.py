@@ -11,9 +11,15 @@ __all__ = ["model_card"]
 
 
 def model_card(
-    run: Mapping[str, Any], steps: int, evaluation: Mapping[str, float] | None, prompts: int
+    run: Mapping[str, Any],
+    steps: int,
+    evaluation: Mapping[str, float] | None,
+    prompts: int,
+    form: str = "the whole model",
 ) -> str:
     """README.md of a trained model. ``run`` has the resolved sections of a config, ``evaluation`` this model's numbers.
+
+    ``form`` says what the files are, as of `models.load.saved_form`.
 
     A base that is a local directory is called by its last names only: a path means nothing elsewhere. ``base_model`` is
     written for a name that the hub can have, and for no other: the hub refuses a card that names one.
@@ -30,7 +36,8 @@ def model_card(
     )
     chosen = reward["terms"]
     terms = ", ".join(term["signal"] for term in chosen) if chosen else f"preset `{reward['preset']}`"
-    lines = ["---", "library_name: transformers", "tags: [cagsr, reinforcement-learning]"]
+    library = "peft" if form.startswith("a LoRA adapter") else "transformers"
+    lines = ["---", f"library_name: {library}", "tags: [cagsr, reinforcement-learning]"]
     lines += [f"base_model: {name}"] if name is not None and not local and _can_be_on_the_hub(name) else []
     lines += [
         "---",
@@ -45,19 +52,18 @@ def model_card(
         f"{training['prompts_per_step']} prompts a step",
         f"- Learning rate {training['learning_rate']}, KL coefficient {algorithm['kl_coefficient']}, "
         f"seed {training['seed']}",
+        f"- Files: {form}",
         "",
     ]
-    if evaluation:
-        lines += [
-            f"Evaluation at step {evaluation['step']:.0f} (greedy):",
-            "",
-            "| metric | value |",
-            "|---|---|",
-        ]
-        lines += [f"| {metric} | {value:.4f} |" for metric, value in evaluation.items() if metric != "step"]
-        lines.append("")
+    lines += _table(evaluation) if evaluation else []
     lines += ["Judge the model on your own prompts: the reward checks no fact.", ""]
     return "\n".join(lines)
+
+
+def _table(evaluation: Mapping[str, float]) -> list[str]:
+    lines = [f"Evaluation at step {evaluation['step']:.0f} (greedy):", "", "| metric | value |", "|---|---|"]
+    lines += [f"| {metric} | {value:.4f} |" for metric, value in evaluation.items() if metric != "step"]
+    return [*lines, ""]
 
 
 def _can_be_on_the_hub(name: str) -> bool:

@@ -24,13 +24,20 @@ KEPT_RESPONSES = 24
 class Recorder:
     """A `RunObserver` that writes metrics, candidates, evaluations and model cards, and then tells the dashboards.
 
-    ``warnings`` are of what is optional and failed: they are said when it fails, kept in metrics.jsonl and
-    summary.json, and said again at the end.
+    ``form`` is what the model's files are, for its card. ``warnings`` are of what is optional and failed: they are said
+    when it fails, kept in metrics.jsonl and summary.json, and said again at the end.
     """
 
     def __init__(
-        self, config: Config, claim: Claim, shown: Shown, evaluator: Evaluator | None, console: Console
+        self,
+        config: Config,
+        claim: Claim,
+        shown: Shown,
+        evaluator: Evaluator | None,
+        console: Console,
+        form: str = "the whole model",
     ):
+        self.form = form
         self.config, self.claim, self.run, self.directory = config, claim, claim.run, claim.directory
         self.shown, self.evaluator, self.console = shown, evaluator, console
         self.dashboards = Dashboards(config.run.trackers, claim.accelerator, self._failed)
@@ -92,7 +99,7 @@ class Recorder:
 
     def _write_card(self, name: str, step: int, evaluation: dict[str, float] | None, prompts: int) -> None:
         try:
-            card = model_card(self.config.model_dump(mode="json"), step, evaluation, prompts)
+            card = model_card(self.config.model_dump(mode="json"), step, evaluation, prompts, self.form)
             write_atomically(self.directory / name / "README.md", card)
         except CagsrError:
             raise

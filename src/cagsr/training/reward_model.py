@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cagsr.data.preferences import Pair
 from cagsr.errors import InputError
+from cagsr.models.load import merged
 from cagsr.rewards.reward_model import (
     LAYOUT,
     SPLIT,
@@ -51,9 +52,9 @@ def train_reward_model(
 ) -> dict[str, Any]:
     """Train a reward model of ``base`` on pairs with TRL's RewardTrainer and save it in ``directory``.
 
-    The share ``held_out`` of the prompts, with all their pairs, is not trained on. ``steps`` overrules ``epochs``.
-    Returns pairs, held_out_pairs, accuracy (on the pairs held out; None where there are none), train_accuracy and
-    seconds. Leaves the random number generators as they were.
+    A base that is a LoRA adapter is taken merged. The share ``held_out`` of the prompts, with all their pairs, is not
+    trained on. ``steps`` overrules ``epochs``. Returns pairs, held_out_pairs, accuracy (on the pairs held out; None
+    where there are none), train_accuracy and seconds. Leaves the random number generators as they were.
 
     Raises InputError when TRL is not installed, for no pairs, and as `RewardModel.load` does.
 
@@ -66,9 +67,10 @@ def train_reward_model(
         raise InputError("a reward model needs preference pairs, and there are none")
     started = time.perf_counter()
     training, kept = _parted(pairs, held_out, seed)
-    with _kept():
+    with _kept(), tempfile.TemporaryDirectory() as scratch:
+        whole = merged(base, Path(scratch) / "base")
         torch.manual_seed(seed)
-        model, tokenizer, _ = load_classifier(base, None, num_labels=1)
+        model, tokenizer, _ = load_classifier(whole, None, num_labels=1)
         if model.config.model_type == "t5":
             setattr(model.config, LAYOUT, SPLIT)
         _train(trl, model, tokenizer, training, epochs, steps, batch_size, learning_rate, seed)

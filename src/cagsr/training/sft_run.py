@@ -19,7 +19,8 @@ from cagsr.io.quiet_libraries import memory_named, warn
 from cagsr.io.terminal import said, say
 from cagsr.models.build import build_policy
 from cagsr.models.from_scratch import new_model, new_tokenizer
-from cagsr.models.load import make_policy, save_model
+from cagsr.models.load import make_policy, save_model, saved_form
+from cagsr.models.lora import is_adapted
 from cagsr.models.policy import Policy
 from cagsr.runs.directory import RunDirectory
 from cagsr.runs.identity import of_data, of_start
@@ -80,6 +81,8 @@ def _fine_tune(config: Config, console: Console, claim: Claim) -> dict[str, Any]
     references = [prompt.row["reference"] for prompt in prompts]
     say_rows(console, "references", report)
     _say_cut(policy, references, config.sft.max_reference_tokens, console)
+    if is_adapted(policy.model):
+        say(console, f"model/ will be {saved_form(policy)}", style="dim")
     held_out = _held_out_prompts(config, policy)
     claim.start(of_data(prompts))
     continuation = claim.continuation(config, config.sft.save_every, console)

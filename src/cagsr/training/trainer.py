@@ -24,7 +24,9 @@ from cagsr.io.quiet_libraries import memory_named, warn
 from cagsr.io.shutdown import Stops
 from cagsr.io.terminal import say
 from cagsr.models.build import build_policy, connect_engine, model_digest
+from cagsr.models.load import saved_form
 from cagsr.models.load_policy import load_policy
+from cagsr.models.lora import is_adapted
 from cagsr.models.policy import Policy
 from cagsr.models.vllm import Client
 from cagsr.rewards.presets import build_reward, terms_of
@@ -267,8 +269,10 @@ class Trainer:
             evaluate=evaluator,
         )
         shown = Shown.of_run(config.run.log_candidates, policy.tokenizer, salience, config.train.steps)
-        recorder = Recorder(config, claim, shown, evaluator, console)
+        recorder = Recorder(config, claim, shown, evaluator, console, saved_form(policy))
         say(console, f"{name}: {policy.readable}; reward {', '.join(reward.names)}")
+        if is_adapted(policy.model):
+            say(console, f"model/ will be {saved_form(policy)}", style="dim")
         if not policy.sharing.possible:
             say(console, f"slower than it might be: {policy.sharing}", style="dim")
         say(console, f"every number of every step: {claim.directory}/metrics.jsonl", style="dim")

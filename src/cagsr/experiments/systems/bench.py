@@ -18,7 +18,6 @@ from cagsr.data.preferences import Pair
 from cagsr.distributed.process_group import World
 from cagsr.evaluation.evaluator import Answers, answer, measure_signals
 from cagsr.experiments.systems.recipe import NotForThisDataError
-from cagsr.models.load import merged
 from cagsr.models.policy import Policy
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Salience
@@ -158,7 +157,7 @@ class Bench:
             held_out = 0.2 if len(pairs) >= PAIRS_TO_HOLD_OUT else 0.0
             steps = max(LEAST_UPDATES, EPOCHS * len(pairs) // PAIRS_A_STEP)
             train_reward_model(
-                merged(self.model, self.directory / "base"),
+                self.model,
                 list(pairs),
                 directory,
                 steps=steps,
