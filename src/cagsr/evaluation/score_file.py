@@ -14,7 +14,7 @@ from cagsr.data import readers as sources
 from cagsr.data.row_messages import say_cut, say_rows
 from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError, StorageError
-from cagsr.evaluation.score import encode_responses, measured, only_one
+from cagsr.evaluation.score import encode_responses, measured, only_one, was_finished
 from cagsr.io.quiet_libraries import warn
 from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
@@ -32,7 +32,8 @@ def score_file(
     """Score a file: one row out for each usable row in, in order, with prompt, response, signals by name, reward.
 
     Rows are read as ``data`` says (columns, longest prompt, what to do with rows that cannot be used), and need a
-    column ``response``. The console is told of rows that were dropped or cut.
+    column ``response``. Where a column ``finished`` is false, or ``truncated`` true, the response was cut off: it gets
+    no end token. The console is told of rows that were dropped or cut.
 
     Rows with the same prompt, wherever they stand, are one group: a term that is standardised within the group
     compares those, and a prompt with a single response gets 0 for such a term, which the console is told. ``batch`` is
@@ -55,7 +56,11 @@ def score_file(
     if (alone := only_one(reward, prompts)) is not None:
         warn(console, alone)
     encoded = encode_responses(
-        policy, prompts, responses, name=lambda n: f"{rows[prompts[n].index].place}: the response"
+        policy,
+        prompts,
+        responses,
+        [was_finished(prompt.row) for prompt in prompts],
+        name=lambda n: f"{rows[prompts[n].index].place}: the response",
     )
 
     def save(members: list[int], evidence: Evidence) -> None:
@@ -131,6 +136,7 @@ def _no_response(row: sources.Row) -> str | None:
         return f"'response' must be text; this row's columns: {found}"
     try:
         data.demand_whole("response", response)
+        was_finished(row.values)
     except ValueError as error:
         return str(error)
     return None

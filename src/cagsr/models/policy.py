@@ -14,6 +14,8 @@ from cagsr.attention.inspection import evaluating
 from cagsr.attention.reading import Readable
 from cagsr.attention.sharing import Sharing
 from cagsr.config.schema import Sampling
+from cagsr.data.chat_template import turn_end
+from cagsr.data.plain_text import text_ids
 from cagsr.errors import InputError
 from cagsr.models.decoding import Decoder, decode
 from cagsr.models.hf_generate import generate
@@ -252,18 +254,56 @@ class Policy(nn.Module, ABC):
         rows = [row[kept].tolist() for row, kept in zip(response_ids, mask, strict=True)]
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
-    def encode(self, responses: list[str]) -> list[list[int]]:
-        """Token ids of given response texts, each ended by EOS; a special token spelt in a text is read as text."""
-        rows = self.tokenizer(responses, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        return [[*row, self.eos_ids[0]] for row in rows["input_ids"]]
+    def encode(
+        self,
+        responses: Sequence[str],
+        prompts: Sequence[Prompt] | None = None,
+        finished: Sequence[bool] | None = None,
+    ) -> list[list[int]]:
+        """Token ids of N response texts, each ended as the model ends its own; a special token in a text is text.
 
-    def given(self, prompts: list[Prompt], responses: list[str], limit: int) -> Rollout:
-        """A rollout of given response texts, K per prompt in order, each ended by EOS.
+        prompts   N: after a conversation the end is the token that the chat template writes; after a text, and for
+                  None, the tokenizer's EOS.
+        finished  N: False for a response that was cut off, which gets no end; None: all ended by themselves. One
+                  without a token keeps its end: attention needs a query.
+        """
+        ends = [self.eos_ids[0]] * len(responses) if prompts is None else self._ends(prompts)
+        ended = [True] * len(responses) if finished is None else finished
+        rows = text_ids(self.tokenizer, responses)
+        return [
+            [*row, end] if whole or not row else row
+            for row, end, whole in zip(rows, ends, ended, strict=True)
+        ]
+
+    def _ends(self, prompts: Sequence[Prompt]) -> list[int]:
+        """The token that ends a response to each prompt."""
+        turn = turn_end(self.tokenizer, self.eos_ids)
+        # A rendered conversation has the token in it, whoever rendered it.
+        return [
+            turn
+            if turn is not None and (turn in prompt.ids or not isinstance(prompt.row.get("prompt", ""), str))
+            else self.eos_ids[0]
+            for prompt in prompts
+        ]
+
+    def given(
+        self,
+        prompts: list[Prompt],
+        responses: list[str],
+        limit: int,
+        finished: Sequence[bool] | None = None,
+    ) -> Rollout:
+        """A rollout of given response texts, K per prompt in order, each ended as of `encode`.
 
         A response of more than ``limit`` tokens is cut there and counts as unfinished. Raises InputError for one
         that is longer than the model's decoder.
         """
-        return self.given_ids(prompts, [row[:limit] for row in self.encode(responses)], responses)
+        k = len(responses) // len(prompts)
+        rows = self.encode(responses, [prompt for prompt in prompts for _ in range(k)], finished)
+        rollout = self.given_ids(prompts, [row[:limit] for row in rows], responses)
+        if finished is not None:
+            rollout.finished.logical_and_(torch.tensor(finished, device=self.device))
+        return rollout
 
     def given_ids(
         self, prompts: list[Prompt], rows: Sequence[Sequence[int]], responses: list[str] | None = None
@@ -335,9 +375,12 @@ def _in_rows(flat: Tensor, mask: Tensor) -> Tensor:
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a response: the tokenizer's, the model's, and the one that the chat template writes."""
     declared = model.generation_config.eos_token_id
     ids = declared if isinstance(declared, list) else [declared]
-    found = [token for token in dict.fromkeys([tokenizer.eos_token_id, *ids]) if isinstance(token, int)]
+    ids = [tokenizer.eos_token_id, *ids]
+    ids = [token for token in (*ids, turn_end(tokenizer, ids)) if isinstance(token, int)]
+    found = list(dict.fromkeys(ids))
     if not found:
         raise InputError(
             "the model and its tokenizer name no end-of-sequence token, so no response could ever end. "
