@@ -21,7 +21,7 @@ from cagsr.evaluation.evaluator import Answers, answer, measure_signals, read_by
 from cagsr.evaluation.scoreboard import Scoreboard, on_common_prompts, preference_summary
 from cagsr.io.terminal import say
 from cagsr.metrics.bootstrap import summarise
-from cagsr.models.build import build_policy
+from cagsr.models.build import build_policy, check_sampling
 from cagsr.models.policy import Policy
 from cagsr.rewards.presets import build_reward
 from cagsr.rewards.reward import Reward
@@ -128,6 +128,7 @@ def _answered(
     for name, path in models.items():
         alone = config.replaced({"model.name": path})
         policy = build_policy(alone)
+        check_sampling(policy, console)
         policy.to(world.device)
         prompts, report = splits.build_prompts(config, policy, split, rows=rows)
         say_rows(console, f"{name}, {split} prompts", report)

@@ -8,6 +8,7 @@ import torch
 
 from cagsr.errors import CagsrError
 from cagsr.io.terminal import said
+from cagsr.models.languages import unforced
 from cagsr.models.load import load_model, load_tokenizer, make_policy
 
 __all__ = ["described", "doctor"]
@@ -76,6 +77,7 @@ def _examine(name: str, revision: str | None, trust_remote_code: bool) -> dict[s
         policy = make_policy(model, load_tokenizer(name, **where), dropout=dropout)
     except CagsrError as error:
         return {"name": name, "supported": False, "reason": str(error)}
+    unforced_language = unforced(model, policy.tokenizer)
     return {
         "name": name,
         "supported": True,
@@ -84,6 +86,8 @@ def _examine(name: str, revision: str | None, trust_remote_code: bool) -> dict[s
         "prompts": str(policy.sharing),
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "end_of_sequence_ids": policy.eos_ids,
+        **policy.rules.described(),
+        **({"target_language": unforced_language} if unforced_language else {}),
         "chat_template": policy.tokenizer.chat_template is not None,
         "fast_tokenizer": policy.tokenizer.is_fast,
         "dropout_switched_off": dropout,

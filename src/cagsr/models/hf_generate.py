@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, cast
 
+import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from cagsr.config.schema import Sampling
+from cagsr.models.generation_rules import GenerationRules
 from cagsr.models.sampling import InverseTransform
 
 __all__ = ["generate"]
@@ -22,13 +24,16 @@ def generate(
     uniform_NT: Tensor | None,
     eos_ids: list[int],
     pad_id: int,
+    rules: GenerationRules,
 ) -> Tensor:
     """Sample [N T] response tokens, each of the prompts [P S] computed once for each of its candidates.
 
-    ``begun`` is what an encoder-decoder's responses begin with; ``uniform_NT`` as of `models.decoding.decode`.
+    ``begun`` is what an encoder-decoder's responses begin with; ``uniform_NT`` and ``rules`` as of
+    `models.decoding.decode`.
     """
     k = sampling.candidates
-    processors = LogitsProcessorList()
+    given = begun.get("decoder_input_ids", prompt_ids).shape[1]
+    processors = LogitsProcessorList([Forbidding(rules, given)])
     if uniform_NT is not None:
         processors.append(InverseTransform(sampling, uniform_NT))
     with _settings(model, sampling, eos_ids, pad_id) as config:
@@ -41,8 +46,18 @@ def generate(
             synced_gpus=False,
             **begun,
         )
-    response_ids = generated[:, begun.get("decoder_input_ids", prompt_ids).shape[1] :]
+    response_ids = generated[:, given:]
     return response_ids if response_ids.shape[1] else response_ids.new_full((len(generated), 1), pad_id)
+
+
+class Forbidding(LogitsProcessor):
+    """Logits processor that leaves out what ``rules`` forbid, after ``given`` tokens that are no response."""
+
+    def __init__(self, rules: GenerationRules, given: int):
+        self.rules, self.given = rules, given
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Tensor) -> Tensor:
+        return self.rules.masked(scores, slice(None if input_ids.shape[1] == self.given else 0))
 
 
 @contextmanager

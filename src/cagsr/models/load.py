@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -182,13 +183,16 @@ def make_policy(
     temperature: float = 1.0,
     critic: bool = False,
     dropout: dict[str, float] | None = None,
+    ignored: Sequence[str] = (),
 ) -> Policy:
-    """The policy for a model's architecture; a probe checks that its attention can be read exactly."""
+    """The policy for a model's architecture; a probe checks that its attention can be read exactly.
+
+    ``ignored`` are settings of the model's generation config that are left out.
+    """
     _check_vocabulary(model, tokenizer)
     readable, sharing = inspect(model, layers), inspect_sharing(model)
-    return POLICIES[readable.kind](
-        model, tokenizer, readable, sharing, temperature=temperature, critic=critic, dropout=dropout
-    )
+    settings = {"temperature": temperature, "critic": critic, "dropout": dropout, "ignored": ignored}
+    return POLICIES[readable.kind](model, tokenizer, readable, sharing, **settings)
 
 
 def with_lora(policy: Policy, *, r: int, alpha: int, target_modules: str | list[str]) -> None:

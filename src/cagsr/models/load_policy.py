@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,6 +17,7 @@ from cagsr.config.schema import Lora
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.io.safetensors_only import reason
 from cagsr.models.dropout import refuse_randomness, without_randomness
+from cagsr.models.languages import codes_of, set_languages, unforced
 from cagsr.models.load import load_model, load_tokenizer, make_policy, with_lora
 from cagsr.models.policy import Policy
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 __all__ = ["base_of", "frozen_policy", "load_policy", "observing"]
+
+FORCED = "forced_bos_token_id"
 
 
 def load_policy(
@@ -38,6 +41,9 @@ def load_policy(
     temperature: float = 1.0,
     critic: bool = False,
     lora: Lora | Mapping[str, Any] | None = None,
+    ignore_generation_config: Sequence[str] = (),
+    target_language: str | None = None,
+    source_language: str | None = None,
 ) -> Policy:
     """A policy that samples, scores, observes and can be trained, from a model's name or from a loaded model.
 
@@ -51,6 +57,8 @@ def load_policy(
     temperature       of the distribution that responses are sampled from; log-probabilities are of that one.
     critic            add a value head, for PPO.
     lora              train a LoRA adapter instead of the weights: ``r``, ``alpha``, ``target_modules``.
+    ignore_generation_config  settings of the model's generation config that are left out of its distribution.
+    target_language, source_language   codes of a multilingual model ("fra_Latn"); None: what model and tokenizer say.
 
     The adapter and the critic begin with random numbers of torch's generator: seed it first.
 
@@ -65,11 +73,13 @@ def load_policy(
     """
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
     settings: dict[str, Any] = {"layers": layers, "temperature": temperature, "critic": critic}
+    settings["ignored"] = ignore_generation_config
     adapter = None if lora is None else _lora(lora)
     if isinstance(model, str | os.PathLike):
         name = os.fspath(model)
         tokenizer = processing_class or load_tokenizer(name, **where)
         loaded, dropout = load_model(name, dtype=dtype, architecture=architecture, **where)
+        _speak(loaded, tokenizer, target_language, source_language, ignore_generation_config)
         policy = make_policy(loaded, tokenizer, dropout=dropout, **settings)
         policy.dropout |= without_randomness(loaded)
         refuse_randomness(loaded, loaded)
@@ -82,6 +92,7 @@ def load_policy(
         tokenizer = _tokenizer_of(base, processing_class, where)
         with attention_as_before(base) as keep_new:
             _uncover_forward(model)
+            _speak(base, tokenizer, target_language, source_language, ignore_generation_config)
             policy = _policy_of(model, tokenizer, settings)
             policy.dropout |= without_randomness(policy.model)
             refuse_randomness(policy.model, base)
@@ -120,6 +131,7 @@ def observing(
     else:
         base = base_of(model)
         tokenizer = _tokenizer_of(base, processing_class, {})
+        _speak(base, tokenizer)
         with evaluating(cast(PreTrainedModel, model)), attention_as_before(base):
             yield _policy_of(model, tokenizer, {"layers": layers, "temperature": temperature})
 
@@ -147,9 +159,11 @@ def frozen_policy(
         where = {"revision": revision, "trust_remote_code": trust_remote_code}
         tokenizer = processing_class or load_tokenizer(os.fspath(model), **where)
         loaded, _ = load_model(os.fspath(model), dtype=dtype, **where)
+        _speak(loaded, tokenizer)
         return make_policy(loaded.requires_grad_(False), tokenizer, **settings).eval()
     base = base_of(model)
     tokenizer = _tokenizer_of(base, processing_class, {})
+    _speak(base, tokenizer)
     if model is base:
         frozen = copy.deepcopy(base).requires_grad_(False)
     else:
@@ -200,6 +214,23 @@ def attention_as_before(model: PreTrainedModel) -> Iterator[Any]:
     finally:
         for config, implementation in before:
             config._attn_implementation = implementation
+
+
+def _speak(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    target: str | None = None,
+    source: str | None = None,
+    ignored: Sequence[str] = (),
+) -> None:
+    """Set the languages of a model. Raises InputError for one whose tokenizer has several and none is chosen."""
+    set_languages(model, tokenizer, target, source)
+    problem = unforced(model, tokenizer)
+    if problem and codes_of(tokenizer) and FORCED not in ignored:
+        raise InputError(
+            f"model: {problem}; or, if it was tuned to write without a language, name {FORCED} in "
+            "sampling.ignore_generation_config"
+        )
 
 
 def _policy_of(model: Any, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> Policy:

@@ -18,6 +18,7 @@ from cagsr.data.chat_template import turn_end
 from cagsr.data.plain_text import text_ids
 from cagsr.errors import InputError
 from cagsr.models.decoding import Decoder, decode
+from cagsr.models.generation_rules import GenerationRules
 from cagsr.models.hf_generate import generate
 from cagsr.models.sampling import response_mask, uniforms
 from cagsr.models.token_logprobs import Facts, facts, token_likelihood, token_logprobs
@@ -48,7 +49,9 @@ class Policy(nn.Module, ABC):
 
     ``forward`` is the differentiated pass, so that a wrapper (DistributedDataParallel, autocast) around the policy
     wraps it. Log-probabilities, entropy and confidence are of the distribution at ``temperature``, the one that
-    responses are sampled from; top-p and top-k are not part of it, as is usual in this field.
+    responses are sampled from; top-p and top-k are not part of it, as is usual in this field. Tokens that the model's
+    generation config forbids are (``rules``): they are never drawn, and score `token_logprobs.IMPOSSIBLE`.
+    ``ignored`` are settings of that config which are left out.
 
     Dropout is off from the moment a model is loaded (see `models.load`; ``dropout`` is what it is saved with):
     sampling, scoring and observing see the same network, and the ratio of a first update is exactly 1.
@@ -66,12 +69,15 @@ class Policy(nn.Module, ABC):
         temperature: float = 1.0,
         critic: bool = False,
         dropout: dict[str, float] | None = None,
+        ignored: Sequence[str] = (),
     ):
         super().__init__()
         self.model, self.tokenizer, self.readable = model, tokenizer, readable
         self.sharing, self.temperature = sharing, temperature
         self.dropout = dropout or {}
         self.eos_ids = _eos_ids(model, tokenizer)
+        causal = readable.kind == "causal"
+        self.rules = GenerationRules.of(model.generation_config, self.eos_ids, causal, ignored)
         padding = tokenizer.pad_token_id
         self.pad_id = padding if isinstance(padding, int) else self.eos_ids[0]
         self.value_head = ValueHead(_hidden_width(model)) if critic else None
@@ -97,17 +103,21 @@ class Policy(nn.Module, ABC):
 
     @torch.no_grad()
     def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout:
-        """Sample K candidates per prompt. The same seed and prompts give the same responses in any batch."""
+        """Sample K candidates per prompt. The same seed and prompts give the same responses in any batch.
+
+        Raises InputError where the model's generation config asks for what is not kept (``rules``).
+        """
+        self.rules.check()
         prompt_ids, prompt_mask = self.collate(prompts)
         numbers = uniforms(prompts, sampling, seed) if sampling.temperature > 0 else None
         # In training mode with gradient checkpointing, layers drop the cache that they are handed.
         with evaluating(self.model):
             if self._shares(prompt_ids, sampling):
                 decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates, reads=False)
-                response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id)
+                response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id, self.rules)
             else:
                 begun = self.begun(sampling.candidates * len(prompts))
-                settings = (sampling, numbers, self.eos_ids, self.pad_id)
+                settings = (sampling, numbers, self.eos_ids, self.pad_id, self.rules)
                 response_ids = generate(self.model, prompt_ids, prompt_mask, begun, *settings)
         return self._rollout(prompts, prompt_ids, prompt_mask, response_ids)
 
@@ -123,6 +133,7 @@ class Policy(nn.Module, ABC):
         Holds [N T S] twice in float32 (attention and prompt_logprobs; T is the length limit) from the first token until
         the observation is dropped: 8 bytes for each prompt column and response token of the whole rollout.
         """
+        self.rules.check()
         prompt_ids, prompt_mask = self.collate(prompts)
         if not self._shares(prompt_ids, sampling):
             return self.sample(prompts, sampling, seed), None
@@ -143,7 +154,8 @@ class Policy(nn.Module, ABC):
 
         with evaluating(self.model):
             decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates, reads=True)
-            response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id, written)
+            ends = (self.eos_ids, self.pad_id)
+            response_ids = decode(decoder, sampling, numbers, *ends, self.rules, written)
         rollout = self._rollout(prompts, prompt_ids, prompt_mask, response_ids)
         attention, *told = (whole[:, : response_ids.shape[1]] for whole in read)
         return rollout, observed(rollout, attention, Facts(*told))
@@ -170,7 +182,7 @@ class Policy(nn.Module, ABC):
         """Score a rollout: log-probabilities, entropy and values of the responses, with gradients."""
         predictions, mask = self.predict(rollout, hidden=self.value_head is not None), rollout.response_mask
         place, tokens = predictions.place[mask], rollout.response_ids[mask]
-        logprobs, entropy = token_likelihood(predictions.logits, place, tokens, self.temperature)
+        logprobs, entropy = token_likelihood(self._allowed(predictions), place, tokens, self.temperature)
         values = None
         if self.value_head is not None:
             values = _in_rows(self.value_head(predictions.hidden)[place], mask)
@@ -187,7 +199,7 @@ class Policy(nn.Module, ABC):
             rollout.response_ids[mask],
             prompt_of_row[mask.nonzero()[:, 0]],
         )
-        found = facts(predictions.logits, place, tokens, others, self.temperature)
+        found = facts(self._allowed(predictions), place, tokens, others, self.temperature)
         return observed(rollout, attention, Facts(*(_in_rows(each, mask) for each in found)))
 
     @torch.no_grad()
@@ -195,7 +207,11 @@ class Policy(nn.Module, ABC):
         """[N T] log-probabilities of the response tokens, 0 at padding; nothing else is computed."""
         predictions, mask = self.predict(rollout), rollout.response_mask
         place, tokens = predictions.place[mask], rollout.response_ids[mask]
-        return _in_rows(token_logprobs(predictions.logits, place, tokens, self.temperature), mask)
+        return _in_rows(token_logprobs(self._allowed(predictions), place, tokens, self.temperature), mask)
+
+    def _allowed(self, predictions: Predictions) -> Tensor:
+        """The logits [M V] of a pass, -inf where the model's generation config forbids a token."""
+        return self.rules.masked(predictions.logits, predictions.place[:, 0])
 
     # Text and tokens --------------------------------------------------------------------------------------
 

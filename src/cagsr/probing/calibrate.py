@@ -25,7 +25,7 @@ from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import measure_signals
 from cagsr.io.atomic_write import refuse_existing, write_atomically
 from cagsr.io.terminal import say
-from cagsr.models.build import build_policy
+from cagsr.models.build import build_policy, check_sampling
 from cagsr.models.policy import Policy
 from cagsr.rewards.calibration import Fit, Pairs, calibrated_terms, cross_validated
 from cagsr.rewards.presets import build_reward
@@ -86,6 +86,7 @@ def calibrate(
     rows = None if pairs is None else _labelled(config, pairs, labels)
     unlabelled = splits.read_rows(config, "train")
     policy = build_policy(config)
+    check_sampling(policy, console)
     policy.to(accelerated().device)
     found, report = splits.build_prompts(config, policy, "train", rows=unlabelled)
     say_rows(console, "train prompts", report)

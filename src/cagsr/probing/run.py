@@ -20,7 +20,7 @@ from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import Answers, measure_signals
 from cagsr.metrics.bootstrap import interval
-from cagsr.models.build import build_policy
+from cagsr.models.build import build_policy, check_sampling
 from cagsr.models.policy import Policy
 from cagsr.probing.labels import find_agreement, find_truths
 from cagsr.probing.ranking import Ranked, rank
@@ -123,6 +123,7 @@ def _loaded(config: Config, split: str, count: int, console: Console) -> tuple[P
     splits.check_pairs(config)
     rows = splits.read_rows(config, split)
     policy = build_policy(config)
+    check_sampling(policy, console)
     policy.to(world.device)
     asked, report = splits.build_prompts(config, policy, split, rows=rows)
     say_rows(console, f"{split} prompts", report)

@@ -23,7 +23,7 @@ from cagsr.evaluation.evaluator import Evaluator, measure_signals
 from cagsr.io.quiet_libraries import memory_named, warn
 from cagsr.io.shutdown import Stops
 from cagsr.io.terminal import say
-from cagsr.models.build import build_policy, connect_engine, model_digest
+from cagsr.models.build import build_policy, check_sampling, connect_engine, model_digest
 from cagsr.models.load_policy import load_policy
 from cagsr.models.policy import Policy
 from cagsr.models.vllm import Client
@@ -237,6 +237,7 @@ class Trainer:
         client = _engine(config, console, claim.accelerator)
         policy = build_policy(config, self.loaded, self.processing_class)
         refuse_narrow_weights(policy)
+        check_sampling(policy, console)
         prompts, report = splits.build_prompts(config, policy, "train", rows=rows)
         say_rows(console, "train prompts", report)
         salience = build_salience(config, prompts)
