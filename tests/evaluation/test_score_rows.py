@@ -113,8 +113,10 @@ def test_saved_attention_is_never_overwritten(run, tmp_path):
 
 def test_a_single_response_to_a_prompt_is_said_where_a_term_compares_responses(run):
     found, said = run("reward.terms=[{signal: length, standardise: group}]", rows=VALID)
-    assert [row["reward"] for row in found][1::2] == [0.0, 0.0]
-    assert "warning: reward: 2 of 3 prompts have a single response, to which length adds 0" in said
+    assert [row["reward"] for row in found][1::2] == [None, None]
+    assert (
+        "warning: reward: 2 of 3 prompts have a single response, to which length cannot add anything" in said
+    )
 
 
 def test_a_response_that_ends_in_an_end_token_as_text_is_refused_by_its_row(run):

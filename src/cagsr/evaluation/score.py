@@ -18,13 +18,21 @@ from cagsr.models.load_policy import observing
 from cagsr.models.policy import Policy
 from cagsr.rewards.presets import load_preset, terms_of
 from cagsr.rewards.reward import Reward
-from cagsr.rewards.salience import Idf, Salience, Uniform
+from cagsr.rewards.salience import Idf, Salience, Uniform, demand_content
 from cagsr.types import Evidence, Prompt, Scores
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-__all__ = ["chosen_reward", "encode_responses", "measured", "only_one", "score", "was_finished"]
+__all__ = [
+    "chosen_reward",
+    "encode_responses",
+    "measured",
+    "not_compared",
+    "only_one",
+    "score",
+    "was_finished",
+]
 
 # How files write true and false.
 TOLD = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
@@ -95,6 +103,7 @@ def score(
                     f"salience: {salience!r} is none by name; choose uniform, idf, or give a Salience"
                 )
             salience = Uniform() if salience == "uniform" else Idf(encoded)
+        demand_content(salience, encoded)
         return measured(policy, encoded, rows, chosen, salience, batch_size=batch_size, responses=texts)
 
 
@@ -191,17 +200,24 @@ def refuse_overlong(policy: Policy, prompts: Sequence[Prompt], rows: Sequence[Se
             )
 
 
-def only_one(reward: Reward, prompts: Sequence[Prompt]) -> str | None:
-    """Warning where a term compares the responses to a prompt and some prompt has only one; None: no warning."""
-    terms = [term.signal for term in reward.terms if term.standardise == "group"]
-    groups = _groups(prompts)
-    alone = sum(len(group) == 1 for group in groups)
-    if not terms or not alone:
+def not_compared(reward: Reward, prompts: Sequence[Prompt]) -> set[int]:
+    """The positions of responses that a term would compare with others and cannot: there are none."""
+    kinds = {term.standardise for term in reward.terms}
+    groups = _groups(prompts) if "group" in kinds else []
+    alone = {group[0] for group in groups if len(group) == 1}
+    return alone | ({0} if "batch" in kinds and len(prompts) == 1 else set())
+
+
+def only_one(reward: Reward, prompts: Sequence[Prompt], instead: str = "adds 0") -> str | None:
+    """Warning where there are responses `not_compared`, to which a term does this ``instead``; None: no warning."""
+    terms = [term.signal for term in reward.terms if term.standardise != "none"]
+    alone = not_compared(reward, prompts)
+    if not alone:
         return None
     return (
-        f"reward: {alone} of {len(groups)} prompts have a single response, to which {', '.join(terms)} adds 0, because "
-        "it compares responses to one prompt; give each prompt several, or choose a reward without standardise: group, "
-        "such as the preset robust"
+        f"reward: {len(alone)} of {len(_groups(prompts))} prompts have a single response, to which {', '.join(terms)} "
+        f"{instead}, because it compares responses to one prompt; give each prompt several, or choose a reward without "
+        "standardise: group, such as the preset robust"
     )
 
 

@@ -29,7 +29,7 @@ from cagsr.models.policy import Policy
 from cagsr.models.vllm import Client
 from cagsr.rewards.presets import build_reward, terms_of
 from cagsr.rewards.reward import Reward
-from cagsr.rewards.salience import Salience, build_salience
+from cagsr.rewards.salience import build_salience
 from cagsr.runs.directory import fingerprint
 from cagsr.runs.identity import of_checker, of_data, of_start
 from cagsr.runs.session import Claim
@@ -57,7 +57,6 @@ from cagsr.training.trainer_arguments import (
     checked_rows,
     refuse_settings_of_loading,
 )
-from cagsr.types import Prompt
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -241,7 +240,8 @@ class Trainer:
         prompts, report = splits.build_prompts(config, policy, "train", rows=rows)
         say_rows(console, "train prompts", report)
         salience = build_salience(config, prompts)
-        _say_without_content(salience, prompts, console)
+        if (uncovered := salience.uncovered(prompts)) is not None:
+            warn(console, uncovered)
         step = build_step(config, policy, reward, salience, claim.accelerator, client)
         if self.loaded is not None:
             refuse_trained_adapter(policy, step.reference, prompts[0])
@@ -310,14 +310,3 @@ def _engine(config: Config, console: Console, accelerator: Accelerator) -> Clien
             f"responses come from vLLM at {server.base_url}; waiting for it, {server.timeout:g} s at most",
         )
     return connect_engine(config, accelerator)
-
-
-def _say_without_content(salience: Salience, prompts: Sequence[Prompt], console: Console) -> None:
-    empty = salience.without_content(prompts)
-    if empty:
-        share = len(empty) / len(prompts)
-        warn(
-            console,
-            f"{len(empty)} of {len(prompts)} prompts ({share:.0%}) have no content token, so no response can cover "
-            "them",
-        )
