@@ -151,7 +151,10 @@ class AttentionReward:
         rows = {name: values for name, values in columns.items() if _is_column(values, len(texts))}
         encoded = encode_in_memory(prompts, tokenizer, columns=rows, template=template)
         if completion_ids is None:
-            ended = [was_finished(prompt.row) for prompt in encoded]
+            try:
+                ended = [was_finished(prompt.row) for prompt in encoded]
+            except ValueError as error:
+                raise InputError(f"columns: {error}; rename it if it says something else") from error
             ids, written = encode_responses(self.observer, encoded, texts, ended), texts
         else:
             ids, written = [self._sampled(n, row) for n, row in enumerate(completion_ids)], None
