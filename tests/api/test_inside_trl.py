@@ -188,6 +188,13 @@ def test_tokens_are_read_as_they_were_sampled_and_not_as_their_text(reward):
     assert found.signals[0, 0] != found.signals[2, 0]
 
 
+def test_a_text_that_a_column_says_was_cut_off_is_unfinished(reward):
+    found = reward.scores([TEXTS[0]] * 3, ["tea"] * 3, finished=[True, False, None])
+    assert found.signals[:, 1].tolist() == [0.0, -1.0, 0.0]
+    with pytest.raises(InputError, match="columns: 'finished' must be true or false, got 'May'"):
+        reward.scores([TEXTS[0]] * 3, ["tea"] * 3, finished=["May"] * 3)
+
+
 def test_signals_and_values_of_every_row_are_logged(reward):
     metrics, tables = {}, {}
     reward(TEXTS[:2], ["tea", "monday"], log_metric=metrics.__setitem__, log_extra=tables.__setitem__)

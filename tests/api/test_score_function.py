@@ -103,6 +103,18 @@ def test_what_is_cut_is_unfinished_and_nothing_else_is(models):
     assert whole.signals[:, 0].tolist() == [0, 0, 0, 0]
 
 
+def test_a_response_that_the_caller_says_was_cut_off_has_no_end(models):
+    reward = [Term("unfinished", standardise="none"), Term("length", standardise="none")]
+    told = score(
+        models / "llama", None, ["city lyon"], [["tea", "tea"]], reward=reward, finished=[[True, False]]
+    )
+    assert told.signals.tolist() == [[0, 2], [-1, 1]]
+    with pytest.raises(
+        InputError, match="finished: 1 for 2 prompts; give one bool, or one list of bools, for each"
+    ):
+        score(models / "llama", None, ["lyon", "tea"], ["a", "b"], reward=reward, finished=[True])
+
+
 def test_idf_counts_its_words_in_these_prompts(models):
     prompts = ["lyon tea", "lyon monday", "lyon porto"]
     reward = [Term("coverage", standardise="none")]

@@ -254,9 +254,75 @@ def test_duplicates_and_prompts_without_content_words_are_counted(train, rows):
     assert "2 of 3 prompts (67%) have no content token, so no response can cover them" in said
 
 
+NOWHERE = ("reward.salience.kind=span", "reward.salience.start=<question>")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["train", "run.directory=run"],
+        ["probe", "data.evaluation_source=p.jsonl"],
+        ["calibrate", "--output", "w.yaml"],
+        ["score", "p.jsonl"],
+        ["eval", "base=t5", "data.evaluation_source=p.jsonl"],
+    ],
+)
+def test_a_span_that_is_in_no_prompt_is_refused_by_every_command(cagsr, models, rows, command, small):
+    written = [{"prompt": f"city lyon day {day}", "response": "tea"} for day in ("monday", "friday")]
+    source = rows("p.jsonl", *written)
+    command = [str(models / "t5").join(["base=", ""]) if word == "base=t5" else word for word in command]
+    model = [] if command[0] == "eval" else [f"model.name={models / 't5'}"]
+    refused(
+        cagsr(*command, *small, *model, f"data.source={source}", *NOWHERE),
+        "salience span: none of 2 prompts has a token that counts, so every response would cover nothing. Correct its "
+        "start, end or pattern; the first prompt is 'city lyon day monday'",
+    )
+    assert not Path("run/checkpoints").exists()
+
+
+def test_a_span_that_some_prompts_lack_is_counted(train, rows):
+    source = rows(
+        "p.jsonl", {"prompt": "say <question> city lyon"}, {"prompt": "city lyon"}, {"prompt": "tea"}
+    )
+    outcome = train(f"data.source={source}", *NOWHERE, task=None)
+    assert outcome.code == 0, outcome.err
+    assert "2 of 3 prompts (67%) have no content token" in " ".join(outcome.out.split())
+
+
 def test_conversations_need_a_chat_template(train, rows):
     source = rows("p.jsonl", {"messages": [{"role": "user", "content": "city lyon"}]})
     refused(train(f"data.source={source}", task=None), "has no chat template, which conversational data need")
+
+
+# The model's generation config -------------------------------------------------------------------------------
+
+PENALTY = {"generation_config": {"repetition_penalty": 1.05, "no_repeat_ngram_size": 3}}
+
+
+@pytest.mark.parametrize("command", ["train", "eval", "probe", "calibrate"])
+def test_a_penalty_is_refused_by_name_and_left_out_by_one_line(cagsr, variant, command, small):
+    model = variant("llama", **PENALTY)
+    given = {
+        "train": ["train", f"model.name={model}", "run.directory=run"],
+        "eval": ["eval", f"base={model}"],
+        "probe": ["probe", f"model.name={model}"],
+        "calibrate": ["calibrate", f"model.name={model}", "--output", "w.yaml"],
+    }[command]
+    names = "[repetition_penalty, no_repeat_ngram_size]"
+    refused(cagsr(*given, *small, "data.task=slots"), f"sampling.ignore_generation_config: {names}")
+    outcome = cagsr(*given, *small, "data.task=slots", f"sampling.ignore_generation_config={names}")
+    assert outcome.code in (0, 1) if command == "probe" else outcome.code == 0, outcome.err
+
+
+def test_scoring_does_not_sample_and_needs_no_such_line(cagsr, variant, rows, small):
+    source = rows("p.jsonl", {"prompt": "city lyon", "response": "tea"})
+    assert cagsr("score", source, f"model.name={variant('llama', **PENALTY)}", *small).code == 0
+
+
+def test_weights_in_the_spread_of_a_single_response_are_refused(cagsr, models, small):
+    alone = ("sampling.candidates=1", "algorithm.name=ppo", "reward.preset=coverage", "--output", "w.yaml")
+    outcome = cagsr("calibrate", *small, *alone, f"model.name={models / 't5'}", "data.task=slots")
+    refused(outcome, "in the spread of a prompt's responses: set sampling.candidates to 2 or more")
 
 
 # The model -------------------------------------------------------------------------------------------------

@@ -113,11 +113,27 @@ def test_saved_attention_is_never_overwritten(run, tmp_path):
 
 def test_a_single_response_to_a_prompt_is_said_where_a_term_compares_responses(run):
     found, said = run("reward.terms=[{signal: length, standardise: group}]", rows=VALID)
-    assert [row["reward"] for row in found][1::2] == [0.0, 0.0]
-    assert "warning: reward: 2 of 3 prompts have a single response, to which length adds 0" in said
+    assert [row["reward"] for row in found][1::2] == [None, None]
+    assert (
+        "warning: reward: 2 of 3 prompts have a single response, to which length cannot add anything" in said
+    )
 
 
 def test_a_response_that_ends_in_an_end_token_as_text_is_refused_by_its_row(run):
     rows = [*VALID[:2], {"text": "drink tea", "response": "tea </s>"}]
     with pytest.raises(InputError, match=r"pairs.jsonl row 3: the response ends in '</s>' as text"):
         run(rows=rows)
+
+
+def test_a_row_that_says_it_was_cut_off_gets_no_end_and_is_unfinished(run):
+    rows = [
+        {"text": "city lyon", "response": "comes to lyon", **told}
+        for told in ({}, {"finished": True}, {"finished": False}, {"truncated": "true"}, {"truncated": 0})
+    ]
+    terms = ["reward.terms=[{signal: length, standardise: none}, {signal: unfinished, standardise: none}]"]
+    found, _ = run(*terms, rows=rows)
+    assert [row["signals"] for row in found] == [
+        {"length": 4.0 + value, "unfinished": value} for value in (0.0, 0.0, -1.0, -1.0, 0.0)
+    ]
+    with pytest.raises(InputError, match=r"row 1: 'finished' must be true or false, got 'soon'"):
+        run(*terms, rows=[{**rows[0], "finished": "soon"}])

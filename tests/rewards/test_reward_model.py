@@ -70,6 +70,58 @@ def test_a_causal_model_reads_prompt_response_and_end():
     assert row == {"input_ids": [20, 21, 22, 50, 51, model.tokenizer.eos_token_id]}
 
 
+@pytest.fixture(params=["none", "eos", "own"])
+def padded_by(request, tmp_path) -> str:
+    """Directory of a causal reward model whose config has no padding token, EOS as that, or one of its own."""
+    path = tmp_path / "model"
+    shutil.copytree(reward_models.saved("llama"), path)
+    config = json.loads((path / "config.json").read_text())
+    if request.param != "own":
+        config["pad_token_id"] = config["eos_token_id"] if request.param == "eos" else None
+        (path / "config.json").write_text(json.dumps(config))
+        tokenizer = json.loads((path / "tokenizer_config.json").read_text())
+        tokenizer["pad_token"] = tokenizer["eos_token"] if request.param == "eos" else None
+        (path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    return str(path)
+
+
+def test_a_causal_score_is_what_transformers_says_of_the_same_ids_alone(padded_by):
+    model = RewardModel.load(padded_by)
+    plain = AutoModelForSequenceClassification.from_pretrained(padded_by, attn_implementation="eager")
+    for template in (None, "{% for m in messages %}{{ m['content'] }} {% endfor %}"):
+        model.tokenizer.chat_template = template
+        rows = [
+            encoded(model.model, model.tokenizer, *pair)["input_ids"]
+            for pair in zip(PROMPTS, RESPONSES, strict=True)
+        ]
+        assert len(set(map(len, rows))) > 1
+        expected = [plain(input_ids=torch.tensor([row])).logits.item() for row in rows]
+        assert model.score(PROMPTS, RESPONSES).tolist() == pytest.approx(expected, abs=1e-5)
+    assert model.model.config.pad_token_id == plain.config.pad_token_id
+
+
+def test_special_tokens_in_a_response_are_text_to_a_reward_model():
+    model = RewardModel.load(reward_models.saved("llama"))
+    (row,) = encoded(model.model, model.tokenizer, words(3), f"{words(1)} </s> <pad> {words(1)}").values()
+    assert row.count(model.tokenizer.eos_token_id) == 1
+    assert model.tokenizer.pad_token_id not in row
+
+
+def test_a_model_without_padding_learns_at_its_last_token_and_is_saved_as_it_was(tmp_path):
+    pytest.importorskip("trl")
+    policy = tiny.policy("llama")
+    policy.model.config.pad_token_id = None
+    save_model(policy, tmp_path / "base")
+    train_reward_model(str(tmp_path / "base"), pairs(policy, 20), tmp_path / "rm", steps=2, batch_size=8)
+    plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "rm")
+    assert plain.config.pad_token_id is None
+    model = RewardModel.load(str(tmp_path / "rm"))
+    row = encoded(model.model, model.tokenizer, words(5), words(3, 7))["input_ids"]
+    last = plain.model(torch.tensor([row])).last_hidden_state[0, -1]
+    assert row[-1] == model.tokenizer.eos_token_id
+    assert model.score([words(5)], [words(3, 7)]).item() == pytest.approx(plain.score(last).item(), abs=1e-5)
+
+
 def test_a_chat_model_reads_a_conversation():
     model = RewardModel.load(reward_models.saved("llama"))
     model.tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }} {{ m['role'] }} {% endfor %}"

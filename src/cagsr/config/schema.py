@@ -78,6 +78,14 @@ class Model(Section):
     trust_remote_code: Switch = Field(
         default=False, description="Run Python code that comes with a hub model."
     )
+    target_language: Text | None = Field(
+        default=None,
+        description="Code of the language that a multilingual encoder-decoder (NLLB, M2M-100, mBART) writes, such as "
+        "fra_Latn; null: what its generation config forces.",
+    )
+    source_language: Text | None = Field(
+        default=None, description="Code of the prompts' language for such a model; null: its tokenizer's."
+    )
     lora: Lora | None = Field(default=None, description="Train a LoRA adapter (PEFT) instead of all weights.")
 
 
@@ -171,6 +179,12 @@ class Sampling(Section):
     )
     max_new_tokens: AtLeastOne = Field(
         default=64, description="Longest response, end-of-sequence token included."
+    )
+    ignore_generation_config: list[Text] = Field(
+        default_factory=list,
+        description="Settings of the model's generation_config.json to leave out. Without it bad_words_ids (of one "
+        "token), suppress_tokens and begin_suppress_tokens are kept in sampling and in scoring, and what depends on "
+        "the words before, such as repetition_penalty, is refused.",
     )
     engine: Literal["policy", "vllm"] = Field(
         default="policy",

@@ -14,6 +14,8 @@ __all__ = ["last_exchange", "render", "turn_end"]
 
 Message = Mapping[str, Any]
 
+MARK = "\ue000"
+
 
 def last_exchange(messages: Sequence[Any]) -> tuple[list[Message], str | None]:
     """Split a conversation: all turns up to the last user turn, and the last assistant turn after it, if any.
@@ -83,19 +85,37 @@ def _spans(pieces: list[str]) -> tuple[tuple[int, int], ...]:
     return tuple(spans)
 
 
-def turn_end(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int], **options: Any) -> int | None:
-    """The token among ``ends`` that the chat template writes after an assistant's turn; None where it writes none of
-    them.
+def turn_end(tokenizer: PreTrainedTokenizerBase, ends: Sequence[int | None]) -> int | None:
+    """The token that the chat template writes after an assistant's turn: the first among ``ends``, or else the special
+    one that follows the turn whether or not another comes. None where it writes neither, and without a template.
 
     A model may end its turns with another token than the tokenizer's end of sequence.
     """
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "\ue000"}]
-    try:
-        text = _applied(turns, tokenizer, {**options, "add_generation_prompt": False})
-    except ValueError:
+    if not tokenizer.chat_template:
         return None
-    after = tokenizer(text.rpartition("\ue000")[2], add_special_tokens=False)["input_ids"]
-    return next((token for token in after if token in ends), None)
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": MARK}]
+    last, between = (
+        _after_mark(tokenizer, [*turns, *more]) for more in ([], [{"role": "user", "content": MARK}])
+    )
+    listed = [token for token in last if token in ends]
+    added = tokenizer.added_tokens_decoder
+    special, again = ([t for t in row if t in added and added[t].special] for row in (last, between))
+    if listed or not special or special[0] != next(iter(again), None):
+        return next(iter(listed), None)
+    return special[0]
+
+
+def _after_mark(tokenizer: PreTrainedTokenizerBase, turns: Sequence[Message]) -> list[int]:
+    """The tokens from the first mark in a rendered conversation to the next, or to its end.
+
+    None of them where the template refuses the conversation or drops the mark.
+    """
+    try:
+        text = _applied(turns, tokenizer, {"add_generation_prompt": False})
+    except ValueError:
+        return []
+    after = [*text.split(MARK), ""][1]
+    return list(tokenizer(after, add_special_tokens=False)["input_ids"])
 
 
 def _applied(

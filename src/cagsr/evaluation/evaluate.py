@@ -25,7 +25,7 @@ from cagsr.io.places import expanded
 from cagsr.io.template_date import moment, pinned_date
 from cagsr.io.terminal import say
 from cagsr.metrics.bootstrap import summarise
-from cagsr.models.build import build_policy
+from cagsr.models.build import build_policy, check_sampling
 from cagsr.models.policy import Policy
 from cagsr.rewards.presets import build_reward
 from cagsr.rewards.reward import Reward
@@ -144,6 +144,7 @@ def _answered(
     for name, path in models.items():
         alone = config.replaced({"model.name": path})
         policy = build_policy(alone)
+        check_sampling(policy, console)
         policy.to(world.device)
         prompts, report = splits.build_prompts(config, policy, split, rows=rows)
         say_rows(console, f"{name}, {split} prompts", report)

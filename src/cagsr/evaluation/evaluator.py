@@ -105,14 +105,9 @@ def read_by(observer: Policy, rollout: Rollout, prompts: list[Prompt]) -> Rollou
     limits = [observer.response_limit, max(len(row) for row in observer.encode(rollout.responses))]
     if observer.readable.kind == "causal" and observer.context is not None:
         limits.append(observer.context - max(len(prompt.ids) for prompt in prompts))
-    given = observer.given(prompts, rollout.responses, min(limit for limit in limits if limit is not None))
-    last, rows = given.lengths - 1, torch.arange(len(rollout.responses), device=observer.device)
-    finished = rollout.finished.to(observer.device)
-    # A response without any token keeps its end token: attention needs a query.
-    mask = given.response_mask.clone()
-    mask[rows, last] &= finished | ~given.finished | (last == 0)
-    ids = given.response_ids.masked_fill(~mask, observer.pad_id)
-    return replace(given, response_ids=ids, response_mask=mask, finished=finished)
+    limit = min(limit for limit in limits if limit is not None)
+    given = observer.given(prompts, rollout.responses, limit, rollout.finished.tolist())
+    return replace(given, finished=rollout.finished.to(observer.device))
 
 
 def spread_of(

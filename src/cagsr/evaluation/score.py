@@ -12,21 +12,31 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cagsr.config.schema import Term
-from cagsr.data.chat_template import turn_end
-from cagsr.data.in_memory import encode_in_memory, is_conversation
+from cagsr.data.in_memory import encode_in_memory
 from cagsr.errors import InputError
 from cagsr.io.template_date import pinned_date
 from cagsr.models.load_policy import observing
 from cagsr.models.policy import Policy
 from cagsr.rewards.presets import load_preset, terms_of
 from cagsr.rewards.reward import Reward
-from cagsr.rewards.salience import Idf, Salience, Uniform, evidence_of
+from cagsr.rewards.salience import Idf, Salience, Uniform, demand_content, evidence_of
 from cagsr.types import Evidence, Prompt, Scores
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-__all__ = ["chosen_reward", "encode_responses", "measured", "only_one", "score"]
+__all__ = [
+    "chosen_reward",
+    "encode_responses",
+    "measured",
+    "not_compared",
+    "only_one",
+    "score",
+    "was_finished",
+]
+
+# How files write true and false.
+TOLD = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 
 Seen = Callable[[list[int], Evidence], None]
 
@@ -43,6 +53,7 @@ def score(
     salience: Salience | Literal["uniform", "idf"] = "uniform",
     layers: str | list[int] = "all",
     temperature: float = 1.0,
+    finished: Sequence[bool] | Sequence[Sequence[bool]] | None = None,
     max_new_tokens: int | None = None,
     batch_size: int = 64,
     chat_template_kwargs: Mapping[str, Any] | None = None,
@@ -56,6 +67,7 @@ def score(
     preset     name or YAML file of a preset; ``reward``, a `Reward` or its terms, takes its place.
     salience   which prompt tokens are to be covered; "idf" weighs words by how few of these prompts have them.
     layers, temperature   as of `load_policy`.
+    finished   shaped as ``responses``: False for one that was cut off, which then has no end token; None: all ended.
     max_new_tokens        cut responses there, which makes them unfinished; None: each ends where its text ends.
     batch_size            responses in one pass of the model.
     chat_template_kwargs  variables of the chat template, such as ``{"enable_thinking": False}``.
@@ -76,10 +88,13 @@ def score(
     if batch_size < 1:
         raise InputError(f"batch_size: {batch_size} is too small; give a number of at least 1")
     spread, texts = _paired(prompts, responses)
+    ended = None if finished is None else _paired(prompts, finished, "finished", bool)[1]
+    if ended is not None and len(ended) != len(texts):
+        raise InputError(f"finished: {len(ended)} for {len(texts)} responses; give one for each")
     with observing(model, tokenizer, layers=layers, temperature=temperature) as policy:
         template = {**(chat_template_kwargs or {})}
         encoded = encode_in_memory(spread, policy.tokenizer, template=template)
-        rows = [row[:max_new_tokens] for row in encode_responses(policy, encoded, texts, template)]
+        rows = [row[:max_new_tokens] for row in encode_responses(policy, encoded, texts, ended)]
         refuse_overlong(policy, encoded, rows)
         alone = only_one(chosen, encoded)
         if alone is not None:
@@ -90,6 +105,7 @@ def score(
                     f"salience: {salience!r} is none by name; choose uniform, idf, or give a Salience"
                 )
             salience = Uniform() if salience == "uniform" else Idf(encoded)
+        demand_content(salience, encoded)
         return measured(policy, encoded, rows, chosen, salience, batch_size=batch_size, responses=texts)
 
 
@@ -132,18 +148,32 @@ def chosen_reward(preset: str | Path, reward: Reward | Sequence[Term] | None) ->
     return Reward(load_preset(preset) if reward is None else terms_of(reward))
 
 
+def was_finished(row: Mapping[str, Any]) -> bool:
+    """Whether a response ended by itself, as its row's ``finished`` or ``truncated`` says; True without either.
+
+    Raises ValueError, with the reason, for a value that is neither true nor false.
+    """
+    for name, whole in (("finished", True), ("truncated", False)):
+        value = row.get(name)
+        if value not in (None, ""):
+            if (told := TOLD.get(str(value).lower())) is None:
+                raise ValueError(f"{name!r} must be true or false, got {value!r:.40}")
+            if told != whole:
+                return False
+    return True
+
+
 def encode_responses(
     policy: Policy,
     prompts: Sequence[Prompt],
     responses: Sequence[str],
-    template: Mapping[str, Any] | None = None,
+    finished: Sequence[bool] | None = None,
     name: Callable[[int], str] = "responses[{}]".format,
 ) -> list[list[int]]:
-    """Token ids of each response, ended by EOS: after a conversation by the token that its chat template writes.
+    """Token ids of each response, ended as of `Policy.encode`.
 
-    Raises InputError, with the ``name`` of the n-th response, for a text that ends in such a token: it would end twice.
+    Raises InputError, with the ``name`` of the n-th response, for a text that ends in an end token: it would end twice.
     """
-    rows = policy.encode(list(responses))
     ends = policy.tokenizer.convert_ids_to_tokens(policy.eos_ids)
     for n, text in enumerate(responses):
         written = next((end for end in ends if text.rstrip().endswith(end)), None)
@@ -152,17 +182,7 @@ def encode_responses(
                 f"{name(n)} ends in {written!r} as text; give it without special tokens, decoded with "
                 "skip_special_tokens=True"
             )
-    if len(policy.eos_ids) == 1:
-        return rows
-    end = (
-        turn_end(policy.tokenizer, policy.eos_ids, **(template or {}))
-        if policy.tokenizer.chat_template
-        else None
-    )
-    return [
-        row if end is None or not is_conversation(prompt.row["prompt"]) else [*row[:-1], end]
-        for row, prompt in zip(rows, prompts, strict=True)
-    ]
+    return policy.encode(responses, prompts, finished)
 
 
 def refuse_overlong(policy: Policy, prompts: Sequence[Prompt], rows: Sequence[Sequence[int]]) -> None:
@@ -182,38 +202,48 @@ def refuse_overlong(policy: Policy, prompts: Sequence[Prompt], rows: Sequence[Se
             )
 
 
-def only_one(reward: Reward, prompts: Sequence[Prompt]) -> str | None:
-    """Warning where a term compares the responses to a prompt and some prompt has only one; None: no warning."""
-    terms = [term.signal for term in reward.terms if term.standardise == "group"]
-    groups = _groups(prompts)
-    alone = sum(len(group) == 1 for group in groups)
-    if not terms or not alone:
+def not_compared(reward: Reward, prompts: Sequence[Prompt]) -> set[int]:
+    """The positions of responses that a term would compare with others and cannot: there are none."""
+    kinds = {term.standardise for term in reward.terms}
+    groups = _groups(prompts) if "group" in kinds else []
+    alone = {group[0] for group in groups if len(group) == 1}
+    return alone | ({0} if "batch" in kinds and len(prompts) == 1 else set())
+
+
+def only_one(reward: Reward, prompts: Sequence[Prompt], instead: str = "adds 0") -> str | None:
+    """Warning where there are responses `not_compared`, to which a term does this ``instead``; None: no warning."""
+    terms = [term.signal for term in reward.terms if term.standardise != "none"]
+    alone = not_compared(reward, prompts)
+    if not alone:
         return None
     return (
-        f"reward: {alone} of {len(groups)} prompts have a single response, to which {', '.join(terms)} adds 0, because "
-        "it compares responses to one prompt; give each prompt several, or choose a reward without standardise: group, "
-        "such as the preset robust"
+        f"reward: {len(alone)} of {len(_groups(prompts))} prompts have a single response, to which {', '.join(terms)} "
+        f"{instead}, because it compares responses to one prompt; give each prompt several, or choose a reward without "
+        "standardise: group, such as the preset robust"
     )
 
 
-def _paired(prompts: Any, responses: Any) -> tuple[list[Any], list[str]]:
-    """A prompt for each of the N texts, and the texts. Raises InputError where the two do not fit together."""
-    for name, given in (("prompts", prompts), ("responses", responses)):
+def _paired(
+    prompts: Any, responses: Any, name: str = "responses", kind: type = str
+) -> tuple[list[Any], list[Any]]:
+    """A prompt for each of the N ``responses``, and these. Raises InputError where the two do not fit together."""
+    what = {str: "text", bool: "bool"}[kind]
+    for given_as, given in (("prompts", prompts), (name, responses)):
         if isinstance(given, str) or not isinstance(given, Sequence):
             raise InputError(
-                f"{name}: expected a list, got {type(given).__name__}; put a single one in a list"
+                f"{given_as}: expected a list, got {type(given).__name__}; put a single one in a list"
             )
     if prompts and isinstance(prompts[0], Mapping):
         raise InputError("prompts: expected a list of conversations, got one conversation; put it in a list")
     if len(prompts) != len(responses):
         raise InputError(
-            f"responses: {len(responses)} for {len(prompts)} prompts; give one text, or one list of texts, for each"
+            f"{name}: {len(responses)} for {len(prompts)} prompts; give one {what}, or one list of {what}s, for each"
         )
     spread, texts = [], []
     for n, (prompt, given) in enumerate(zip(prompts, responses, strict=True)):
-        some = [given] if isinstance(given, str) else given
-        if not isinstance(some, Sequence) or not some or not all(isinstance(text, str) for text in some):
-            raise InputError(f"responses[{n}]: expected a text or a list of texts, got {given!r:.60}")
+        some = [given] if isinstance(given, kind) else given
+        if not isinstance(some, Sequence) or not some or not all(isinstance(each, kind) for each in some):
+            raise InputError(f"{name}[{n}]: expected a {what} or a list of {what}s, got {given!r:.60}")
         spread += [prompt] * len(some)
         texts += some
     return spread, texts

@@ -14,7 +14,7 @@ from cagsr.data import readers as sources
 from cagsr.data.row_messages import say_cut, say_rows
 from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError, StorageError
-from cagsr.evaluation.score import encode_responses, measured, only_one
+from cagsr.evaluation.score import encode_responses, measured, not_compared, only_one, was_finished
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.template_date import pinned_date
 from cagsr.models.build import build_policy
@@ -34,11 +34,12 @@ def score_file(
     """Score a file: one row out for each usable row in, in order, with prompt, response, signals by name, reward.
 
     Rows are read as ``data`` says (columns, longest prompt, what to do with rows that cannot be used), and need a
-    column ``response``. The console is told of rows that were dropped or cut.
+    column ``response``. Where a column ``finished`` is false, or ``truncated`` true, the response was cut off: it gets
+    no end token. The console is told of rows that were dropped or cut.
 
     Rows with the same prompt, wherever they stand, are one group: a term that is standardised within the group
-    compares those, and a prompt with a single response gets 0 for such a term, which the console is told. ``batch`` is
-    all rows.
+    compares those. The reward of a prompt's single response is then None, which the console is told. ``batch`` is all
+    rows.
 
     ``save_attention``: a directory that gets ``row-00001.npz`` with ``A`` [T S] float32, ``prompt_ids`` [S],
     ``response_ids`` [T] and ``layers`` for each row, so that the capture can be checked with other tools.
@@ -54,10 +55,19 @@ def score_file(
     prompts = _prompts(config, policy, rows, source, console)
     responses = [str(prompt.row["response"]) for prompt in prompts]
     say_cut(console, policy, "responses", responses, limit, "sampling.max_new_tokens")
-    if (alone := only_one(reward, prompts)) is not None:
-        warn(console, alone)
+    salience = build_salience(config, prompts)
+    for told in (
+        only_one(reward, prompts, "cannot add anything, so that the reward is null"),
+        salience.uncovered(prompts),
+    ):
+        if told is not None:
+            warn(console, told)
     encoded = encode_responses(
-        policy, prompts, responses, name=lambda n: f"{rows[prompts[n].index].place}: the response"
+        policy,
+        prompts,
+        responses,
+        [was_finished(prompt.row) for prompt in prompts],
+        name=lambda n: f"{rows[prompts[n].index].place}: the response",
     )
 
     def save(members: list[int], evidence: Evidence) -> None:
@@ -70,19 +80,21 @@ def score_file(
         prompts,
         [row[:limit] for row in encoded],
         reward,
-        build_salience(config, prompts),
+        salience,
         batch_size=config.train.micro_batch,
         responses=responses,
         seen=save,
     )
-    columns = (prompts, responses, scores.signals.tolist(), scores.reward.tolist())
+    alone = not_compared(reward, prompts)
+    rewards = [None if n in alone else value for n, value in enumerate(scores.reward.tolist())]
+    columns = (prompts, responses, scores.signals.tolist(), rewards)
     return [
         _as_row(prompt.text, response, dict(zip(scores.names, values, strict=True)), total)
         for prompt, response, values, total in zip(*columns, strict=True)
     ]
 
 
-def _as_row(prompt: str, response: str, signals: dict[str, float], reward: float) -> dict[str, Any]:
+def _as_row(prompt: str, response: str, signals: dict[str, float], reward: float | None) -> dict[str, Any]:
     return {"prompt": prompt, "response": response, "signals": signals, "reward": reward}
 
 
@@ -133,6 +145,7 @@ def _no_response(row: sources.Row) -> str | None:
         return f"'response' must be text; this row's columns: {found}"
     try:
         data.demand_whole("response", response)
+        was_finished(row.values)
     except ValueError as error:
         return str(error)
     return None

@@ -46,7 +46,7 @@ from cagsr.io.adapters import identity_with_base
 from cagsr.io.atomic_write import write_atomically
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.terminal import duration, fitting, say
-from cagsr.models.build import build_policy
+from cagsr.models.build import build_policy, check_sampling
 from cagsr.models.policy import Policy
 from cagsr.rewards.presets import build_reward
 from cagsr.rewards.salience import build_salience
@@ -79,6 +79,7 @@ class ComparisonRunner:
         rows = {split: splits.read_rows(config, split) for split in ("heldout", "train")}
         self.base_model = identity_with_base(base_name(config), config.model.revision)
         self.base = build_policy(config.replaced({"algorithm.name": "grpo"}))  # it needs no critic
+        check_sampling(self.base, console)
         self.base.to(self.world.device)
         self.prompts = self._prompts("heldout", rows["heldout"])[: config.data.evaluation_count]
         self.training = self._prompts("train", rows["train"])

@@ -12,7 +12,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cagsr.config.schema import Term
 from cagsr.data.in_memory import encode_in_memory
 from cagsr.errors import InputError
-from cagsr.evaluation.score import chosen_reward, encode_responses, measured, only_one, refuse_overlong
+from cagsr.evaluation.score import (
+    chosen_reward,
+    encode_responses,
+    measured,
+    only_one,
+    refuse_overlong,
+    was_finished,
+)
 from cagsr.models.load_policy import frozen_policy
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Salience, Uniform
@@ -118,7 +125,8 @@ class AttentionReward:
         """The single signals [N C] beside the reward [N].
 
         prompts, completions  texts, or conversations and the one turn that answers each.
-        completion_ids        what was sampled; None: the completions' texts, each taken as finished.
+        completion_ids        what was sampled; None: the completions' texts, each taken as finished unless a column
+                              ``finished`` or ``truncated`` says that it was cut off.
         columns               further data of each prompt, N values by name, for signals and saliences that read rows.
         """
         return self._scores(prompts, completions, completion_ids, None, columns)
@@ -143,7 +151,11 @@ class AttentionReward:
         rows = {name: values for name, values in columns.items() if _is_column(values, len(texts))}
         encoded = encode_in_memory(prompts, tokenizer, columns=rows, template=template)
         if completion_ids is None:
-            ids, written = encode_responses(self.observer, encoded, texts, template), texts
+            try:
+                ended = [was_finished(prompt.row) for prompt in encoded]
+            except ValueError as error:
+                raise InputError(f"columns: {error}; rename it if it says something else") from error
+            ids, written = encode_responses(self.observer, encoded, texts, ended), texts
         else:
             ids, written = [self._sampled(n, row) for n, row in enumerate(completion_ids)], None
         refuse_overlong(self.observer, encoded, ids)

@@ -5,18 +5,21 @@ import json
 
 import torch
 from accelerate import Accelerator
+from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cagsr.config import Config
 from cagsr.distributed.process_group import World
 from cagsr.errors import InputError
+from cagsr.io.quiet_libraries import warn
+from cagsr.models.languages import unforced
 from cagsr.models.load import architecture_of
 from cagsr.models.load_policy import load_policy
 from cagsr.models.policy import Policy
 from cagsr.models.vllm import Client, connect
 from cagsr.tasks.bases import base_name
 
-__all__ = ["build_policy", "connect_engine", "model_digest"]
+__all__ = ["build_policy", "check_sampling", "connect_engine", "model_digest"]
 
 
 def build_policy(
@@ -42,6 +45,9 @@ def build_policy(
         temperature=config.sampling.temperature or 1.0,
         critic=config.algorithm.name == "ppo",
         lora=model.lora,
+        ignore_generation_config=config.sampling.ignore_generation_config,
+        target_language=model.target_language,
+        source_language=model.source_language,
     )
     if training.gradient_checkpointing:
         try:
@@ -51,6 +57,14 @@ def build_policy(
                 f"train.gradient_checkpointing: {name} does not allow it; set it to false"
             ) from error
     return policy
+
+
+def check_sampling(policy: Policy, console: Console) -> None:
+    """Raise InputError for what the model's generation config asks for and is not kept, and say what is overruled."""
+    policy.rules.check()
+    for told in (policy.rules.overrule(), unforced(policy.model, policy.tokenizer)):
+        if told is not None:
+            warn(console, told)
 
 
 def model_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> dict[str, str]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cagsr.config.schema import Sampling
+from cagsr.models.generation_rules import GenerationRules
 from cagsr.models.sampling import WITHOUT_FLOAT64, draw
 
 __all__ = ["Decoder", "Written", "decode"]
@@ -48,12 +49,14 @@ def decode(
     uniform_NT: Tensor | None,
     eos_ids: list[int],
     pad_id: int,
+    rules: GenerationRules,
     written: Written | None = None,
 ) -> Tensor:
     """Decode [N T] response tokens, ``pad_id`` after a row's end; T is the length of the longest.
 
-    ``uniform_NT`` are the numbers that tokens are drawn by; None decodes greedily. ``written`` is told of rows that
-    have ended too, for as long as they are in the batch.
+    ``uniform_NT`` are the numbers that tokens are drawn by; None decodes greedily. ``rules`` say what is never drawn.
+    ``written`` is told of rows that have ended too, for as long as they are in the batch, and of logits after the
+    ``rules``.
     """
     logits = decoder.begin()
     device = logits.device
@@ -64,6 +67,7 @@ def decode(
     ended = torch.zeros_like(rows, dtype=torch.bool)
     response_ids = torch.full((len(rows), sampling.max_new_tokens), pad_id, device=device)
     for t in range(sampling.max_new_tokens):
+        logits = rules.masked(logits, slice(None if t == 0 else 0))
         allowed = logits.float()
         if t < sampling.min_new_tokens:
             allowed = allowed.index_fill(-1, ends, -torch.inf)

@@ -8,6 +8,7 @@ import torch
 
 from cagsr.errors import CagsrError
 from cagsr.io.terminal import said
+from cagsr.models.languages import unforced
 from cagsr.models.load import load_model, load_tokenizer, make_policy
 from cagsr.models.proof import prove_training
 
@@ -82,6 +83,7 @@ def _examine(name: str, revision: str | None, trust_remote_code: bool) -> dict[s
         prove_training(policy)
     except CagsrError as error:
         return {"name": name, "supported": False, "reason": str(error)}
+    unforced_language = unforced(model, policy.tokenizer)
     return {
         "name": name,
         "supported": True,
@@ -93,6 +95,8 @@ def _examine(name: str, revision: str | None, trust_remote_code: bool) -> dict[s
         "longest_response": "any length" if policy.response_limit is None else policy.response_limit,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "end_of_sequence_ids": policy.eos_ids,
+        **policy.rules.described(),
+        **({"target_language": unforced_language} if unforced_language else {}),
         "chat_template": policy.tokenizer.chat_template is not None,
         "fast_tokenizer": policy.tokenizer.is_fast,
         "dropout_switched_off": dropout,

@@ -35,7 +35,8 @@ class EncoderDecoderPolicy(Policy):
     def __init__(self, model: PreTrainedModel, *given: Any, **settings: Any):
         super().__init__(model, *given, **settings)
         # Kept, because `generate` runs under another generation config than the model's own.
-        self._prefix = _prefix(model.generation_config)
+        forced = "forced_bos_token_id" not in settings.get("ignored", ())
+        self._prefix = _prefix(model.generation_config, forced)
         encoder, decoder = (cast(PreTrainedModel, half()) for half in (model.get_encoder, model.get_decoder))
         self.context = longest_text(encoder, encoder.config.get_text_config(), "encoder")
         written = longest_text(decoder, model.config.get_text_config(decoder=True), "decoder")
@@ -142,8 +143,9 @@ class EncoderDecoderDecoder:
         return output.logits[:, -1]
 
 
-def _prefix(config: GenerationConfig) -> list[int]:
-    start, forced = config.decoder_start_token_id, config.forced_bos_token_id
+def _prefix(config: GenerationConfig, with_forced: bool) -> list[int]:
+    start = config.decoder_start_token_id
+    forced = config.forced_bos_token_id if with_forced else None
     if start is None:
         raise UnsupportedModelError(
             "the model names no decoder_start_token_id, so a response cannot begin. "

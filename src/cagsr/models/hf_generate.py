@@ -9,6 +9,7 @@ from torch import LongTensor, Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from cagsr.config.schema import Sampling
+from cagsr.models.generation_rules import GenerationRules
 from cagsr.models.sampling import InverseTransform
 
 __all__ = ["generate"]
@@ -23,15 +24,19 @@ def generate(
     uniform_NT: Tensor | None,
     eos_ids: list[int],
     pad_id: int,
+    rules: GenerationRules,
     logits: list[Tensor] | None = None,
 ) -> Tensor:
     """Sample [N T] response tokens, each of the prompts [P S] computed once for each of its candidates.
 
-    ``begun`` is what an encoder-decoder's responses begin with; ``uniform_NT`` as of `models.decoding.decode`. To
-    ``logits`` those of all steps are appended, [N T V].
+    ``begun`` is what an encoder-decoder's responses begin with; ``uniform_NT`` and ``rules`` as of
+    `models.decoding.decode`. To ``logits`` those of all steps are appended, [N T V].
     """
     k, steps = sampling.candidates, _Steps()
-    processors = LogitsProcessorList([] if logits is None else [steps])
+    given = begun.get("decoder_input_ids", prompt_ids).shape[1]
+    processors = LogitsProcessorList([Forbidding(rules, given)])
+    if logits is not None:
+        processors.append(steps)
     if uniform_NT is not None:
         processors.append(InverseTransform(sampling, uniform_NT))
     with _settings(model, sampling, eos_ids, pad_id) as config:
@@ -46,8 +51,18 @@ def generate(
         )
     if logits is not None:
         logits.append(torch.stack(steps.logits, 1))
-    response_ids = generated[:, begun.get("decoder_input_ids", prompt_ids).shape[1] :]
+    response_ids = generated[:, given:]
     return response_ids if response_ids.shape[1] else response_ids.new_full((len(generated), 1), pad_id)
+
+
+class Forbidding(LogitsProcessor):
+    """Logits processor that leaves out what ``rules`` forbid, after ``given`` tokens that are no response."""
+
+    def __init__(self, rules: GenerationRules, given: int):
+        self.rules, self.given = rules, given
+
+    def __call__(self, input_ids: LongTensor, scores: Tensor) -> Tensor:
+        return self.rules.masked(scores, slice(None if input_ids.shape[1] == self.given else 0))
 
 
 class _Steps(LogitsProcessor):

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -188,8 +188,11 @@ def make_policy(
     temperature: float = 1.0,
     critic: bool = False,
     dropout: dict[str, float] | None = None,
+    ignored: Sequence[str] = (),
 ) -> Policy:
     """The policy for a model's architecture, proved: see `attention.inspection` and `models.proof`.
+
+    ``ignored`` are settings of the model's generation config that are left out.
 
     Raises UnsupportedModelError for a model whose attention cannot be read exactly, or that computes something else
     alone than among others.
@@ -197,7 +200,14 @@ def make_policy(
     _check_vocabulary(model, tokenizer)
     readable = inspect(model, layers)
     policy = POLICIES[readable.kind](
-        model, tokenizer, readable, Sharing(), temperature=temperature, critic=critic, dropout=dropout
+        model,
+        tokenizer,
+        readable,
+        Sharing(),
+        temperature=temperature,
+        critic=critic,
+        dropout=dropout,
+        ignored=ignored,
     )
     prove(policy)
     return policy

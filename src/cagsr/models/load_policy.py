@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
 
@@ -20,6 +20,7 @@ from cagsr.io.places import expanded
 from cagsr.io.provenance import identity
 from cagsr.io.safetensors_only import reason
 from cagsr.models.dropout import without_randomness
+from cagsr.models.languages import codes_of, set_languages, unforced
 from cagsr.models.load import load_model, load_tokenizer, make_policy
 from cagsr.models.lora import check_targets, is_adapted, proven_base, refuse_shared, with_lora
 from cagsr.models.policy import Policy
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 __all__ = ["base_of", "frozen_policy", "load_policy", "observing"]
+
+FORCED = "forced_bos_token_id"
 
 
 def load_policy(
@@ -43,6 +46,9 @@ def load_policy(
     temperature: float = 1.0,
     critic: bool = False,
     lora: Lora | Mapping[str, Any] | None = None,
+    ignore_generation_config: Sequence[str] = (),
+    target_language: str | None = None,
+    source_language: str | None = None,
 ) -> Policy:
     """A policy that samples, scores, observes and can be trained, from a model's name or from a loaded model.
 
@@ -56,6 +62,8 @@ def load_policy(
     temperature       of the distribution that responses are sampled from; log-probabilities are of that one.
     critic            add a value head, for PPO.
     lora              train a LoRA adapter instead of the weights: ``r``, ``alpha``, ``target_modules``.
+    ignore_generation_config  settings of the model's generation config that are left out of its distribution.
+    target_language, source_language   codes of a multilingual model ("fra_Latn"); None: what model and tokenizer say.
 
     The adapter and the critic begin with random numbers of torch's generator: seed it first.
 
@@ -70,6 +78,7 @@ def load_policy(
     """
     where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
     settings: dict[str, Any] = {"layers": layers, "temperature": temperature, "critic": critic}
+    settings["ignored"] = ignore_generation_config
     adapter = None if lora is None else _lora(lora)
     if isinstance(model, str | os.PathLike):
         name = expanded(model)
@@ -78,6 +87,7 @@ def load_policy(
         if adapts_whole:  # the branch of a name may move while it is loaded
             where["revision"] = identity(name, revision).get("revision")
         loaded, dropout = load_model(name, dtype=dtype, architecture=architecture, **where)
+        _speak(loaded, tokenizer, target_language, source_language, ignore_generation_config)
         policy = make_policy(loaded, tokenizer, dropout=dropout, **settings)
         prove_training(policy)
         if adapts_whole:
@@ -88,6 +98,7 @@ def load_policy(
         tokenizer = _tokenizer_of(base, processing_class, where)
         with attention_as_before(base) as keep_new:
             _uncover_forward(model)
+            _speak(base, tokenizer, target_language, source_language, ignore_generation_config)
             policy = _policy_of(model, tokenizer, settings)
             policy.dropout |= without_randomness(policy.model)
             prove_training(policy)
@@ -128,6 +139,7 @@ def observing(
     else:
         base = base_of(model)
         tokenizer = _tokenizer_of(base, processing_class, {})
+        _speak(base, tokenizer)
         with evaluating(cast(PreTrainedModel, model)), attention_as_before(base):
             yield _policy_of(model, tokenizer, {"layers": layers, "temperature": temperature})
 
@@ -156,9 +168,11 @@ def frozen_policy(
         name = expanded(model)
         tokenizer = processing_class or load_tokenizer(name, **where)
         loaded, _ = load_model(name, dtype=dtype, **where)
+        _speak(loaded, tokenizer)
         return make_policy(loaded.requires_grad_(False), tokenizer, **settings).eval()
     base = base_of(model)
     tokenizer = _tokenizer_of(base, processing_class, {})
+    _speak(base, tokenizer)
     if model is base:
         frozen = copy.deepcopy(base).requires_grad_(False)
     else:
@@ -229,6 +243,23 @@ def _check_adapters(model: Any, base: PreTrainedModel, lora: Lora | None) -> Non
         if isinstance(targets, list | set | tuple):
             check_targets(base, sorted(targets), "model: its adapter's target_modules")
     refuse_shared(base)
+
+
+def _speak(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    target: str | None = None,
+    source: str | None = None,
+    ignored: Sequence[str] = (),
+) -> None:
+    """Set the languages of a model. Raises InputError for one whose tokenizer has several and none is chosen."""
+    set_languages(model, tokenizer, target, source)
+    problem = unforced(model, tokenizer)
+    if problem and codes_of(tokenizer) and FORCED not in ignored:
+        raise InputError(
+            f"model: {problem}; or, if it was tuned to write without a language, name {FORCED} in "
+            "sampling.ignore_generation_config"
+        )
 
 
 def _policy_of(model: Any, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> Policy:

@@ -15,9 +15,12 @@ from cagsr.attention.inspection import evaluating
 from cagsr.attention.reading import EachHead, Readable
 from cagsr.attention.sharing import Sharing, Tried
 from cagsr.config.schema import Sampling
+from cagsr.data.chat_template import turn_end
+from cagsr.data.plain_text import text_ids
 from cagsr.errors import InputError
 from cagsr.io.adapters import Base
 from cagsr.models.decoding import Decoder, decode
+from cagsr.models.generation_rules import GenerationRules
 from cagsr.models.hf_generate import generate
 from cagsr.models.sampling import response_mask, uniforms
 from cagsr.models.token_logprobs import Facts, facts, token_likelihood, token_logprobs
@@ -48,7 +51,9 @@ class Policy(nn.Module, ABC):
 
     ``forward`` is the differentiated pass, so that a wrapper (DistributedDataParallel, autocast) around the policy
     wraps it. Log-probabilities, entropy and confidence are of the distribution at ``temperature``, the one that
-    responses are sampled from; top-p and top-k are not part of it, as is usual in this field.
+    responses are sampled from; top-p and top-k are not part of it, as is usual in this field. Tokens that the model's
+    generation config forbids are (``rules``): they are never drawn, and score `token_logprobs.IMPOSSIBLE`.
+    ``ignored`` are settings of that config which are left out.
 
     The network stays in evaluation mode, whatever mode the policy is in (`train`), and its dropout rates are 0
     (``dropout`` is what it is saved with): sampling, scoring and observing see the same network, and the ratio of a
@@ -73,6 +78,7 @@ class Policy(nn.Module, ABC):
         temperature: float = 1.0,
         critic: bool = False,
         dropout: dict[str, float] | None = None,
+        ignored: Sequence[str] = (),
     ):
         super().__init__()
         self.model, self.tokenizer, self.readable = model, tokenizer, readable
@@ -81,6 +87,8 @@ class Policy(nn.Module, ABC):
         self.proof: tuple[Tried, ...] = ()
         self.base: Base | None = None  # what its adapter can be saved for; `load_policy` finds out
         self.eos_ids = _eos_ids(model, tokenizer)
+        causal = readable.kind == "causal"
+        self.rules = GenerationRules.of(model.generation_config, self.eos_ids, causal, ignored)
         padding = tokenizer.pad_token_id
         self.pad_id = padding if isinstance(padding, int) else self.eos_ids[0]
         self.value_head = ValueHead(_hidden_width(model)) if critic else None
@@ -106,14 +114,18 @@ class Policy(nn.Module, ABC):
 
     @torch.no_grad()
     def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout:
-        """Sample K candidates per prompt. The same seed and prompts give the same responses in any batch."""
+        """Sample K candidates per prompt. The same seed and prompts give the same responses in any batch.
+
+        Raises InputError where the model's generation config asks for what is not kept (``rules``).
+        """
+        self.rules.check()
         prompt_ids, prompt_mask = self._asked(prompts, sampling)
         numbers = uniforms(prompts, sampling, seed) if sampling.temperature > 0 else None
         # In training mode with gradient checkpointing, layers drop the cache that they are handed.
         with evaluating(self.model):
             if self._shares(prompt_ids, sampling):
                 decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates, reads=False)
-                response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id)
+                response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id, self.rules)
             else:
                 response_ids = self.generated(prompt_ids, prompt_mask, sampling, numbers)
         return self._rollout(prompts, prompt_ids, prompt_mask, response_ids)
@@ -130,6 +142,7 @@ class Policy(nn.Module, ABC):
         Holds [N T S] twice in float32 (attention and prompt_logprobs; T is the length limit) from the first token until
         the observation is dropped: 8 bytes for each prompt column and response token of the whole rollout.
         """
+        self.rules.check()
         prompt_ids, prompt_mask = self._asked(prompts, sampling)
         if not self._shares(prompt_ids, sampling):
             return self.sample(prompts, sampling, seed), None
@@ -150,7 +163,8 @@ class Policy(nn.Module, ABC):
 
         with evaluating(self.model):
             decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates, reads=True)
-            response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id, written)
+            ends = (self.eos_ids, self.pad_id)
+            response_ids = decode(decoder, sampling, numbers, *ends, self.rules, written)
         rollout = self._rollout(prompts, prompt_ids, prompt_mask, response_ids)
         attention, *told = (whole[:, : response_ids.shape[1]] for whole in read)
         return rollout, observed(rollout, attention, Facts(*told))
@@ -183,7 +197,7 @@ class Policy(nn.Module, ABC):
             used = prompt_mask[of].any(0)
             numbers = None if uniform_NT is None else uniform_NT[of.start * k : of.stop * k]
             begun = self.begun(k * (of.stop - of.start))
-            settings = (begun, sampling, numbers, self.eos_ids, self.pad_id, logits)
+            settings = (begun, sampling, numbers, self.eos_ids, self.pad_id, self.rules, logits)
             found += generate(self.model, prompt_ids[of][:, used], prompt_mask[of][:, used], *settings)
         return pad_sequence(found, batch_first=True, padding_value=self.pad_id)
 
@@ -247,7 +261,7 @@ class Policy(nn.Module, ABC):
         """Score a rollout: log-probabilities, entropy and values of the responses, with gradients."""
         predictions, mask = self.predict(rollout, hidden=self.value_head is not None), rollout.response_mask
         place, tokens = predictions.place[mask], rollout.response_ids[mask]
-        logprobs, entropy = token_likelihood(predictions.logits, place, tokens, self.temperature)
+        logprobs, entropy = token_likelihood(self._allowed(predictions), place, tokens, self.temperature)
         values = None
         if self.value_head is not None:
             values = _in_rows(self.value_head(predictions.hidden)[place], mask)
@@ -264,7 +278,7 @@ class Policy(nn.Module, ABC):
             rollout.response_ids[mask],
             prompt_of_row[mask.nonzero()[:, 0]],
         )
-        found = facts(predictions.logits, place, tokens, others, self.temperature)
+        found = facts(self._allowed(predictions), place, tokens, others, self.temperature)
         return observed(rollout, attention, Facts(*(_in_rows(each, mask) for each in found)))
 
     @torch.no_grad()
@@ -302,7 +316,11 @@ class Policy(nn.Module, ABC):
         """[N T] log-probabilities of the response tokens, 0 at padding; nothing else is computed."""
         predictions, mask = self.predict(rollout), rollout.response_mask
         place, tokens = predictions.place[mask], rollout.response_ids[mask]
-        return _in_rows(token_logprobs(predictions.logits, place, tokens, self.temperature), mask)
+        return _in_rows(token_logprobs(self._allowed(predictions), place, tokens, self.temperature), mask)
+
+    def _allowed(self, predictions: Predictions) -> Tensor:
+        """The logits [M V] of a pass, -inf where the model's generation config forbids a token."""
+        return self.rules.masked(predictions.logits, predictions.place[:, 0])
 
     # Text and tokens --------------------------------------------------------------------------------------
 
@@ -364,18 +382,56 @@ class Policy(nn.Module, ABC):
         rows = [row[kept].tolist() for row, kept in zip(response_ids, mask, strict=True)]
         return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
 
-    def encode(self, responses: list[str]) -> list[list[int]]:
-        """Token ids of given response texts, each ended by EOS; a special token spelt in a text is read as text."""
-        rows = self.tokenizer(responses, add_special_tokens=False, split_special_tokens=True, verbose=False)
-        return [[*row, self.eos_ids[0]] for row in rows["input_ids"]]
+    def encode(
+        self,
+        responses: Sequence[str],
+        prompts: Sequence[Prompt] | None = None,
+        finished: Sequence[bool] | None = None,
+    ) -> list[list[int]]:
+        """Token ids of N response texts, each ended as the model ends its own; a special token in a text is text.
 
-    def given(self, prompts: list[Prompt], responses: list[str], limit: int) -> Rollout:
-        """A rollout of given response texts, K per prompt in order, each ended by EOS.
+        prompts   N: after a conversation the end is the token that the chat template writes; after a text, and for
+                  None, the tokenizer's EOS.
+        finished  N: False for a response that was cut off, which gets no end; None: all ended by themselves. One
+                  without a token keeps its end: attention needs a query.
+        """
+        ends = [self.eos_ids[0]] * len(responses) if prompts is None else self._ends(prompts)
+        ended = [True] * len(responses) if finished is None else finished
+        rows = text_ids(self.tokenizer, responses)
+        return [
+            [*row, end] if whole or not row else row
+            for row, end, whole in zip(rows, ends, ended, strict=True)
+        ]
+
+    def _ends(self, prompts: Sequence[Prompt]) -> list[int]:
+        """The token that ends a response to each prompt."""
+        turn = turn_end(self.tokenizer, self.eos_ids)
+        # A rendered conversation has the token in it, whoever rendered it.
+        return [
+            turn
+            if turn is not None and (turn in prompt.ids or not isinstance(prompt.row.get("prompt", ""), str))
+            else self.eos_ids[0]
+            for prompt in prompts
+        ]
+
+    def given(
+        self,
+        prompts: list[Prompt],
+        responses: list[str],
+        limit: int,
+        finished: Sequence[bool] | None = None,
+    ) -> Rollout:
+        """A rollout of given response texts, K per prompt in order, each ended as of `encode`.
 
         A response of more than ``limit`` tokens is cut there and counts as unfinished. Raises InputError for one
         that is longer than the model's decoder.
         """
-        return self.given_ids(prompts, [row[:limit] for row in self.encode(responses)], responses)
+        k = len(responses) // len(prompts)
+        rows = self.encode(responses, [prompt for prompt in prompts for _ in range(k)], finished)
+        rollout = self.given_ids(prompts, [row[:limit] for row in rows], responses)
+        if finished is not None:
+            rollout.finished.logical_and_(torch.tensor(finished, device=self.device))
+        return rollout
 
     def given_ids(
         self, prompts: list[Prompt], rows: Sequence[Sequence[int]], responses: list[str] | None = None
@@ -461,9 +517,12 @@ def _in_rows(flat: Tensor, mask: Tensor) -> Tensor:
 
 
 def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends a response: the tokenizer's, the model's, and the one that the chat template writes."""
     declared = model.generation_config.eos_token_id
     ids = declared if isinstance(declared, list) else [declared]
-    found = [token for token in dict.fromkeys([tokenizer.eos_token_id, *ids]) if isinstance(token, int)]
+    ids = [tokenizer.eos_token_id, *ids]
+    ids = [token for token in (*ids, turn_end(tokenizer, ids)) if isinstance(token, int)]
+    found = list(dict.fromkeys(ids))
     if not found:
         raise InputError(
             "the model and its tokenizer name no end-of-sequence token, so no response could ever end. "

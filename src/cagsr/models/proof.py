@@ -21,6 +21,7 @@ from cagsr.attention.reading import ATTENTION
 from cagsr.attention.sharing import Sharing, Tried
 from cagsr.config.schema import Sampling
 from cagsr.errors import CagsrError, UnsupportedModelError, ran_out_of_memory
+from cagsr.models.generation_rules import GenerationRules
 from cagsr.models.policy import Policy, Predictions
 from cagsr.models.sampling import response_mask, uniforms
 from cagsr.types import Prompt, Rollout
@@ -55,7 +56,7 @@ def prove(policy: Policy) -> None:
     Raises UnsupportedModelError for a model that computes in none of the ways what it computes alone.
     """
     model = policy.model
-    with torch.no_grad(), evaluating(model), recorded_calls() as calls:
+    with torch.no_grad(), evaluating(model), _unruled(policy), recorded_calls() as calls:
         case = Case(policy, PROMPTS, RESPONSES)
         reason = None if _shares_at_all(model) else "it scales its queries by where they stand in the row"
         if reason is None:
@@ -136,6 +137,16 @@ def _prove_context(policy: Policy) -> None:
     full = context - WRITTEN if policy.readable.kind == "causal" else context
     case = Case(policy, (full, 2), (written, 2))
     _settle(case, [policy.sharing, replace(policy.sharing, padded=False)])
+
+
+@contextmanager
+def _unruled(policy: Policy) -> Iterator[None]:
+    """Context manager without the rules of the generation config, which the plain model's pass does not know."""
+    rules, policy.rules = policy.rules, GenerationRules()
+    try:
+        yield
+    finally:
+        policy.rules = rules
 
 
 class Case:

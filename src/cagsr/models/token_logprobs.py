@@ -16,7 +16,8 @@ __all__ = ["Facts", "facts", "token_likelihood", "token_logprobs"]
 CHUNK = 1 << 18
 """Logits that a CPU processes at a time: 1 MB in float32, which its caches hold. Elsewhere 64 times as many."""
 
-IMPOSSIBLE = -87.0  # log of about the smallest normal float32; a token at -inf must add 0 and not NaN
+IMPOSSIBLE = -87.0
+"""Log of about the smallest normal float32: the log-probability of a token at -inf, which a sum must not make NaN."""
 
 
 class Facts(NamedTuple):
@@ -49,7 +50,7 @@ def token_likelihood(
 def token_logprobs(logits: Tensor, place: Tensor, tokens: Tensor, temperature: float = 1.0) -> Tensor:
     """The first result of `token_likelihood` alone, without gradient."""
     found = [
-        _log_softmax(logits, place[rows], temperature).gather(-1, tokens[rows, None]).squeeze(-1)
+        _of(_log_softmax(logits, place[rows], temperature), tokens[rows, None]).squeeze(-1)
         for rows in _chunks(place, logits)
     ]
     return torch.cat(found)
@@ -58,14 +59,13 @@ def token_logprobs(logits: Tensor, place: Tensor, tokens: Tensor, temperature: f
 @torch.no_grad()
 def facts(logits: Tensor, place: Tensor, tokens: Tensor, others: Tensor, temperature: float) -> Facts:
     """`Facts` of the chosen ``tokens`` at ``place``; ``others`` [R S] are the prompt tokens of each."""
-    vocabulary = torch.log(torch.tensor(float(logits.shape[-1])))
     found = []
     for rows in _chunks(place, logits):
         logprobs = _log_softmax(logits, place[rows], temperature)
-        written = logprobs.gather(-1, tokens[rows, None]).squeeze(-1)
+        written = _of(logprobs, tokens[rows, None]).squeeze(-1)
         confidence = (written - logprobs.amax(-1)).exp()
-        certainty = -logprobs.mean(-1) - vocabulary
-        found.append((written, confidence, _entropy(logprobs), certainty, logprobs.gather(-1, others[rows])))
+        others_of_rows = _of(logprobs, others[rows])
+        found.append((written, confidence, _entropy(logprobs), _certainty(logprobs), others_of_rows))
     return Facts(*(torch.cat(each) for each in zip(*found, strict=True)))
 
 
@@ -78,7 +78,7 @@ class _TokenLikelihood(torch.autograd.Function):
         entropy = torch.empty_like(written)
         for rows in _chunks(place, logits):
             logprobs = _log_softmax(logits, place[rows], temperature)
-            written[rows] = logprobs.gather(-1, tokens[rows, None]).squeeze(-1)
+            written[rows] = _of(logprobs, tokens[rows, None]).squeeze(-1)
             entropy[rows] = _entropy(logprobs)
         ctx.save_for_backward(logits, place, tokens, entropy)
         ctx.temperature = temperature
@@ -119,6 +119,20 @@ def _scaled(logits: Tensor, place: Tensor, temperature: float) -> Tensor:
 
 def _log_softmax(logits: Tensor, place: Tensor, temperature: float) -> Tensor:
     return _scaled(logits, place, temperature).log_softmax(-1)
+
+
+def _of(logprobs: Tensor, tokens: Tensor) -> Tensor:
+    chosen = logprobs.gather(-1, tokens)
+    return chosen.masked_fill(chosen.isneginf(), IMPOSSIBLE)
+
+
+def _certainty(logprobs: Tensor) -> Tensor:
+    """KL(uniform || p), where uniform is over the tokens that can be drawn."""
+    possible = ~logprobs.isneginf()
+    if possible.all():
+        return -logprobs.mean(-1) - torch.log(torch.tensor(float(logprobs.shape[-1])))
+    count = possible.sum(-1)
+    return -logprobs.where(possible, 0).sum(-1) / count - count.log()
 
 
 def _entropy(logprobs: Tensor) -> Tensor:

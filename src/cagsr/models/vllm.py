@@ -124,11 +124,22 @@ def _asking(url: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class VLLMSampler:
-    """A `models.sampling.Sampler` on a vLLM server. ``client`` is from `connect`: the first process asks for all."""
+    """A `models.sampling.Sampler` on a vLLM server. ``client`` is from `connect`: the first process asks for all.
+
+    Raises InputError where the model's generation config forbids tokens.
+    """
 
     policy: Policy
     client: Client | None
     world: World
+
+    def __post_init__(self) -> None:
+        if self.policy.rules.never or self.policy.rules.not_first:
+            raise InputError(
+                "sampling.engine: the model's generation_config.json forbids tokens (bad_words_ids, suppress_tokens or "
+                "begin_suppress_tokens), which vLLM is not told of; set sampling.engine to policy, or name them in "
+                "sampling.ignore_generation_config"
+            )
 
     def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout:
         """Sample K candidates per prompt with the policy's current weights, and the server's log-probabilities of them.

@@ -24,9 +24,10 @@ from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import measure_signals
 from cagsr.io.atomic_write import refuse_existing, write_atomically
+from cagsr.io.quiet_libraries import warn
 from cagsr.io.template_date import pinned_date
 from cagsr.io.terminal import say
-from cagsr.models.build import build_policy
+from cagsr.models.build import build_policy, check_sampling
 from cagsr.models.policy import Policy
 from cagsr.rewards.calibration import Fit, Pairs, calibrated_terms, cross_validated
 from cagsr.rewards.presets import build_reward
@@ -84,14 +85,22 @@ def calibrate(
     started = time.perf_counter()
     _check_arguments(output, pairs, labels)
     reward = build_reward(config.reward, find_checker(config.data))
+    if config.sampling.candidates < 2 and any(term.standardise != "none" for term in reward.terms):
+        raise InputError(
+            "cagsr calibrate measures standardised terms in the spread of a prompt's responses: set "
+            "sampling.candidates to 2 or more"
+        )
     seed = config.train.seed
     rows = None if pairs is None else _labelled(config, pairs, labels)
     unlabelled = splits.read_rows(config, "train")
     policy = build_policy(config)
+    check_sampling(policy, console)
     policy.to(accelerated().device)
     found, report = splits.build_prompts(config, policy, "train", rows=unlabelled)
     say_rows(console, "train prompts", report)
     salience = build_salience(config, found)
+    if (uncovered := salience.uncovered(found)) is not None:
+        warn(console, uncovered)
     chosen = _some(found, prompts, seed)
     measure = measure_signals(reward, policy, salience)
     ruler, contrasts = _contrasts(config, policy, chosen, reward, measure)

@@ -20,9 +20,10 @@ from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import Answers, measure_signals
 from cagsr.io.adapters import identity_with_base
+from cagsr.io.quiet_libraries import warn
 from cagsr.io.template_date import pinned_date
 from cagsr.metrics.bootstrap import interval
-from cagsr.models.build import build_policy
+from cagsr.models.build import build_policy, check_sampling
 from cagsr.models.policy import Policy
 from cagsr.probing.labels import find_agreement, find_truths
 from cagsr.probing.ranking import Ranked, rank
@@ -73,6 +74,8 @@ def _probed(config: Config, console: Console, prompts: int) -> dict[str, Any]:
     config = _of_prompts(config, split, prompts)
     policy, asked, world = _loaded(config, split, prompts, console)
     salience = build_salience(config, asked)
+    if (uncovered := salience.uncovered(asked)) is not None:
+        warn(console, uncovered)
     per_pass = max(1, config.train.micro_batch // sampling.candidates)
     how: dict[str, Any] = {"prompts_per_pass": per_pass, "world": world, "seed": config.train.seed}
     probed = observe(policy, asked, sampling, panel, adversarial, salience, **how)
@@ -127,6 +130,7 @@ def _loaded(config: Config, split: str, count: int, console: Console) -> tuple[P
     splits.check_pairs(config)
     rows = splits.read_rows(config, split)
     policy = build_policy(config)
+    check_sampling(policy, console)
     policy.to(world.device)
     asked, report = splits.build_prompts(config, policy, split, rows=rows)
     say_rows(console, f"{split} prompts", report)

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cagsr.data.in_memory import encode_in_memory
+from cagsr.data.plain_text import text_tokens
 from cagsr.errors import InputError, StorageError
 from cagsr.evaluation.score import encode_responses, refuse_overlong
 from cagsr.io.template_date import pinned_date
@@ -95,18 +96,12 @@ def heatmap(
     template = {**(chat_template_kwargs or {})}
     with observing(model, tokenizer, layers=layers) as policy:
         prompts = encode_in_memory([prompt], policy.tokenizer, template=template)
-        rows = encode_responses(policy, prompts, [response], template)
+        rows = encode_responses(policy, prompts, [response])
         refuse_overlong(policy, prompts, rows)
         with torch.no_grad():
             seen = policy.observe(policy.given_ids(prompts, rows, [response]))
         tokens = policy.tokenizer
-        offsets = tokens(
-            response,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_offsets_mapping=True,
-            verbose=False,
-        )["offset_mapping"]
+        offsets = [span for _, span in text_tokens(tokens, response)]
         sides = (
             (prompts[0].text, prompts[0].ids, prompts[0].offsets),
             (response, rows[0], [*offsets, (0, 0)]),

@@ -3,7 +3,8 @@
 `cagsr.training.reward_model` trains them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,12 +19,13 @@ from transformers import (
 )
 
 from cagsr.attention.positions import longest_text
+from cagsr.data.plain_text import text_ids
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.io.adapters import adapter_at
 from cagsr.io.safetensors_only import only_safetensors, reason
 from cagsr.types import Prompt
 
-__all__ = ["Asked", "RewardModel", "asked", "collated", "encoded", "frozen", "load_classifier"]
+__all__ = ["Asked", "RewardModel", "asked", "collated", "encoded", "frozen", "load_classifier", "padding"]
 
 Asked = str | list[Mapping[str, Any]]
 """A reward model's prompt: a text, or the messages of a conversation."""
@@ -84,11 +86,12 @@ class RewardModel:
             encoded(self.model, self.tokenizer, prompt, response)
             for prompt, response in zip(prompts, responses, strict=True)
         ]
-        scores = [
-            self.model(**collated(self.model, rows[start : start + rows_per_pass])).logits.squeeze(-1).float()
-            for start in range(0, len(rows), rows_per_pass)
-        ]
-        return torch.cat(scores) if scores else torch.empty(0)
+        scores = [torch.empty(0, device=self.model.device)]
+        for start in range(0, len(rows), rows_per_pass):
+            part = rows[start : start + rows_per_pass]
+            with padding(self.model, part):
+                scores.append(self.model(**collated(self.model, part)).logits.squeeze(-1).float())
+        return torch.cat(scores)
 
     def to(self, device: torch.device | str) -> None:
         self.model.to(device)  # pyright: ignore[reportArgumentType]
@@ -109,7 +112,7 @@ def encoded(
         turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
         said = [*map(dict, turns), {"role": "assistant", "content": response}]
         text = str(tokenizer.apply_chat_template(said, tokenize=False))
-        row = {"input_ids": _ids(tokenizer, text, special=False)}
+        row = {"input_ids": list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])}
     else:
         asked_for = prompt if isinstance(prompt, str) else "\n".join(str(turn["content"]) for turn in prompt)
         row = _encoded_texts(model, tokenizer, asked_for, response)
@@ -126,22 +129,43 @@ def encoded(
 def _encoded_texts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, response: str
 ) -> Encoded:
-    written = _ids(tokenizer, response, special=False)
+    (written,) = text_ids(tokenizer, [response])
     if getattr(model.config, LAYOUT, None) == SPLIT:
         start = model.config.decoder_start_token_id
-        return {"input_ids": _ids(tokenizer, prompt), "decoder_input_ids": [start, *written]}
+        return {"input_ids": _prompt_ids(tokenizer, prompt), "decoder_input_ids": [start, *written]}
     if not model.config.is_encoder_decoder and tokenizer.cls_token_id is not None:
-        pair: Any = tokenizer(prompt, response, verbose=False)
+        pair: Any = tokenizer(prompt, response, split_special_tokens=True, verbose=False)
         return {key: list(pair[key]) for key in ("input_ids", "token_type_ids") if key in pair}
-    return {"input_ids": [*_ids(tokenizer, prompt), *written, cast(int, tokenizer.eos_token_id)]}
+    return {"input_ids": [*_prompt_ids(tokenizer, prompt), *written, cast(int, tokenizer.eos_token_id)]}
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = True) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"])
+
+
+@contextmanager
+def padding(model: PreTrainedModel, rows: Sequence[Encoded]) -> Iterator[int]:
+    """Context manager: the token that the ``rows`` are padded with, which is in the model's config meanwhile.
+
+    transformers scores a causal row at its last token that is not this one. A model without a padding token gets one
+    that ends none of the rows, so that it scores at the last token of each, as it does of one row without padding.
+    EOS would not do: the score would be that of the token before it. Raises InputError where every token ends a row.
+    """
+    config = model.config.get_text_config()
+    own = getattr(config, "pad_token_id", None)
+    if own is None:
+        last = {ids[-1] for row in rows for ids in row.values()}
+        config.pad_token_id = next((token for token in range(config.vocab_size) if token not in last), None)
+    if config.pad_token_id is None:
+        raise InputError("the reward model has no padding token; set pad_token_id in its config.json")
+    try:
+        yield config.pad_token_id
+    finally:
+        config.pad_token_id = own
 
 
 def collated(model: PreTrainedModel, rows: Sequence[Encoded], move: bool = True) -> dict[str, Tensor]:
-    """Pad rows of token ids to a batch with masks.
+    """Pad rows of token ids to a batch with masks, by the model's padding token (see `padding`).
 
     A T5 that reads two texts is padded on the left of both: transformers takes the state of the decoder in the column
     where the encoder's text ends, and T5 knows distances only.
@@ -203,11 +227,6 @@ def load_classifier(
             f"{name}: {len(wrong)} weights that config.json asks for are missing or of another shape in the "
             f"checkpoint (first: {wrong[0]}). Name a model whose config and weights belong together."
         )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    text = model.config.get_text_config()
-    if getattr(text, "pad_token_id", None) is None:
-        text.pad_token_id = tokenizer.pad_token_id
     return model, tokenizer, head
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "Span",
     "Uniform",
     "build_salience",
+    "demand_content",
     "evidence_of",
 ]
 
@@ -62,6 +63,16 @@ class Salience(ABC):
         Weighs every prompt, so that a salience raises its errors about rows of data here, before a run.
         """
         return [prompt.index for prompt in prompts if not any(self.weigh(prompt))]
+
+    def uncovered(self, prompts: Sequence[Prompt]) -> str | None:
+        """What to say of the prompts `without_content`; None where there is none."""
+        empty = len(self.without_content(prompts))
+        if not empty:
+            return None
+        return (
+            f"{empty} of {len(prompts)} prompts ({empty / len(prompts):.0%}) have no content token, so no response can "
+            "cover them"
+        )
 
     @abstractmethod
     def weigh(self, prompt: Prompt) -> list[float]:
@@ -282,15 +293,29 @@ def _tokens_in(prompt: Prompt, spans: Sequence[tuple[int, int]]) -> set[int]:
     }
 
 
+def demand_content(salience: Salience, prompts: Sequence[Prompt]) -> None:
+    """Raise InputError where a marked span, or what a column lists, is in none of the prompts."""
+    if isinstance(salience, Span | Column) and len(salience.without_content(prompts)) == len(prompts):
+        kind, keys = ("span", "start, end or pattern") if isinstance(salience, Span) else ("column", "list")
+        raise InputError(
+            f"salience {kind}: none of {len(prompts)} prompts has a token that counts, so every response would cover "
+            f"nothing. Correct its {keys}; the first prompt is {prompts[0].text!r:.160}"
+        )
+
+
 def build_salience(config: Config, prompts: Sequence[Prompt]) -> Salience:
-    """Build the salience of ``reward.salience``; document frequencies are those of ``prompts``."""
-    given = config.reward.salience
+    """Build the salience of ``reward.salience``; document frequencies are those of ``prompts``.
+
+    Raises InputError as `demand_content` does.
+    """
+    given, salience = config.reward.salience, Uniform()
     if given.kind == "idf":
-        return Idf(prompts, power=given.power)
-    if given.kind == "span":
-        return Span(given.start, given.end, given.pattern)
-    if given.kind == "pieces":
-        return Pieces(prompts, most=given.most)
-    if given.kind == "column":
-        return Column(str(config.data.salience_column))
-    return Uniform()
+        salience = Idf(prompts, power=given.power)
+    elif given.kind == "span":
+        salience = Span(given.start, given.end, given.pattern)
+    elif given.kind == "pieces":
+        salience = Pieces(prompts, most=given.most)
+    elif given.kind == "column":
+        salience = Column(str(config.data.salience_column))
+    demand_content(salience, prompts)
+    return salience

@@ -31,6 +31,7 @@ from cagsr.rewards.reward_model import (
     encoded,
     frozen,
     load_classifier,
+    padding,
 )
 
 __all__ = ["OUTCOME", "train_reward_model"]
@@ -118,7 +119,7 @@ def _train(
         numbers = [example[key][0] for key in ("chosen_ids", "rejected_ids") for example in examples]
         return collated(model, [rows[number] for number in numbers], move=False)
 
-    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+    with padding(model, rows) as pad, tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
         # TRL itself sets it by the name that transformers has given up.
         warnings.filterwarnings("ignore", "`gradient_checkpointing` is deprecated", FutureWarning)
         settings = _settings(trl, scratch, epochs, steps, batch_size, learning_rate, seed)
@@ -136,6 +137,8 @@ def _train(
             processing_class=tokenizer,
         )
         trainer.remove_callback(PrinterCallback)
+        # TRL has written the tokenizer's there, or EOS.
+        model.config.get_text_config().pad_token_id = pad
         trainer.train()
 
 

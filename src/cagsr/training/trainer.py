@@ -23,7 +23,7 @@ from cagsr.evaluation.evaluator import Evaluator, measure_signals
 from cagsr.io.quiet_libraries import memory_named, warn
 from cagsr.io.shutdown import Stops
 from cagsr.io.terminal import say
-from cagsr.models.build import build_policy, connect_engine, model_digest
+from cagsr.models.build import build_policy, check_sampling, connect_engine, model_digest
 from cagsr.models.load import saved_form
 from cagsr.models.load_policy import load_policy
 from cagsr.models.lora import is_adapted
@@ -31,7 +31,7 @@ from cagsr.models.policy import Policy
 from cagsr.models.vllm import Client
 from cagsr.rewards.presets import build_reward, terms_of
 from cagsr.rewards.reward import Reward
-from cagsr.rewards.salience import Salience, build_salience
+from cagsr.rewards.salience import build_salience
 from cagsr.runs.directory import fingerprint
 from cagsr.runs.identity import of_checker, of_data, of_start
 from cagsr.runs.session import Claim
@@ -61,7 +61,6 @@ from cagsr.training.trainer_arguments import (
     checked_rows,
     refuse_settings_of_loading,
 )
-from cagsr.types import Prompt
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -237,10 +236,12 @@ class Trainer:
         client = _engine(config, console, claim.accelerator)
         policy = build_policy(config, self.loaded, self.processing_class)
         refuse_narrow_weights(policy)
+        check_sampling(policy, console)
         prompts, report = splits.build_prompts(config, policy, "train", rows=rows)
         say_rows(console, "train prompts", report)
         salience = build_salience(config, prompts)
-        _say_without_content(salience, prompts, console)
+        if (uncovered := salience.uncovered(prompts)) is not None:
+            warn(console, uncovered)
         policy.to(claim.accelerator.device)
         choose_heads(
             policy,
@@ -322,14 +323,3 @@ def _engine(config: Config, console: Console, accelerator: Accelerator) -> Clien
             f"responses come from vLLM at {server.base_url}; waiting for it, {server.timeout:g} s at most",
         )
     return connect_engine(config, accelerator)
-
-
-def _say_without_content(salience: Salience, prompts: Sequence[Prompt], console: Console) -> None:
-    empty = salience.without_content(prompts)
-    if empty:
-        share = len(empty) / len(prompts)
-        warn(
-            console,
-            f"{len(empty)} of {len(prompts)} prompts ({share:.0%}) have no content token, so no response can cover "
-            "them",
-        )
