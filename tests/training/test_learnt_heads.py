@@ -11,7 +11,7 @@ from cagsr.errors import InputError
 from cagsr.models.policy import Reference
 from cagsr.rewards.heads import TOLD, agreement, looks
 from cagsr.rewards.salience import Uniform, evidence_of
-from cagsr.training.learnt_heads import choose_heads, find_heads
+from cagsr.training.learnt_heads import choose_heads, find_heads, keep_heads
 
 SAMPLING = tiny.sampling(candidates=5, max_new_tokens=7, temperature=1.0)
 
@@ -47,10 +47,12 @@ def test_the_heads_found_are_those_whose_looks_order_responses_as_knockouts_do(n
 def test_what_was_learnt_is_kept_and_read_again_and_the_reference_reads_it_too(tmp_path: Path):
     policy = telling()
     prompts, kept = tiny.prompts(policy, (11, 7, 13)), tmp_path / "heads.json"
-    said = choose_heads(policy, "learn", prompts, Uniform(), SAMPLING, seed=3, kept=kept)
+    keep_heads(choose_heads(policy, "learn", prompts, Uniform(), SAMPLING, seed=3, kept=kept), kept)
     found = json.loads(kept.read_text())
     heads = sum(sum(row) for row in found["weights"].values())
-    assert said.startswith(f"{heads:.0f} heads of self-attention of {len(found['weights'])} of ")
+    assert str(policy.readable).startswith(
+        f"{heads:.0f} heads of self-attention of {len(found['weights'])} of "
+    )
     rollout = policy.sample(prompts, SAMPLING, seed=5)
     read = policy.observe(rollout).attention
     torch.testing.assert_close(Reference(policy).observe(rollout).attention, read)
@@ -65,7 +67,7 @@ def test_what_was_learnt_is_kept_and_read_again_and_the_reference_reads_it_too(t
 def test_all_heads_change_nothing(tmp_path: Path):
     policy = telling()
     before = policy.readable
-    assert choose_heads(policy, "all", [], Uniform(), SAMPLING, seed=3, kept=tmp_path / "heads.json") == ""
+    assert choose_heads(policy, "all", [], Uniform(), SAMPLING, seed=3, kept=tmp_path / "heads.json") is None
     assert policy.readable is before
 
 

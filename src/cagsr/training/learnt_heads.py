@@ -16,7 +16,7 @@ from cagsr.rewards.heads import agreement, best_heads, looks
 from cagsr.rewards.salience import Salience, evidence_of
 from cagsr.types import Prompt
 
-__all__ = ["choose_heads", "find_heads"]
+__all__ = ["choose_heads", "find_heads", "keep_heads"]
 
 PROMPTS = 4
 """Prompts that heads are found on: the ranking of heads hardly changes with more (docs/lab-notes.md)."""
@@ -31,20 +31,21 @@ def choose_heads(
     *,
     seed: int,
     kept: Path,
-) -> str:
-    """Let the policy read the heads that ``heads`` names ("all", "learn" or a file); returns what was done, in words.
+) -> dict[str, Any] | None:
+    """Let the policy read the heads that ``heads`` names ("all", "learn" or a file); returns them, None for "all".
 
-    What "learn" found is kept in the file ``kept``, and read from there when a run is continued.
+    What "learn" found the caller keeps (`keep_heads`) in the file ``kept``: where it exists it is read, so that a run
+    goes on with the same heads.
 
     Raises InputError for a file that is none of heads, or not of this model.
     """
     if heads == "all":
-        return ""
+        return None
+    path = kept if heads == "learn" else Path(heads)
     if heads == "learn" and not kept.exists():
         found = find_heads(policy, prompts, salience, sampling, seed=seed)
-        write_atomically(kept, json.dumps(found, indent=1) + "\n")
-    path = kept if heads == "learn" else Path(heads)
-    found = _read(path)
+    else:
+        found = _read(path)
     try:
         weights = {int(layer): row for layer, row in found["weights"].items()}
         policy.readable = policy.readable.weighted(weights)
@@ -53,7 +54,13 @@ def choose_heads(
             f"reward.heads: {path} does not fit this model: {error}. Set reward.heads to learn, or to a file that "
             "was learnt with it."
         ) from error
-    return f"{policy.readable}, {found['agreement']:.2f} rank correlation with knockouts of {found['pieces']} pieces"
+    return found
+
+
+def keep_heads(found: dict[str, Any] | None, kept: Path) -> None:
+    """Write what `choose_heads` returned, if anything, beside the run."""
+    if found is not None:
+        write_atomically(kept, json.dumps(found, indent=1) + "\n")
 
 
 def find_heads(

@@ -43,7 +43,7 @@ from cagsr.training.candidate_log import Shown
 from cagsr.training.collapse_watch import CollapseWatch
 from cagsr.training.dashboards import check_trackers
 from cagsr.training.hub import push_to_hub
-from cagsr.training.learnt_heads import choose_heads
+from cagsr.training.learnt_heads import choose_heads, keep_heads
 from cagsr.training.loop import RunObserver, TrainingLoop
 from cagsr.training.preflight import (
     check_launch,
@@ -243,14 +243,15 @@ class Trainer:
         if (uncovered := salience.uncovered(prompts)) is not None:
             warn(console, uncovered)
         policy.to(claim.accelerator.device)
-        choose_heads(
+        kept = claim.directory / "heads.json"
+        heads = choose_heads(
             policy,
             config.reward.heads,
             prompts,
             salience,
             config.sampling,
             seed=config.train.seed,
-            kept=claim.directory / "heads.json",
+            kept=kept,
         )
         step = build_step(config, policy, reward, salience, claim.accelerator, client)
         if self.loaded is not None:
@@ -258,6 +259,8 @@ class Trainer:
         evaluator = self._evaluator(policy, step, checker) if evaluate else None
         evaluated = of_data(evaluator.prompts, "evaluation data") if evaluator else {}
         claim.start(of_data(prompts) | evaluated)
+        if claim.accelerator.is_main_process:
+            keep_heads(heads, kept)
         loop = TrainingLoop(
             step=step,
             prompts=prompts,
