@@ -17,10 +17,12 @@ MANY_PROMPTS = 20
 
 
 def say_rows(console: Console, what: str, report: "DataReport") -> None:
-    """Print a line of counts, and a warning for each row that was dropped as invalid (the first ten) and for
-    duplicates.
+    """Print a line of counts, what was recognised in order to read the rows, and a warning for each row that was
+    dropped as invalid (the first ten) and for duplicates.
     """
     say(console, f"{what}: {report}")
+    for note in report.notes:
+        say(console, f"{what}: {note}")
     for line in report.warnings():
         say(console, f"warning: {line}", style="yellow")
 
