@@ -34,13 +34,13 @@ def test_a_model_that_cannot_says_why_in_words(cagsr, tmp_path):
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
     BertForMaskedLM(BertConfig(vocab_size=31, **shape)).save_pretrained(tmp_path / "bert")
     outcome = cagsr("doctor", "bert", "--json")
-    assert outcome.code == 0
+    assert outcome.code == 2  # a pipeline stops here
     model = json.loads(outcome.out)["model"]
     assert model["supported"] is False
     assert "bert" in model["reason"]
     text = cagsr("doctor", "bert")
     assert "supported: no" in text.out
-    assert text.err == ""
+    assert (text.code, text.err) == (2, "")
 
 
 def test_a_model_whose_attention_cannot_be_read_says_why(cagsr, models, tmp_path):

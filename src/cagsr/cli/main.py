@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+import cagsr
 from cagsr.cli.options import (
     AcceptChanges,
     ConfigFile,
@@ -26,7 +27,15 @@ from cagsr.cli.options import (
     time_limit,
 )
 from cagsr.distributed.launcher import refuse_several
-from cagsr.errors import CagsrError, InputError, MemoryRanOutError, StoppedError, ran_out_of_memory
+from cagsr.errors import (
+    CagsrError,
+    InputError,
+    MemoryRanOutError,
+    StoppedError,
+    UnsupportedModelError,
+    VerdictError,
+    ran_out_of_memory,
+)
 from cagsr.io.shutdown import Terminated, start_clock, terminate
 from cagsr.io.terminal import say, wrapped
 
@@ -60,9 +69,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Post-train language models without labels: the reward is the model's own attention to the prompt.",
-    epilog="Exit codes: 0 done, 2 bad input, 3 numbers went bad, 4 storage, 69 no server, 71 memory, 75 resumable, "
-    "130 Ctrl-C.",
+    epilog="Exit codes: 0 done, 2 bad input, 3 numbers went bad, 4 storage, 5 probe --fail-on, 69 no server, "
+    "71 memory, 75 resumable, 130 Ctrl-C.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"cagsr {cagsr.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command(epilog="Example: cagsr demo --model causal --full")
@@ -282,6 +306,10 @@ def probe(
     pairs: Annotated[
         str | None, typer.Option(help="JSONL with columns prompt, chosen, rejected (compare.preferences).")
     ] = None,
+    fail_on: Annotated[
+        Literal["never", "no", "caution"],
+        typer.Option(help="Exit with 5 at this verdict or a worse one, for pipelines."),
+    ] = "never",
     skip_invalid: SkipInvalid = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as one line of JSON on standard output.")
@@ -298,6 +326,8 @@ def probe(
         show(summary, console)
     elif not console.quiet:
         print(json.dumps(summary))
+    if summary["verdict"] in {"never": (), "no": ("no",), "caution": ("no", "caution")}[fail_on]:
+        raise VerdictError(f"cagsr probe: the verdict is {summary['verdict']} (--fail-on {fail_on})")
 
 
 @app.command(epilog="Example: cagsr rate runs/paper --raters anna,ben; then: cagsr rate runs/paper --export")
@@ -382,7 +412,7 @@ def doctor(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Versions, devices, and what a model supports here."""
+    """Versions, devices, and what a model supports here; exit code 2 for a model that cannot be trained."""
     from cagsr.models.doctor import described
     from cagsr.models.doctor import doctor as examine
 
@@ -393,6 +423,8 @@ def doctor(
         for line in described(report):
             say(console, line)
     print_json(report, as_json)
+    if not report.get("model", {}).get("supported", True):
+        raise typer.Exit(UnsupportedModelError.exit_code)
 
 
 @app.command(epilog="Example: cagsr reference > my.yaml")
