@@ -31,7 +31,8 @@ def say_few(console: Console, prompts: int) -> None:
     """Warn where there are too few evaluated prompts for reliable intervals."""
     if prompts < MANY_PROMPTS:
         warning = (
-            f"intervals over {prompts} prompts are too narrow, and their p-values too small; evaluate on more"
+            f"intervals over {prompts} prompts are too narrow, and their p-values too small; evaluate on more. A mean "
+            f"over them is uncertain by ±{1.96 / prompts**0.5:.1f} standard deviations at least"
         )
         say(console, f"warning: {warning}", style="yellow")
 

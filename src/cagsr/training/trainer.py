@@ -15,7 +15,7 @@ from cagsr.config import Config, check_paths
 from cagsr.config.schema import IN_MEMORY, Term
 from cagsr.config.training_config import TrainingConfig
 from cagsr.data import splits
-from cagsr.data.row_messages import say_rows
+from cagsr.data.row_messages import say_few, say_rows
 from cagsr.data.splits import DataSets
 from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError
@@ -50,6 +50,7 @@ from cagsr.training.preflight import (
 from cagsr.training.progress import Display
 from cagsr.training.recorder import Recorder, check_trackers
 from cagsr.training.step import Step
+from cagsr.training.step_warnings import StepWarnings
 from cagsr.training.trainer_arguments import (
     checked_callbacks,
     checked_config,
@@ -266,7 +267,12 @@ class Trainer:
         say(console, f"every number of every step: {claim.directory}/metrics.jsonl", style="dim")
         self.policy = policy
         with Display(console, config.train.steps, name) as display:
-            loop.observers = (recorder, display, *self._observers(loop))
+            loop.observers = (
+                recorder,
+                display,
+                StepWarnings(console, config.sampling),
+                *self._observers(loop),
+            )
             try:
                 self.outcome = loop.run(resume=claim.resume)
                 recorder.finish(self.outcome, len(prompts))
@@ -289,6 +295,7 @@ class Trainer:
         rows = splits.read_rows(config, "development", datasets=self.datasets)
         prompts, report = splits.build_prompts(config, policy, "development", rows=rows)
         say_rows(self.console, "development prompts", report)
+        say_few(self.console, len(prompts))
         return Evaluator(
             policy,
             prompts,
