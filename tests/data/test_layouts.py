@@ -143,3 +143,16 @@ def test_what_was_recognised_is_in_the_report_of_the_rows():
     assert report.notes == [
         "Alpaca: prompt is 'instruction', a blank line and 'input'; reference is 'output'"
     ]
+
+
+def test_a_reference_that_has_another_name_is_suggested_and_never_the_prompt():
+    row = {"prompt": "p", "answer": "a"}
+    with pytest.raises(
+        InputError, match=r"found 'prompt', 'answer'\. Did you mean data\.reference_column: answer\?"
+    ):
+        mapped(row, need_reference=True)
+    with pytest.raises(InputError) as caught:
+        mapped({"prompt": "p"}, reference_column="zzz")
+    assert str(caught.value) == "no 'zzz' column; found 'prompt'."
+    alpaca = {"instruction": "a", "input": "b", "output": "c"}
+    assert mapped(alpaca, need_reference=True)[0].values["reference"] == "c"

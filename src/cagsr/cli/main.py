@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import signal
 import sys
 from pathlib import Path
@@ -41,6 +42,8 @@ from cagsr.io.terminal import say, wrapped
 
 __all__ = ["app", "main"]
 
+# Settings as the options of other programs spell them.
+DASHED = re.compile(r"--set(=|$)|--\w+\.\w+")
 # Commands that do not share their work among processes.
 ALONE = ("calibrate", "compare", "demo", "rate", "report", "score")
 
@@ -52,6 +55,12 @@ class Commands(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if name in ALONE:
             refuse_several(name)
+        for given in rest:
+            dashed = DASHED.match(given)
+            if dashed:
+                raise InputError(
+                    f"{given}: keys take no dashes and no --set; write section.key=value, train.steps=20"
+                )
         return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:

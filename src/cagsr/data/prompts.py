@@ -32,6 +32,8 @@ Overlong = Literal["error", "drop", "truncate_left", "truncate_right"]
 
 # What data sets call a prompt, the likeliest first: only to suggest a column when none was found.
 PROMPT_NAMES = ("prompt", "instruction", "question", "query", "input", "text", "mr", "article", "document")
+# What they call a reference, for the same purpose.
+REFERENCE_NAMES = ("reference", "completion", "answer", "output", "response", "target", "summary", "label")
 SHOWN = 10
 MANY = 0.5
 MEND = " Remove it or pass --skip-invalid."
@@ -104,6 +106,8 @@ def map_columns(
             if column is not None:
                 _demand(rows, kind, column)
     demanded = need_reference or reference_column is not None
+    if need_reference and reference_column is None and prompt_column == "prompt":
+        _suggest_reference(rows)
     columns = (reference_column,) if reference_column else ("reference", "completion")
     return [row if row.problem else _mapped(row, prompt_column, columns, demanded) for row in rows]
 
@@ -119,6 +123,16 @@ def refuse_invalid(rows: Sequence[Row], skip_invalid: bool = False) -> None:
     _demand_some(len(rows) - len(invalid), DataReport(rows=len(rows), invalid=invalid))
 
 
+def _suggest_reference(rows: Sequence[Row]) -> None:
+    """Raise InputError where no column is read as the reference, and one seems to be it."""
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    meant = next((name for name in REFERENCE_NAMES if name in names), None)
+    if meant not in ("reference", "completion", None):
+        raise InputError(
+            f"no 'reference' column; found {', '.join(map(repr, names))}. Did you mean data.reference_column: {meant}?"
+        )
+
+
 def _demand(rows: Sequence[Row], kind: str, column: str) -> None:
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     if column in names:
@@ -132,8 +146,10 @@ def _demand(rows: Sequence[Row], kind: str, column: str) -> None:
         for name, value in row.values.items():
             if isinstance(value, str):
                 texts[name] = texts.get(name, 0) + len(value)
-    likely = [name for name in PROMPT_NAMES if name in texts] if kind == "prompt" else []
-    meant = near(column, names) or next(iter([*likely, *sorted(texts, key=lambda name: -texts[name])]), None)
+    known = {"prompt": PROMPT_NAMES, "reference": REFERENCE_NAMES}.get(kind, ())
+    longest = sorted(texts, key=lambda name: -texts[name]) if kind == "prompt" else []
+    likely = [*(name for name in known if name in texts), *longest]
+    meant = near(column, names) or next(iter(likely), None)
     if meant is not None:
         found += f" Did you mean data.{kind}_column: {meant}?"
         if kind == "prompt" and (context := left_out(meant, names)):
