@@ -9,10 +9,11 @@ from transformers import PreTrainedTokenizerBase
 
 from cagsr.config.schema import Data
 from cagsr.data.chat_template import last_exchange, render
-from cagsr.data.layouts import as_messages, left_out, recognised, refuse_written_conversation
+from cagsr.data.column_hints import demand_column, suggest_reference
+from cagsr.data.layouts import as_messages, recognised, refuse_written_conversation
 from cagsr.data.readers import Row
 from cagsr.data.truncation import content_tokens, truncated
-from cagsr.errors import InputError, near
+from cagsr.errors import InputError
 from cagsr.types import Prompt
 
 __all__ = [
@@ -30,10 +31,6 @@ __all__ = [
 
 Overlong = Literal["error", "drop", "truncate_left", "truncate_right"]
 
-# What data sets call a prompt, the likeliest first: only to suggest a column when none was found.
-PROMPT_NAMES = ("prompt", "instruction", "question", "query", "input", "text", "mr", "article", "document")
-# What they call a reference, for the same purpose.
-REFERENCE_NAMES = ("reference", "completion", "answer", "output", "response", "target", "summary", "label")
 SHOWN = 10
 MANY = 0.5
 MEND = " Remove it or pass --skip-invalid."
@@ -101,13 +98,13 @@ def map_columns(
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     if names:
         rows, prompt_column = recognised(rows, names, prompt_column)
-        _demand(rows, "prompt", prompt_column)
+        demand_column(rows, "prompt", prompt_column)
         for kind, column in (("reference", reference_column), ("salience", salience_column)):
             if column is not None:
-                _demand(rows, kind, column)
+                demand_column(rows, kind, column)
     demanded = need_reference or reference_column is not None
     if need_reference and reference_column is None and prompt_column == "prompt":
-        _suggest_reference(rows)
+        suggest_reference(rows)
     columns = (reference_column,) if reference_column else ("reference", "completion")
     return [row if row.problem else _mapped(row, prompt_column, columns, demanded) for row in rows]
 
@@ -121,40 +118,6 @@ def refuse_invalid(rows: Sequence[Row], skip_invalid: bool = False) -> None:
     if invalid and not skip_invalid:
         raise InputError("\n".join(_shortened([line + MEND for line in invalid])))
     _demand_some(len(rows) - len(invalid), DataReport(rows=len(rows), invalid=invalid))
-
-
-def _suggest_reference(rows: Sequence[Row]) -> None:
-    """Raise InputError where no column is read as the reference, and one seems to be it."""
-    names = list(dict.fromkeys(name for row in rows for name in row.values))
-    meant = next((name for name in REFERENCE_NAMES if name in names), None)
-    if meant not in ("reference", "completion", None):
-        raise InputError(
-            f"no 'reference' column; found {', '.join(map(repr, names))}. Did you mean data.reference_column: {meant}?"
-        )
-
-
-def _demand(rows: Sequence[Row], kind: str, column: str) -> None:
-    names = list(dict.fromkeys(name for row in rows for name in row.values))
-    if column in names:
-        return
-    found = f"no {column!r} column; found {', '.join(map(repr, names))}."
-    # A sheet without a header has its first row of data as the names of its columns.
-    if any(name.isdigit() or len(name.split()) > 3 for name in names):
-        raise InputError(f"{found} Is the header line missing? Name the columns above the first row.")
-    texts: dict[str, int] = {}
-    for row in rows[:SHOWN]:
-        for name, value in row.values.items():
-            if isinstance(value, str):
-                texts[name] = texts.get(name, 0) + len(value)
-    known = {"prompt": PROMPT_NAMES, "reference": REFERENCE_NAMES}.get(kind, ())
-    longest = sorted(texts, key=lambda name: -texts[name]) if kind == "prompt" else []
-    likely = [*(name for name in known if name in texts), *longest]
-    meant = near(column, names) or next(iter(likely), None)
-    if meant is not None:
-        found += f" Did you mean data.{kind}_column: {meant}?"
-        if kind == "prompt" and (context := left_out(meant, names)):
-            found += f" It leaves out {context!r}; to have both in the prompt, join them in one column."
-    raise InputError(found)
 
 
 def _mapped(row: Row, prompt_column: str, reference_columns: tuple[str, ...], demanded: bool) -> Row:

@@ -267,12 +267,7 @@ class Trainer:
         say(console, f"every number of every step: {claim.directory}/metrics.jsonl", style="dim")
         self.policy = policy
         with Display(console, config.train.steps, name) as display:
-            loop.observers = (
-                recorder,
-                display,
-                StepWarnings(console, config.sampling),
-                *self._observers(loop),
-            )
+            loop.observers = (recorder, display, *self._observers(loop))
             try:
                 self.outcome = loop.run(resume=claim.resume)
                 recorder.finish(self.outcome, len(prompts))
@@ -286,7 +281,8 @@ class Trainer:
     def _observers(self, loop: TrainingLoop) -> list[RunObserver]:
         theirs = [one for one in self.callbacks if isinstance(one, TrainerCallback)]
         own: list[RunObserver] = [one for one in self.callbacks if not isinstance(one, TrainerCallback)]
-        return [*own, TransformersCallbacks(theirs, loop)] if theirs else own
+        ours = [StepWarnings(self.console, self.config.sampling), *own]
+        return [*ours, TransformersCallbacks(theirs, loop)] if theirs else ours
 
     def _evaluator(self, policy: Policy, step: Step, checker: Checker | None) -> Evaluator | None:
         config = self.config
