@@ -5,6 +5,7 @@ CagsrError            base; never raised itself
 │   └── UnsupportedModelError   a model that we cannot train, or whose attention we cannot read exactly
 ├── NumericsError     exit 3: a loss, gradient, reward or log-probability that is not finite
 │   └── SignalError   a signal that raised, or returned NaN, inf, a wrong type or a wrong length
+├── VerdictError      exit 5: a probe's verdict that --fail-on names
 ├── EndpointError     exit 69: a server that we ask does not answer, or not as it should
 ├── StorageError      exit 4: a disk that is full, unwritable or holds a damaged run
 ├── MemoryRanOutError exit 71: the memory of the machine or of its accelerator; resumable with a smaller pass
@@ -25,6 +26,7 @@ __all__ = [
     "StoppedError",
     "StorageError",
     "UnsupportedModelError",
+    "VerdictError",
     "closest",
     "near",
     "printable",
@@ -77,6 +79,12 @@ class StorageError(CagsrError):
     """A disk that is full or unwritable, or a damaged run on it."""
 
     exit_code = 4
+
+
+class VerdictError(CagsrError):
+    """A probe whose verdict is one that ``--fail-on`` names; the probe itself is done."""
+
+    exit_code = 5
 
 
 class MemoryRanOutError(CagsrError):

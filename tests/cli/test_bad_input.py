@@ -74,6 +74,42 @@ def test_a_mistake_in_the_config_is_said_early(train, early, arguments, message)
     assert not Path("run").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "train.steps=3"], "--set: keys take no dashes and no --set; write section.key=value"),
+        (["--train.steps=3"], "--train.steps=3: keys take no dashes"),
+        (["my.yaml"], "override 'my.yaml' is not of the form section.key=value; a file is given by --config"),
+    ],
+)
+def test_a_setting_spelt_as_other_programs_do_is_answered_by_ours(train, early, arguments, message):
+    refused(train(*arguments), message)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "data.task: slots\n",
+            "cfg.yaml:1 unknown key 'data.task': in a file, 'task' stands below 'data', indented",
+        ),
+        ("data:\n  task:slots\n", "data: got \"task:slots\"; write a space behind the colon, 'task: slots'"),
+    ],
+)
+def test_yaml_that_is_nearly_right_is_answered_by_what_is(cagsr, early, text, message):
+    Path("cfg.yaml").write_text(text)
+    refused(cagsr("train", "--config", "cfg.yaml"), message)
+
+
+def test_a_model_directory_without_a_tokenizer_says_so(train, models, tmp_path):
+    directory = shutil.copytree(models / "llama", tmp_path / "bare")
+    for file in directory.glob("*token*"):
+        file.unlink()
+    refused(
+        train(model=directory), "has no tokenizer (tokenizer.json); save that of the model it was made from"
+    )
+
+
 def test_a_mistake_in_a_file_has_its_line(cagsr, early):
     Path("cfg.yaml").write_text(
         "data:\n  task: slots\ntrain:\n  learing_rate: 1.0e-4\n  steps: 3\n  steps: 4\n"

@@ -279,7 +279,7 @@ def test_without_trl_the_systems_that_need_it_are_named_before_a_base_is_made(co
     refused, directory = compared("compare.systems=[no-rl, synthetic-preference, rlhf]")
     assert refused.code == 2
     assert "compare.systems: for synthetic-preference TRL trains a reward model" in refused.err
-    assert "pip install 'cagsr[preferences]'" in refused.err
+    assert "pip install 'trl>=1.16,<2'" in refused.err
     assert not directory.exists()
     others, _ = compared(
         "compare.seeds=[0]", "compare.systems=[no-rl, rlhf]"

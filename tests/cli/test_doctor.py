@@ -42,13 +42,13 @@ def test_a_model_that_cannot_says_why_in_words(cagsr, tmp_path):
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
     BertForMaskedLM(BertConfig(vocab_size=31, **shape)).save_pretrained(tmp_path / "bert")
     outcome = cagsr("doctor", "bert", "--json")
-    assert outcome.code == 0
+    assert outcome.code == 2  # a pipeline stops here
     model = json.loads(outcome.out)["model"]
     assert model["supported"] is False
     assert "bert" in model["reason"]
     text = cagsr("doctor", "bert")
     assert "supported: no" in text.out
-    assert text.err == ""
+    assert (text.code, text.err) == (2, "")
 
 
 def test_a_config_without_a_padding_token_at_all_is_examined(cagsr, models, tmp_path):

@@ -118,3 +118,33 @@ def test_a_pair_whose_prompt_does_not_fit_the_model_is_named(probe, rows):
     assert refused.code == 2
     assert "pairs.jsonl row 1: " in refused.err
     assert "> 64 context. Set data.max_prompt_tokens" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("verdict", "fail_on", "code"),
+    [
+        ("no", "never", 0),
+        ("no", None, 0),
+        ("no", "no", 5),
+        ("no", "caution", 5),
+        ("caution", "no", 0),
+        ("caution", "caution", 5),
+        ("go", "caution", 0),
+    ],
+)
+@pytest.mark.parametrize("json_too", [False, True])
+def test_a_pipeline_may_stop_at_a_verdict(cagsr, monkeypatch, verdict, fail_on, code, json_too):
+    shown = []
+    monkeypatch.setattr("cagsr.probing.run.probe", lambda *_: {"verdict": verdict})
+    monkeypatch.setattr("cagsr.probing.table.show", lambda summary, _: shown.append(summary))
+    asked = [] if fail_on is None else ["--fail-on", fail_on]
+    outcome = cagsr("probe", "data.task=slots", *asked, *["--json"] * json_too)
+    assert outcome.code == code
+    assert json.loads(outcome.out) == {"verdict": verdict} if json_too else shown == [{"verdict": verdict}]
+    said = f"error: cagsr probe: the verdict is {verdict} (--fail-on {fail_on})\n"
+    assert outcome.err == (said if code else "")
+
+
+def test_a_reward_worth_nothing_fails_the_pipeline_that_asks(probe):
+    outcome = probe("data.task=slots", "reward.preset=length", "--fail-on", "caution", "--json")
+    assert (outcome.code, json.loads(outcome.out)["verdict"]) in ((5, "no"), (5, "caution"))

@@ -157,7 +157,7 @@ def test_missing_packages_are_named_with_what_installs_them(cagsr, directory, mo
     for arguments in (("--raters", "anna"), ("--export",)):
         outcome = cagsr("rate", directory, *arguments)
         assert outcome.code == 2
-        assert "pip install 'cagsr[rating]'" in outcome.err
+        assert "pip install fastapi uvicorn krippendorff" in outcome.err
 
 
 def test_the_table_shows_means_agreement_and_how_careful_each_was(cagsr, directory):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from functools import partial
+from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 
@@ -28,6 +29,11 @@ CAGSR = [sys.executable, "-c", "from cagsr.cli.main import main; main()"]
 
 def environment(**changes):
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **changes}
+
+
+def test_the_version_is_printed_and_nothing_else_is_done(cagsr):
+    outcome = cagsr("--version")
+    assert (outcome.code, outcome.out, outcome.err) == (0, f"cagsr {version('cagsr')}\n", "")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

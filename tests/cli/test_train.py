@@ -395,3 +395,11 @@ def test_a_hub_model_that_moved_since_the_start_is_refused_by_its_commit(
     outcome = train("model.name=some/llama", "--resume")
     assert outcome.code == 2
     assert outcome.err.endswith(STARTED.format(f"model: {COMMITS[1]}, was {COMMITS[0]}"))
+
+
+def test_few_evaluation_prompts_and_responses_that_are_cut_off_are_said(trained):
+    said = " ".join(trained[1].out.split())
+    few = "warning: intervals over 5 prompts are too narrow, and their p-values too small; evaluate on more. A mean "
+    assert few + "over them is uncertain by ±0.9 standard deviations at least" in said
+    assert said.index(few) < said.index("evaluation at step 0")
+    assert "of the responses were cut off at sampling.max_new_tokens (7)" in said

@@ -9,6 +9,9 @@ from rich.console import Console
 
 from cagsr.evaluation.leaderboard import csv_text, leaderboard, markdown, primary
 from cagsr.evaluation.paired_differences import compared
+from cagsr.evaluation.tables import comparison_table, difference_lines
+from cagsr.report.read import Summary
+from cagsr.report.standings import standings
 
 
 @pytest.fixture
@@ -48,6 +51,30 @@ def test_the_terminal_table_fits_80_columns_and_has_a_row_for_every_system(summa
     assert row.split()[1] == ".130"
     assert "[-.270, -.270]" in row
     assert any(line.startswith("rlhf") and "no human pairs" in line for line in lines)
+
+
+def test_one_prompt_gives_no_interval_and_no_difference_anywhere(summary):
+    def one(rise):
+        return {"slot_error_rate": np.array([0.5 - rise]), "length": np.array([9.0])}
+
+    summary |= compared({"no-rl": one(0.0), "cagsr-grpo": one(0.25)}, ["no-rl"])
+    summary |= {"opinions": {"systems": {"no-rl": {}}}}
+    console = Console(width=80, record=True, file=io.StringIO(), color_system=None)
+    console.print(leaderboard(summary, "slots"))
+    console.print(comparison_table(summary, "slots"))
+    text = console.export_text()
+    assert "one prompt" in text
+    assert "1 prompt" in text
+    assert "[" not in text
+    assert "*" not in text
+    assert "| -.250 one prompt |" in markdown(summary)
+    row = next(row for row in csv.reader(io.StringIO(csv_text(summary))) if row[0] == "cagsr-grpo")
+    assert row[:7] == ["cagsr-grpo", "slot_error_rate", "0.25", "", "", "-0.25", ""]
+    first = difference_lines(summary, "cagsr-grpo-no-rl")[0]
+    assert first.endswith("-0.250  one prompt, from which nothing follows")
+    table = standings(Summary.model_validate(summary | {"sampled": {}}))[1]
+    cell = table["rows"][0]["cells"][0]
+    assert (cell["ends"], cell["verdict"]) == ("one prompt", "")
 
 
 NAMES = ["no-rl", "lexical", "synthetic-preference", *(f"a-system-of-some-name-{n}" for n in range(17))]

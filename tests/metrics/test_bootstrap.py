@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from cagsr.metrics import Interval, difference, interval, summarise
+from cagsr.metrics.bootstrap import p_value
 
 
 def test_the_interval_of_a_constant_is_a_point():
@@ -94,3 +95,15 @@ def test_a_summary_has_the_promised_shape_and_is_json():
     assert set(found["systems"]["cagsr"]["coverage"]) == {"mean", "low", "high"}
     assert found["differences"]["cagsr-base"].keys() == {"coverage"}
     assert found["differences"]["cagsr-base"]["coverage"]["mean"] == pytest.approx(0.3)
+
+
+def test_one_prompt_has_a_mean_and_no_interval_and_makes_no_difference_significant():
+    found = interval(np.array([0.25]))
+    assert found == Interval(0.25, -np.inf, np.inf)
+    assert found.as_dict() == {"mean": 0.25, "low": None, "high": None}
+    assert difference(np.array([[1.0], [3.0]]), np.array([0.5])).as_dict() == {
+        "mean": 1.5,
+        "low": None,
+        "high": None,
+    }
+    assert p_value(np.array([1.0]), np.array([0.0])) == 1.0

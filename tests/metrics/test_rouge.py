@@ -38,5 +38,5 @@ def test_no_reference_is_an_error_and_no_zero(measure):
 
 def test_a_missing_package_is_named_with_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
-    with pytest.raises(InputError, match=r"pip install 'cagsr\[metrics\]', or set metrics.rouge to false"):
+    with pytest.raises(InputError, match=r"pip install rouge-score, or set metrics\.rouge to false"):
         rouge_l()

@@ -115,3 +115,12 @@ def test_the_choices_are_named_where_none_is_near():
     assert closest("zzzz", ["b", "a"]) == "; choose from a, b"
     assert closest("aa", ["b", "a"]) == "; did you mean 'a'?"
     assert near("abcd", ["abce"], least=1) is None
+
+
+def test_no_message_installs_a_package_that_no_index_has():
+    """``cagsr`` is installed from a clone or a wheel: an index does not know it, nor its extras."""
+    found = [path for path in SOURCE.rglob("*") if path.suffix in (".py", ".j2", ".js", ".yaml")]
+    assert len(found) > 100
+    assert [
+        str(path) for path in found if re.search(r"cagsr\[|pip install ['\"]?cagsr\b", path.read_text())
+    ] == []

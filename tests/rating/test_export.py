@@ -1,8 +1,10 @@
 """What ratings say, and the files that the rest of the program reads."""
 
 import json
+from io import StringIO
 
 import pytest
+from rich.console import Console
 
 import raters
 import tiny
@@ -14,6 +16,7 @@ from cagsr.rating.items import Item
 from cagsr.rating.items_source import Response
 from cagsr.rating.session import export_ratings, open_rating
 from cagsr.rating.store import Store, Study
+from cagsr.rating.table import rating_table
 
 P = "describe city : riga"
 BASE, TUNED, SAME = (
@@ -123,6 +126,33 @@ def test_scores_are_preferences_too_where_more_raters_see_it_one_way(rate, tmp_p
     pairs, report = read_pairs(str(tmp_path / "pairs.jsonl"), tiny.policy("llama").tokenizer)
     assert [(pair.prompt.text, pair.chosen, pair.rejected) for pair in pairs] == [(P, "long", "short")]
     assert report.used == 1
+
+
+def test_items_that_are_not_answered_in_full_count_for_nothing(rate, tmp_path):
+    rate("scores", anna=[(5,)])
+    summary = exported(tmp_path)
+    assert summary["systems"] == {"scores": {}}
+    assert summary["raters"]["scores"]["anna"]["done"] == 0
+    assert (summary["begun"], summary["ratings"], summary["files"]) == ({"scores": {"anna": 1}}, 0, [])
+    assert {name: found["items"] for name, found in summary["agreement"]["scores"].items()} == dict.fromkeys(
+        ("relevance", "coherence", "overall"), 0
+    )
+    console = Console(record=True, width=80, file=StringIO())
+    console.print(rating_table(summary))
+    text = console.export_text()
+    assert "mean rating, 1 to 5, and 95 % interval: none yet, nothing is rated in full" in text
+    assert "anna: 0 of 6 rated; 1 begun, not counted" in text
+    assert "[5.00, 5.00]" not in text
+
+
+def test_a_mean_of_one_prompt_has_no_interval(rate, tmp_path):
+    rate("scores", anna=[(5, 4, 3)])
+    summary = exported(tmp_path)
+    found = summary["systems"]["scores"]["base"]["relevance"]
+    assert found == {"mean": 5.0, "low": None, "high": None, "prompts": 1, "ratings": 1}
+    console = Console(record=True, width=80, file=StringIO())
+    console.print(rating_table(summary))
+    assert "5.00 one prompt" in console.export_text()
 
 
 def test_checks_are_counted_for_each_rater_and_are_in_no_file(rate, tmp_path):

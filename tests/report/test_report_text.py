@@ -1,10 +1,14 @@
 """Text as a reader may see it, and the words that tokens belong to."""
 
-import pytest
+from io import StringIO
 
-from cagsr.metrics.titles import metric_title
-from cagsr.report.names import number, tick
+import pytest
+from rich.console import Console
+
+from cagsr.metrics.titles import column_title, metric_title
+from cagsr.report.names import MEANINGS, number, tick
 from cagsr.report.text import Words, is_word, visible
+from cagsr.training.progress import Display
 
 
 @pytest.mark.parametrize(
@@ -100,6 +104,16 @@ def test_numbers_that_round_up_to_1_say_so():
         "10.00",
         "100.0",
     ]
+
+
+def test_the_reward_of_a_step_and_the_gain_of_an_evaluation_have_names_of_their_own():
+    assert (metric_title("reward"), metric_title("evaluation/reward")) == ("reward", "reward gain")
+    assert column_title("reward") == "reward gain"  # terminal tables are of evaluations
+    assert "change from the base" in MEANINGS["evaluation/reward"]
+    row = {"step": 2.0, "reward": 0.25, "length": 3.0}
+    console = Console(record=True, width=80, file=StringIO())
+    Display(console, 5, "train").on_evaluation(2, row)
+    assert console.export_text() == "evaluation at step 2  reward_gain 0.250  length 3.000\n"
 
 
 def test_ticks_and_titles_are_shorter():

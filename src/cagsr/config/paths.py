@@ -20,7 +20,7 @@ def check_paths(config: Config) -> None:
     """
     # Not Path.is_file: it raises where a name is too long for a file.
     for key, name in (("source", config.data.source), ("evaluation_source", config.data.evaluation_source)):
-        if name and name.endswith(FILES) and not os.path.isfile(name):
+        if name and name.lower().endswith(FILES) and not os.path.isfile(name):
             raise InputError(f"data.{key}: no such file {name!r}; correct the path")
     preset = config.reward.preset
     if preset.endswith((".yaml", ".yml")) and not os.path.isfile(preset):

@@ -44,8 +44,12 @@ __all__ = [
 
 # Data sets that a Python program handed over: what stands for them in config.yaml.
 IN_MEMORY = ("<train_dataset>", "<eval_dataset>")
-# What a data.source ends with that is a file and neither a directory nor a hub name.
-FILES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+# What a data.source ends with, in whatever case, that is a file and neither a directory nor a hub name.
+FILES = (
+    *(f".{ending}{packed}" for ending in ("jsonl", "csv", "tsv", "json", "ndjson") for packed in ("", ".gz")),
+    ".parquet",
+    ".arrow",
+)
 
 
 class Lora(Section):
@@ -98,8 +102,8 @@ class Data(Section):
     count: AtLeastOne = Field(default=2000, description="Training prompts to generate for task.")
     source: Place | None = Field(
         default=None,
-        description="A .jsonl, .csv or .parquet file (.jsonl.gz and .csv.gz too), a directory saved by "
-        "datasets, or a hub name; give this or task.",
+        description="A .jsonl, .json, .csv or .tsv file (each also with .gz), a .parquet or .arrow file, a directory "
+        "saved by datasets, or a hub name; give this or task.",
     )
     config_name: Text | None = Field(default=None, description="Configuration of a hub data set.")
     revision: Text | None = Field(
@@ -122,7 +126,8 @@ class Data(Section):
     evaluation_count: AtLeastOne = Field(default=100, description="Evaluate on at most so many prompts.")
     prompt_column: Text = Field(
         default="prompt",
-        description="Column of prompts: text, or a list of messages. Absent: 'messages' is used.",
+        description="Column of prompts: text, or a list of messages. Absent: 'messages', or the columns of ShareGPT "
+        "or Alpaca (docs/guides/data.md).",
     )
     reference_column: Text | None = Field(
         default=None,

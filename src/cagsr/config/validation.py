@@ -78,7 +78,7 @@ def _data(config: Sections) -> Iterator[Conflict]:
             ("data.holdout_column",),
             "data.holdout_column splits data.source; evaluation prompts are named already, remove one of the two",
         )
-    if data.evaluation_split and not data.evaluation_source and (data.source or "").endswith(FILES):
+    if data.evaluation_split and not data.evaluation_source and (data.source or "").lower().endswith(FILES):
         yield Conflict(
             ("data.evaluation_split",), f"{data.source} is a file without splits; set data.evaluation_source"
         )

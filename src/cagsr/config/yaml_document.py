@@ -100,7 +100,8 @@ class Document:
         dotted = dotted.strip()
         keys = tuple(dotted.split("."))
         if not equals or not all(keys):
-            raise InputError(f"override {assignment!r} is not of the form section.key=value")
+            hint = "; a file is given by --config" if assignment.endswith((".yaml", ".yml")) else ""
+            raise InputError(f"override {assignment!r} is not of the form section.key=value{hint}")
         place = f"override {dotted}:"
         parsed = _parse(text, f"override {dotted} value")
         target = self.data

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from cagsr.data import readers as sources
+from cagsr.data.layouts import CONVERSATIONS, as_messages
 from cagsr.data.prompts import DataReport, demand_whole, encode, map_columns
 from cagsr.data.readers import Row
 from cagsr.errors import InputError, closest
@@ -30,8 +31,8 @@ def pair_rows(
     """Rows of a file or data set with the columns prompt, chosen and rejected, before they are encoded.
 
     ``chosen`` and ``rejected`` are texts, or conversations: the prompt's messages in a column of their own or at
-    the head of both, one assistant turn after them. A row whose two responses are no text, empty or the same has
-    that as its problem.
+    the head of both, one assistant turn after them. The prompt may have any layout that `map_columns` reads. A row
+    whose two responses are no text, empty or the same has that as its problem.
 
     Raises InputError as `readers.read` and `prompts.map_columns` do, and for a missing column.
     """
@@ -39,8 +40,10 @@ def pair_rows(
     if not rows:
         raise InputError(f"{source} is empty; name a file whose rows have prompt, chosen and rejected")
     names = {name for row in rows for name in row.values}
-    conversations = any(isinstance(row.values.get("chosen"), list) for row in rows)
-    for column in ("chosen", "rejected") if conversations else ("prompt", "chosen", "rejected"):
+    # Conversations may have their prompt at the head of both responses.
+    inside = any(isinstance(row.values.get("chosen"), list) for row in rows)
+    known = inside or names & {"instruction", *CONVERSATIONS}
+    for column in ("chosen", "rejected") if known else ("prompt", "chosen", "rejected"):
         if names and column not in names:
             raise InputError(f"{source}: no {column!r} column{closest(column, names)}")
     return map_columns([row if row.problem else _texts(row) for row in rows])
@@ -90,10 +93,12 @@ def _texts(row: Row) -> Row:
 
 
 def _text(name: str, given: Any) -> str:
+    if isinstance(given, dict):
+        given = [given]
     if isinstance(given, list):
         if len(given) != 1 or not isinstance(given[0], dict):
             raise ValueError(f"{name} must be one assistant turn after the prompt, got {len(given)}")
-        given = given[0].get("content")
+        given = as_messages(given)[0].get("content")
     if not isinstance(given, str):
         raise ValueError(f"{name} must be text, got {type(given).__name__}")
     if not given.strip():

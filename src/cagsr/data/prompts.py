@@ -9,9 +9,11 @@ from transformers import PreTrainedTokenizerBase
 
 from cagsr.config.schema import Data
 from cagsr.data.chat_template import last_exchange, render
+from cagsr.data.column_hints import demand_column, suggest_reference
+from cagsr.data.layouts import as_messages, recognised, refuse_written_conversation
 from cagsr.data.readers import Row
 from cagsr.data.truncation import content_tokens, truncated
-from cagsr.errors import InputError, near
+from cagsr.errors import InputError
 from cagsr.types import Prompt
 
 __all__ = [
@@ -29,8 +31,6 @@ __all__ = [
 
 Overlong = Literal["error", "drop", "truncate_left", "truncate_right"]
 
-# What data sets call a prompt, the likeliest first: only to suggest a column when none was found.
-PROMPT_NAMES = ("prompt", "instruction", "question", "query", "input", "text", "mr", "article", "document")
 SHOWN = 10
 MANY = 0.5
 MEND = " Remove it or pass --skip-invalid."
@@ -41,7 +41,8 @@ class DataReport:
     """Counts of the rows by outcome: each is used, invalid, overlong or repeated; truncated and duplicates are among
     them.
 
-    ``repeated`` are rows dropped because an earlier one has their prompt; ``duplicates`` equal an earlier one whole.
+    ``repeated`` are rows dropped because an earlier one has their prompt; ``duplicates`` equal an earlier one whole;
+    ``notes`` say what was recognised in order to read them (`Row.notes`).
     """
 
     rows: int = 0
@@ -51,6 +52,7 @@ class DataReport:
     truncated: int = 0
     duplicates: int = 0
     repeated: int = 0
+    notes: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         parts = [f"{self.used} of {self.rows} rows used"]
@@ -83,10 +85,11 @@ def map_columns(
 ) -> list[Row]:
     """Map the columns of rows: ``prompt`` is then a text or a list of messages, and ``reference``, if any, a text.
 
-    Without a column ``prompt``, ``messages`` is used: all turns up to the last user turn are the prompt, the
-    last assistant turn after it is the reference. Without ``reference_column``, ``reference`` or
-    ``completion`` is used where a row has it as text. Other columns stay as they are. A row whose prompt, or
-    whose demanded reference, is missing or not text keeps that as its problem; so does one with half a character.
+    Without a column ``prompt``, a layout that is `recognised` is used, ``messages`` for one: all turns up to the last
+    user turn are the prompt, the last assistant turn after it is the reference. Without ``reference_column``,
+    ``reference`` or ``completion`` is used where a row has it as text. Other columns stay as they are. A row whose
+    prompt, or whose demanded reference, is missing or not text keeps that as its problem; so does one with half a
+    character.
 
     Raises InputError when there are no rows, and when no row has a named column, with a suggestion.
     """
@@ -94,13 +97,14 @@ def map_columns(
         raise InputError("the data set is empty: no rows to use. Name another data.source or data.split.")
     names = list(dict.fromkeys(name for row in rows for name in row.values))
     if names:
-        if prompt_column == "prompt" and "prompt" not in names and "messages" in names:
-            prompt_column = "messages"
-        _demand(names, "prompt", prompt_column, rows)
+        rows, prompt_column = recognised(rows, names, prompt_column)
+        demand_column(rows, "prompt", prompt_column)
         for kind, column in (("reference", reference_column), ("salience", salience_column)):
             if column is not None:
-                _demand(names, kind, column, rows)
+                demand_column(rows, kind, column)
     demanded = need_reference or reference_column is not None
+    if need_reference and reference_column is None and prompt_column == "prompt":
+        suggest_reference(rows)
     columns = (reference_column,) if reference_column else ("reference", "completion")
     return [row if row.problem else _mapped(row, prompt_column, columns, demanded) for row in rows]
 
@@ -116,18 +120,6 @@ def refuse_invalid(rows: Sequence[Row], skip_invalid: bool = False) -> None:
     _demand_some(len(rows) - len(invalid), DataReport(rows=len(rows), invalid=invalid))
 
 
-def _demand(names: list[str], kind: str, column: str, rows: Sequence[Row]) -> None:
-    if column in names:
-        return
-    texts = {name for row in rows[:SHOWN] for name, value in row.values.items() if isinstance(value, str)}
-    likely = [name for name in PROMPT_NAMES if name in texts] if kind == "prompt" else []
-    meant = near(column, names) or next(iter([*likely, *(name for name in names if name in texts)]), None)
-    raise InputError(
-        f"no {column!r} column; found {', '.join(map(repr, names))}."
-        + (f" Did you mean data.{kind}_column: {meant}?" if meant else "")
-    )
-
-
 def _mapped(row: Row, prompt_column: str, reference_columns: tuple[str, ...], demanded: bool) -> Row:
     values: dict[str, Any] = dict(row.values)
     if prompt_column not in values:
@@ -135,14 +127,16 @@ def _mapped(row: Row, prompt_column: str, reference_columns: tuple[str, ...], de
     prompt, reply = values[prompt_column], None
     try:
         if isinstance(prompt, list):
-            prompt, reply = last_exchange(prompt)
+            prompt, reply = last_exchange(as_messages(prompt))
         elif not isinstance(prompt, str):
             raise ValueError(f"prompt must be text, got {_shown(prompt)}")
         elif not prompt.strip():
             raise ValueError("prompt is empty")
+        else:
+            refuse_written_conversation(prompt_column, prompt)
         given = next((values[name] for name in reference_columns if values.get(name) is not None), reply)
         if isinstance(given, list) and given and all(isinstance(turn, dict) for turn in given):
-            given = given[-1].get("content")
+            given = as_messages(given)[-1].get("content")
         demand_whole(
             "prompt", prompt if isinstance(prompt, str) else "".join(turn["content"] for turn in prompt)
         )
@@ -216,7 +210,8 @@ def encode(
     """
     demand_fast(tokenizer)
     limit = _limit(max_prompt_tokens, context, new_tokens, new_tokens_key)
-    report, prompts, refused = DataReport(rows=len(rows)), [], []
+    notes = list(dict.fromkeys(note for row in rows for note in row.notes))
+    report, prompts, refused = DataReport(rows=len(rows), notes=notes), [], []
     special = frozenset(tokenizer.all_special_ids)
     contents, asked = set[int](), set[str]()
     for index, row in enumerate(rows):

@@ -17,10 +17,12 @@ MANY_PROMPTS = 20
 
 
 def say_rows(console: Console, what: str, report: "DataReport") -> None:
-    """Print a line of counts, and a warning for each row that was dropped as invalid (the first ten) and for
-    duplicates.
+    """Print a line of counts, what was recognised in order to read the rows, and a warning for each row that was
+    dropped as invalid (the first ten) and for duplicates.
     """
     say(console, f"{what}: {report}")
+    for note in report.notes:
+        say(console, f"{what}: {note}")
     for line in report.warnings():
         say(console, f"warning: {line}", style="yellow")
 
@@ -29,7 +31,8 @@ def say_few(console: Console, prompts: int) -> None:
     """Warn where there are too few evaluated prompts for reliable intervals."""
     if prompts < MANY_PROMPTS:
         warning = (
-            f"intervals over {prompts} prompts are too narrow, and their p-values too small; evaluate on more"
+            f"intervals over {prompts} prompts are too narrow, and their p-values too small; evaluate on more. A mean "
+            f"over them is uncertain by ±{1.96 / prompts**0.5:.1f} standard deviations at least"
         )
         say(console, f"warning: {warning}", style="yellow")
 

@@ -239,7 +239,8 @@ class Evaluator:
         self.ends, self.rows = {}, response_rows(self.prompts, answers, measured)
         for name, value in measured.items():
             found = interval(value)
-            self.ends |= {f"{name}/low": found.low, f"{name}/high": found.high}
+            if len(value) > 1:
+                self.ends |= {f"{name}/low": found.low, f"{name}/high": found.high}
         return {
             "reward": float(self.reward.relative(mean, **start)),
             **{name: float(value.mean()) for name, value in values.items()},

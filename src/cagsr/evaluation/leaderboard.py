@@ -106,7 +106,7 @@ def _heading(metric: str) -> str:
     return PUBLISHED.get(metric, column_title(metric))
 
 
-def _starred(found: Mapping[str, float] | None) -> str:
+def _starred(found: Mapping[str, Any] | None) -> str:
     """Right-aligned beside one another: where there is no star stands a space."""
     if not found:
         return ""
@@ -190,19 +190,20 @@ def _short(value: float) -> str:
     return f"{value:z.{digits}f}".replace("0.", ".", 1) if abs(value) < 1 else f"{value:.{digits}f}"
 
 
-def _span(found: Mapping[str, float]) -> str:
-    return f"[{_signed(found['low'])}, {_signed(found['high'])}]"
+def _span(found: Mapping[str, Any]) -> str:
+    return "one prompt" if found["low"] is None else f"[{_signed(found['low'])}, {_signed(found['high'])}]"
 
 
 def _signed(value: float) -> str:
     return ("+" if value >= 0 else "") + _short(value)
 
 
-def _with_ends(found: Mapping[str, float]) -> str:
-    return f"{_short(found['mean'])} [{_short(found['low'])}, {_short(found['high'])}]"
+def _with_ends(found: Mapping[str, Any]) -> str:
+    ends = "one prompt" if found["low"] is None else f"[{_short(found['low'])}, {_short(found['high'])}]"
+    return f"{_short(found['mean'])} {ends}"
 
 
-def _marked(found: Mapping[str, float] | None) -> str:
+def _marked(found: Mapping[str, Any] | None) -> str:
     if not found:
         return ""
     text = f"{_signed(found['mean'])} {_span(found)}"

@@ -3,7 +3,6 @@
 __all__ = ["compared", "length_matched"]
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,8 @@ def compared(
 ) -> dict[str, Any]:
     """Comparison of systems: ``systems``, ``differences`` and ``length_matched`` of a summary.
 
-    systems         {name: {metric: {mean, low, high}}}, intervals over prompts and seeds
+    systems         {name: {metric: {mean, low, high}}}, intervals over prompts and seeds; None at their ends for a
+                    single prompt
     differences     {"name-other": {metric: {mean, low, high, p, p_holm}}} for each other of ``against``; paired by
                     prompt (and by seed, where both have as many). Holm's family is all systems against that other,
                     in one metric.
@@ -27,7 +27,7 @@ def compared(
     """
     return {
         "systems": {
-            name: {metric: asdict(interval(value, level=level)) for metric, value in values.items()}
+            name: {metric: interval(value, level=level).as_dict() for metric, value in values.items()}
             for name, values in systems.items()
         },
         "differences": {
@@ -46,15 +46,15 @@ def compared(
 
 def _differences(
     systems: Mapping[str, Values], other: str, level: float
-) -> dict[str, dict[str, dict[str, float]]]:
-    found: dict[str, dict[str, dict[str, float]]] = {name: {} for name in systems if name != other}
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    found: dict[str, dict[str, dict[str, float | None]]] = {name: {} for name in systems if name != other}
     for metric, before in systems[other].items():
         pairs = {name: _aligned(systems[name][metric], before) for name in found if metric in systems[name]}
         p_values = {name: p_value(*pair) for name, pair in pairs.items()}
         corrected = holm(p_values)
         for name, pair in pairs.items():
             found[name][metric] = {
-                **asdict(difference(*pair, level=level)),
+                **difference(*pair, level=level).as_dict(),
                 "p": p_values[name],
                 "p_holm": corrected[name],
             }
@@ -86,5 +86,5 @@ def length_matched(
     for metric, value in values.items():
         if metric in base and metric != "length":
             after, before = _aligned(value, base[metric])
-            result[metric] = asdict(difference(after[:, matched], before[:, matched], level=level))
+            result[metric] = difference(after[:, matched], before[:, matched], level=level).as_dict()
     return result

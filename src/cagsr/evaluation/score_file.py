@@ -103,7 +103,7 @@ def _prompts(
 ) -> list[Prompt]:
     """The prompts of the rows that can be used; the console is told of the others."""
     prompts, report = data.encode(rows, **data.encoding(policy, config.data, config.sampling.max_new_tokens))
-    if report.used < report.rows or report.truncated:
+    if report.used < report.rows or report.truncated or report.notes:
         say_rows(console, source, report)
     return prompts
 

@@ -81,10 +81,12 @@ def _ordered(metrics: Mapping[str, Any]) -> list[str]:
     return [name for name in TITLES if name in metrics] + [name for name in metrics if name not in TITLES]
 
 
-def _cell(interval: Mapping[str, float], name: str) -> Group:
-    mean, digits = interval["mean"], 1 if name in COUNTS else 3
+def _cell(interval: Mapping[str, Any], name: str) -> Group:
+    mean, low, high = (interval[part] for part in ("mean", "low", "high"))
+    digits = 1 if name in COUNTS else 3
     shown = f"{mean:z.{digits}f}" if abs(mean) < 1e5 else _brief(mean)
-    return Group(Text(shown), Text(f"{_brief(interval['low'])}–{_brief(interval['high'])}", style="dim"))
+    ends = "1 prompt" if low is None or high is None else f"{_brief(low)}–{_brief(high)}"
+    return Group(Text(shown), Text(ends, style="dim"))
 
 
 def _brief(value: float) -> str:
@@ -104,6 +106,11 @@ def difference_lines(summary: Mapping[str, Any], pair: str) -> list[str]:
     width = max([12, *(len(column_title(name)) for name in names)])
     for name in names:
         mean, low, high = (differences[name][part] for part in ("mean", "low", "high"))
+        if low is None or high is None:
+            lines.append(
+                f"{column_title(name):<{width}} {mean:+z.3f}  one prompt, from which nothing follows"
+            )
+            continue
         if low <= 0 <= high:
             verdict = "no difference seen"
         elif (higher := higher_is_better(name)) is not None:

@@ -13,25 +13,29 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the ends of its confidence interval."""
+    """A mean and the ends of its confidence interval; of a single prompt it is everything, from -inf to inf."""
 
     mean: float
     low: float
     high: float
 
-    def as_dict(self) -> dict[str, float]:
-        return asdict(self)
+    def as_dict(self) -> dict[str, float | None]:
+        """For JSON, which has no infinity: None at both ends where nothing limits the mean."""
+        return {name: value if np.isfinite(value) else None for name, value in asdict(self).items()}
 
 
 def interval(values: np.ndarray, *, level: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean of ``values`` [prompts] or [seeds, prompts] with its percentile bootstrap interval.
 
     With several seeds both are resampled, with the same prompts for every seed drawn: all seeds are evaluated
-    on the same prompts, so a prompt's luck is shared by them.
+    on the same prompts, so a prompt's luck is shared by them. A single prompt says nothing of others: resampling it
+    would give an interval of width 0.
 
     Raises ValueError for an empty array, another number of axes, or values that are not finite.
     """
     table, means = _resampled_means(values, resamples, seed)
+    if table.shape[1] == 1:
+        return Interval(float(table.mean()), -np.inf, np.inf)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(table.mean()), float(low), float(high))
 
@@ -41,10 +45,12 @@ def p_value(after: np.ndarray, before: np.ndarray, *, resamples: int = 4000, see
 
     Twice the share of resampled mean differences on the rarer side of 0 (at 0 they count for both). With few seeds
     it is too small, as every bootstrap over few things is: it then speaks of these prompts more than of new seeds.
-    Raises ValueError as `difference` does.
+    1 for a single prompt, from which nothing follows. Raises ValueError as `difference` does.
     """
     moved = _paired(after, before)
-    means = _resampled_means(moved, resamples, seed)[1]
+    table, means = _resampled_means(moved, resamples, seed)
+    if table.shape[1] == 1:
+        return 1.0
     rarer = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
     return float(min(1.0, 2 * (rarer + 1) / (resamples + 1)))
 

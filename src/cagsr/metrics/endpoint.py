@@ -108,7 +108,7 @@ def check_endpoint(url: str) -> None:
     refuse_secrets(url)
     if find_spec("openai") is None:
         raise InputError(
-            "metrics.judge.endpoint: servers are asked through the package openai: pip install 'cagsr[judge]', or "
+            "metrics.judge.endpoint: servers are asked through the package openai: pip install openai, or "
             "set it to null and name a model to load here in metrics.judge.model"
         )
 

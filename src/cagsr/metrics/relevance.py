@@ -75,14 +75,16 @@ class Relevance:
 
 def relevance_model(name: str) -> str:
     """Directory or hub name of the model called ``name``. Raises InputError where a package for it is missing."""
-    package = PACKAGE if name == MINILM else "sentence-transformers"
-    found = find_spec(package.replace("-", "_"))
-    if found is None or found.origin is None:
-        raise InputError(
-            f"metrics.relevance_model: {name} needs the package {package}: pip install 'cagsr[metrics]', or set it "
-            "to null"
-        )
-    return str(Path(found.origin).parent / "model") if name == MINILM else name
+    place = name
+    for package in (PACKAGE, "sentence-transformers") if name == MINILM else ("sentence-transformers",):
+        found = find_spec(package.replace("-", "_"))
+        if found is None or found.origin is None:
+            raise InputError(
+                f"metrics.relevance_model: {name} needs the package {package}: pip install {package}, or set it to null"
+            )
+        if package == PACKAGE:
+            place = str(Path(found.origin).parent / "model")
+    return place
 
 
 def _load(place: str, revision: str | None, device: str) -> Any:

@@ -20,7 +20,7 @@ def rouge_l() -> Callable[[str, Sequence[str]], float]:
         from rouge_score.rouge_scorer import RougeScorer
     except ImportError as error:
         raise InputError(
-            "metrics.rouge needs rouge-score: pip install 'cagsr[metrics]', or set metrics.rouge to false"
+            "metrics.rouge needs rouge-score: pip install rouge-score, or set metrics.rouge to false"
         ) from error
     scorer = RougeScorer(["rougeL"], use_stemmer=True)
 

@@ -11,6 +11,7 @@ TITLES = {
     "repetition": "repetition",
     "length": "length",
     "reward": "reward",
+    "evaluation/reward": "reward gain",
     "finished": "finished",
     "repeated_trigrams": "repeated trigrams",
     "relevance": "relevance",
@@ -32,16 +33,19 @@ TITLES = {
 }
 """In the order of interest, which is that of a table's columns."""
 
-# A column of an interval has nine characters.
-SHORTER = {"repetition": "repeated"}
+# A column of an interval has nine characters. Columns are of evaluations, whose reward is `Reward.relative`.
+COLUMNS = {"repetition": "repeated", "reward": "reward gain"}
 
 
 def metric_title(name: str) -> str:
-    """The title of a metric, of a signal ("signal/focus") or of an evaluation's metric ("evaluation/reward")."""
+    """The title of a metric, of a signal ("signal/focus") or of an evaluation's metric ("evaluation/reward").
+
+    An evaluation's reward has a title of its own, because it has a scale of its own: see docs/method.md.
+    """
     short = name.rpartition("/")[2]
-    return TITLES.get(short, short.replace("_", " "))
+    return TITLES.get(name) or TITLES.get(short, short.replace("_", " "))
 
 
 def column_title(name: str) -> str:
-    """The title at the head of a terminal's column: as `metric_title`, or shorter."""
-    return SHORTER.get(name, metric_title(name))
+    """The title at the head of an evaluation's column: as `metric_title`, or shorter."""
+    return COLUMNS.get(name, metric_title(name))

@@ -283,5 +283,9 @@ def _check_weights(name: str, found: dict[str, Any]) -> None:
 
 def _not_loaded(part: str, name: str, error: Exception) -> InputError:
     if os.path.isdir(name):
+        if part == "the tokenizer" and not any(file.startswith("tokenizer") for file in os.listdir(name)):
+            return InputError(
+                f"model.name: {name!r} has no tokenizer (tokenizer.json); save that of the model it was made from there"
+            )
         return InputError(f"model.name: {part} in {name!r} cannot be loaded: {reason(error)}")
     return InputError(f"model.name: no directory {name!r} here, and not loaded from the hub: {reason(error)}")

@@ -280,5 +280,5 @@ def _peft(needed_by: str) -> Any:
     try:
         import peft
     except ImportError as error:
-        raise InputError(f"{needed_by} needs PEFT: pip install 'cagsr[lora]'") from error
+        raise InputError(f"{needed_by} needs PEFT: pip install peft") from error
     return peft

@@ -55,7 +55,7 @@ def find_truths(
     if unanswered:
         missing["references"] = f"{unanswered} of {len(prompts)} prompts have none"
     elif find_spec("rouge_score") is None:
-        missing["references"] = "rouge-score is not installed: pip install 'cagsr[metrics]'"
+        missing["references"] = "rouge-score is not installed: pip install rouge-score"
     else:
         measure = rouge_l()
         overlap = [measure(text, references[prompt_key(prompt)]) for prompt, text in rows]

@@ -95,6 +95,8 @@ def _ranking(title: str, rows: Mapping[str, Mapping[str, Any]], primary: str | N
             cells += (
                 ["", ""]
                 if auc is None
+                else [_share(auc["mean"]), "one prompt"]
+                if auc["low"] is None
                 else [_share(auc["mean"]), f"{_share(auc['low'])}–{_share(auc['high'])}"]
             )
             cells += [_share(_auc(found, truth, None)) for truth in parts]

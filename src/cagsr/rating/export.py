@@ -30,10 +30,11 @@ Answers = Mapping[tuple[int, str], int]
 
 @dataclass(frozen=True)
 class _Said:
-    """Answers in one mode: its items, and rater -> answers."""
+    """Answers in one mode: its items, rater -> answers to items answered in full, and rater -> number of others."""
 
     items: Sequence[Item]
     answers: Mapping[str, Answers]
+    begun: Mapping[str, int]
 
     def rated(self) -> list[tuple[int, Item]]:
         return [(number, item) for number, item in enumerate(self.items) if item.check is None]
@@ -52,7 +53,7 @@ def export(store: Store, output: Path, raters: Sequence[str] | None = None) -> d
     for mode in QUESTIONS:
         if (study := store.study(mode)) is not None:
             given = {name: store.answers(name, mode) for name in raters or known}
-            said[mode] = _Said(study.items, {name: answers for name, answers in given.items() if answers})
+            said[mode] = _said(mode, study.items, {name: found for name, found in given.items() if found})
     if not any(each.answers for each in said.values()):
         whose = ", ".join(raters or known) or "anybody"
         raise InputError(f"{store.path} has no answer of {whose} yet. Start with --raters NAME,NAME.")
@@ -63,12 +64,23 @@ def export(store: Store, output: Path, raters: Sequence[str] | None = None) -> d
     return {
         "systems": {mode: _systems(mode, each) for mode, each in said.items()},
         "agreement": {mode: _agreement(mode, each) for mode, each in said.items()},
-        "raters": {mode: _raters(mode, each) for mode, each in said.items()},
+        "raters": {mode: _raters(each) for mode, each in said.items()},
+        "begun": {mode: dict(each.begun) for mode, each in said.items()},
         "ratings": len(rows),
         "pairs": len(pairs),
         "pairs_left_out": left_out,
         "files": [str(path) for path in written],
     }
+
+
+def _said(mode: Mode, items: Sequence[Item], given: Mapping[str, Answers]) -> _Said:
+    full, begun = {}, {}
+    for rater, answers in given.items():
+        touched = {number for number, _ in answers}
+        done = {n for n in touched if all((n, question) in answers for question in QUESTIONS[mode])}
+        full[rater] = {(n, question): value for (n, question), value in answers.items() if n in done}
+        begun[rater] = len(touched - done)
+    return _Said(items, full, begun)
 
 
 def _write(store: Store, path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
@@ -93,7 +105,7 @@ def _write(store: Store, path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 
 
 def _ratings(said: _Said) -> list[dict[str, Any]]:
-    """One row for each complete rating and each system that wrote the response."""
+    """One row for each rating and each system that wrote the response."""
     rows = []
     for rater, answers in said.answers.items():
         for number, item in said.rated():
@@ -150,13 +162,11 @@ def _agreement(mode: Mode, said: _Said) -> dict[str, dict[str, float | int | Non
     return found
 
 
-def _raters(mode: Mode, said: _Said) -> dict[str, dict[str, int]]:
-    """Number of answers of each rater, and of checks of each kind that they met and passed."""
+def _raters(said: _Said) -> dict[str, dict[str, int]]:
+    """Number of items that each rater answered in full, and of checks of each kind that they met and passed."""
     found: dict[str, dict[str, int]] = {}
     for rater, answers in said.answers.items():
-        complete = [
-            n for n in range(len(said.items)) if all((n, question) in answers for question in QUESTIONS[mode])
-        ]
+        complete = sorted({number for number, _ in answers})
         row = {"items": len(said.items), "done": len(complete)}
         for kind in ("foreign", "repeated"):
             numbers = [n for n in complete if said.items[n].check == kind]

@@ -19,7 +19,7 @@ __all__ = ["DATABASE", "Rating", "export_ratings", "open_rating"]
 DATABASE = "ratings.sqlite"
 ITEMS, SEED = 60, 0
 LONGEST_NAME = 40
-PACKAGES = "packages of the rating page are not installed; pip install 'cagsr[rating]'"
+PACKAGES = "packages of the rating page are not installed; pip install fastapi uvicorn krippendorff"
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,11 @@ def rating_table(summary: Mapping[str, Any], width: int = 80) -> Group:
             continue
         if systems:
             parts += [_systems(TITLES[mode], systems), Text("")]
+        else:
+            parts += [Text(wrapped(f"{TITLES[mode]}: none yet, nothing is rated in full", width))]
         lines = [_agreement(question, found) for question, found in summary["agreement"][mode].items()]
-        lines += [_rater(name, row) for name, row in summary["raters"][mode].items()]
+        begun = summary["begun"][mode]
+        lines += [_rater(name, row, begun[name]) for name, row in summary["raters"][mode].items()]
         parts += [Text(wrapped(line, width)) for line in (*lines, "")]
     left_out = summary["pairs_left_out"]
     lines = [
@@ -50,8 +53,9 @@ def _systems(title: str, systems: Mapping[str, Any]) -> Table:
     return table
 
 
-def _interval(value: Mapping[str, float]) -> str:
-    return f"{value['mean']:.2f} [{value['low']:.2f}, {value['high']:.2f}]"
+def _interval(value: Mapping[str, Any]) -> str:
+    ends = "one prompt" if value["low"] is None else f"[{value['low']:.2f}, {value['high']:.2f}]"
+    return f"{value['mean']:.2f} {ends}"
 
 
 def _agreement(question: str, found: Mapping[str, Any]) -> str:
@@ -61,7 +65,7 @@ def _agreement(question: str, found: Mapping[str, Any]) -> str:
     return f"agreement on {question}: Krippendorff's alpha {found['alpha']:.2f} over {found['items']} items"
 
 
-def _rater(name: str, row: Mapping[str, int]) -> str:
+def _rater(name: str, row: Mapping[str, int], begun: int) -> str:
     checks = [
         f"{row[f'{kind}_passed']} of {row[kind]} {what}"
         for kind, what in (
@@ -70,4 +74,5 @@ def _rater(name: str, row: Mapping[str, int]) -> str:
         )
         if row[kind]
     ]
+    checks += [f"{begun} begun, not counted"] if begun else []
     return f"{name}: {row['done']} of {row['items']} rated" + "".join(f"; {check}" for check in checks)

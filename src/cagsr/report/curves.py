@@ -100,9 +100,8 @@ def _charts(runs: Sequence[Run], names: Sequence[str]) -> list[Chart]:
         lines = [line for number, run in enumerate(runs) if (line := _line(run, number, name)).x]
         if name in SILENT and not any(value for line in lines for value in line.y):
             continue
-        # Evaluations count from 0, whatever a step's own row calls the same number.
-        meaning = "" if "/" in name else MEANINGS.get(name, "")
-        charts.append(Chart(visible(name), visible(metric_title(name)), meaning, lines, _limits(runs, name)))
+        title = visible(metric_title(name))
+        charts.append(Chart(visible(name), title, MEANINGS.get(name, ""), lines, _limits(runs, name)))
     return charts
 
 

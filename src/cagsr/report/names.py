@@ -3,7 +3,8 @@
 __all__ = ["MEANINGS", "number", "tick"]
 
 MEANINGS = {
-    "reward": "mean over the candidates of a step",
+    "reward": "mean over the candidates of a step; standardised terms compare them, so 0 is usual",
+    "evaluation/reward": "change from the base, in units of the base's own spread; not the reward of a step",
     "reward_spread": "deviation within a prompt's candidates; at 0 there is nothing to learn from",
     "kl": "nats a token away from the reference",
     "length": "tokens a response",

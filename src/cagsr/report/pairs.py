@@ -60,7 +60,11 @@ def comparable(responses: Mapping[tuple[str, str], Sequence[Response]]) -> dict[
     return {
         "prompts": [visible(prompt) for prompt in prompts],
         "metrics": [
-            {"name": visible(metric_title(name)), "higher": higher_is_better(name), "key": visible(name)}
+            {
+                "name": visible(metric_title(f"evaluation/{name}")),
+                "higher": higher_is_better(name),
+                "key": visible(name),
+            }
             for name in metrics
         ],
         "primary": next((metrics.index(name) for name in (*PRIMARY, REWARD) if name in metrics), None),

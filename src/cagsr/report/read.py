@@ -92,11 +92,11 @@ class Evaluated(Response):
 
 
 class Interval(Record):
-    """A mean and its interval in summary.json."""
+    """A mean and its interval in summary.json; None at both ends where there was a single prompt."""
 
     mean: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p_holm: float | None = None
 
 

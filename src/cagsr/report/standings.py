@@ -1,6 +1,6 @@
 """Comparison tables with drawn intervals: values, and differences to the base and to a control."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cagsr.evaluation.leaderboard import PRIMARY
@@ -62,8 +62,8 @@ def headline(run: Run) -> dict[str, Any] | None:
         "before": number(before.mean, exact=False),
         "after": number(after.mean, exact=False),
         "difference": found and _signed(found.mean),
-        "low": found and _signed(found.low),
-        "high": found and _signed(found.high),
+        "low": None if found is None or found.low is None else _signed(found.low),
+        "high": None if found is None or found.high is None else _signed(found.high),
         "verdict": found and _verdict(found, metric),
     }
 
@@ -136,22 +136,33 @@ def _same_for_all(systems: Systems, metric: str) -> float | None:
 
 
 def _cell(found: Interval, metric: str, scale: Scale, relative: bool) -> dict[str, Any]:
+    low, high = _drawn(found)
     return {
         "mean": _signed(found.mean) if relative else number(found.mean, exact=False),
-        "ends": f"[{_signed(found.low)}, {_signed(found.high)}]"
-        if relative
-        else f"{number(found.low, exact=False)} – {number(found.high, exact=False)}",
+        "ends": _ends(found, _signed if relative else None),
         "at": scale(found.mean),
-        "from": scale(found.low),
-        "width": max(round(scale(found.high) - scale(found.low), 1), 1.0),
+        "from": scale(low),
+        "width": max(round(scale(high) - scale(low), 1), 1.0),
         "verdict": _verdict(found, metric) if relative else None,
     }
+
+
+def _ends(found: Interval, signed: Callable[[float], str] | None) -> str:
+    if found.low is None or found.high is None:
+        return "one prompt"
+    if signed:
+        return f"[{signed(found.low)}, {signed(found.high)}]"
+    return f"{number(found.low, exact=False)} – {number(found.high, exact=False)}"
+
+
+def _drawn(found: Interval) -> tuple[float, float]:
+    return (found.mean, found.mean) if found.low is None or found.high is None else (found.low, found.high)
 
 
 def _verdict(found: Interval, metric: str) -> str:
     """Verdict on a difference: better, worse, higher, lower, or empty where none is seen."""
     corrected = found.p_holm is None or found.p_holm < SIGNIFICANT
-    if found.low <= 0 <= found.high or not corrected:
+    if found.low is None or found.high is None or found.low <= 0 <= found.high or not corrected:
         return ""
     higher = higher_is_better(metric)
     if higher is None:
@@ -164,7 +175,8 @@ def _better(metric: str) -> str:
 
 
 def _scale(found: Sequence[Interval], relative: bool) -> Scale:
-    low, high = min(one.low for one in found), max(one.high for one in found)
+    drawn = [_drawn(one) for one in found]
+    low, high = min(low for low, _ in drawn), max(high for _, high in drawn)
     if relative:
         low, high = min(low, 0.0), max(high, 0.0)
     if low == high:

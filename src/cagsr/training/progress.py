@@ -101,7 +101,9 @@ class Display:
             self._line(f"step {step}/{self.steps}", [*numbers[:2], left, *numbers[2:]])
 
     def on_evaluation(self, step: int, row: dict[str, float]) -> None:
-        numbers = [f"{name} {value:.3f}" for name, value in row.items() if name != "step"]
+        # Against the base and in its spreads: another scale than that of a step's reward.
+        named = {"reward_gain" if name == "reward" else name: value for name, value in row.items()}
+        numbers = [f"{name} {value:.3f}" for name, value in named.items() if name != "step"]
         if self.moving:
             say(self.console, f"evaluation at step {step}: {said(numbers)}")
         else:

@@ -222,5 +222,5 @@ def _trl() -> Any:
     try:
         import trl
     except ImportError as error:
-        raise InputError("training a reward model needs TRL: pip install 'cagsr[preferences]'") from error
+        raise InputError("training a reward model needs TRL: pip install 'trl>=1.16,<2'") from error
     return trl

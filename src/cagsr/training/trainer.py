@@ -15,7 +15,7 @@ from cagsr.config import Config, check_paths
 from cagsr.config.schema import IN_MEMORY, Term
 from cagsr.config.training_config import TrainingConfig
 from cagsr.data import splits
-from cagsr.data.row_messages import say_rows
+from cagsr.data.row_messages import say_few, say_rows
 from cagsr.data.splits import DataSets
 from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError
@@ -54,6 +54,7 @@ from cagsr.training.preflight import (
 from cagsr.training.progress import Display
 from cagsr.training.recorder import Recorder
 from cagsr.training.step import Step
+from cagsr.training.step_warnings import StepWarnings
 from cagsr.training.trainer_arguments import (
     checked_callbacks,
     checked_config,
@@ -297,7 +298,8 @@ class Trainer:
     def _observers(self, loop: TrainingLoop) -> list[RunObserver]:
         theirs = [one for one in self.callbacks if isinstance(one, TrainerCallback)]
         own: list[RunObserver] = [one for one in self.callbacks if not isinstance(one, TrainerCallback)]
-        return [*own, TransformersCallbacks(theirs, loop)] if theirs else own
+        ours = [StepWarnings(self.console, self.config.sampling), *own]
+        return [*ours, TransformersCallbacks(theirs, loop)] if theirs else ours
 
     def _evaluator(self, policy: Policy, step: Step, checker: Checker | None) -> Evaluator | None:
         config = self.config
@@ -306,6 +308,7 @@ class Trainer:
         rows = splits.read_rows(config, "development", datasets=self.datasets)
         prompts, report = splits.build_prompts(config, policy, "development", rows=rows)
         say_rows(self.console, "development prompts", report)
+        say_few(self.console, len(prompts))
         return Evaluator(
             policy,
             prompts,

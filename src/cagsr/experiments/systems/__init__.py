@@ -65,5 +65,5 @@ def check_packages(systems: Iterable[str], has_pairs: bool) -> None:
     if training and find_spec("trl") is None:
         raise InputError(
             f"compare.systems: for {', '.join(training)} TRL trains a reward model, and it is not installed: "
-            "pip install 'cagsr[preferences]', or name other systems."
+            "pip install 'trl>=1.16,<2', or name other systems."
         )
