@@ -76,7 +76,7 @@ def test_a_chat_model_reads_a_conversation():
     unknown = model.tokenizer.unk_token_id
     assert from_turns == {"input_ids": [20, 21, unknown, 50, 51, unknown]}
     assert encoded(model.model, model.tokenizer, words(2), words(2, 30)) == from_turns
-    assert asked(replace(make_prompt("a"), row={"prompt": turns})) == turns
+    assert asked(replace(make_prompt("a"), row={"prompt": turns})) == (turns, {})
     assert asked(make_prompt("a b", row={"prompt": "a b"})) == "a b"
 
 

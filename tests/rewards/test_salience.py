@@ -5,7 +5,7 @@ import torch
 
 from cagsr.errors import InputError
 from cagsr.rewards.salience import STOP_WORDS, Column, Idf, Span, Uniform
-from cagsr.types import Prompt
+from cagsr.types import Prompt, Turn
 from evidence import make_evidence, make_prompt, padded
 
 
@@ -54,12 +54,12 @@ def test_template_special_tokens_punctuation_and_stop_words_weigh_nothing():
 
 
 def test_a_piece_of_a_word_is_judged_by_the_whole_word():
-    prompt = Prompt("therapist the", (3, 4, 5), ((0, 3), (3, 9), (9, 13)), ((0, 13),), 0)
+    prompt = Prompt("therapist the", (3, 4, 5), ((0, 3), (3, 9), (9, 13)), (Turn("user", 0, 13),), 0)
     assert Uniform().weigh(prompt) == [1.0, 1.0, 0.0]
 
 
 def test_a_token_of_a_stop_word_and_another_word_is_content():
-    prompt = Prompt("the pub of", (3, 4), ((0, 7), (7, 10)), ((0, 10),), 0)
+    prompt = Prompt("the pub of", (3, 4), ((0, 7), (7, 10)), (Turn("user", 0, 10),), 0)
     assert Uniform().weigh(prompt) == [1.0, 0.0]
 
 
@@ -86,7 +86,7 @@ def test_idf_weighs_rare_words_more_and_words_of_every_prompt_nothing():
 
 def test_idf_of_a_token_that_spans_words_is_that_of_the_rarest():
     corpus = [make_prompt(text) for text in ("red pub", "red", "red", "blue")]
-    prompt = Prompt("pub red", (3,), ((0, 7),), ((0, 7),), 0)
+    prompt = Prompt("pub red", (3,), ((0, 7),), (Turn("user", 0, 7),), 0)
     assert Idf(corpus).weigh(prompt) == pytest.approx([math.log(5 / 2)])
 
 

@@ -22,6 +22,7 @@ from cagsr.config.registry import ESTIMATORS, TASKS
 __all__ = [
     "FILES",
     "IN_MEMORY",
+    "NOT_OF_TEMPLATES",
     "AlgorithmSettings",
     "Data",
     "Limit",
@@ -44,6 +45,11 @@ __all__ = [
 IN_MEMORY = ("<train_dataset>", "<eval_dataset>")
 # What a data.source ends with that is a file and neither a directory nor a hub name.
 FILES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz", ".parquet")
+
+# Options of apply_chat_template that are no variables of a template: the program sets them, or a column does.
+NOT_OF_TEMPLATES = frozenset(
+    ["add_generation_prompt", "continue_final_message", "return_dict", "return_tensors", "tokenize", "tools"]
+)
 
 
 class Lora(Section):
@@ -125,6 +131,16 @@ class Data(Section):
     checker: Text | None = Field(
         default=None,
         description="What judges responses in evaluation: a built-in task's name or a dotted path.",
+    )
+    chat_template_kwargs: dict[str, Scalar | list[Scalar]] = Field(
+        default_factory=dict,
+        description="Variables of the chat template, such as enable_thinking: false. Those in a row's own column "
+        "chat_template_kwargs win; its column tools goes to the template too.",
+    )
+    special_tokens: Literal["text", "control"] = Field(
+        default="text",
+        description="What special tokens spelt in prompts of plain text are: text, or control tokens, for prompts "
+        "that a chat template rendered already. In conversations they are text.",
     )
     max_prompt_tokens: AtLeastOne | None = Field(
         default=None, description="Longest prompt, template included; null: what the model's context leaves."
@@ -208,6 +224,13 @@ class SalienceSettings(Section):
         default="uniform",
         description="How prompt tokens are weighted: all content words alike, rare words more, "
         "only a marked span, or a column of the data.",
+    )
+    roles: Annotated[
+        list[Literal["last-user", "user", "system", "developer", "assistant", "tool"]], Field(min_length=1)
+    ] = Field(
+        default=["last-user"],
+        description="Whose turns of a conversation count: last-user (the question), user (all of the user's), system, "
+        "developer, assistant, tool. Not for kind: column, which names what counts wherever it stands.",
     )
     power: NotNegative = Field(default=1.0, description="Exponent of the inverse document frequency (idf).")
     start: Text | None = Field(

@@ -1,12 +1,12 @@
 """Follow-up perplexity: a frozen model's perplexity of the text that follows prompt and response."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
-from cagsr.data.chat_template import render
+from cagsr.data.chat_template import answered, render
+from cagsr.data.special_tokens import tokenised
 from cagsr.errors import InputError
 from cagsr.models.policy import Policy
 from cagsr.models.token_logprobs import token_logprobs
@@ -59,9 +59,8 @@ class FollowUp:
 
     def pieces(self, prompt: Prompt, response: str, target: str) -> tuple[list[int], list[int]]:
         """Token ids of the context and of the target, cut to what the model has positions for."""
-        messages = prompt.row.get("prompt")
-        if isinstance(messages, list):
-            context, written = self._conversation(messages, response, target)
+        if isinstance(prompt.row.get("prompt"), list):
+            context, written = self._conversation(prompt, response, target)
         elif self.policy.readable.kind == "causal":
             unknown = self.policy.tokenizer.unk_token_id
             newline = [token for token in self._ids("\n") if token != unknown]
@@ -73,22 +72,16 @@ class FollowUp:
             raise InputError(f"follow-up perplexity: {target!r} has no token to predict. Remove the row.")
         return self._cut(context, written)
 
-    def _conversation(self, messages: list[Any], response: str, target: str) -> tuple[list[int], list[int]]:
-        turns = [
-            *messages,
-            {"role": "assistant", "content": response},
-            {"role": "user", "content": target},
-        ]
+    def _conversation(self, prompt: Prompt, response: str, target: str) -> tuple[list[int], list[int]]:
+        turns = [*answered(prompt.row["prompt"], response), {"role": "user", "content": target}]
         try:
-            text, spans = render(turns, self.policy.tokenizer)
+            text, spans = render(turns, self.policy.tokenizer, **prompt.template)
+            _, start, end = spans[-1]
+            tokens = tokenised(text[:end], spans, self.policy.tokenizer, add_special_tokens=False)
         except ValueError as error:
             raise InputError(f"follow-up perplexity: {error}") from error
-        start, end = spans[-1]
-        encoded = self.policy.tokenizer(
-            text[:end], add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        first = next(n for n, (_, stop) in enumerate(encoded["offset_mapping"]) if stop > start)
-        return encoded["input_ids"][:first], encoded["input_ids"][first:]
+        first = next(n for n, (_, stop) in enumerate(tokens.offsets) if stop > start)
+        return list(tokens.ids[:first]), list(tokens.ids[first:])
 
     def _cut(self, context: list[int], target: list[int]) -> tuple[list[int], list[int]]:
         positions, causal = self.policy.context, self.policy.readable.kind == "causal"
@@ -103,7 +96,7 @@ class FollowUp:
     def _rollout(self, rows: list[tuple[list[int], list[int]]]) -> Rollout:
         policy = self.policy
         contexts = [
-            Prompt(text="", ids=tuple(context), offsets=(), content=(), index=n)
+            Prompt(text="", ids=tuple(context), offsets=(), turns=(), index=n)
             for n, (context, _) in enumerate(rows)
         ]
         prompt_ids, prompt_mask = policy.collate(contexts)

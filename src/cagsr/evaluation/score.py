@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cagsr.config.schema import Term
 from cagsr.data.chat_template import turn_end
-from cagsr.data.in_memory import encode_in_memory, is_conversation
+from cagsr.data.in_memory import encode_in_memory
+from cagsr.data.make_prompt import is_conversation
 from cagsr.errors import InputError
 from cagsr.models.load_policy import observing
 from cagsr.models.policy import Policy
@@ -76,7 +77,8 @@ def score(
     spread, texts = _paired(prompts, responses)
     with observing(model, tokenizer, layers=layers, temperature=temperature) as policy:
         template = {**(chat_template_kwargs or {})}
-        encoded = encode_in_memory(spread, policy.tokenizer, template=template)
+        goes_on = policy.readable.kind == "causal"
+        encoded = encode_in_memory(spread, policy.tokenizer, template=template, goes_on=goes_on)
         rows = [row[:max_new_tokens] for row in encode_responses(policy, encoded, texts, template)]
         refuse_overlong(policy, encoded, rows)
         alone = only_one(chosen, encoded)

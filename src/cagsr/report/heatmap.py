@@ -92,7 +92,8 @@ def heatmap(
     """
     template = {**(chat_template_kwargs or {})}
     with observing(model, tokenizer, layers=layers) as policy:
-        prompts = encode_in_memory([prompt], policy.tokenizer, template=template)
+        goes_on = policy.readable.kind == "causal"
+        prompts = encode_in_memory([prompt], policy.tokenizer, template=template, goes_on=goes_on)
         rows = encode_responses(policy, prompts, [response], template)
         refuse_overlong(policy, prompts, rows)
         with torch.no_grad():

@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -17,14 +17,32 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from cagsr.data.chat_template import answered
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.io.safetensors_only import only_safetensors, reason
 from cagsr.types import Prompt
 
-__all__ = ["Asked", "RewardModel", "asked", "collated", "encoded", "frozen", "load_classifier"]
+__all__ = [
+    "Asked",
+    "Conversation",
+    "RewardModel",
+    "asked",
+    "collated",
+    "encoded",
+    "frozen",
+    "load_classifier",
+]
 
-Asked = str | list[Mapping[str, Any]]
-"""A reward model's prompt: a text, or the messages of a conversation."""
+
+class Conversation(NamedTuple):
+    """The messages of a conversation, and what its chat template is given: tools and variables."""
+
+    messages: list[Mapping[str, Any]]
+    template: Mapping[str, Any]
+
+
+Asked = str | list[Mapping[str, Any]] | Conversation
+"""A reward model's prompt: a text, or a conversation."""
 
 Encoded = Mapping[str, list[int]]
 
@@ -37,7 +55,7 @@ MASKS = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_
 def asked(prompt: Prompt) -> Asked:
     """The prompt as a reward model reads it: the user's conversation, or the text as the policy read it."""
     messages = prompt.row.get("prompt")
-    return messages if isinstance(messages, list) else prompt.text
+    return Conversation(messages, prompt.template) if isinstance(messages, list) else prompt.text
 
 
 @dataclass(frozen=True)
@@ -103,13 +121,16 @@ def encoded(
     Raises InputError for more of them than the model has positions for.
     """
     conversational = not model.config.is_encoder_decoder and bool(tokenizer.chat_template)
+    if isinstance(prompt, str):
+        turns, template = [{"role": "user", "content": prompt}], {}
+    else:
+        turns, template = prompt if isinstance(prompt, Conversation) else (prompt, {})
     if conversational:
-        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        said = [*map(dict, turns), {"role": "assistant", "content": response}]
-        text = str(tokenizer.apply_chat_template(said, tokenize=False))
+        said = [dict(turn) for turn in answered(turns, response)]
+        text = str(tokenizer.apply_chat_template(said, tokenize=False, **template))
         row = {"input_ids": _ids(tokenizer, text, special=False)}
     else:
-        asked_for = prompt if isinstance(prompt, str) else "\n".join(str(turn["content"]) for turn in prompt)
+        asked_for = "\n".join(str(turn["content"]) for turn in turns)
         row = _encoded_texts(model, tokenizer, asked_for, response)
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = max(map(len, row.values()))

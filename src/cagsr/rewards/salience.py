@@ -10,7 +10,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ very was we were what when where which while who whom why will with would you yo
 that's don't
 """
 STOP_WORDS = frozenset(_ENGLISH.split())
+# The question: what is said before it, and by whom, is no matter that an answer has to cover.
+ROLES = ("last-user",)
 
 
 class Salience(ABC):
@@ -57,7 +59,9 @@ class Salience(ABC):
 
 
 class Uniform(Salience):
-    """Uniform salience: 1 for every content token, part of a word of the user's that is no stop word.
+    """Uniform salience: 1 for every content token, part of a word of the last user turn that is no stop word.
+
+    ``roles`` name the turns that count (`Prompt.written`).
 
     Template, special tokens and punctuation are no content. A subword token belongs to its whole word, so
     the first piece of "therapist" is content even when it reads "the".
@@ -65,12 +69,12 @@ class Uniform(Salience):
     Source: on real text uniform weights were better than inverse document frequencies.
     """
 
-    def __init__(self, stop_words: Iterable[str] = STOP_WORDS) -> None:
-        self.stop_words = frozenset(word.casefold() for word in stop_words)
+    def __init__(self, stop_words: Iterable[str] = STOP_WORDS, roles: Collection[str] = ROLES) -> None:
+        self.stop_words, self.roles = frozenset(word.casefold() for word in stop_words), roles
 
     def weigh(self, prompt: Prompt) -> list[float]:
         weights = [0.0] * len(prompt.ids)
-        for word in prompt_words(prompt):
+        for word in prompt_words(prompt, self.roles):
             if word.key not in self.stop_words:
                 for token in word.tokens:
                     weights[token] = 1.0
@@ -85,9 +89,13 @@ class Idf(Uniform):
     """
 
     def __init__(
-        self, prompts: Iterable[Prompt], power: float = 1.0, stop_words: Iterable[str] = STOP_WORDS
+        self,
+        prompts: Iterable[Prompt],
+        power: float = 1.0,
+        stop_words: Iterable[str] = STOP_WORDS,
+        roles: Collection[str] = ROLES,
     ) -> None:
-        super().__init__(stop_words)
+        super().__init__(stop_words, roles)
         if not 0 <= power < math.inf:
             raise InputError(f"salience idf: power must be a number of at least 0, got {power!r}")
         self.power = power
@@ -95,13 +103,13 @@ class Idf(Uniform):
         self.documents = 0
         for prompt in prompts:
             self.documents += 1
-            self.frequencies.update({word.key for word in prompt_words(prompt)})
+            self.frequencies.update({word.key for word in prompt_words(prompt, roles)})
         if not self.documents:
             raise InputError("salience idf: needs prompts to count document frequencies in, got none")
 
     def weigh(self, prompt: Prompt) -> list[float]:
         weights = [0.0] * len(prompt.ids)
-        for word in prompt_words(prompt):
+        for word in prompt_words(prompt, self.roles):
             if word.key in self.stop_words:
                 continue
             rarity = math.log((1 + self.documents) / (1 + self.frequencies[word.key])) ** self.power
@@ -126,8 +134,9 @@ class Span(Uniform):
         end: str | None = None,
         pattern: str | None = None,
         stop_words: Iterable[str] = STOP_WORDS,
+        roles: Collection[str] = ROLES,
     ) -> None:
-        super().__init__(stop_words)
+        super().__init__(stop_words, roles)
         if bool(start or end) == bool(pattern):
             raise InputError("salience span: give either start and/or end, or pattern")
         if not pattern:
@@ -149,7 +158,7 @@ class Span(Uniform):
 class Column(Salience):
     """Salience of the words and phrases that a column of the user's data lists for each prompt.
 
-    ``prompt.row[name]`` is a list of texts, each of which must occur in what the user wrote, whole words in
+    ``prompt.row[name]`` is a list of texts, each of which must occur in a turn, whoever wrote it, whole words in
     either case; all its occurrences count, stop words and punctuation inside them too.
 
     Raises InputError naming the row when the column is missing, is no list of texts, or lists what the
@@ -187,7 +196,7 @@ class Column(Salience):
 
     def _occurrences(self, phrase: str, prompt: Prompt) -> list[tuple[int, int]]:
         pattern = re.compile(rf"(?<!\w){re.escape(phrase.strip())}(?!\w)", re.IGNORECASE)
-        spans = [match.span() for part in prompt.content for match in pattern.finditer(prompt.text, *part)]
+        spans = [match.span() for part in prompt.written() for match in pattern.finditer(prompt.text, *part)]
         if not spans:
             raise InputError(
                 f"row {prompt.index + 1}: salience column {self.name!r} lists {phrase!r}, "
@@ -209,9 +218,9 @@ def build_salience(config: Config, prompts: Sequence[Prompt]) -> Salience:
     """Build the salience of ``reward.salience``; document frequencies are those of ``prompts``."""
     given = config.reward.salience
     if given.kind == "idf":
-        return Idf(prompts, power=given.power)
+        return Idf(prompts, power=given.power, roles=given.roles)
     if given.kind == "span":
-        return Span(given.start, given.end, given.pattern)
+        return Span(given.start, given.end, given.pattern, roles=given.roles)
     if given.kind == "column":
         return Column(str(config.data.salience_column))
-    return Uniform()
+    return Uniform(roles=given.roles)
