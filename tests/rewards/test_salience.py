@@ -1,10 +1,12 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from cagsr.config import Config
 from cagsr.errors import InputError
-from cagsr.rewards.salience import STOP_WORDS, Column, Idf, Span, Uniform
+from cagsr.rewards.salience import STOP_WORDS, Column, Idf, Span, Uniform, build_salience
 from cagsr.types import Prompt, Turn
 from evidence import make_evidence, make_prompt, padded
 
@@ -167,3 +169,48 @@ def test_column_names_the_row_that_is_wrong(row, reason):
     with pytest.raises(InputError, match="row 17: ") as error:
         Column("key").weigh(prompt)
     assert reason in str(error.value)
+
+
+# Conversations ------------------------------------------------------------------------------------------------
+
+TALK = "S: be brief U: name cats A: cats dogs U: and dogs"
+TURNS = (Turn("system", 3, 11), Turn("user", 15, 24), Turn("assistant", 28, 37), Turn("user", 41, 49))
+
+
+@pytest.mark.parametrize(
+    ("roles", "words"),
+    [
+        ((), ["dogs"]),
+        (("last-user",), ["dogs"]),
+        (("user",), ["name", "cats", "dogs"]),
+        (("system", "last-user"), ["brief", "dogs"]),
+        (("assistant",), ["cats", "dogs"]),
+        (("tool",), []),
+    ],
+)
+def test_the_last_user_turn_counts_and_others_on_demand(roles, words):
+    talk = replace(make_prompt(TALK), turns=TURNS)
+    settings = {"roles": roles} if roles else {}
+    idf = Idf([make_prompt("x")], stop_words=STOP_WORDS, **settings)
+    span = Span(pattern=r"[a-z]+", **settings)
+    for salience in (Uniform(**settings), idf, span):
+        weights = zip(talk.offsets, salience.weigh(talk), strict=True)
+        assert [talk.text[slice(*span)] for span, weight in weights if weight] == words
+
+
+def test_a_column_may_list_what_anybody_said_but_no_template():
+    talk = replace(make_prompt(TALK, row={"key": ["brief", "cats"]}), turns=TURNS)
+    weights = zip(talk.offsets, Column("key").weigh(talk), strict=True)
+    assert [talk.text[slice(*span)] for span, weight in weights if weight] == ["brief", "cats", "cats"]
+    with pytest.raises(InputError, match="lists 'U', which the prompt does not say"):
+        Column("key").weigh(replace(talk, row={"key": ["U"]}))
+
+
+def test_the_config_names_the_roles():
+    given = ["data.task=slots", "reward.salience.roles=[system, user]"]
+    salience = build_salience(Config.load(None, given), [SHORT])
+    assert isinstance(salience, Uniform)
+    assert list(salience.roles) == ["system", "user"]
+    default = build_salience(Config.load(None, given[:1]), [SHORT])
+    assert isinstance(default, Uniform)
+    assert list(default.roles) == ["last-user"]
