@@ -38,7 +38,9 @@ def test_one_row_out_for_each_row_in_and_in_order(score, model):
     )
     outcome = score(terms, model=model)
     found = scored(outcome)
-    assert outcome.err == ""
+    first, *rest = outcome.err.split("\n  ")
+    assert first == f"the prompt of row 1 as the model reads it: {PAIRS[0]['prompt']!r}"
+    assert [line.split(":")[0].split(",")[0] for line in rest][1] == "to be covered"
     assert [{key: row[key] for key in ("prompt", "response")} for row in found] == PAIRS
     for row in found:
         signals = row["signals"]

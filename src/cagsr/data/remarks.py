@@ -41,15 +41,16 @@ class Remarks:
         """What may not be meant, a line each."""
         found = []
         if self.spelt:
-            read = {
-                "text": f"they are read as text; if a chat template wrote them, {MESSAGES}, or set "
-                "data.special_tokens: control",
-                "control": "in plain texts they are read as control tokens, and in conversations as text",
-                "verbatim": f"they are read as control tokens; if a chat template wrote them, {MESSAGES}",
-            }[self.special_tokens]
+            read = "read as text" if self.special_tokens == "text" else "read as control tokens"
+            if self.special_tokens == "control":
+                read += " in plain texts and as text in conversations"
+            elif self.plain:
+                read += f"; if a chat template wrote them, {MESSAGES}"
+            if self.special_tokens == "text" and self.plain:
+                read += ", or set data.special_tokens: control"
             found.append(
                 f"special tokens are spelt in {len(self.spelt)} prompts (first: {self.spelt[0]}) and never have to be "
-                f"covered; {read}"
+                f"covered; they are {read}"
             )
         if not self.plain or not self.goes_on or self.special_tokens == "verbatim":
             return found

@@ -15,6 +15,7 @@ from cagsr.data.row_messages import say_cut, say_rows
 from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError, StorageError
 from cagsr.evaluation.score import encode_responses, measured, only_one
+from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.io.quiet_libraries import warn
 from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
@@ -52,6 +53,8 @@ def score_file(
     prompts = _prompts(config, policy, rows, source, console)
     responses = [str(prompt.row["response"]) for prompt in prompts]
     say_cut(console, policy, "responses", responses, limit, "sampling.max_new_tokens")
+    salience = build_salience(config, prompts)
+    say_prompt(console, prompts, policy, salience)
     if (alone := only_one(reward, prompts)) is not None:
         warn(console, alone)
     encoded = encode_responses(
@@ -68,7 +71,7 @@ def score_file(
         prompts,
         [row[:limit] for row in encoded],
         reward,
-        build_salience(config, prompts),
+        salience,
         batch_size=config.train.micro_batch,
         responses=responses,
         seen=save,
@@ -89,7 +92,7 @@ def _prompts(
 ) -> list[Prompt]:
     """The prompts of the rows that can be used; the console is told of the others."""
     prompts, report = data.encode(rows, **data.encoding(policy, config.data, config.sampling.max_new_tokens))
-    if report.used < report.rows or report.truncated:
+    if report.used < report.rows or report.truncated or report.remarks:
         say_rows(console, source, report)
     return prompts
 

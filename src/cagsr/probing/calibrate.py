@@ -23,6 +23,7 @@ from cagsr.data.row_messages import say_cut, say_rows
 from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import measure_signals
+from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.io.atomic_write import refuse_existing, write_atomically
 from cagsr.io.terminal import say
 from cagsr.models.build import build_policy
@@ -90,6 +91,7 @@ def calibrate(
     found, report = splits.build_prompts(config, policy, "train", rows=unlabelled)
     say_rows(console, "train prompts", report)
     salience = build_salience(config, found)
+    say_prompt(console, found, policy, salience)
     chosen = _some(found, prompts, seed)
     measure = measure_signals(reward, policy, salience)
     ruler, contrasts = _contrasts(config, policy, chosen, reward, measure)

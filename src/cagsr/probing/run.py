@@ -19,6 +19,7 @@ from cagsr.distributed.launcher import refuse_unseen
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import Answers, measure_signals
+from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.metrics.bootstrap import interval
 from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
@@ -70,6 +71,7 @@ def _probed(config: Config, console: Console, prompts: int) -> dict[str, Any]:
     config = _of_prompts(config, split, prompts)
     policy, asked, world = _loaded(config, split, prompts, console)
     salience = build_salience(config, asked)
+    say_prompt(console, asked, policy, salience)
     per_pass = max(1, config.train.micro_batch // sampling.candidates)
     how: dict[str, Any] = {"prompts_per_pass": per_pass, "world": world, "seed": config.train.seed}
     probed = observe(policy, asked, sampling, panel, adversarial, salience, **how)
