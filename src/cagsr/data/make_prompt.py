@@ -12,7 +12,7 @@ from cagsr.data.special_tokens import Tokens, spelt_in, tokenised
 from cagsr.data.truncation import content_tokens
 from cagsr.types import Prompt, Turn
 
-__all__ = ["SpecialTokens", "added_end", "demand_whole", "is_conversation", "make_prompt"]
+__all__ = ["SpecialTokens", "added_end", "demand_whole", "is_conversation", "make_prompt", "text_ids"]
 
 SpecialTokens = Literal["text", "control", "verbatim"]
 """What special tokens are that a prompt spells: text; in plain text the tokens themselves; or everywhere these."""
@@ -65,6 +65,16 @@ def make_prompt(
     if all(made.ids[token] in special for token in content_tokens(made)):
         raise ValueError("no content tokens: special or unknown tokens only")
     return made
+
+
+def text_ids(
+    text: str, tokenizer: PreTrainedTokenizerBase, *, special: bool = True, goes_on: bool = False
+) -> list[int]:
+    """The tokens of a text whose special tokens are text: ``special`` with those that the tokenizer adds, but for an
+    end of sequence where something ``goes_on``.
+    """
+    tokens = tokenised(text, [Turn("user", 0, len(text))], tokenizer, add_special_tokens=special)
+    return list(_without_added(tokens, tokenizer, goes_on).ids if special else tokens.ids)
 
 
 def added_end(

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from cagsr.data.chat_template import answered, render
+from cagsr.data.make_prompt import text_ids
 from cagsr.data.special_tokens import tokenised
 from cagsr.errors import InputError
 from cagsr.models.policy import Policy
@@ -64,10 +65,11 @@ class FollowUp:
         elif self.policy.readable.kind == "causal":
             unknown = self.policy.tokenizer.unk_token_id
             newline = [token for token in self._ids("\n") if token != unknown]
-            context = [*self._ids(prompt.text, special=True), *self._ids(response), *newline]
-            written = self._ids(target)
+            asked = text_ids(prompt.text, self.policy.tokenizer, goes_on=True)
+            context, written = [*asked, *self._ids(response), *newline], self._ids(target)
         else:
-            context, written = self._ids(f"{prompt.text}\n{response}", special=True), self._ids(target)
+            context = text_ids(f"{prompt.text}\n{response}", self.policy.tokenizer)
+            written = self._ids(target)
         if not written:
             raise InputError(f"follow-up perplexity: {target!r} has no token to predict. Remove the row.")
         return self._cut(context, written)
@@ -109,5 +111,5 @@ class FollowUp:
         moved = (tensor.to(policy.device) for tensor in (ids, mask, torch.zeros(len(rows), dtype=torch.bool)))
         return Rollout(contexts, prompt_ids, prompt_mask, *moved, responses=[""] * len(rows))
 
-    def _ids(self, text: str, special: bool = False) -> list[int]:
-        return self.policy.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+    def _ids(self, text: str) -> list[int]:
+        return text_ids(text, self.policy.tokenizer, special=False)

@@ -17,7 +17,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from cagsr.data.chat_template import answered
+from cagsr.data.chat_template import answered, render
+from cagsr.data.make_prompt import text_ids
+from cagsr.data.special_tokens import tokenised
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.io.safetensors_only import only_safetensors, reason
 from cagsr.types import Prompt
@@ -126,9 +128,7 @@ def encoded(
     else:
         turns, template = prompt if isinstance(prompt, Conversation) else (prompt, {})
     if conversational:
-        said = [dict(turn) for turn in answered(turns, response)]
-        text = str(tokenizer.apply_chat_template(said, tokenize=False, **template))
-        row = {"input_ids": _ids(tokenizer, text, special=False)}
+        row = {"input_ids": _ids_of_turns(tokenizer, answered(turns, response), template)}
     else:
         asked_for = "\n".join(str(turn["content"]) for turn in turns)
         row = _encoded_texts(model, tokenizer, asked_for, response)
@@ -145,18 +145,26 @@ def encoded(
 def _encoded_texts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, response: str
 ) -> Encoded:
-    written = _ids(tokenizer, response, special=False)
+    written = text_ids(response, tokenizer, special=False)
     if getattr(model.config, LAYOUT, None) == SPLIT:
         start = model.config.decoder_start_token_id
-        return {"input_ids": _ids(tokenizer, prompt), "decoder_input_ids": [start, *written]}
+        return {"input_ids": text_ids(prompt, tokenizer), "decoder_input_ids": [start, *written]}
     if not model.config.is_encoder_decoder and tokenizer.cls_token_id is not None:
         pair: Any = tokenizer(prompt, response, verbose=False)
         return {key: list(pair[key]) for key in ("input_ids", "token_type_ids") if key in pair}
-    return {"input_ids": [*_ids(tokenizer, prompt), *written, cast(int, tokenizer.eos_token_id)]}
+    asked_for = text_ids(prompt, tokenizer, goes_on=not model.config.is_encoder_decoder)
+    return {"input_ids": [*asked_for, *written, cast(int, tokenizer.eos_token_id)]}
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str, special: bool = True) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"])
+def _ids_of_turns(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], template: Mapping[str, Any]
+) -> list[int]:
+    closed = {"add_generation_prompt": False, "continue_final_message": False}
+    try:
+        text, turns = render(messages, tokenizer, **{**template, **closed})
+        return list(tokenised(text, turns, tokenizer, add_special_tokens=False).ids)
+    except ValueError as error:
+        raise InputError(f"reward model: {error}; choose another, or leave the row out") from error
 
 
 def collated(model: PreTrainedModel, rows: Sequence[Encoded], move: bool = True) -> dict[str, Tensor]:
