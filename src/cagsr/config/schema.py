@@ -118,7 +118,8 @@ class Data(Section):
     evaluation_count: AtLeastOne = Field(default=100, description="Evaluate on at most so many prompts.")
     prompt_column: Text = Field(
         default="prompt",
-        description="Column of prompts: text, or a list of messages. Absent: 'messages' is used.",
+        description="Column of prompts: text, or a list of messages, of which a last turn of the assistant is "
+        "continued. Absent: 'messages' is used, whole conversations whose last answer is the reference.",
     )
     reference_column: Text | None = Field(
         default=None,

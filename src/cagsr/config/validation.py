@@ -196,6 +196,11 @@ def _salience(config: Sections) -> Iterator[Conflict]:
     salience = config.reward.salience
     if salience.kind == "column" and config.data.salience_column is None:
         yield Conflict(("reward.salience.kind",), "reward.salience.kind: column needs data.salience_column")
+    if salience.kind == "column" and salience.roles != ["last-user"]:
+        yield Conflict(
+            ("reward.salience.roles", "reward.salience.kind"),
+            "reward.salience.roles: not with kind: column, which names what counts wherever it stands; leave it out",
+        )
     if salience.kind == "span" and bool(salience.start or salience.end) == bool(salience.pattern):
         yield Conflict(
             ("reward.salience.kind",),
