@@ -62,6 +62,14 @@ def test_a_column_of_answers_goes_on_where_the_prompt_ends(name, answer):
     assert prompt.text.endswith("<think>")
 
 
+def test_a_missing_reference_after_a_turn_of_the_assistant_is_explained():
+    (row,) = map_columns(rows_of([{"prompt": [USER, BEGUN]}], "d"), need_reference=True)
+    assert row.problem == (
+        "reference must be text, got null; the assistant's last turn is part of the prompt, which the reference would "
+        "continue: conversations with their answer belong into a column 'messages'"
+    )
+
+
 def test_whole_conversations_keep_their_last_answer_as_the_reference():
     row = {"messages": [USER, {"role": "assistant", "content": "hello"}]}
     prompt, report = encoded(row)

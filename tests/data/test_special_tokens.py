@@ -109,7 +109,7 @@ def test_control_tokens_are_read_on_demand_once_and_are_never_covered(kind):
     named = [piece for piece in pieces(tokens, prompt) if piece in SPECIAL and piece != "<unk>"]
     assert named == ["<s>", "<|im_start|>", "<|im_end|>", "<|im_start|>", "</s>"]
     assert covered(prompt) == ["user", "say", "hello", "assistant"]
-    assert "in plain texts they are read as control tokens" in report.remarks[0]
+    assert "read as control tokens in plain texts" in report.remarks[0]
 
 
 def test_the_end_that_a_tokenizer_adds_is_left_out_where_the_response_goes_on_and_said():

@@ -157,7 +157,7 @@ def _mapped(row: Row, prompt_column: str, reference_columns: tuple[str, ...], de
         if isinstance(given, str):
             demand_whole("reference", given)
         if demanded and not isinstance(given, str):
-            raise ValueError(f"reference must be text, got {_shown(given)}")
+            raise ValueError(f"reference must be text, got {_shown(given)}{_begun(prompt)}")
         if demanded and not str(given).strip():
             raise ValueError("reference is empty")
     except ValueError as error:
@@ -166,6 +166,15 @@ def _mapped(row: Row, prompt_column: str, reference_columns: tuple[str, ...], de
     if isinstance(given, str):
         values["reference"] = given
     return replace(row, values=values)
+
+
+def _begun(prompt: Any) -> str:
+    if isinstance(prompt, str) or prompt[-1]["role"] != "assistant":
+        return ""
+    return (
+        "; the assistant's last turn is part of the prompt, which the reference would continue: "
+        "conversations with their answer belong into a column 'messages'"
+    )
 
 
 class Reads(Protocol):
