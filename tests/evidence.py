@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cagsr.types import Evidence, Observation, Prompt, Rollout
+from cagsr.types import Evidence, Observation, Prompt, Rollout, Turn
 
 PAD = 0
 EOS = 1
@@ -25,7 +25,7 @@ def make_prompt(
         text=text,
         ids=(*(vocabulary[text[a:b]] for a, b in spans), EOS),
         offsets=(*spans, (0, 0)),
-        content=tuple(content if content is not None else [(0, len(text))]),
+        turns=tuple(Turn("user", *span) for span in (content if content is not None else [(0, len(text))])),
         index=index,
         row=row or {},
     )

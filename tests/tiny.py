@@ -24,7 +24,7 @@ from cagsr.training.algorithms import Algorithm
 from cagsr.training.collapse_watch import WATCHED, CollapseWatch
 from cagsr.training.kl import KLController
 from cagsr.training.step import Step
-from cagsr.types import Evidence, Prompt
+from cagsr.types import Evidence, Prompt, Turn
 
 LENGTHS = (3, 7, 2, 5)
 """Prompt lengths that are padded in a batch."""
@@ -120,7 +120,7 @@ def prompts(policy: Policy, lengths: Sequence[int] = LENGTHS, seed: int = 0, fir
                 text=text,
                 ids=tuple(encoded["input_ids"]),
                 offsets=tuple(map(tuple, encoded["offset_mapping"])),
-                content=((0, len(text)),),
+                turns=(Turn("user", 0, len(text)),),
                 index=first + position,
             )
         )

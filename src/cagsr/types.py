@@ -7,12 +7,23 @@ A prompt is kept once per group, not K times: it is computed once for its K resp
 comes from.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+
+Span = tuple[int, int]
+"""Where a stretch of a text begins and ends, in characters."""
+
+
+class Turn(NamedTuple):
+    """One turn of a conversation: whose it is, and its characters in ``Prompt.text``, ``start`` to ``stop``."""
+
+    role: str
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True)
@@ -21,19 +32,44 @@ class Prompt:
 
     ``text`` is what was tokenised (after any chat template) and ``ids`` the tokens, special ones included.
     ``offsets[j]`` is the character span of token j in ``text``; ``(0, 0)`` for tokens that stand for no text.
-    ``content`` holds the character spans of ``text`` that the user wrote; what lies outside is template.
+    ``turns`` are what somebody wrote, in its order; a plain text is one turn of ``user``. The rest is template.
+    ``spelt`` are the character spans of special tokens that a turn spells: they are never to be covered.
     ``index`` is the prompt's position in its data set: sampling draws its random numbers from it.
     ``occurrence`` tells apart the same prompt's places in one step, which draw different numbers: 0 is the first.
     ``row`` is the data row it came from (reference, slots, messages ...), untouched.
+    ``template`` is what a conversation was rendered with: its tools and the variables of its chat template.
     """
 
     text: str
     ids: tuple[int, ...]
-    offsets: tuple[tuple[int, int], ...]
-    content: tuple[tuple[int, int], ...]
+    offsets: tuple[Span, ...]
+    turns: tuple[Turn, ...]
     index: int
     row: Mapping[str, Any] = field(default_factory=dict)
     occurrence: int = 0
+    spelt: tuple[Span, ...] = ()
+    template: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def content(self) -> tuple[Span, ...]:
+        """The character spans of ``text`` that the user wrote."""
+        return self.written(("user",))
+
+    def written(self, roles: Collection[str] | None = None) -> tuple[Span, ...]:
+        """The character spans that turns of these ``roles`` wrote, in order, without what is ``spelt``; None: of all.
+
+        The role ``last-user`` stands for the last turn of ``user``.
+        """
+        last = max((n for n, turn in enumerate(self.turns) if turn.role == "user"), default=None)
+        spans = []
+        for n, (role, start, stop) in enumerate(self.turns):
+            if roles is None or role in roles or (n == last and "last-user" in roles):
+                for begin, end in self.spelt:
+                    if start <= begin < end <= stop:
+                        spans.append((start, begin))
+                        start = end
+                spans.append((start, stop))
+        return tuple((start, stop) for start, stop in spans if start < stop)
 
 
 @dataclass(frozen=True)

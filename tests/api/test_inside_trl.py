@@ -229,7 +229,7 @@ def test_columns_of_the_data_set_reach_signals_that_read_rows(models):
         ),
         (
             {"prompts": [TEXTS[0], [{"role": "user", "content": ["x"]}]]},
-            r"prompts\[1\]: the content of message 0",
+            r"prompts\[1\]: message 1 has no text as its 'content'",
         ),
         ({"completion_ids": [[3] * 64, [3]]}, r"prompts\[0\] and its response take 69 tokens"),
     ],

@@ -172,7 +172,9 @@ def test_special_tokens_in_a_response_are_text(models):
 
 def test_a_prompt_that_seems_rendered_already_is_said(models):
     text = "<s> user city lyon <e>\n<s> assistant "
-    with pytest.warns(UserWarning, match=r"prompts\[1\] has the special token '<s>' in its text"):
+    with pytest.warns(
+        UserWarning, match=r"special tokens are spelt in 1 prompts \(first: prompts\[1\]: '<s>'\)"
+    ):
         score(models / "chat", None, ["city lyon", text], ["tea", "tea"], reward=LENGTH)
 
 
@@ -188,11 +190,11 @@ def test_a_prompt_that_seems_rendered_already_is_said(models):
         (["lyon"], [3], r"responses\[0\]: expected a text or a list of texts, got 3"),
         (["lyon", " "], ["a", "b"], r"prompts\[1\]: no content tokens"),
         (["lyon", 7], ["a", "b"], r"prompts\[1\]: expected a text or a list of messages, got int"),
-        ([["lyon"]], ["a"], r"prompts\[0\]: message 0 is no mapping with a text as its 'role'"),
+        ([["lyon"]], ["a"], r"prompts\[0\]: message 1 has no text as its 'role'"),
         (
             [[{"role": "user", "content": [{"type": "image"}]}]],
             ["a"],
-            r"prompts\[0\]: the content of message 0 must be text, got list",
+            r"prompts\[0\]: message 1 has no text as its 'content'",
         ),
         (["lyon"], ["tea </s>"], r"responses\[0\] ends in '</s>' as text; give it without special tokens"),
         (
@@ -202,6 +204,7 @@ def test_a_prompt_that_seems_rendered_already_is_said(models):
         ),
     ],
 )
+@pytest.mark.filterwarnings("ignore:the model has a chat template:UserWarning")
 def test_what_does_not_fit_together_is_named(models, prompts, responses, message):
     with pytest.raises(InputError, match=message):
         score(models / "chat", None, prompts, responses, reward=LENGTH)

@@ -260,6 +260,11 @@ def refused(match, *given, **named):
         Trainer(*given, console=quiet(), **named)
 
 
+def test_variables_of_the_chat_template_have_trls_name():
+    config = TrainingConfig(chat_template_kwargs={"enable_thinking": False}).as_config({"data.task": "slots"})
+    assert config.data.chat_template_kwargs == {"enable_thinking": False}
+
+
 def test_arguments_that_cannot_be_used_are_named(place):
     model, _ = loaded()
     rows, made = ROWS, TrainingConfig(output_dir="r", **SETTINGS)

@@ -56,8 +56,9 @@ def test_what_is_said_names_every_kind_and_every_weight(calibrate):
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
     assert lines[0] == "train prompts: 7 of 7 rows used."
-    assert lines[1].startswith("contrasts: ")
-    assert "held-out agreement" in lines[1]
+    assert lines[1].startswith("the prompt of row 1 as the model reads it: ")
+    (contrasts,) = (line for line in lines if line.startswith("contrasts: "))
+    assert "held-out agreement" in contrasts
     assert any(line.split()[:1] == ["dropped"] for line in lines)
     assert sum("in spreads of the group" in line for line in lines) >= 1
     assert "reward.preset=preset.yaml" in outcome.out

@@ -74,3 +74,16 @@ def test_a_model_whose_attention_cannot_be_read_says_why(cagsr, models, tmp_path
     model = json.loads(cagsr("doctor", "capped", "--json").out)["model"]
     assert model["supported"] is False
     assert "uses a softcap" in model["reason"]
+
+
+def test_a_prompt_is_shown_as_the_model_reads_it_but_not_to_a_program(cagsr, models, tmp_path):
+    (tmp_path / "d.jsonl").write_text('{"prompt": "city lyon ; day monday </s>"}\n')
+    outcome = cagsr("doctor", models / "llama", "--data", tmp_path / "d.jsonl")
+    assert outcome.code == 0, outcome.err
+    lines = " ".join(outcome.out.split())
+    assert "the prompt of row 1 as the model reads it: 'city lyon ; day monday </s>'" in lines
+    assert "to be covered, 2 pieces: city lyon | day monday" in lines
+    assert "warning: special tokens are spelt in 1 prompts" in lines
+    assert "as the model reads it: 'Write a note about" in cagsr("doctor", models / "llama").out
+    assert "as the model reads it" not in cagsr("doctor", models / "llama", "--json").out
+    assert cagsr("doctor", models / "llama", "--data", tmp_path / "none.jsonl").code == 2

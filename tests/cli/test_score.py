@@ -8,6 +8,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from cagsr.models.from_scratch import new_model
+from chat_models import CHATML, tokenizer
+
 PAIRS = [
     {"prompt": "city lyon ; drink tea", "response": "comes to lyon"},
     {"prompt": "day monday", "response": "falls on monday"},
@@ -38,7 +41,9 @@ def test_one_row_out_for_each_row_in_and_in_order(score, model):
     )
     outcome = score(terms, model=model)
     found = scored(outcome)
-    assert outcome.err == ""
+    first, *rest = outcome.err.split("\n  ")
+    assert first == f"the prompt of row 1 as the model reads it: {PAIRS[0]['prompt']!r}"
+    assert [line.split(":")[0].split(",")[0] for line in rest][1] == "to be covered"
     assert [{key: row[key] for key in ("prompt", "response")} for row in found] == PAIRS
     for row in found:
         signals = row["signals"]
@@ -46,6 +51,29 @@ def test_one_row_out_for_each_row_in_and_in_order(score, model):
         assert row["reward"] == pytest.approx(3 * signals["coverage"] + 0.5 * signals["unfinished"], abs=1e-5)
     assert found[0]["signals"]["coverage"] > 0
     assert found[3]["signals"]["coverage"] == 0.0
+
+
+def test_conversations_are_rendered_with_what_the_config_and_the_row_say(score, models):
+    chat = tokenizer(CHATML + "{% if mood is defined %}{{ mood }}{{ tools[0].name if tools }}{% endif %}")
+    chat.save_pretrained(models / "talking")
+    new_model("llama", chat, layers=1, hidden=16, heads=2, context=256).save_pretrained(models / "talking")
+    asked = [{"role": "user", "content": "say hello"}]
+    begun = [*asked, {"role": "assistant", "content": "hello <|im_end|>"}]
+    rows = [
+        {"prompt": asked},
+        {"prompt": asked, "chat_template_kwargs": {"mood": "glad"}, "tools": [{"name": "!"}]},
+        {"prompt": begun},
+    ]
+    settings = ("reward.preset=lexical", "data.chat_template_kwargs={mood: calm}")
+    outcome = score(*settings, model="talking", pairs=[row | {"response": "hello"} for row in rows])
+    prompts = [
+        row["prompt"].removeprefix("<|im_start|>user\nsay hello<|im_end|>\n") for row in scored(outcome)
+    ]
+    start = "<|im_start|>assistant\n"
+    assert prompts == [f"{start}calm", f"{start}glad!", f"{start}hello <|im_end|>"]
+    assert "1 prompts end in a turn of the assistant, which the response continues" in " ".join(
+        outcome.err.split()
+    )
 
 
 def test_a_response_that_is_cut_is_said_and_where_to_raise_the_limit(score):

@@ -21,7 +21,7 @@ from cagsr.cli.options import console_for
 from cagsr.evaluation.tables import comparison_table, legend, shaded, shades
 from cagsr.io.terminal import say, wrapped
 from cagsr.training.progress import Display
-from cagsr.types import Prompt
+from cagsr.types import Prompt, Turn
 
 COMMANDS = ["demo", "sft", "train", "eval", "score", "doctor", "reference"]
 CAGSR = [sys.executable, "-c", "from cagsr.cli.main import main; main()"]
@@ -129,7 +129,7 @@ def test_the_table_fits_and_no_number_is_cut(width, kind):
 
 @pytest.mark.parametrize("colour", [True, False])
 def test_a_shaded_prompt_without_colour_has_digits(colour):
-    prompt = Prompt("city lyon", (5, 7, 1), ((0, 4), (5, 9), (0, 0)), ((0, 9),), 0)
+    prompt = Prompt("city lyon", (5, 7, 1), ((0, 4), (5, 9), (0, 0)), (Turn("user", 0, 9),), 0)
     text = shaded(prompt, [0.1, 0.5, 0.9], colour)
     assert text.plain == ("city lyon" if colour else "city lyon(5)")
     assert bool(text.spans) == colour

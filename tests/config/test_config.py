@@ -211,6 +211,11 @@ def test_a_broken_override_is_refused_by_name(tmp_path, override, message):
         (TASK + "sft: {warmup_steps: 1001}", [], "cfg.yaml:2 sft.warmup_steps (1001) exceeds sft.steps"),
         (TASK + "reward: {salience: {kind: column}}", [], "cfg.yaml:2 reward.salience.kind: column needs"),
         (TASK + "reward: {salience: {kind: span}}", [], "cfg.yaml:2 reward.salience.kind: span needs start"),
+        (
+            TASK + "reward: {salience: {kind: column, roles: [user]}}",
+            ["data.salience_column=x"],
+            "cfg.yaml:2 reward.salience.roles: not with kind: column, which names what counts wherever it stands",
+        ),
         ("data: {task: qa, evaluation_split: test}", [], "cfg.yaml:1 data.task brings its own evaluation"),
         (
             "data: {source: x.csv, evaluation_split: test}\nmodel: {name: m}",

@@ -8,6 +8,7 @@ import pytest
 import tiny
 from cagsr.data.preferences import read_pairs
 from cagsr.errors import InputError
+from chat_models import CHATML, tokenizer
 
 TOKENIZER = tiny.policy("llama").tokenizer
 
@@ -51,6 +52,27 @@ def test_conversations_are_read_with_their_prompt_apart_or_at_the_head_of_both(t
     for row in (apart, implicit):
         ((pair,), _) = read_pairs(written(tmp_path, row), tokenizer)
         assert (pair.prompt.text, pair.chosen, pair.rejected) == ("describe city : riga :", "riga", "rome")
+
+
+def test_a_pair_may_begin_in_a_turn_of_the_assistant_and_has_its_own_tools_and_variables(tmp_path):
+    begun = [{"role": "user", "content": "say"}, {"role": "assistant", "content": "hello"}]
+    asked = {"prompt": begun, "chosen": " world", "rejected": " today", "tools": [{"name": "t"}]}
+    template = CHATML + "{% if calm is defined %}{{ tools[0].name }}{{ calm }}{% endif %}"
+    chat = tokenizer(template)
+    ((pair,), _) = read_pairs(written(tmp_path, asked), chat)
+    assert pair.prompt.text.endswith("<|im_start|>assistant\nhello")
+    asked = {**asked, "prompt": begun[:1], "chat_template_kwargs": {"calm": 7}}
+    ((pair,), _) = read_pairs(written(tmp_path, asked), chat, chat_template_kwargs={"calm": 5})
+    assert pair.prompt.text.endswith("assistant\nt7")
+
+
+def test_the_prompt_of_both_ends_where_they_differ(tmp_path):
+    turns = [
+        {"role": role, "content": text} for role, text in (("user", "a"), ("assistant", "b"), ("user", "c"))
+    ]
+    other = [turns[0], {"role": "assistant", "content": "x"}, turns[2]]
+    with pytest.raises(InputError, match="row 1: chosen must be one assistant turn after the prompt, got 2"):
+        read_pairs(written(tmp_path, {"chosen": turns, "rejected": other}), tokenizer(CHATML))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 import pytest
 
 from cagsr.data.words import prompt_words, text_words
-from cagsr.types import Prompt
+from cagsr.types import Prompt, Turn
 from evidence import make_prompt
 
 
@@ -27,7 +27,7 @@ def test_words_are_runs_of_letters_and_digits_folded_for_comparison(text, words)
 def test_prompt_words_are_those_the_user_wrote_with_the_tokens_that_write_them():
     text = "<user>Playing jazz</user>"
     offsets = ((0, 6), (6, 10), (10, 13), (13, 18), (18, 25), (0, 0))
-    prompt = Prompt(text, tuple(range(6)), offsets, ((6, 18),), 0)
+    prompt = Prompt(text, tuple(range(6)), offsets, (Turn("user", 6, 18),), 0)
     assert [(word.key, word.tokens) for word in prompt_words(prompt)] == [("playing", (1, 2)), ("jazz", (3,))]
 
 
@@ -37,5 +37,5 @@ def test_a_word_ends_where_the_users_text_ends():
 
 
 def test_pieces_of_one_character_belong_to_its_word():
-    prompt = Prompt("né", (3, 4, 5), ((0, 1), (1, 2), (1, 2)), ((0, 2),), 0)
+    prompt = Prompt("né", (3, 4, 5), ((0, 1), (1, 2), (1, 2)), (Turn("user", 0, 2),), 0)
     assert [word.tokens for word in prompt_words(prompt)] == [(0, 1, 2)]

@@ -55,7 +55,13 @@ def test_columns_are_those_of_the_config_and_a_reference_may_be_absent(run):
     assert [(row["prompt"], row["response"]) for row in found] == [
         (row["text"], row["response"]) for row in VALID
     ]
-    assert said == ""
+    # One prompt as the model reads it, and nothing else.
+    assert [line.split(":")[0].split(",")[0].lstrip("0123456789 ") for line in said.splitlines()] == [
+        "the prompt of row 1 as the model reads it",
+        "tokens",
+        "to be covered",
+        "a response ends with </s> (1)",
+    ]
 
 
 def test_a_row_without_a_response_is_refused_or_dropped_and_the_others_keep_theirs(run, tmp_path):

@@ -22,6 +22,7 @@ from cagsr.metrics.ratings import Ratings
 from cagsr.metrics.rouge import rouge_l
 from cagsr.metrics.slots import METRICS
 from cagsr.models.load import save_model
+from cagsr.types import Turn
 from hub_cache import COMMITS, HubCache
 
 POLICY = tiny.policy("llama")
@@ -64,7 +65,7 @@ def test_relevance_is_of_what_the_user_wrote():
         return np.array([0.1, 0.3, 0.5, 0.9])
 
     asked = prompts({}, {})
-    asked[0] = replace(asked[0], content=((0, 4),))
+    asked[0] = replace(asked[0], turns=(Turn("user", 0, 4),))
     values = Scoreboard(relevance=relevance).values(asked, answers(("a", "b"), ("c", "d")))
     assert values["relevance"] == pytest.approx([0.2, 0.7])
     assert seen == [asked[0].text[:4]] * 2 + [asked[1].text] * 2

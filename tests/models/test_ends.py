@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from cagsr.data.in_memory import encode_in_memory
-from cagsr.data.plain_text import text_ids, text_tokens
+from cagsr.data.make_prompt import text_ids
 from cagsr.models.load_policy import load_policy
 from cagsr.models.policy import Policy
 from chat_models import TEXTS, TURNS, chat_model, chat_tokenizer
@@ -127,12 +127,10 @@ def unigram() -> PreTrainedTokenizerFast:
 
 
 def test_a_special_token_that_a_unigram_model_knows_as_a_word_is_spelt_out(unigram):
-    plain, spelt = text_ids(unigram, ["hello world", "hello </s> world"])
+    plain, spelt = (text_ids(text, unigram, special=False) for text in ("hello world", "hello </s> world"))
     assert unigram.decode(plain) == "hello world"
     assert (
         EOS in unigram("hello </s> world", add_special_tokens=False, split_special_tokens=True)["input_ids"]
     )
     assert EOS not in spelt
     assert unigram.decode(spelt).replace(" ", "") == "hello</s>world"
-    spans = [span for _, span in text_tokens(unigram, "hello </s> world")]
-    assert [(place, place + 1) for place in range(6, 10)] == sorted({s for s in spans if 6 <= s[0] < 10})

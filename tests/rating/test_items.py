@@ -42,6 +42,31 @@ def test_a_run_gives_two_distinct_candidates_a_prompt_in_thirds_of_its_steps(tmp
     assert parts == [("steps 1-2",)] * 2 + [("steps 3-4",)] * 2 + [("steps 5-7",)] * 3
 
 
+TALK = "<|im_start|>system\nbrief<|im_end|>\n<|im_start|>user\nsay it<|im_end|>\n<|im_start|>assistant\n"
+TURNS = [["system", 19, 24], ["user", 52, 58]]
+
+
+def test_a_conversation_is_shown_by_role_without_its_template_and_counted_by_its_text(tmp_path):
+    rows = [{"prompt": TALK, "turns": TURNS, "response": text} for text in ("a", "b")]
+    for system, row in zip(("one", "two"), rows, strict=True):
+        place = tmp_path / "compared" / system / "seed-0"
+        place.mkdir(parents=True)
+        (place / "responses.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "run").mkdir()
+    written = "".join(json.dumps({"step": 1, **row}) + "\n" for row in rows)
+    (tmp_path / "run" / "candidates.jsonl").write_text(written)
+    for place in ("compared", "run"):
+        found = groups(tmp_path / place)
+        assert [(group.prompt, group.shown) for group in found] == [(TALK, "System: brief\n\nUser: say it")]
+        for mode in ("scores", "pairs"):
+            items = choose(found * 4, mode, 8, Random(0))
+            assert {item.check for item in items} == {None, "repeated"}
+            assert {item.shown for item in map(from_json, map(to_json, items))} == {found[0].shown}
+    (tmp_path / "run" / "candidates.jsonl").write_text(written.replace("19", '"x"'))
+    with pytest.raises(StorageError, match=r"candidates.jsonl:1 is damaged"):
+        groups(tmp_path / "run")
+
+
 def test_what_cannot_be_rated_is_refused_by_name(tmp_path):
     with pytest.raises(InputError, match="nothing to rate"):
         groups(tmp_path)

@@ -35,6 +35,35 @@ def test_words_look_at_words_and_the_end_of_the_prompt_is_none():
     assert best["k"] == [30, 0, 60, 0, 0, 0, 48]
 
 
+TALK = "<s>system\nbrief<e>\n<s>user\nsay it<e>\n<s>assistant\n"
+TURNS = [["system", 10, 15], ["user", 27, 33]]
+
+
+def test_a_conversation_is_shown_by_role_without_its_template():
+    tokens = [[0, 3], [3, 9], [10, 15], [15, 18], [27, 30], [30, 33], [33, 36]]
+    attention = {"response": [[0, 4]], "weights": [[0, 0.9, 4, 0.4, 6, 0.8]]}
+    row = made_runs.candidate(
+        "said",
+        1.0,
+        prompt=TALK,
+        turns=TURNS,
+        tokens=tokens,
+        salience=[0, 0, 0, 0, 1, 1, 0],
+        attention=attention,
+    )
+    (group,) = shown(row)["groups"]
+    assert "".join(group["u"]) == "System: brief\n\nUser: say it"
+    assert [group["u"][at].strip() for at in group["c"]] == ["say", "it"]
+    (look,) = group["w"][0]["l"]
+    assert [(group["u"][at].strip(), percent) for at, percent in zip(look[::2], look[1::2], strict=True)] == [
+        ("say", 40)
+    ]
+    rows = [Response.model_validate({"prompt": TALK, "turns": TURNS, "response": "said"})]
+    side_by_side = comparable({("a", ""): rows, ("b", ""): rows})
+    assert side_by_side is not None
+    assert side_by_side["prompts"] == ["System: brief\n\nUser: say it"]
+
+
 def test_what_a_knockout_explains_goes_with_the_words_of_its_segments():
     (group,) = shown(*made_runs.explained_group())["groups"]
     assert group["g"] == [[0, 2], [4, 6]]

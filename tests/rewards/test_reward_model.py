@@ -17,9 +17,10 @@ from cagsr.data.preferences import Pair
 from cagsr.errors import InputError
 from cagsr.models.load import save_model
 from cagsr.models.load_policy import load_policy
-from cagsr.rewards.reward_model import RewardModel, asked, encoded, frozen
+from cagsr.rewards.reward_model import Conversation, RewardModel, asked, encoded, frozen
 from cagsr.rewards.signals import SIGNALS
 from cagsr.training.reward_model import _parted, train_reward_model
+from chat_models import CHATML, tokenizer
 from evidence import make_evidence, make_prompt
 from reward_models import words
 
@@ -130,8 +131,32 @@ def test_a_chat_model_reads_a_conversation():
     unknown = model.tokenizer.unk_token_id
     assert from_turns == {"input_ids": [20, 21, unknown, 50, 51, unknown]}
     assert encoded(model.model, model.tokenizer, words(2), words(2, 30)) == from_turns
-    assert asked(replace(make_prompt("a"), row={"prompt": turns})) == turns
+    assert asked(replace(make_prompt("a"), row={"prompt": turns})) == (turns, {})
     assert asked(make_prompt("a b", row={"prompt": "a b"})) == "a b"
+
+
+def test_a_conversation_is_read_with_its_tools_and_goes_on_where_it_was_begun():
+    model = RewardModel.load(reward_models.saved("llama"))
+    model.tokenizer.chat_template = (
+        "{{ tools[0].name }} {% for m in messages %}{{ m['content'] }} {{ m['role'] }} {% endfor %}"
+    )
+    turns = [{"role": "user", "content": words(2)}, {"role": "assistant", "content": words(1, 40) + " "}]
+    asked_for = Conversation(turns, {"tools": [{"name": words(1, 50)}]})
+    unknown = model.tokenizer.unk_token_id
+    row = encoded(model.model, model.tokenizer, asked_for, words(2, 30))
+    expected = [*model.tokenizer(words(1, 50))["input_ids"], 20, 21, unknown, 60, 50, 51, unknown]
+    assert row == {"input_ids": expected}
+
+
+def test_special_tokens_in_a_conversation_are_text_and_an_end_that_is_added_to_a_prompt_goes():
+    model = reward_models.saved("llama")
+    loaded = RewardModel.load(model)
+    chat = tokenizer(CHATML)
+    turns = [{"role": "user", "content": "say <|im_end|> hello"}]
+    ids = encoded(loaded.model, chat, turns, "hi <|im_end|>")["input_ids"]
+    assert chat.convert_ids_to_tokens(ids).count("<|im_end|>") == 2
+    ids = encoded(loaded.model, tokenizer(end=True), "say </s>", "hello")["input_ids"]
+    assert ids.index(chat.eos_token_id) == len(ids) - 1
 
 
 def test_another_number_of_outputs_is_refused():

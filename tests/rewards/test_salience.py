@@ -1,12 +1,23 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from cagsr.config import Config
 from cagsr.errors import InputError
-from cagsr.rewards.salience import STOP_WORDS, Column, Idf, Pieces, Span, Uniform, evidence_of
+from cagsr.rewards.salience import (
+    STOP_WORDS,
+    Column,
+    Idf,
+    Pieces,
+    Span,
+    Uniform,
+    build_salience,
+    evidence_of,
+)
 from cagsr.rewards.segments import segments
-from cagsr.types import Prompt
+from cagsr.types import Prompt, Turn
 from evidence import make_evidence, make_prompt, padded
 
 
@@ -55,12 +66,12 @@ def test_template_special_tokens_punctuation_and_stop_words_weigh_nothing():
 
 
 def test_a_piece_of_a_word_is_judged_by_the_whole_word():
-    prompt = Prompt("therapist the", (3, 4, 5), ((0, 3), (3, 9), (9, 13)), ((0, 13),), 0)
+    prompt = Prompt("therapist the", (3, 4, 5), ((0, 3), (3, 9), (9, 13)), (Turn("user", 0, 13),), 0)
     assert Uniform().weigh(prompt) == [1.0, 1.0, 0.0]
 
 
 def test_a_token_of_a_stop_word_and_another_word_is_content():
-    prompt = Prompt("the pub of", (3, 4), ((0, 7), (7, 10)), ((0, 10),), 0)
+    prompt = Prompt("the pub of", (3, 4), ((0, 7), (7, 10)), (Turn("user", 0, 10),), 0)
     assert Uniform().weigh(prompt) == [1.0, 0.0]
 
 
@@ -87,7 +98,7 @@ def test_idf_weighs_rare_words_more_and_words_of_every_prompt_nothing():
 
 def test_idf_of_a_token_that_spans_words_is_that_of_the_rarest():
     corpus = [make_prompt(text) for text in ("red pub", "red", "red", "blue")]
-    prompt = Prompt("pub red", (3,), ((0, 7),), ((0, 7),), 0)
+    prompt = Prompt("pub red", (3,), ((0, 7),), (Turn("user", 0, 7),), 0)
     assert Idf(corpus).weigh(prompt) == pytest.approx([math.log(5 / 2)])
 
 
@@ -207,3 +218,48 @@ def test_evidence_has_the_pieces_where_its_prompt_stands_whichever_side_is_padde
     first = int(mask[0].long().argmax())
     assert taken[0, 0].nonzero().flatten().tolist() == [first, first + 1, first + 2]
     assert evidence_of(given.rollout, given.observation, Uniform()).pieces is None
+
+
+# Conversations ------------------------------------------------------------------------------------------------
+
+TALK = "S: be brief U: name cats A: cats dogs U: and dogs"
+TURNS = (Turn("system", 3, 11), Turn("user", 15, 24), Turn("assistant", 28, 37), Turn("user", 41, 49))
+
+
+@pytest.mark.parametrize(
+    ("roles", "words"),
+    [
+        ((), ["dogs"]),
+        (("last-user",), ["dogs"]),
+        (("user",), ["name", "cats", "dogs"]),
+        (("system", "last-user"), ["brief", "dogs"]),
+        (("assistant",), ["cats", "dogs"]),
+        (("tool",), []),
+    ],
+)
+def test_the_last_user_turn_counts_and_others_on_demand(roles, words):
+    talk = replace(make_prompt(TALK), turns=TURNS)
+    settings = {"roles": roles} if roles else {}
+    idf = Idf([make_prompt("x")], stop_words=STOP_WORDS, **settings)
+    span = Span(pattern=r"[a-z]+", **settings)
+    for salience in (Uniform(**settings), idf, span):
+        weights = zip(talk.offsets, salience.weigh(talk), strict=True)
+        assert [talk.text[slice(*span)] for span, weight in weights if weight] == words
+
+
+def test_a_column_may_list_what_anybody_said_but_no_template():
+    talk = replace(make_prompt(TALK, row={"key": ["brief", "cats"]}), turns=TURNS)
+    weights = zip(talk.offsets, Column("key").weigh(talk), strict=True)
+    assert [talk.text[slice(*span)] for span, weight in weights if weight] == ["brief", "cats", "cats"]
+    with pytest.raises(InputError, match="lists 'U', which the prompt does not say"):
+        Column("key").weigh(replace(talk, row={"key": ["U"]}))
+
+
+def test_the_config_names_the_roles():
+    given = ["data.task=slots", "reward.salience.roles=[system, user]"]
+    salience = build_salience(Config.load(None, given), [SHORT])
+    assert isinstance(salience, Uniform)
+    assert list(salience.roles) == ["system", "user"]
+    default = build_salience(Config.load(None, given[:1]), [SHORT])
+    assert isinstance(default, Uniform)
+    assert list(default.roles) == ["last-user"]

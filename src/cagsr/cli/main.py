@@ -435,9 +435,13 @@ def report(
 def doctor(
     model: Annotated[str | None, typer.Argument(help="Directory or hub name of a model to examine.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a hub model.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="File whose first prompt is shown as the model reads it.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Versions, devices, and what a model supports here; exit code 2 for a model that cannot be trained."""
+    from cagsr.evaluation.shown_prompt import examined_prompt
     from cagsr.models.doctor import described
     from cagsr.models.doctor import doctor as examine
 
@@ -445,7 +449,15 @@ def doctor(
     report = examine(model and expanded(model), revision)
     if not as_json:
         console = console_for(as_json)
-        for line in described(report):
+        found = report.get("model", {"supported": False})
+        shown = (
+            examined_prompt(
+                str(model), revision, data, found["end_of_sequence_ids"], found["architecture"] == "causal"
+            )
+            if found["supported"]
+            else []
+        )
+        for line in [*described(report), *shown]:
             say(console, line)
     print_json(report, as_json)
     if not report.get("model", {}).get("supported", True):

@@ -24,6 +24,7 @@ from cagsr.config.registry import ESTIMATORS, TASKS
 __all__ = [
     "FILES",
     "IN_MEMORY",
+    "NOT_OF_TEMPLATES",
     "AlgorithmSettings",
     "Data",
     "Limit",
@@ -49,6 +50,11 @@ FILES = (
     *(f".{ending}{packed}" for ending in ("jsonl", "csv", "tsv", "json", "ndjson") for packed in ("", ".gz")),
     ".parquet",
     ".arrow",
+)
+
+# Options of apply_chat_template that are no variables of a template: the program sets them, or a column does.
+NOT_OF_TEMPLATES = frozenset(
+    ["add_generation_prompt", "continue_final_message", "return_dict", "return_tensors", "tokenize", "tools"]
 )
 
 
@@ -126,8 +132,9 @@ class Data(Section):
     evaluation_count: AtLeastOne = Field(default=100, description="Evaluate on at most so many prompts.")
     prompt_column: Text = Field(
         default="prompt",
-        description="Column of prompts: text, or a list of messages. Absent: 'messages', or the columns of ShareGPT "
-        "or Alpaca (docs/guides/data.md).",
+        description="Column of prompts: text, or a list of messages, of which a last turn of the assistant is "
+        "continued. Absent: 'messages' (whole conversations, whose last answer is the reference), or the columns of "
+        "ShareGPT or Alpaca (docs/guides/data.md).",
     )
     reference_column: Text | None = Field(
         default=None,
@@ -140,6 +147,16 @@ class Data(Section):
     checker: Text | None = Field(
         default=None,
         description="What judges responses in evaluation: a built-in task's name or a dotted path.",
+    )
+    chat_template_kwargs: dict[str, Scalar | list[Scalar]] = Field(
+        default_factory=dict,
+        description="Variables of the chat template, such as enable_thinking: false. Those in a row's own column "
+        "chat_template_kwargs win; its column tools goes to the template too.",
+    )
+    special_tokens: Literal["text", "control"] = Field(
+        default="text",
+        description="What special tokens spelt in prompts of plain text are: text, or control tokens, for prompts "
+        "that a chat template rendered already. In conversations they are text.",
     )
     max_prompt_tokens: AtLeastOne | None = Field(
         default=None, description="Longest prompt, template included; null: what the model's context leaves."
@@ -239,6 +256,13 @@ class SalienceSettings(Section):
     )
     most: AtLeastOne = Field(
         default=24, description="Most pieces of a prompt; neighbours of more are taken together (pieces)."
+    )
+    roles: Annotated[
+        list[Literal["last-user", "user", "system", "developer", "assistant", "tool"]], Field(min_length=1)
+    ] = Field(
+        default=["last-user"],
+        description="Whose turns of a conversation count: last-user (the question), user (all of the user's), system, "
+        "developer, assistant, tool. Not for kind: column, which names what counts wherever it stands.",
     )
     power: NotNegative = Field(default=1.0, description="Exponent of the inverse document frequency (idf).")
     start: Text | None = Field(

@@ -86,6 +86,7 @@ class TrainingConfig(Section):
     top_k: SkipValidation[int] = _key("sampling.top_k")
     max_completion_length: SkipValidation[int] = _key("sampling.max_new_tokens")
     max_prompt_length: SkipValidation[int | None] = _key("data.max_prompt_tokens")
+    chat_template_kwargs: SkipValidation[Mapping[str, Any]] = _key("data.chat_template_kwargs")
     algorithm: SkipValidation[str | Mapping[str, Any]] = _key("algorithm.name")
     loss: SkipValidation[str | Mapping[str, Any]] = _key("algorithm.loss")
     beta: SkipValidation[float] = _key("algorithm.kl_coefficient")

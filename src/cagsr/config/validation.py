@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from cagsr.config.schema import (
     FILES,
+    NOT_OF_TEMPLATES,
     AlgorithmSettings,
     Data,
     Model,
@@ -66,6 +67,11 @@ def _data(config: Sections) -> Iterator[Conflict]:
     data = config.data
     if (data.task is None) == (data.source is None):
         yield Conflict(("data.source", "data.task"), "give either data.task or data.source, and not both")
+    for name in sorted(NOT_OF_TEMPLATES & set(data.chat_template_kwargs)):
+        yield Conflict(
+            ("data.chat_template_kwargs",),
+            f"data.chat_template_kwargs: {name} is no variable of a chat template; leave it out",
+        )
     if data.source and config.model.name is None and config.sft.scratch is None:
         yield Conflict(("data.source", "model.name"), "data.source needs model.name")
     if data.task and (data.evaluation_source or data.evaluation_split):
@@ -190,6 +196,11 @@ def _salience(config: Sections) -> Iterator[Conflict]:
     salience = config.reward.salience
     if salience.kind == "column" and config.data.salience_column is None:
         yield Conflict(("reward.salience.kind",), "reward.salience.kind: column needs data.salience_column")
+    if salience.kind == "column" and salience.roles != ["last-user"]:
+        yield Conflict(
+            ("reward.salience.roles", "reward.salience.kind"),
+            "reward.salience.roles: not with kind: column, which names what counts wherever it stands; leave it out",
+        )
     if salience.kind == "span" and bool(salience.start or salience.end) == bool(salience.pattern):
         yield Conflict(
             ("reward.salience.kind",),

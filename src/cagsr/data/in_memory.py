@@ -1,23 +1,25 @@
 """Encoding of prompts that a program holds in memory, texts or conversations."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from cagsr.data.prompts import demand_fast, make_prompt
+from cagsr.data.chat_template import messages_of
+from cagsr.data.make_prompt import SpecialTokens, is_conversation, make_prompt
+from cagsr.data.prompts import demand_fast
 from cagsr.data.readers import Row
+from cagsr.data.remarks import Remarks
 from cagsr.errors import InputError
 from cagsr.types import Prompt
 
-__all__ = ["encode_in_memory", "is_conversation"]
+__all__ = ["encode_in_memory"]
 
-
-def is_conversation(prompt: Any) -> bool:
-    """Whether a prompt is a list of messages rather than a text."""
-    return not isinstance(prompt, str)
+# At the line that called what calls `encode_in_memory`.
+WARN = partial(warnings.warn, category=UserWarning, stacklevel=3)
 
 
 def encode_in_memory(
@@ -26,84 +28,59 @@ def encode_in_memory(
     *,
     columns: Mapping[str, Sequence[Any]] | None = None,
     template: Mapping[str, Any] | None = None,
+    goes_on: bool = False,
+    verbatim: bool = False,
+    warn: Callable[[str], None] = WARN,
 ) -> list[Prompt]:
     """Encode texts or conversations (lists of ``{role, content}``) as prompts, in order; equal ones are encoded once.
 
-    A text is tokenised as the tokenizer does it, with the special tokens it adds; a conversation is rendered by its
-    chat template with the generation prompt, or, where it ends in a turn of the assistant, so that this turn goes on.
+    A text is tokenised with the special tokens that the tokenizer adds; a conversation is rendered by its chat template
+    with the generation prompt, or, where it ends in a turn of the assistant, so that this turn goes on. Special tokens
+    that a prompt spells are text.
 
     columns   further data of each prompt by name, kept in ``Prompt.row``.
-    template  options of ``apply_chat_template`` that win over these.
+    template  options of ``apply_chat_template``; those in the columns ``tools`` and ``chat_template_kwargs`` win.
+    goes_on   the model is causal: an end of sequence that the tokenizer adds to a text is left out.
+    verbatim  read as trainers of other libraries do: whatever the columns say, and the tokens are those that the
+              tokenizer makes of the whole text.
 
-    Warns of a text that seems to be a rendered conversation. Raises InputError naming the prompt that cannot be read.
+    Calls ``warn`` with what `Remarks` has to say. Raises InputError naming the prompt that cannot be read.
     """
     demand_fast(tokenizer)
     if isinstance(prompts, str) or not len(prompts):
         raise InputError(
             "prompts: expected a list of texts or of conversations, with at least one; put one in a list"
         )
-    special = frozenset(tokenizer.all_special_ids)
     known: dict[str, Prompt] = {}
-    found = []
+    special_tokens: SpecialTokens = "verbatim" if verbatim else "text"
+    found, remarks = [], Remarks(tokenizer, special_tokens, goes_on)
     for n, prompt in enumerate(prompts):
-        key = repr(prompt)
+        row = {name: values[n] for name, values in (columns or {}).items()}
+        rendered = {name: row.get(name) for name in ("tools", "chat_template_kwargs") if not verbatim}
+        key = repr([prompt, *rendered.values()])
         if key not in known:
             try:
-                options = {**_end_of(prompt, tokenizer), **(template or {})}
-                known[key] = make_prompt(Row({"prompt": prompt}), n, tokenizer, special, **options)
+                asked = Row({**rendered, "prompt": _checked(prompt, tokenizer)})
+                how = {"special_tokens": special_tokens, "goes_on": goes_on}
+                known[key] = make_prompt(asked, n, tokenizer, template=template, **how)
             except (TypeError, ValueError) as error:
                 raise InputError(f"prompts[{n}]: {error}; correct it or leave it out") from error
-        row = {"prompt": prompt, **{name: values[n] for name, values in (columns or {}).items()}}
-        found.append(replace(known[key], index=n, row=row))
-    _warn_of_rendered(found, tokenizer)
+            remarks.add(known[key], f"prompts[{n}]")
+        found.append(replace(known[key], index=n, row={**row, "prompt": known[key].row["prompt"]}))
+    for line in remarks.warnings():
+        warn(line)
     return found
 
 
-def _end_of(prompt: Any, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Template options for the end of a conversation: a generation prompt, or the assistant's last turn left open.
-
-    Empty for a text. Raises ValueError, with the reason, for what is neither.
-    """
+def _checked(prompt: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """A text as it is, or messages as `messages_of` has them. Raises ValueError, with the reason, for anything else."""
     if not is_conversation(prompt):
-        return {}
+        return prompt
     if not isinstance(prompt, Sequence) or not prompt:
         raise ValueError(f"expected a text or a list of messages, got {type(prompt).__name__}")
-    for number, message in enumerate(prompt):
-        fields = message if isinstance(message, Mapping) else {}
-        if not isinstance(fields.get("role"), str):
-            raise ValueError(f"message {number} is no mapping with a text as its 'role'")
-        if not isinstance(fields.get("content"), str):
-            what = type(fields.get("content")).__name__
-            raise ValueError(
-                f"the content of message {number} must be text, got {what} (images and calls are not read)"
-            )
+    messages = messages_of(prompt)
     if not tokenizer.chat_template:
         raise ValueError(
             "it is a conversation, and the tokenizer has no chat template; give plain text or a chat model"
         )
-    goes_on = prompt[-1]["role"] == "assistant"
-    return {"add_generation_prompt": not goes_on, "continue_final_message": goes_on}
-
-
-def _warn_of_rendered(prompts: Sequence[Prompt], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Warn of special tokens spelt in a text: they would be read, and rewarded, as something that the user said."""
-    unknown = tokenizer.unk_token
-    special = {
-        token
-        for token, added in tokenizer.added_tokens_decoder.items()
-        if added.special and added.content != unknown
-    }
-    for prompt in prompts:
-        written = [
-            prompt.text[start:end]
-            for token, (start, end) in zip(prompt.ids, prompt.offsets, strict=True)
-            if token in special and start < end
-        ]
-        if written and not is_conversation(prompt.row["prompt"]):
-            warnings.warn(
-                f"prompts[{prompt.index}] has the special token {written[0]!r} in its text, as if a chat template had "
-                "rendered it already; give the conversation as a list of {role, content} instead",
-                UserWarning,
-                stacklevel=4,
-            )
-            return
+    return messages

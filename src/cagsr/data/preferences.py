@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -80,13 +81,14 @@ def _texts(row: Row) -> Row:
     values = dict(row.values)
     chosen, rejected = values.get("chosen"), values.get("rejected")
     if values.get("prompt") is None and isinstance(chosen, list) and isinstance(rejected, list):
-        values["prompt"] = [turn for turn, other in zip(chosen, rejected, strict=False) if turn == other]
+        alike = takewhile(lambda two: two[0] == two[1], zip(chosen, rejected, strict=False))
+        values["prompt"] = [turn for turn, _ in alike]
         turns = len(values["prompt"])
         chosen, rejected = chosen[turns:], rejected[turns:]
     try:
         values["chosen"], values["rejected"] = _text("chosen", chosen), _text("rejected", rejected)
     except ValueError as error:
-        return replace(row, problem=str(error))
+        return replace(row, values=values, problem=str(error))
     if values["chosen"] == values["rejected"]:
         return replace(row, problem="chosen and rejected are the same text")
     return replace(row, values=values)

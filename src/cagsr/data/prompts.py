@@ -1,18 +1,20 @@
 """Encoding of data rows as prompts: column mapping, tokenization, length limits, and a report on every row."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
 from cagsr.config.schema import Data
-from cagsr.data.chat_template import last_exchange, render
+from cagsr.data.chat_template import last_exchange, messages_of
 from cagsr.data.column_hints import demand_column, suggest_reference
 from cagsr.data.layouts import as_messages, recognised, refuse_written_conversation
+from cagsr.data.make_prompt import SpecialTokens, demand_whole, make_prompt
 from cagsr.data.readers import Row
-from cagsr.data.truncation import content_tokens, truncated
+from cagsr.data.remarks import Remarks
+from cagsr.data.truncation import truncated
 from cagsr.errors import InputError
 from cagsr.types import Prompt
 
@@ -21,16 +23,16 @@ __all__ = [
     "Overlong",
     "Reads",
     "demand_fast",
-    "demand_whole",
     "encode",
     "encoding",
-    "make_prompt",
     "map_columns",
     "refuse_invalid",
 ]
 
 Overlong = Literal["error", "drop", "truncate_left", "truncate_right"]
 
+# Columns that hold whole conversations, the answer included.
+CONVERSATIONS = ("messages", "conversations")
 SHOWN = 10
 MANY = 0.5
 MEND = " Remove it or pass --skip-invalid."
@@ -42,7 +44,8 @@ class DataReport:
     them.
 
     ``repeated`` are rows dropped because an earlier one has their prompt; ``duplicates`` equal an earlier one whole;
-    ``notes`` say what was recognised in order to read them (`Row.notes`).
+    ``notes`` say what was recognised in order to read them (`Row.notes`); ``remarks`` how the prompts are read, where
+    that may not be what was meant.
     """
 
     rows: int = 0
@@ -53,6 +56,7 @@ class DataReport:
     duplicates: int = 0
     repeated: int = 0
     notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         parts = [f"{self.used} of {self.rows} rows used"]
@@ -69,11 +73,11 @@ class DataReport:
         return "; ".join(parts) + "."
 
     def warnings(self) -> list[str]:
-        """Warnings for the user, a line each: rows that were dropped as invalid, and many duplicates."""
+        """Warnings for the user, a line each: rows that were dropped as invalid, many duplicates, and the remarks."""
         lines = _shortened([f"dropped {line}" for line in self.invalid])
         if self.duplicates >= MANY * self.rows:
             lines.append(f"{self.duplicates} of {self.rows} rows are duplicates")
-        return lines
+        return lines + self.remarks
 
 
 def map_columns(
@@ -86,10 +90,12 @@ def map_columns(
     """Map the columns of rows: ``prompt`` is then a text or a list of messages, and ``reference``, if any, a text.
 
     Without a column ``prompt``, a layout that is `recognised` is used, ``messages`` for one: all turns up to the last
-    user turn are the prompt, the last assistant turn after it is the reference. Without ``reference_column``,
-    ``reference`` or ``completion`` is used where a row has it as text. Other columns stay as they are. A row whose
-    prompt, or whose demanded reference, is missing or not text keeps that as its problem; so does one with half a
-    character.
+    of the user or of a tool are the prompt, the last assistant turn after it is the reference. In any other column
+    every message is of the prompt, and a turn of the assistant at its end is one that the response continues.
+
+    Without ``reference_column``, ``reference`` or ``completion`` is used where a row has it as text. Other columns stay
+    as they are. A row whose prompt, or whose demanded reference, is missing or not text keeps that as its problem; so
+    does one with half a character.
 
     Raises InputError when there are no rows, and when no row has a named column, with a suggestion.
     """
@@ -127,7 +133,8 @@ def _mapped(row: Row, prompt_column: str, reference_columns: tuple[str, ...], de
     prompt, reply = values[prompt_column], None
     try:
         if isinstance(prompt, list):
-            prompt, reply = last_exchange(as_messages(prompt))
+            whole, given_turns = prompt_column in CONVERSATIONS, as_messages(prompt)
+            prompt, reply = last_exchange(given_turns) if whole else (messages_of(given_turns), None)
         elif not isinstance(prompt, str):
             raise ValueError(f"prompt must be text, got {_shown(prompt)}")
         elif not prompt.strip():
@@ -143,7 +150,7 @@ def _mapped(row: Row, prompt_column: str, reference_columns: tuple[str, ...], de
         if isinstance(given, str):
             demand_whole("reference", given)
         if demanded and not isinstance(given, str):
-            raise ValueError(f"reference must be text, got {_shown(given)}")
+            raise ValueError(f"reference must be text, got {_shown(given)}{_begun(prompt)}")
         if demanded and not str(given).strip():
             raise ValueError("reference is empty")
     except ValueError as error:
@@ -154,12 +161,13 @@ def _mapped(row: Row, prompt_column: str, reference_columns: tuple[str, ...], de
     return replace(row, values=values)
 
 
-def demand_whole(name: str, text: str) -> None:
-    """Raise ValueError for a text with an unpaired surrogate, which JSON may hold and no tokenizer reads."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{name} holds half of a surrogate pair, which is no character") from None
+def _begun(prompt: Any) -> str:
+    if isinstance(prompt, str) or prompt[-1]["role"] != "assistant":
+        return ""
+    return (
+        "; the assistant's last turn is part of the prompt, which the reference would continue: "
+        "conversations with their answer belong into a column 'messages'"
+    )
 
 
 class Reads(Protocol):
@@ -183,6 +191,9 @@ def encoding(reader: Reads, data: Data, new_tokens: int) -> dict[str, Any]:
         "skip_invalid": data.skip_invalid,
         "context": reader.context,
         "new_tokens": reader.response_positions(new_tokens),
+        "chat_template_kwargs": data.chat_template_kwargs,
+        "special_tokens": data.special_tokens,
+        "goes_on": reader.response_positions(1) > 0,
     }
 
 
@@ -197,13 +208,17 @@ def encode(
     context: int | None = None,
     new_tokens: int = 0,
     new_tokens_key: str = "sampling.max_new_tokens",
+    chat_template_kwargs: Mapping[str, Any] | None = None,
+    special_tokens: SpecialTokens = "text",
+    goes_on: bool = False,
 ) -> tuple[list[Prompt], DataReport]:
     """Encode the mapped ``rows`` as prompts, in their order; also returns a report on every row.
 
     ``context`` is what prompt and ``new_tokens`` must fit into together (encoder-decoders: the encoder's
     context, and 0); ``new_tokens_key`` is where the user set that. With ``distinct`` a prompt that several rows
     have is encoded once, for the first of them. ``index`` of a prompt is its place in ``rows``, whatever was
-    dropped before it.
+    dropped before it. A row's own ``chat_template_kwargs`` win over these; ``special_tokens`` and ``goes_on`` are as
+    of `make_prompt`.
 
     Raises InputError with one line for each bad row (unless ``skip_invalid``) or overlong row (unless
     ``overlong`` allows it), and when no row is left.
@@ -212,11 +227,12 @@ def encode(
     limit = _limit(max_prompt_tokens, context, new_tokens, new_tokens_key)
     notes = list(dict.fromkeys(note for row in rows for note in row.notes))
     report, prompts, refused = DataReport(rows=len(rows), notes=notes), [], []
-    special = frozenset(tokenizer.all_special_ids)
+    how = {"template": chat_template_kwargs, "special_tokens": special_tokens, "goes_on": goes_on}
+    remarks = Remarks(tokenizer, special_tokens, goes_on)
     contents, asked = set[int](), set[str]()
     for index, row in enumerate(rows):
         if not row.problem:
-            content, key = hash(repr(row.values)), str(row.values["prompt"])
+            content, key = hash(repr(row.values)), _asked(row)
             report.duplicates += content in contents
             contents.add(content)
             if distinct and key in asked:
@@ -224,10 +240,11 @@ def encode(
                 continue
             asked.add(key)
         try:
-            prompt = make_prompt(row, index, tokenizer, special)
+            prompt = make_prompt(row, index, tokenizer, **how)
         except ValueError as error:
             report.invalid.append(f"{row.place}: {error}.")
             continue
+        remarks.add(prompt, row.place)
         tokens = len(prompt.ids)
         if limit is None or tokens <= limit:
             prompts.append(prompt)
@@ -241,9 +258,15 @@ def encode(
     if refused or (report.invalid and not skip_invalid):
         invalid = [] if skip_invalid else [line + MEND for line in report.invalid]
         raise InputError("\n".join(_shortened(invalid + refused)))
-    report.used = len(prompts)
+    report.used, report.remarks = len(prompts), remarks.warnings() + remarks.notes()
     _demand_some(report.used, report)
     return prompts, report
+
+
+def _asked(row: Row) -> str:
+    """What makes two prompts the same: their text or messages, and what they are rendered with."""
+    options = [row.values[name] for name in ("tools", "chat_template_kwargs") if row.values.get(name)]
+    return str(row.values["prompt"]) + (repr(options) if options else "")
 
 
 def demand_fast(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -277,36 +300,6 @@ def _too_long(tokens: int, max_prompt_tokens: int | None, context: int | None, n
     if max_prompt_tokens is not None and tokens > max_prompt_tokens:
         return f"{tokens} prompt tokens > {max_prompt_tokens} data.max_prompt_tokens. Raise it, or {ways}"
     return f"{tokens} prompt + {new_tokens} new tokens > {context} context. Set data.max_prompt_tokens, and {ways}"
-
-
-def make_prompt(
-    row: Row, index: int, tokenizer: PreTrainedTokenizerBase, special: frozenset[int], **template: Any
-) -> Prompt:
-    """Encode one row as a prompt; ``special`` are ids that are no content.
-
-    ``template`` are options of `chat_template.render`. Raises ValueError, with the reason, for an unusable row.
-    """
-    if row.problem:
-        raise ValueError(row.problem)
-    prompt = row.values["prompt"]
-    conversational = not isinstance(prompt, str)
-    text, content = render(prompt, tokenizer, **template) if conversational else (prompt, ((0, len(prompt)),))
-    demand_whole("prompt", text)  # a template writes more of a conversation than its contents
-    # A chat template writes the special tokens itself; the tokenizer must not add them a second time.
-    encoded = tokenizer(
-        text, add_special_tokens=not conversational, return_offsets_mapping=True, verbose=False
-    )
-    made = Prompt(
-        text=text,
-        ids=tuple(encoded["input_ids"]),
-        offsets=tuple(encoded["offset_mapping"]),
-        content=content,
-        index=index,
-        row=row.values,
-    )
-    if all(made.ids[token] in special for token in content_tokens(made)):
-        raise ValueError("no content tokens: special or unknown tokens only")
-    return made
 
 
 def _shortened(lines: list[str]) -> list[str]:

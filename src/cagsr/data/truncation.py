@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from cagsr.types import Prompt
+from cagsr.types import Prompt, Turn
 
 __all__ = ["content_tokens", "truncated"]
 
@@ -18,7 +18,7 @@ def content_tokens(prompt: Prompt) -> Iterator[int]:
 def truncated(prompt: Prompt, limit: int, left: bool) -> Prompt | None:
     """Truncate a prompt to ``limit`` tokens: the user's words are cut, never template, special tokens or a character.
 
-    None when nothing that the user wrote would be left.
+    None when nothing of the user's last turn would be left, which is the question.
     """
     content = list(content_tokens(prompt))
     excess = len(prompt.ids) - limit
@@ -46,14 +46,16 @@ def truncated(prompt: Prompt, limit: int, left: bool) -> Prompt | None:
     text, position = "", 0
     for begin, stop in cuts:
         text, position = text + prompt.text[position:begin], stop
-    content_spans = [moved(span) for span in prompt.content]
-    return replace(
+    turns = [Turn(role, *moved((start, stop))) for role, start, stop in prompt.turns]
+    cut = replace(
         prompt,
         text=text + prompt.text[position:],
         ids=tuple(prompt.ids[token] for token in kept),
         offsets=tuple(moved(prompt.offsets[token]) for token in kept),
-        content=tuple(span for span in content_spans if span[0] < span[1]),
+        turns=tuple(turns),
+        spelt=tuple(moved(span) for span in prompt.spelt),
     )
+    return cut if cut.written(("last-user",)) else None
 
 
 def _is_within_character(prompt: Prompt, content: list[int], cut: int) -> bool:

@@ -3,6 +3,7 @@
 __all__ = ["Word", "prompt_words", "text_words"]
 
 import unicodedata
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from cagsr.types import Prompt
@@ -10,7 +11,7 @@ from cagsr.types import Prompt
 
 @dataclass(frozen=True)
 class Word:
-    """A whole word of the user's text: its normalised form, and the tokens that spell it."""
+    """A whole word of a prompt: its normalised form, and the tokens that spell it."""
 
     key: str
     tokens: tuple[int, ...]
@@ -25,14 +26,14 @@ def text_words(text: str) -> list[str]:
     return [_key(text[start:end]) for start, end in _spans(text)]
 
 
-def prompt_words(prompt: Prompt) -> list[Word]:
-    """The words of what the user wrote in a prompt (``prompt.content``), in their order."""
+def prompt_words(prompt: Prompt, roles: Collection[str] | None = None) -> list[Word]:
+    """The words that turns of these roles wrote in a prompt (`Prompt.written`), in their order; None: of all turns."""
     tokens_at: list[list[int]] = [[] for _ in prompt.text]
     for token, (start, end) in enumerate(prompt.offsets):
         for position in range(start, end):
             tokens_at[position].append(token)
     words = []
-    for content_start, content_end in prompt.content:
+    for content_start, content_end in prompt.written(roles):
         for start, end in _spans(prompt.text[content_start:content_end]):
             span = range(content_start + start, content_start + end)
             tokens = sorted({token for position in span for token in tokens_at[position]})

@@ -16,6 +16,7 @@ from cagsr.models.policy import Policy, Reference
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import evidence_of
 from cagsr.rewards.signals.repetition import repeated_ngrams
+from cagsr.runs.turns import recorded
 from cagsr.tasks.task import Checker
 from cagsr.types import Prompt, Rollout
 
@@ -179,10 +180,12 @@ def values_of(answers: Answers, prompts: Sequence[Prompt], checker: Checker | No
 def response_rows(
     prompts: Sequence[Prompt], answers: Answers, values: Mapping[str, np.ndarray]
 ) -> list[dict[str, Any]]:
-    """Rows of responses.jsonl and evaluations.jsonl: each prompt, its first response, and every metric [P] of it."""
+    """Rows of responses.jsonl and evaluations.jsonl: each prompt and its turns, its first response, and every
+    metric [P] of it."""
     return [
         {
             "prompt": prompt.text,
+            **recorded(prompt.text, prompt.turns),
             "response": texts[0],
             **{metric: float(value[position]) for metric, value in values.items()},
         }

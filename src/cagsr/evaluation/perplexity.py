@@ -1,12 +1,13 @@
 """Follow-up perplexity: a frozen model's perplexity of the text that follows prompt and response."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
-from cagsr.data.chat_template import render
+from cagsr.data.chat_template import answered, render
+from cagsr.data.make_prompt import text_ids
+from cagsr.data.special_tokens import tokenised
 from cagsr.errors import InputError
 from cagsr.models.policy import Policy
 from cagsr.models.token_logprobs import token_logprobs
@@ -59,36 +60,30 @@ class FollowUp:
 
     def pieces(self, prompt: Prompt, response: str, target: str) -> tuple[list[int], list[int]]:
         """Token ids of the context and of the target, cut to what the model has positions for."""
-        messages = prompt.row.get("prompt")
-        if isinstance(messages, list):
-            context, written = self._conversation(messages, response, target)
+        if isinstance(prompt.row.get("prompt"), list):
+            context, written = self._conversation(prompt, response, target)
         elif self.policy.readable.kind == "causal":
             unknown = self.policy.tokenizer.unk_token_id
             newline = [token for token in self._ids("\n") if token != unknown]
-            context = [*self._ids(prompt.text, special=True), *self._ids(response), *newline]
-            written = self._ids(target)
+            asked = text_ids(prompt.text, self.policy.tokenizer, goes_on=True)
+            context, written = [*asked, *self._ids(response), *newline], self._ids(target)
         else:
-            context, written = self._ids(f"{prompt.text}\n{response}", special=True), self._ids(target)
+            context = text_ids(f"{prompt.text}\n{response}", self.policy.tokenizer)
+            written = self._ids(target)
         if not written:
             raise InputError(f"follow-up perplexity: {target!r} has no token to predict. Remove the row.")
         return self._cut(context, written)
 
-    def _conversation(self, messages: list[Any], response: str, target: str) -> tuple[list[int], list[int]]:
-        turns = [
-            *messages,
-            {"role": "assistant", "content": response},
-            {"role": "user", "content": target},
-        ]
+    def _conversation(self, prompt: Prompt, response: str, target: str) -> tuple[list[int], list[int]]:
+        turns = [*answered(prompt.row["prompt"], response), {"role": "user", "content": target}]
         try:
-            text, spans = render(turns, self.policy.tokenizer)
+            text, spans = render(turns, self.policy.tokenizer, **prompt.template)
+            _, start, end = spans[-1]
+            tokens = tokenised(text[:end], spans, self.policy.tokenizer, add_special_tokens=False)
         except ValueError as error:
             raise InputError(f"follow-up perplexity: {error}") from error
-        start, end = spans[-1]
-        encoded = self.policy.tokenizer(
-            text[:end], add_special_tokens=False, return_offsets_mapping=True, verbose=False
-        )
-        first = next(n for n, (_, stop) in enumerate(encoded["offset_mapping"]) if stop > start)
-        return encoded["input_ids"][:first], encoded["input_ids"][first:]
+        first = next(n for n, (_, stop) in enumerate(tokens.offsets) if stop > start)
+        return list(tokens.ids[:first]), list(tokens.ids[first:])
 
     def _cut(self, context: list[int], target: list[int]) -> tuple[list[int], list[int]]:
         positions, causal = self.policy.context, self.policy.readable.kind == "causal"
@@ -103,7 +98,7 @@ class FollowUp:
     def _rollout(self, rows: list[tuple[list[int], list[int]]]) -> Rollout:
         policy = self.policy
         contexts = [
-            Prompt(text="", ids=tuple(context), offsets=(), content=(), index=n)
+            Prompt(text="", ids=tuple(context), offsets=(), turns=(), index=n)
             for n, (context, _) in enumerate(rows)
         ]
         prompt_ids, prompt_mask = policy.collate(contexts)
@@ -116,5 +111,5 @@ class FollowUp:
         moved = (tensor.to(policy.device) for tensor in (ids, mask, torch.zeros(len(rows), dtype=torch.bool)))
         return Rollout(contexts, prompt_ids, prompt_mask, *moved, responses=[""] * len(rows))
 
-    def _ids(self, text: str, special: bool = False) -> list[int]:
-        return self.policy.tokenizer(text, add_special_tokens=special, verbose=False)["input_ids"]
+    def _ids(self, text: str) -> list[int]:
+        return text_ids(text, self.policy.tokenizer, special=False)

@@ -93,7 +93,8 @@ def score(
         raise InputError(f"finished: {len(ended)} for {len(texts)} responses; give one for each")
     with observing(model, tokenizer, layers=layers, temperature=temperature) as policy:
         template = {**(chat_template_kwargs or {})}
-        encoded = encode_in_memory(spread, policy.tokenizer, template=template)
+        goes_on = policy.readable.kind == "causal"
+        encoded = encode_in_memory(spread, policy.tokenizer, template=template, goes_on=goes_on)
         rows = [row[:max_new_tokens] for row in encode_responses(policy, encoded, texts, ended)]
         refuse_overlong(policy, encoded, rows)
         alone = only_one(chosen, encoded)

@@ -15,6 +15,7 @@ from cagsr.data.row_messages import say_cut, say_rows
 from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError, StorageError
 from cagsr.evaluation.score import encode_responses, measured, not_compared, only_one, was_finished
+from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.template_date import pinned_date
 from cagsr.models.build import build_policy
@@ -56,6 +57,7 @@ def score_file(
     responses = [str(prompt.row["response"]) for prompt in prompts]
     say_cut(console, policy, "responses", responses, limit, "sampling.max_new_tokens")
     salience = build_salience(config, prompts)
+    say_prompt(console, prompts, policy, salience)
     for told in (
         only_one(reward, prompts, "cannot add anything, so that the reward is null"),
         salience.uncovered(prompts),
@@ -103,7 +105,7 @@ def _prompts(
 ) -> list[Prompt]:
     """The prompts of the rows that can be used; the console is told of the others."""
     prompts, report = data.encode(rows, **data.encoding(policy, config.data, config.sampling.max_new_tokens))
-    if report.used < report.rows or report.truncated or report.notes:
+    if report.used < report.rows or report.truncated or report.notes or report.remarks:
         say_rows(console, source, report)
     return prompts
 

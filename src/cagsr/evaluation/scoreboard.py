@@ -31,7 +31,7 @@ def prompt_key(prompt: Prompt) -> str:
 
 def user_text(prompt: Prompt) -> str:
     """The user's own text of a prompt, without its template."""
-    return "\n".join(prompt.text[start:end] for start, end in prompt.content)
+    return "\n".join(prompt.text[turn.start : turn.stop] for turn in prompt.turns if turn.role == "user")
 
 
 @dataclass(frozen=True)

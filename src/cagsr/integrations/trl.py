@@ -45,8 +45,10 @@ class AttentionReward:
     layers, temperature, revision, dtype, trust_remote_code   as of `cagsr.load_policy`.
 
     Prompts are read as the trainer that asks reads them: rendered by its tokenizer and chat template, with its tools
-    and ``chat_template_kwargs``, and always with the generation prompt. Completions are read as the tokens that were
-    sampled (``completion_ids``); one whose last token ends no sequence is unfinished.
+    and ``chat_template_kwargs``, and always with the generation prompt. TRL's trainers render all prompts alike,
+    whatever their columns ``tools`` and ``chat_template_kwargs`` say, and take a special token that a prompt spells for
+    that token. Where no trainer asks, the columns win, and what is spelt is text. Completions are read as the tokens
+    that were sampled (``completion_ids``); one whose last token ends no sequence is unfinished.
 
     Completions of equal prompts are a group, and a term that is standardised ``group`` compares them; ``batch`` means
     all that one call brings. Each process calls for its own completions alone: where a group is split among processes,
@@ -149,7 +151,10 @@ class AttentionReward:
             )
         tokenizer, template = self._rendering(trainer)
         rows = {name: values for name, values in columns.items() if _is_column(values, len(texts))}
-        encoded = encode_in_memory(prompts, tokenizer, columns=rows, template=template)
+        settings = {"template": template, "goes_on": self.observer.readable.kind == "causal"}
+        encoded = encode_in_memory(
+            prompts, tokenizer, columns=rows, verbatim=trainer is not None, warn=self._warn, **settings
+        )
         if completion_ids is None:
             try:
                 ended = [was_finished(prompt.row) for prompt in encoded]

@@ -16,7 +16,7 @@ from cagsr.attention.reading import EachHead, Readable
 from cagsr.attention.sharing import Sharing, Tried
 from cagsr.config.schema import Sampling
 from cagsr.data.chat_template import turn_end
-from cagsr.data.plain_text import text_ids
+from cagsr.data.make_prompt import text_ids
 from cagsr.errors import InputError
 from cagsr.io.adapters import Base
 from cagsr.models.decoding import Decoder, decode
@@ -397,7 +397,7 @@ class Policy(nn.Module, ABC):
         """
         ends = [self.eos_ids[0]] * len(responses) if prompts is None else self._ends(prompts)
         ended = [True] * len(responses) if finished is None else finished
-        rows = text_ids(self.tokenizer, responses)
+        rows = [text_ids(response, self.tokenizer, special=False) for response in responses]
         return [
             [*row, end] if whole or not row else row
             for row, end, whole in zip(rows, ends, ended, strict=True)

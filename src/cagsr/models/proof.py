@@ -249,7 +249,7 @@ def _given(policy: Policy, prompts: Sequence[int], responses: Sequence[int]) -> 
     numbers = iter(token_ids(_base(policy.model), sum(prompts) + sum(responses)).tolist())
     rows = [[next(numbers) for _ in range(length)] for length in (*prompts, *responses)]
     asked = [
-        Prompt(text="", ids=tuple(ids), offsets=(), content=(), index=index)
+        Prompt(text="", ids=tuple(ids), offsets=(), turns=(), index=index)
         for index, ids in enumerate(rows[: len(prompts)])
     ]
     return policy.given_ids(asked, rows[len(prompts) :], [""] * len(responses))

@@ -23,6 +23,7 @@ from cagsr.data.row_messages import say_cut, say_rows
 from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import measure_signals
+from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.io.atomic_write import refuse_existing, write_atomically
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.template_date import pinned_date
@@ -99,6 +100,7 @@ def calibrate(
     found, report = splits.build_prompts(config, policy, "train", rows=unlabelled)
     say_rows(console, "train prompts", report)
     salience = build_salience(config, found)
+    say_prompt(console, found, policy, salience)
     if (uncovered := salience.uncovered(found)) is not None:
         warn(console, uncovered)
     chosen = _some(found, prompts, seed)

@@ -19,6 +19,7 @@ from cagsr.distributed.launcher import refuse_unseen
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import Answers, measure_signals
+from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.io.adapters import identity_with_base
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.template_date import pinned_date
@@ -74,6 +75,7 @@ def _probed(config: Config, console: Console, prompts: int) -> dict[str, Any]:
     config = _of_prompts(config, split, prompts)
     policy, asked, world = _loaded(config, split, prompts, console)
     salience = build_salience(config, asked)
+    say_prompt(console, asked, policy, salience)
     if (uncovered := salience.uncovered(asked)) is not None:
         warn(console, uncovered)
     per_pass = max(1, config.train.micro_batch // sampling.candidates)

@@ -15,6 +15,7 @@ from cagsr.data.adversaries import ADVERSARIES
 from cagsr.data.preferences import Pair
 from cagsr.distributed.process_group import World
 from cagsr.evaluation.evaluator import Answers, answer, measure_signals
+from cagsr.evaluation.scoreboard import user_text
 from cagsr.models.policy import Policy
 from cagsr.probing.ranking import order
 from cagsr.rewards.reward_set import Panel
@@ -82,7 +83,7 @@ def _adversaries(
     following = [(place + 1) % len(prompts) for place in asked]
     made = [
         [
-            adversary(_written(prompts[place]), own[place], own[other], limit)
+            adversary(user_text(prompts[place]), own[place], own[other], limit)
             for adversary in ADVERSARIES.values()
         ]
         for place, other in zip(asked, following, strict=True)
@@ -95,10 +96,6 @@ def _adversaries(
     return dict(zip(ADVERSARIES, by_prompt.swapaxes(0, 1), strict=True)) | {
         SHUFFLED: measure(elsewhere).cpu().numpy()
     }
-
-
-def _written(prompt: Prompt) -> str:
-    return " ".join(prompt.text[start:end] for start, end in prompt.content)
 
 
 def adversary_shares(name: str, probed: Probed, panel: Panel, adversarial: Panel) -> dict[str, float]:

@@ -7,7 +7,7 @@ Two kinds of checks: *foreign*, a response to another prompt, which nobody who r
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from random import Random
 from typing import Any, Literal
@@ -37,12 +37,14 @@ class Item:
     """A rating item: one response to rate, or two to choose from; ``check`` is its kind if it is an attention check.
 
     repeats  the number, among the items of its mode, of the item that comes again here
+    shown    the prompt as a rater reads it, a conversation turn by turn; None: as it is
     """
 
     prompt: str
     responses: tuple[Response, ...]
     check: Literal["foreign", "repeated"] | None = None
     repeats: int | None = None
+    shown: str | None = None
 
 
 def choose(groups: Sequence[Group], mode: Mode, count: int, random: Random) -> list[Item]:
@@ -56,7 +58,7 @@ def choose(groups: Sequence[Group], mode: Mode, count: int, random: Random) -> l
     checks = 0 if len(rated) < FEWEST_WITH_CHECKS else math.ceil(len(rated) / CHECK_EVERY)
     items = rated + _foreign(rated, checks, random)
     for number in random.sample(range(len(rated)), checks):
-        items.append(Item(rated[number].prompt, rated[number].responses, "repeated", number))
+        items.append(replace(rated[number], check="repeated", repeats=number))
     return items
 
 
@@ -106,13 +108,14 @@ def passed(items: Sequence[Item], number: int, answers: Mapping[tuple[int, str],
 def to_json(item: Item) -> dict[str, Any]:
     """The item as plain data that `from_json` reads back equal."""
     responses = [{"text": one.text, "systems": list(one.systems)} for one in item.responses]
-    return {"prompt": item.prompt, "responses": responses, "check": item.check, "repeats": item.repeats}
+    return {**vars(item), "responses": responses}
 
 
 def from_json(content: Mapping[str, Any]) -> Item:
     """The item that `to_json` wrote."""
     responses = tuple(Response(one["text"], tuple(one["systems"])) for one in content["responses"])
-    return Item(content["prompt"], responses, content["check"], content["repeats"])
+    # Studies of earlier versions have nothing else to show.
+    return Item(content["prompt"], responses, content["check"], content["repeats"], content.get("shown"))
 
 
 def _alone(groups: Sequence[Group], count: int) -> list[Item]:
@@ -120,7 +123,7 @@ def _alone(groups: Sequence[Group], count: int) -> list[Item]:
     for group in groups:
         if items and len(items) + len(group.responses) > count:
             break
-        items += [Item(group.prompt, (response,)) for response in group.responses]
+        items += [Item(group.prompt, (response,), shown=group.shown) for response in group.responses]
     return items
 
 
@@ -134,7 +137,7 @@ def _in_pairs(groups: Sequence[Group], count: int, random: Random) -> list[Item]
                 pair = min(pairs, key=lambda two: met[_systems(two)])
                 pairs.remove(pair)
                 met[_systems(pair)] += 1
-                items.append(Item(group.prompt, pair))
+                items.append(Item(group.prompt, pair, shown=group.shown))
     return items
 
 
@@ -160,5 +163,5 @@ def _foreign(rated: Sequence[Item], count: int, random: Random) -> list[Item]:
             stranger = min(drawn, key=lambda other: len(words & set(other.prompt.lower().split())))
             response = Response(stranger.responses[0].text, ())
             kept = item.responses[:1] if len(item.responses) == 2 else ()
-            found.append(Item(item.prompt, (*kept, response), "foreign"))
+            found.append(replace(item, responses=(*kept, response), check="foreign"))
     return found

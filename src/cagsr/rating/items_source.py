@@ -3,13 +3,14 @@
 import json
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from cagsr.errors import InputError, StorageError, closest
 from cagsr.runs.directory import CANDIDATES
+from cagsr.runs.turns import by_role
 
 __all__ = ["Group", "Response", "read_groups"]
 
@@ -29,10 +30,11 @@ class Response:
 
 @dataclass(frozen=True)
 class Group:
-    """The distinct responses to one prompt, which may be compared."""
+    """The distinct responses to one prompt, which may be compared; ``shown`` is a conversation as a rater reads it."""
 
     prompt: str
     responses: tuple[Response, ...]
+    shown: str | None = None
 
 
 def read_groups(directory: Path, systems: Sequence[str] | None, random: Random) -> list[Group]:
@@ -58,7 +60,7 @@ def read_groups(directory: Path, systems: Sequence[str] | None, random: Random) 
         if name not in known:
             raise InputError(f"--systems: {directory} has no {name!r}{closest(name, known)}")
     chosen = known if systems is None else set(systems)
-    return [Group(group.prompt, kept) for group in groups if (kept := _only(group, chosen))]
+    return [replace(group, responses=kept) for group in groups if (kept := _only(group, chosen))]
 
 
 def _only(group: Group, systems: set[str]) -> tuple[Response, ...]:
@@ -69,22 +71,26 @@ def _only(group: Group, systems: set[str]) -> tuple[Response, ...]:
 def _of_comparison(paths: Sequence[Path]) -> list[Group]:
     """Groups of a comparison, with every seed: it compares prompts for which all systems and seeds have ratings."""
     written: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    shown = {}
     for path in paths:
         for row in _rows(path):
             written[row["prompt"]].append((path.parent.parent.name, row["response"]))
-    return [_group(prompt, texts) for prompt, texts in written.items()]
+            shown[row["prompt"]] = row["shown"]
+    return [_group(prompt, texts, shown[prompt]) for prompt, texts in written.items()]
 
 
 def _of_run(path: Path, random: Random) -> list[Group]:
     candidates: dict[tuple[int, str], list[str]] = defaultdict(list)
+    shown = {}
     for row in _rows(path):
         candidates[row.get("step", 0), row["prompt"]].append(row["response"])
+        shown[row["prompt"]] = row["shown"]
     last = max((step for step, _ in candidates), default=0)
     groups = []
     for (step, prompt), texts in candidates.items():
         distinct = sorted(set(texts))
         drawn = random.sample(distinct, min(CANDIDATES_OF_A_GROUP, len(distinct)))
-        groups.append(_group(prompt, [(_part(step, last), text) for text in drawn]))
+        groups.append(_group(prompt, [(_part(step, last), text) for text in drawn], shown[prompt]))
     return groups
 
 
@@ -95,11 +101,12 @@ def _part(step: int, last: int) -> str:
     return f"steps {ends[number] + 1}-{ends[number + 1]}"
 
 
-def _group(prompt: str, written: Sequence[tuple[str, str]]) -> Group:
+def _group(prompt: str, written: Sequence[tuple[str, str]], shown: str | None) -> Group:
     systems: dict[str, set[str]] = defaultdict(set)
     for system, text in written:
         systems[text].add(system)
-    return Group(prompt, tuple(Response(text, tuple(sorted(names))) for text, names in systems.items()))
+    responses = tuple(Response(text, tuple(sorted(names))) for text, names in systems.items())
+    return Group(prompt, responses, shown)
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
@@ -115,6 +122,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         except (ValueError, TypeError):
             row = {}
         texts = isinstance(row.get("prompt"), str) and isinstance(row.get("response"), str)
+        try:
+            row["shown"] = by_role(row["prompt"], row["turns"])[0] if texts and row.get("turns") else None
+        except (ValueError, TypeError, AttributeError):
+            texts = False
         if not (texts and isinstance(row.get("step", 0), int)):
             raise StorageError(f"{path}:{number} is damaged: no row with a prompt and a response.")
         rows.append(row)

@@ -70,7 +70,7 @@ class Session:
         texts = [shown(response.text) for response in item.responses]
         return {
             "number": number,
-            "prompt": shown(item.prompt),
+            "prompt": shown(item.prompt if item.shown is None else item.shown),
             "responses": texts[::-1] if self._flipped(rater, number) else texts,
             "answers": {
                 question: self.value(rater, number, answers[number, question])

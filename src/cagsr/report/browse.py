@@ -12,6 +12,7 @@ from typing import Any
 
 from cagsr.report.read import Candidate, Run
 from cagsr.report.text import Words, is_word, visible
+from cagsr.runs.turns import by_role
 
 __all__ = ["MOST_CANDIDATES", "browsable", "suspicions"]
 
@@ -51,7 +52,7 @@ def suspicions(candidate: Candidate, group: Sequence[Candidate]) -> list[str]:
     """Reasons why a high reward of this response may be reward hacking; empty for most."""
     words = candidate.response.split()
     grams = list(zip(words, words[1:], words[2:], strict=False))
-    asked = candidate.prompt.split()
+    asked = by_role(candidate.prompt, candidate.turns)[0].split()
     in_prompt = set(zip(asked, asked[1:], asked[2:], strict=False))
     usual = median(len(row.response.split()) for row in group)
     found = {
@@ -71,7 +72,7 @@ def _group(rows: list[Candidate], signals: list[str]) -> dict[str, Any]:
     """
     rows = sorted(rows, key=lambda row: -row.reward)
     first = rows[0]
-    prompt = Words.cut(first.prompt, first.tokens)
+    prompt = Words.cut(*by_role(first.prompt, first.turns, first.tokens))
     entry = {
         "s": first.step,
         "i": first.prompt_index,

@@ -12,12 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cagsr.data.in_memory import encode_in_memory
-from cagsr.data.plain_text import text_tokens
+from cagsr.data.special_tokens import tokenised
 from cagsr.errors import InputError, StorageError
 from cagsr.evaluation.score import encode_responses, refuse_overlong
 from cagsr.io.template_date import pinned_date
 from cagsr.models.load_policy import observing
 from cagsr.models.policy import Policy
+from cagsr.types import Turn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,13 +96,15 @@ def heatmap(
     """
     template = {**(chat_template_kwargs or {})}
     with observing(model, tokenizer, layers=layers) as policy:
-        prompts = encode_in_memory([prompt], policy.tokenizer, template=template)
+        goes_on = policy.readable.kind == "causal"
+        prompts = encode_in_memory([prompt], policy.tokenizer, template=template, goes_on=goes_on)
         rows = encode_responses(policy, prompts, [response])
         refuse_overlong(policy, prompts, rows)
         with torch.no_grad():
             seen = policy.observe(policy.given_ids(prompts, rows, [response]))
         tokens = policy.tokenizer
-        offsets = [span for _, span in text_tokens(tokens, response)]
+        turn = Turn("assistant", 0, len(response))
+        offsets = tokenised(response, [turn], tokens, add_special_tokens=False).offsets
         sides = (
             (prompts[0].text, prompts[0].ids, prompts[0].offsets),
             (response, rows[0], [*offsets, (0, 0)]),

@@ -8,6 +8,7 @@ from cagsr.metrics import higher_is_better
 from cagsr.metrics.titles import metric_title
 from cagsr.report.read import Response, Run
 from cagsr.report.text import visible
+from cagsr.runs.turns import by_role
 
 __all__ = ["before_and_after", "comparable"]
 
@@ -58,7 +59,7 @@ def comparable(responses: Mapping[tuple[str, str], Sequence[Response]]) -> dict[
     ]
     metrics = [name for name in measured if all(name in row.metrics for entry in systems for row in entry[2])]
     return {
-        "prompts": [visible(prompt) for prompt in prompts],
+        "prompts": [visible(by_role(row.prompt, row.turns)[0]) for row in systems[0][2]],
         "metrics": [
             {
                 "name": visible(metric_title(f"evaluation/{name}")),

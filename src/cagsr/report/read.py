@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, 
 
 from cagsr.errors import InputError
 from cagsr.runs.directory import CANDIDATES, CONFIG, EVALUATIONS, METRICS, RESPONSES, RUN, SUMMARY
+from cagsr.runs.turns import RecordedTurn
 
 __all__ = ["OURS", "Candidate", "Interval", "Response", "Run", "Summary", "Systems", "files_of", "read_run"]
 
@@ -56,6 +57,7 @@ class Candidate(Record):
     step: int
     prompt_index: int = 0
     prompt: Text
+    turns: list[RecordedTurn] = Field(default_factory=list)
     response: Text
     finished: bool = True
     signals: dict[str, float] = Field(default_factory=dict)
@@ -76,6 +78,7 @@ class Response(Record):
     model_config = ConfigDict(extra="allow", allow_inf_nan=False)
 
     prompt: Text
+    turns: list[RecordedTurn] = Field(default_factory=list)
     response: Text
     system: Text = ""
 

@@ -6,7 +6,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -19,16 +19,36 @@ from transformers import (
 )
 
 from cagsr.attention.positions import longest_text
-from cagsr.data.plain_text import text_ids
+from cagsr.data.chat_template import answered, render
+from cagsr.data.make_prompt import text_ids
+from cagsr.data.special_tokens import tokenised
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.io.adapters import adapter_at
 from cagsr.io.safetensors_only import only_safetensors, reason
 from cagsr.types import Prompt
 
-__all__ = ["Asked", "RewardModel", "asked", "collated", "encoded", "frozen", "load_classifier", "padding"]
+__all__ = [
+    "Asked",
+    "Conversation",
+    "RewardModel",
+    "asked",
+    "collated",
+    "encoded",
+    "frozen",
+    "load_classifier",
+    "padding",
+]
 
-Asked = str | list[Mapping[str, Any]]
-"""A reward model's prompt: a text, or the messages of a conversation."""
+
+class Conversation(NamedTuple):
+    """The messages of a conversation, and what its chat template is given: tools and variables."""
+
+    messages: list[Mapping[str, Any]]
+    template: Mapping[str, Any]
+
+
+Asked = str | list[Mapping[str, Any]] | Conversation
+"""A reward model's prompt: a text, or a conversation."""
 
 Encoded = Mapping[str, list[int]]
 
@@ -41,7 +61,7 @@ MASKS = {"input_ids": "attention_mask", "decoder_input_ids": "decoder_attention_
 def asked(prompt: Prompt) -> Asked:
     """The prompt as a reward model reads it: the user's conversation, or the text as the policy read it."""
     messages = prompt.row.get("prompt")
-    return messages if isinstance(messages, list) else prompt.text
+    return Conversation(messages, prompt.template) if isinstance(messages, list) else prompt.text
 
 
 @dataclass(frozen=True)
@@ -108,13 +128,14 @@ def encoded(
     Raises InputError for more of them than the model has positions for.
     """
     conversational = not model.config.is_encoder_decoder and bool(tokenizer.chat_template)
-    if conversational:
-        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        said = [*map(dict, turns), {"role": "assistant", "content": response}]
-        text = str(tokenizer.apply_chat_template(said, tokenize=False))
-        row = {"input_ids": list(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])}
+    if isinstance(prompt, str):
+        turns, template = [{"role": "user", "content": prompt}], {}
     else:
-        asked_for = prompt if isinstance(prompt, str) else "\n".join(str(turn["content"]) for turn in prompt)
+        turns, template = prompt if isinstance(prompt, Conversation) else (prompt, {})
+    if conversational:
+        row = {"input_ids": _ids_of_turns(tokenizer, answered(turns, response), template)}
+    else:
+        asked_for = "\n".join(str(turn["content"]) for turn in turns)
         row = _encoded_texts(model, tokenizer, asked_for, response)
     limit = longest_text(model, model.config.get_text_config())
     longest = max(map(len, row.values()))
@@ -129,18 +150,15 @@ def encoded(
 def _encoded_texts(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, response: str
 ) -> Encoded:
-    (written,) = text_ids(tokenizer, [response])
+    written = text_ids(response, tokenizer, special=False)
     if getattr(model.config, LAYOUT, None) == SPLIT:
         start = model.config.decoder_start_token_id
-        return {"input_ids": _prompt_ids(tokenizer, prompt), "decoder_input_ids": [start, *written]}
+        return {"input_ids": text_ids(prompt, tokenizer), "decoder_input_ids": [start, *written]}
     if not model.config.is_encoder_decoder and tokenizer.cls_token_id is not None:
         pair: Any = tokenizer(prompt, response, split_special_tokens=True, verbose=False)
         return {key: list(pair[key]) for key in ("input_ids", "token_type_ids") if key in pair}
-    return {"input_ids": [*_prompt_ids(tokenizer, prompt), *written, cast(int, tokenizer.eos_token_id)]}
-
-
-def _prompt_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer(text, split_special_tokens=True, verbose=False)["input_ids"])
+    asked_for = text_ids(prompt, tokenizer, goes_on=not model.config.is_encoder_decoder)
+    return {"input_ids": [*asked_for, *written, cast(int, tokenizer.eos_token_id)]}
 
 
 @contextmanager
@@ -162,6 +180,17 @@ def padding(model: PreTrainedModel, rows: Sequence[Encoded]) -> Iterator[int]:
         yield config.pad_token_id
     finally:
         config.pad_token_id = own
+
+
+def _ids_of_turns(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], template: Mapping[str, Any]
+) -> list[int]:
+    closed = {"add_generation_prompt": False, "continue_final_message": False}
+    try:
+        text, turns = render(messages, tokenizer, **{**template, **closed})
+        return list(tokenised(text, turns, tokenizer, add_special_tokens=False).ids)
+    except ValueError as error:
+        raise InputError(f"reward model: {error}; choose another, or leave the row out") from error
 
 
 def collated(model: PreTrainedModel, rows: Sequence[Encoded], move: bool = True) -> dict[str, Tensor]:

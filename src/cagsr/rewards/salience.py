@@ -21,7 +21,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
 
 import torch
@@ -43,6 +43,8 @@ very was we were what when where which while who whom why will with would you yo
 that's don't
 """
 STOP_WORDS = frozenset(_ENGLISH.split())
+# The question: what is said before it, and by whom, is no matter that an answer has to cover.
+ROLES = ("last-user",)
 
 
 class Salience(ABC):
@@ -110,7 +112,9 @@ def evidence_of(
 
 
 class Uniform(Salience):
-    """Uniform salience: 1 for every content token, part of a word of the user's that is no stop word.
+    """Uniform salience: 1 for every content token, part of a word of the last user turn that is no stop word.
+
+    ``roles`` name the turns that count (`Prompt.written`).
 
     Template, special tokens and punctuation are no content. A subword token belongs to its whole word, so
     the first piece of "therapist" is content even when it reads "the".
@@ -118,12 +122,12 @@ class Uniform(Salience):
     Source: on real text uniform weights were better than inverse document frequencies.
     """
 
-    def __init__(self, stop_words: Iterable[str] = STOP_WORDS) -> None:
-        self.stop_words = frozenset(word.casefold() for word in stop_words)
+    def __init__(self, stop_words: Iterable[str] = STOP_WORDS, roles: Collection[str] = ROLES) -> None:
+        self.stop_words, self.roles = frozenset(word.casefold() for word in stop_words), roles
 
     def weigh(self, prompt: Prompt) -> list[float]:
         weights = [0.0] * len(prompt.ids)
-        for word in prompt_words(prompt):
+        for word in prompt_words(prompt, self.roles):
             if word.key not in self.stop_words:
                 for token in word.tokens:
                     weights[token] = 1.0
@@ -138,9 +142,13 @@ class Idf(Uniform):
     """
 
     def __init__(
-        self, prompts: Iterable[Prompt], power: float = 1.0, stop_words: Iterable[str] = STOP_WORDS
+        self,
+        prompts: Iterable[Prompt],
+        power: float = 1.0,
+        stop_words: Iterable[str] = STOP_WORDS,
+        roles: Collection[str] = ROLES,
     ) -> None:
-        super().__init__(stop_words)
+        super().__init__(stop_words, roles)
         if not 0 <= power < math.inf:
             raise InputError(f"salience idf: power must be a number of at least 0, got {power!r}")
         self.power = power
@@ -148,13 +156,13 @@ class Idf(Uniform):
         self.documents = 0
         for prompt in prompts:
             self.documents += 1
-            self.frequencies.update({word.key for word in prompt_words(prompt)})
+            self.frequencies.update({word.key for word in prompt_words(prompt, roles)})
         if not self.documents:
             raise InputError("salience idf: needs prompts to count document frequencies in, got none")
 
     def weigh(self, prompt: Prompt) -> list[float]:
         weights = [0.0] * len(prompt.ids)
-        for word in prompt_words(prompt):
+        for word in prompt_words(prompt, self.roles):
             if word.key in self.stop_words:
                 continue
             rarity = math.log((1 + self.documents) / (1 + self.frequencies[word.key])) ** self.power
@@ -179,8 +187,9 @@ class Span(Uniform):
         end: str | None = None,
         pattern: str | None = None,
         stop_words: Iterable[str] = STOP_WORDS,
+        roles: Collection[str] = ROLES,
     ) -> None:
-        super().__init__(stop_words)
+        super().__init__(stop_words, roles)
         if bool(start or end) == bool(pattern):
             raise InputError("salience span: give either start and/or end, or pattern")
         if not pattern:
@@ -202,7 +211,7 @@ class Span(Uniform):
 class Column(Salience):
     """Salience of the words and phrases that a column of the user's data lists for each prompt.
 
-    ``prompt.row[name]`` is a list of texts, each of which must occur in what the user wrote, whole words in
+    ``prompt.row[name]`` is a list of texts, each of which must occur in a turn, whoever wrote it, whole words in
     either case; all its occurrences count, stop words and punctuation inside them too.
 
     Raises InputError naming the row when the column is missing, is no list of texts, or lists what the
@@ -240,7 +249,7 @@ class Column(Salience):
 
     def _occurrences(self, phrase: str, prompt: Prompt) -> list[tuple[int, int]]:
         pattern = re.compile(rf"(?<!\w){re.escape(phrase.strip())}(?!\w)", re.IGNORECASE)
-        spans = [match.span() for part in prompt.content for match in pattern.finditer(prompt.text, *part)]
+        spans = [match.span() for part in prompt.written() for match in pattern.finditer(prompt.text, *part)]
         if not spans:
             raise InputError(
                 f"row {prompt.index + 1}: salience column {self.name!r} lists {phrase!r}, "
@@ -252,17 +261,19 @@ class Column(Salience):
 class Pieces(Salience):
     """Salience of the pieces of a prompt (`rewards.pieces`): each weighs the same, and each of its tokens does.
 
-    What ``prompts`` have in common is no piece. Of more than ``most`` pieces, neighbours are taken together.
+    ``roles`` name the turns that count. What ``prompts`` have in common is no piece. Of more than ``most`` pieces,
+    neighbours are taken together.
     """
 
-    def __init__(self, prompts: Iterable[Prompt], most: int = 24) -> None:
-        self.common = Common(_written(prompt) for prompt in prompts)
-        self.most = most
+    def __init__(self, prompts: Iterable[Prompt], most: int = 24, roles: Collection[str] = ROLES) -> None:
+        self.most, self.roles = most, roles
+        self.common = Common(
+            "\n".join(prompt.text[start:stop] for start, stop in prompt.written(roles)) for prompt in prompts
+        )
 
     def divide(self, prompt: Prompt) -> list[list[int]]:
-        found = [
-            sorted(_tokens_in(prompt, [span])) for span in pieces(prompt.text, prompt.content, self.common)
-        ]
+        spans = pieces(prompt.text, prompt.written(self.roles), self.common)
+        found = [sorted(_tokens_in(prompt, [span])) for span in spans]
         # A token that two pieces share ("," and a quote in one) belongs to the first.
         taken = set[int]()
         alone = [
@@ -278,10 +289,6 @@ class Pieces(Salience):
             for token in tokens:
                 weights[token] = 1 / len(tokens)
         return weights
-
-
-def _written(prompt: Prompt) -> str:
-    return "\n".join(prompt.text[start:stop] for start, stop in prompt.content)
 
 
 def _tokens_in(prompt: Prompt, spans: Sequence[tuple[int, int]]) -> set[int]:
@@ -308,13 +315,13 @@ def build_salience(config: Config, prompts: Sequence[Prompt]) -> Salience:
 
     Raises InputError as `demand_content` does.
     """
-    given, salience = config.reward.salience, Uniform()
+    given, salience = config.reward.salience, Uniform(roles=config.reward.salience.roles)
     if given.kind == "idf":
-        salience = Idf(prompts, power=given.power)
+        salience = Idf(prompts, power=given.power, roles=given.roles)
     elif given.kind == "span":
-        salience = Span(given.start, given.end, given.pattern)
+        salience = Span(given.start, given.end, given.pattern, roles=given.roles)
     elif given.kind == "pieces":
-        salience = Pieces(prompts, most=given.most)
+        salience = Pieces(prompts, given.most, given.roles)
     elif given.kind == "column":
         salience = Column(str(config.data.salience_column))
     demand_content(salience, prompts)

@@ -3,7 +3,7 @@
 Both are computed once per evidence and kept in ``evidence.explanations``.
 """
 
-__all__ = ["knockout", "segments", "without"]
+__all__ = ["knockout", "runs", "segments", "without"]
 
 import re
 from dataclasses import replace
@@ -35,28 +35,29 @@ def segments(evidence: Evidence) -> Tensor:
 
 def _segments(evidence: Evidence) -> Tensor:
     found = [
-        _runs(prompt, (row[mask] > 0).tolist())
+        runs(prompt, (row[mask] > 0).tolist())
         for prompt, row, mask in zip(
             evidence.rollout.prompts, evidence.salience, evidence.rollout.prompt_mask, strict=True
         )
     ]
     most = max(max(map(len, found)), 1)
     pieces_PJS = torch.zeros(len(found), most, evidence.salience.shape[1], dtype=torch.bool)
-    for row, (runs, mask) in enumerate(zip(found, evidence.rollout.prompt_mask.cpu(), strict=True)):
+    for row, (pieces, mask) in enumerate(zip(found, evidence.rollout.prompt_mask.cpu(), strict=True)):
         columns = mask.nonzero().squeeze(-1)
-        for piece, run in enumerate(runs):
+        for piece, run in enumerate(pieces):
             pieces_PJS[row, piece, columns[run]] = True
     return pieces_PJS.to(evidence.salience.device)
 
 
-def _runs(prompt: Prompt, salient: list[bool]) -> list[list[int]]:
-    runs: list[list[int]] = []
+def runs(prompt: Prompt, salient: list[bool]) -> list[list[int]]:
+    """The tokens of each of a prompt's segments, as of `segments`; ``salient`` says which of its tokens are."""
+    found: list[list[int]] = []
     for token in (token for token, is_salient in enumerate(salient) if is_salient):
-        if runs and _belongs(prompt, runs[-1], token):
-            runs[-1].append(token)
+        if found and _belongs(prompt, found[-1], token):
+            found[-1].append(token)
         else:
-            runs.append([token])
-    return runs
+            found.append([token])
+    return found
 
 
 def _belongs(prompt: Prompt, run: list[int], token: int) -> bool:

@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cagsr.rewards.salience import Salience
+from cagsr.runs.turns import recorded
 from cagsr.training.attention_summary import Look
 from cagsr.training.step import Collected
 
@@ -45,6 +46,7 @@ class Shown:
     def rows(self, step: int, collected: Collected) -> list[dict[str, Any]]:
         """The rows of candidates.jsonl for one step.
 
+        turns               of a conversation: the role and the characters in ``prompt`` of each turn
         signals, weighted   raw, and what each added to the reward; ``weighted`` sums to ``reward``
         advantage           the mean over the response's tokens
         tokens              of each prompt token: its characters in ``prompt``
@@ -67,6 +69,7 @@ class Shown:
                     {
                         "prompt_index": prompt.index,
                         "prompt": prompt.text,
+                        **recorded(prompt.text, prompt.turns),
                         "response": response,
                         "finished": bool(part.finished[n]),
                         "signals": dict(zip(scores.names, scores.signals[row].tolist(), strict=True)),

@@ -20,6 +20,7 @@ from cagsr.data.splits import DataSets
 from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import Evaluator, measure_signals
+from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.io.quiet_libraries import memory_named, warn
 from cagsr.io.shutdown import Stops
 from cagsr.io.terminal import say
@@ -241,6 +242,8 @@ class Trainer:
         prompts, report = splits.build_prompts(config, policy, "train", rows=rows)
         say_rows(console, "train prompts", report)
         salience = build_salience(config, prompts)
+        if name == "train":  # a comparison trains many times on the same prompts
+            say_prompt(console, prompts, policy, salience)
         if (uncovered := salience.uncovered(prompts)) is not None:
             warn(console, uncovered)
         policy.to(claim.accelerator.device)

@@ -5,7 +5,7 @@ import torch
 
 from cagsr.rewards.salience import Uniform
 from cagsr.rewards.signals import SIGNALS
-from cagsr.types import Prompt
+from cagsr.types import Prompt, Turn
 from evidence import make_evidence, make_prompt
 
 length, lexical_overlap, repetition = SIGNALS["length"], SIGNALS["lexical_overlap"], SIGNALS["repetition"]
@@ -68,12 +68,12 @@ def test_lexical_overlap_counts_whole_words_by_their_salience_in_either_case():
 
 
 def test_lexical_overlap_joins_the_pieces_of_a_word():
-    prompt = Prompt("playing jazz", (3, 4, 5), ((0, 4), (4, 7), (7, 12)), ((0, 12),), 0)
+    prompt = Prompt("playing jazz", (3, 4, 5), ((0, 4), (4, 7), (7, 12)), (Turn("user", 0, 12),), 0)
     assert overlap(prompt, [0.2, 0.2, 0.6], "play", "Playing", "jazz") == pytest.approx([0.0, 0.4, 0.6])
 
 
 def test_lexical_overlap_shares_a_token_between_the_words_it_spans():
-    prompt = Prompt("new york pub", (3, 4), ((0, 8), (8, 12)), ((0, 12),), 0)
+    prompt = Prompt("new york pub", (3, 4), ((0, 8), (8, 12)), (Turn("user", 0, 12),), 0)
     assert overlap(prompt, [0.6, 0.4], "york", "pub") == pytest.approx([0.3, 0.4])
 
 

@@ -1,0 +1,77 @@
+"""Remarks on how prompts are read, where that may not be what their author meant: each is said once, at the start."""
+
+from dataclasses import dataclass, field
+
+from transformers import PreTrainedTokenizerBase
+
+from cagsr.data.make_prompt import SpecialTokens, added_end, is_conversation
+from cagsr.types import Prompt
+
+__all__ = ["Remarks"]
+
+MESSAGES = "give conversations as lists of {role, content}"
+
+
+@dataclass
+class Remarks:
+    """What was seen of the prompts that were added; `warnings` and `notes` say it in sentences."""
+
+    tokenizer: PreTrainedTokenizerBase
+    special_tokens: SpecialTokens
+    goes_on: bool
+    plain: int = 0
+    prefilled: int = 0
+    spelt: list[str] = field(default_factory=list)
+
+    def add(self, prompt: Prompt, place: str) -> None:
+        """Take note of a prompt; ``place`` says where its author finds it."""
+        given = prompt.row["prompt"]
+        self.plain += not is_conversation(given)
+        self.prefilled += is_conversation(given) and given[-1]["role"] == "assistant"
+        said = [turn for turn in prompt.turns if turn.role != "assistant"]  # it may write tokens of its own
+        spelt = [
+            span
+            for span in prompt.spelt
+            if any(turn.start < span[1] and span[0] < turn.stop for turn in said)
+        ]
+        if spelt:
+            self.spelt.append(f"{place}: {prompt.text[slice(*spelt[0])].strip()!r}")
+
+    def warnings(self) -> list[str]:
+        """What may not be meant, a line each."""
+        found = []
+        if self.spelt:
+            read = "read as text" if self.special_tokens == "text" else "read as control tokens"
+            if self.special_tokens == "control":
+                read += " in plain texts and as text in conversations"
+            elif self.plain:
+                read += f"; if a chat template wrote them, {MESSAGES}"
+            if self.special_tokens == "text" and self.plain:
+                read += ", or set data.special_tokens: control"
+            found.append(
+                f"special tokens are spelt in {len(self.spelt)} prompts (first: {self.spelt[0]}) and never have to be "
+                f"covered; they are {read}"
+            )
+        if not self.plain or not self.goes_on or self.special_tokens == "verbatim":
+            return found
+        if self.tokenizer.chat_template and not self.spelt:
+            found.append(
+                f"the model has a chat template, and {self.plain} prompts are plain texts, which it is not applied to; "
+                f"for a chat model {MESSAGES}"
+            )
+        if self._adds_end():
+            found.append(
+                f"the tokenizer ends every text with {self.tokenizer.eos_token!r}, which is left out of prompts: the "
+                "response goes on where they end"
+            )
+        return found
+
+    def notes(self) -> list[str]:
+        """What is as TRL has it and may surprise, a line each."""
+        if not self.prefilled:
+            return []
+        return [f"{self.prefilled} prompts end in a turn of the assistant, which the response continues"]
+
+    def _adds_end(self) -> bool:
+        encoded = self.tokenizer("a", return_offsets_mapping=True, verbose=False)
+        return added_end(tuple(encoded["input_ids"]), tuple(encoded["offset_mapping"]), self.tokenizer)
