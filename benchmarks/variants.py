@@ -28,8 +28,8 @@ def apart(rollout: Rollout) -> Rollout:
 class EncodesEachCandidate(EncoderDecoderPolicy):
     """Encoder and cross-attention's keys and values run once per response, in sampling, scoring and training."""
 
-    def predict(self, rollout: Rollout, hidden: bool = False) -> Predictions:
-        return super().predict(apart(rollout), hidden)
+    def _predict(self, rollout: Rollout, hidden: bool) -> Predictions:
+        return super()._predict(apart(rollout), hidden)
 
     def decoder(
         self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool

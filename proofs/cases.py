@@ -69,6 +69,7 @@ CASES: dict[str, Case] = {
     "SFT, T5": Case("sft", ("model.name=t5", *TASK, *SUPERVISED), steps=9),
     "SFT, Llama, file": Case("sft", ("model.name=llama", *FILE, *SUPERVISED), steps=9),
 }
+PLACES = {"adapter_config.json": ("base_model_name_or_path",), "base.json": ("name", "beside")}
 TIMED = {"seconds", "tokens_per_second"}
 
 
@@ -126,7 +127,7 @@ def ending(run: Path) -> Mapping[str, object]:
     for folder in ("model", "best"):
         for path in sorted((run / folder).rglob("*")):
             if path.is_file():
-                found[f"{folder}/{path.name}"] = hashlib.sha256(path.read_bytes()).hexdigest()
+                found[f"{folder}/{path.name}"] = hashlib.sha256(_content(path)).hexdigest()
     for name in ("metrics.jsonl", "candidates.jsonl"):
         path = run / name
         found[name] = (
@@ -134,6 +135,15 @@ def ending(run: Path) -> Mapping[str, object]:
         )
     found["summary.json"] = untimed(json.loads((run / "summary.json").read_text()))
     return found
+
+
+def _content(path: Path) -> bytes:
+    """What a file says, but for where the run and the base of its adapter lie: runs are made in places of their own."""
+    places = PLACES.get(path.name)
+    if places is None:
+        return path.read_bytes()
+    said = {key: value for key, value in json.loads(path.read_bytes()).items() if key not in places}
+    return json.dumps(said, sort_keys=True).encode()
 
 
 def untimed(row: dict[str, object]) -> dict[str, object]:

@@ -69,7 +69,7 @@ class CausalPolicy(Policy):
         )
         if not shared.asked:
             raise UnsupportedModelError(
-                f"{type(self.model).__name__} does not hand keywords on to its attention"
+                f"{type(self.model).__name__} does not hand keywords on to its attention. Choose another model."
             )
         logits = output.logits[0] if keep else output.logits[0, shared.predicting]
         states = output.hidden_states[-1][0, shared.predicting] if hidden else None

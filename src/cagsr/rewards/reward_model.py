@@ -225,7 +225,7 @@ def load_classifier(
     where = {"revision": revision, "trust_remote_code": False}
     if adapter_at(name, revision) is not None:
         raise InputError(
-            f"{name} is a LoRA adapter, and a reward model is read from whole weights. Merge it first: "
+            f"{name} is a LoRA adapter, and a reward model is read from whole weights. Save it merged: "
             "merge_and_unload() of the PEFT model, then save_pretrained()."
         )
     try:
