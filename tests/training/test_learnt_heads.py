@@ -7,11 +7,18 @@ import pytest
 import torch
 
 import tiny
+from cagsr.config import Config
 from cagsr.errors import InputError
 from cagsr.models.policy import Reference
 from cagsr.rewards.heads import TOLD, agreement, looks
 from cagsr.rewards.salience import Uniform, evidence_of
 from cagsr.training.learnt_heads import choose_heads, find_heads, keep_heads
+
+
+def config(heads: str, seed: int) -> Config:
+    given = Config.load(None, ["data.task=slots", f"reward.heads={heads}", f"train.seed={seed}"])
+    return given.model_copy(update={"sampling": SAMPLING})
+
 
 SAMPLING = tiny.sampling(candidates=5, max_new_tokens=7, temperature=1.0)
 
@@ -47,7 +54,7 @@ def test_the_heads_found_are_those_whose_looks_order_responses_as_knockouts_do(n
 def test_what_was_learnt_is_kept_and_read_again_and_the_reference_reads_it_too(tmp_path: Path):
     policy = telling()
     prompts, kept = tiny.prompts(policy, (11, 7, 13)), tmp_path / "heads.json"
-    keep_heads(choose_heads(policy, "learn", prompts, Uniform(), SAMPLING, seed=3, kept=kept), kept)
+    keep_heads(choose_heads(policy, config("learn", 3), prompts, Uniform(), kept), kept)
     found = json.loads(kept.read_text())
     heads = sum(sum(row) for row in found["weights"].values())
     assert str(policy.readable).startswith(
@@ -58,7 +65,7 @@ def test_what_was_learnt_is_kept_and_read_again_and_the_reference_reads_it_too(t
     torch.testing.assert_close(Reference(policy).observe(rollout).attention, read)
     again = telling()
     before = again.observe(rollout).attention
-    choose_heads(again, str(kept), prompts, Uniform(), SAMPLING, seed=11, kept=tmp_path / "other.json")
+    choose_heads(again, config(str(kept), 11), prompts, Uniform(), tmp_path / "other.json")
     assert torch.equal(again.observe(rollout).attention, read)
     assert not torch.allclose(before, read)
     assert not (tmp_path / "other.json").exists()
@@ -67,7 +74,7 @@ def test_what_was_learnt_is_kept_and_read_again_and_the_reference_reads_it_too(t
 def test_all_heads_change_nothing(tmp_path: Path):
     policy = telling()
     before = policy.readable
-    assert choose_heads(policy, "all", [], Uniform(), SAMPLING, seed=3, kept=tmp_path / "heads.json") is None
+    assert choose_heads(policy, config("all", 3), [], Uniform(), tmp_path / "heads.json") is None
     assert policy.readable is before
 
 
@@ -90,9 +97,7 @@ def test_a_file_that_is_none_of_this_models_heads_is_refused(
     if content is not None:
         path.write_text(content)
     with pytest.raises(InputError, match=message):
-        choose_heads(
-            tiny.policy("llama"), str(path), [], Uniform(), SAMPLING, seed=3, kept=tmp_path / "kept.json"
-        )
+        choose_heads(tiny.policy("llama"), config(str(path), 3), [], Uniform(), tmp_path / "kept.json")
 
 
 def test_responses_that_never_differ_are_refused():

@@ -23,6 +23,7 @@ from cagsr.models.policy import Policy
 from cagsr.rewards.presets import build_reward
 from cagsr.rewards.salience import build_salience
 from cagsr.tasks.checkers import find_checker
+from cagsr.training.learnt_heads import choose_heads
 from cagsr.types import Evidence, Prompt
 
 __all__ = ["score_file"]
@@ -58,6 +59,7 @@ def score_file(
     say_cut(console, policy, "responses", responses, limit, "sampling.max_new_tokens")
     salience = build_salience(config, prompts)
     say_prompt(console, prompts, policy, salience)
+    choose_heads(policy, config, prompts, salience)
     for told in (
         only_one(reward, prompts, "cannot add anything, so that the reward is null"),
         salience.uncovered(prompts),

@@ -55,6 +55,7 @@ from cagsr.runs.identity import of_data
 from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
 from cagsr.training.kl import k1
+from cagsr.training.learnt_heads import choose_heads, keep_heads
 from cagsr.training.loop import prompts_for
 from cagsr.types import Prompt, Rollout
 
@@ -84,6 +85,7 @@ class ComparisonRunner:
         self.prompts = self._prompts("heldout", rows["heldout"])[: config.data.evaluation_count]
         self.training = self._prompts("train", rows["train"])
         self.salience = build_salience(config, self.training)
+        self.config = config = self._with_heads(config)
         pairs, report = splits.build_pairs(config, self.base)
         if pairs:
             say_rows(console, "pairs", report)
@@ -96,6 +98,12 @@ class ComparisonRunner:
                 "name more (data.evaluation_source, data.evaluation_count)"
             )
         say_few(console, len(self.prompts))
+
+    def _with_heads(self, config: Config) -> Config:
+        """The config whose systems all read the heads that were learnt once, on the base."""
+        kept = self.directory / "heads.json"
+        keep_heads(choose_heads(self.base, config, self.training, self.salience, kept), kept)
+        return config.replaced({"reward.heads": str(kept)}) if config.reward.heads == "learn" else config
 
     def _prompts(self, split: str, rows: list[Row]) -> list[Prompt]:
         prompts, report = splits.build_prompts(self.config, self.base, split, rows=rows)

@@ -35,6 +35,7 @@ from cagsr.rewards.presets import build_reward
 from cagsr.rewards.reward import SMALLEST_UNIT, Reward
 from cagsr.rewards.salience import build_salience
 from cagsr.tasks.checkers import find_checker
+from cagsr.training.learnt_heads import choose_heads
 from cagsr.types import Prompt, Rollout
 
 __all__ = ["calibrate"]
@@ -103,6 +104,7 @@ def calibrate(
     say_prompt(console, found, policy, salience)
     if (uncovered := salience.uncovered(found)) is not None:
         warn(console, uncovered)
+    choose_heads(policy, config, found, salience)
     chosen = _some(found, prompts, seed)
     measure = measure_signals(reward, policy, salience)
     ruler, contrasts = _contrasts(config, policy, chosen, reward, measure)

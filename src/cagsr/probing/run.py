@@ -38,6 +38,7 @@ from cagsr.rewards.signals import SIGNALS
 from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
 from cagsr.tasks.task import Checker
+from cagsr.training.learnt_heads import choose_heads
 from cagsr.types import Evidence, Prompt
 
 __all__ = ["probe"]
@@ -78,6 +79,7 @@ def _probed(config: Config, console: Console, prompts: int) -> dict[str, Any]:
     say_prompt(console, asked, policy, salience)
     if (uncovered := salience.uncovered(asked)) is not None:
         warn(console, uncovered)
+    choose_heads(policy, config, asked, salience)
     per_pass = max(1, config.train.micro_batch // sampling.candidates)
     how: dict[str, Any] = {"prompts_per_pass": per_pass, "world": world, "seed": config.train.seed}
     probed = observe(policy, asked, sampling, panel, adversarial, salience, **how)

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 
+from cagsr.config import Config
 from cagsr.config.schema import Sampling
 from cagsr.errors import InputError
 from cagsr.io.atomic_write import write_atomically
+from cagsr.io.places import expanded
 from cagsr.models.policy import Policy
 from cagsr.rewards.heads import agreement, best_heads, looks
 from cagsr.rewards.salience import Salience, evidence_of
@@ -23,27 +25,21 @@ PROMPTS = 4
 
 
 def choose_heads(
-    policy: Policy,
-    heads: str,
-    prompts: Sequence[Prompt],
-    salience: Salience,
-    sampling: Sampling,
-    *,
-    seed: int,
-    kept: Path,
+    policy: Policy, config: Config, prompts: Sequence[Prompt], salience: Salience, kept: Path | None = None
 ) -> dict[str, Any] | None:
-    """Let the policy read the heads that ``heads`` names ("all", "learn" or a file); returns them, None for "all".
+    """Let the policy read the heads that ``reward.heads`` names; returns them, None where it reads all.
 
-    What "learn" found the caller keeps (`keep_heads`) in the file ``kept``: where it exists it is read, so that a run
-    goes on with the same heads.
+    What "learn" found the caller keeps (`keep_heads`) in the file ``kept``, if it has a place for one: where it exists
+    it is read, so that a run goes on with the same heads.
 
     Raises InputError for a file that is none of heads, or not of this model.
     """
+    heads = config.reward.heads
     if heads == "all":
         return None
-    path = kept if heads == "learn" else Path(heads)
-    if heads == "learn" and not kept.exists():
-        found = find_heads(policy, prompts, salience, sampling, seed=seed)
+    path = Path(expanded(heads)) if heads != "learn" else kept
+    if path is None or (heads == "learn" and not path.exists()):
+        found = find_heads(policy, prompts, salience, config.sampling, seed=config.train.seed)
     else:
         found = _read(path)
     try:
@@ -58,8 +54,8 @@ def choose_heads(
 
 
 def keep_heads(found: dict[str, Any] | None, kept: Path) -> None:
-    """Write what `choose_heads` returned, if anything, beside the run."""
-    if found is not None:
+    """Write what `choose_heads` returned, if anything, beside the run; what is there already stays."""
+    if found is not None and not kept.exists():
         write_atomically(kept, json.dumps(found, indent=1) + "\n")
 
 

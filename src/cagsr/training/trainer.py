@@ -248,15 +248,7 @@ class Trainer:
             warn(console, uncovered)
         policy.to(claim.accelerator.device)
         kept = claim.directory / "heads.json"
-        heads = choose_heads(
-            policy,
-            config.reward.heads,
-            prompts,
-            salience,
-            config.sampling,
-            seed=config.train.seed,
-            kept=kept,
-        )
+        heads = choose_heads(policy, config, prompts, salience, kept)
         step = build_step(config, policy, reward, salience, claim.accelerator, client)
         if self.loaded is not None:
             refuse_trained_adapter(policy, step.reference, prompts[0])
