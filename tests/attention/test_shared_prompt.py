@@ -307,7 +307,10 @@ def test_a_model_that_does_not_hand_on_the_keyword_is_named():
         "stablelm", **{key: shape[key] for key in shape if key != "initializer_range"}
     )
     sharing = proved(AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION))
-    assert sharing.reason == "StableLmForCausalLM does not hand keywords on to its attention"
+    assert (
+        sharing.reason
+        == "StableLmForCausalLM does not hand keywords on to its attention. Choose another model."
+    )
     assert str(sharing).startswith("each response computes its prompt again (")
 
 

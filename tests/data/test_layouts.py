@@ -77,7 +77,7 @@ SHAREGPT = [
 ]
 
 
-@pytest.mark.parametrize("column", ["conversations", "messages", "prompt"])
+@pytest.mark.parametrize("column", ["conversations", "messages"])
 def test_sharegpt_turns_are_messages(column):
     (row,) = mapped({column: SHAREGPT})
     assert row.values["prompt"] == [
@@ -86,6 +86,12 @@ def test_sharegpt_turns_are_messages(column):
         {"role": "user", "content": "bye"},
     ]
     assert row.values["reference"] == "see you"
+
+
+def test_sharegpt_turns_in_a_column_of_prompts_are_all_of_the_prompt_and_the_last_is_continued():
+    (row,) = mapped({"prompt": SHAREGPT})
+    assert [turn["content"] for turn in row.values["prompt"]] == ["hi", "hello", "bye", "see you"]
+    assert "reference" not in row.values
 
 
 def test_a_system_column_beside_sharegpt_turns_is_the_first_turn():

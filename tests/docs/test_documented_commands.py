@@ -91,7 +91,7 @@ def models(tmp_path_factory):
     shutil.copytree(root / "t5", root / "google/flan-t5-small")
     words = AutoTokenizer.from_pretrained(root / "llama")
     words.chat_template = CHAT
-    for name in ("Qwen/Qwen3-0.6B", "Qwen/Qwen2.5-0.5B-Instruct"):
+    for name in ("Qwen/Qwen3-0.6B", "Qwen/Qwen2.5-0.5B-Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"):
         shutil.copytree(root / "llama", root / name)
         words.save_pretrained(root / name)
     return root
@@ -102,7 +102,7 @@ def place(tmp_path, models, monkeypatch):
     """Where a page's commands are typed: models, examples and the data that all pages may name."""
     work = tmp_path / "work"
     (work / "runs").mkdir(parents=True)
-    for owner in ("google", "Qwen"):
+    for owner in ("google", "Qwen", "HuggingFaceTB"):
         shutil.copytree(models / owner, work / owner)
     shutil.copytree(pages.ROOT / "examples", work / "examples")
     prompts = [f"describe colour : red ; day : monday ; hour : {n}" for n in range(40)]

@@ -446,7 +446,8 @@ def doctor(
     from cagsr.models.doctor import doctor as examine
 
     _silence()
-    report = examine(model and expanded(model), revision)
+    model, data = model and expanded(model), data and expanded(data)
+    report = examine(model, revision)
     if not as_json:
         console = console_for(as_json)
         found = report.get("model", {"supported": False})

@@ -291,7 +291,7 @@ class RewardSettings(Section):
     layers: Literal["all", "last", "last_half"] | Annotated[list[Count], Field(min_length=1)] = Field(
         default="all", description="Attention layers to read."
     )
-    heads: Text = Field(
+    heads: Place = Field(
         default="all",
         description="Which heads of those layers are read: all; learn, those that tell what the base's own responses "
         "to some training prompts took up (found before the first step, without labels, and kept as heads.json in the "

@@ -12,7 +12,6 @@ from cagsr.config import Config
 from cagsr.config.schema import Sampling
 from cagsr.errors import InputError
 from cagsr.io.atomic_write import write_atomically
-from cagsr.io.places import expanded
 from cagsr.models.policy import Policy
 from cagsr.rewards.heads import agreement, best_heads, looks
 from cagsr.rewards.salience import Salience, evidence_of
@@ -37,7 +36,7 @@ def choose_heads(
     heads = config.reward.heads
     if heads == "all":
         return None
-    path = Path(expanded(heads)) if heads != "learn" else kept
+    path = Path(heads) if heads != "learn" else kept
     if path is None or (heads == "learn" and not path.exists()):
         found = find_heads(policy, prompts, salience, config.sampling, seed=config.train.seed)
     else:
