@@ -274,3 +274,45 @@ def test_what_is_random_in_every_mode_is_refused():
     model.lm_head = nn.Sequential(Dropping(always=True), model.lm_head)
     with pytest.raises(UnsupportedModelError, match="random in evaluation mode"):
         load_policy(model, words_of(model))
+
+
+M2M = {
+    **{
+        f"{half}_{name}": value
+        for half in ("encoder", "decoder")
+        for name, value in {"layers": 2, "ffn_dim": 28, "attention_heads": 5}.items()
+    },
+    "d_model": 20,
+    "decoder_start_token_id": 2,
+    "max_position_embeddings": 64,
+}
+
+
+@pytest.mark.parametrize(
+    "model",
+    [lambda: causal("roberta", **SHAPE, is_decoder=True), lambda: encoder_decoder("m2m_100", **M2M)],
+    ids=["roberta", "m2m_100"],
+)
+def test_a_model_that_counts_no_position_for_padding_draws_none_inside_a_response(model):
+    model = model()
+    plain = copy.deepcopy(model)
+
+    def likes_padding(module, given, output):
+        output.logits[..., 0] += 6
+
+    policy = load_policy(model, words_of(model), target_language=None)
+    for one in (policy.model, plain):
+        one.register_forward_hook(likes_padding)
+    rollout, seen = policy.sample_observed(
+        tiny.prompts(policy, (3, 7)), tiny.sampling(candidates=3, max_new_tokens=11, temperature=1.0)
+    )
+    assert not (rollout.response_ids[rollout.response_mask] == 0).any()
+    expected = taken(by_hand(plain, policy, rollout), rollout)
+    for found in (policy.logprobs(rollout), *([] if seen is None else [seen.logprobs])):
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
+
+
+def test_a_given_response_with_such_padding_inside_is_refused():
+    policy = load_policy(causal("roberta", **SHAPE, is_decoder=True), tiny._tokenizer("causal"))
+    with pytest.raises(InputError, match="has token 0 inside: the model takes it for padding"):
+        policy.given_ids(tiny.prompts(policy, (3,)), [[5, 0, 7]])

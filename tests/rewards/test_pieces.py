@@ -1,6 +1,8 @@
 """Pieces: what people write is divided where a person would divide it, and what a data set shares is no piece."""
 
 import json
+import signal
+from contextlib import contextmanager
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +22,22 @@ third (40: .891 when first seen).
 @cache
 def layouts() -> list[dict]:
     return [json.loads(line) for line in LAYOUTS.read_text(encoding="utf-8").splitlines()]
+
+
+@contextmanager
+def limited(seconds: int):
+    """Context manager whose block fails when it takes longer: a guard against quadratic time, not a benchmark."""
+
+    def over(number, frame):
+        raise TimeoutError(f"after {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def found(text: str, *siblings: str) -> list[str]:
@@ -110,3 +128,40 @@ def test_pieces_lie_within_the_content_in_order_and_apart():
         spans = pieces(row["prompt"])
         assert all(start < stop for start, stop in spans)
         assert all(before[1] <= after[0] for before, after in pairwise(spans))
+
+
+def test_the_same_prompt_again_says_nothing_of_what_a_data_set_has_in_common():
+    text = "Describe it.\nname: A B\narea: north"
+    assert found(text, text, text) == found(text) == ["Describe it", "name: A B", "area: north"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            'Given {"name": "Anna"} write a short bio and do not mention her age [optional].',
+            ["Given", '"name": "Anna"', "write a short bio", "do not mention her age [optional]"],
+        ),
+        (
+            '{"city": "Rome"} Write a poem about this city. {"format": "text"}',
+            ['"city": "Rome"', "Write a poem about this city", '"format": "text"'],
+        ),
+        ('{"say": "\\"hi\\" now", "n": 2}', ['"say": "\\"hi\\" now"', '"n": 2']),
+        ("Best hotels in Rome", ["Best hotels in Rome"]),
+        ("- Hello Kitty cup\n- OK magazine", ["Hello Kitty cup", "OK magazine"]),
+        ("Hello", ["Hello"]),
+        ("Write a recipe.\nNo:\n- meat\n- dairy", ["Write a recipe", "No", "meat", "dairy"]),
+        ("Dear team, we move on Monday.\nKind regards, Helen", ["we move on Monday"]),
+    ],
+)
+def test_nothing_that_changes_an_answer_is_lost(text: str, expected: list[str]):
+    assert found(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a" + " " * 20_000 + "b", "{" * 20_000, "[" * 20_000, '{"' * 10_000, "A. " * 7_000, "1. " * 7_000],
+)
+def test_long_and_odd_texts_are_divided_in_time(text: str):
+    with limited(seconds=5):
+        pieces(text)

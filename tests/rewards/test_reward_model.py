@@ -259,7 +259,7 @@ def test_a_base_that_is_an_adapter_is_trained_merged_and_no_adapter_is_a_reward_
     expected = load_policy(tmp_path / "adapter").model.state_dict()
     key = "model.layers.1.self_attn.q_proj.weight"
     torch.testing.assert_close(trained[key], expected[key], rtol=0, atol=1e-6)
-    with pytest.raises(InputError, match=r"adapter is a LoRA adapter, .* Merge it first"):
+    with pytest.raises(InputError, match=r"adapter is a LoRA adapter, .* Save it merged"):
         RewardModel.load(str(tmp_path / "adapter"))
 
 
@@ -272,7 +272,7 @@ def test_without_trl_training_is_refused_before_anything_loads(monkeypatch, tmp_
         return ordinary(name, *given, **more)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(InputError, match=r"pip install 'cagsr\[preferences\]'"):
+    with pytest.raises(InputError, match=r"pip install 'trl"):
         train_reward_model("nowhere", [], tmp_path / "rm")
     assert not Path(tmp_path / "rm").exists()
 

@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 from transformers import PretrainedConfig
 
-__all__ = ["first_position", "longest_text", "stable_length"]
+__all__ = ["first_position", "longest_text", "skipped_token", "stable_length"]
 
 
 def first_position(model: nn.Module) -> int:
@@ -26,6 +26,19 @@ def longest_text(model: nn.Module, config: PretrainedConfig, half: str = "") -> 
     rows = [table.num_embeddings - first_position(model) for table in _padded_tables(model)]
     limits = [*(getattr(config, name, None) for name in names), *rows, stable_length(config)]
     return min((limit for limit in limits if isinstance(limit, int) and limit > 0), default=None)
+
+
+def skipped_token(model: nn.Module) -> int | None:
+    """The padding token, where ``model`` counts its positions over the other tokens alone; None: it counts all.
+
+    RoBERTa and its kin, M2M-100 and NLLB do; but what a cache holds they count whole.
+    """
+    found = [
+        getattr(module, "padding_idx", None)
+        for path, module in model.named_modules()
+        if "position" in path.split(".")[-1]
+    ]
+    return next((int(token) for token in found if token is not None), None)
 
 
 def stable_length(config: PretrainedConfig) -> int | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from cagsr.attention.blocks import additive, attend, cut
 from cagsr.attention.call import AttentionCall
 from cagsr.attention.dispatch import add_attention
 from cagsr.attention.rows import of_each
+from cagsr.errors import InputError
 
 __all__ = ["ATTENTION", "EachHead", "Readable", "Reading"]
 
@@ -44,8 +46,8 @@ class Readable:
         """
         chosen = {layer: row for layer, row in weights.items() if any(row)}
         total = sum(map(sum, chosen.values()))
-        if not total > 0 or min(map(min, chosen.values())) < 0 or not set(chosen) <= set(self.layers):
-            raise ValueError(f"weights of heads must be >= 0 and of layers {self.layers}")
+        if not 0 < total < inf or min(map(min, chosen.values())) < 0 or not set(chosen) <= set(self.layers):
+            raise ValueError(f"weights of heads must be finite, >= 0 and of layers {self.layers}")
         kept = [place for place, layer in enumerate(self.layers) if layer in chosen]
         layers = tuple(self.layers[place] for place in kept)
         heads = tuple(tuple(weight / total for weight in chosen[layer]) for layer in layers)
@@ -127,6 +129,10 @@ class Reading:
         )
         if self._each_head is None:
             shares = self._shares.get(call.module) or (1.0 / (heads * len(self._modules)),) * heads
+            if len(shares) != heads:
+                raise InputError(
+                    f"reward.heads: weights for {len(shares)} heads of a layer that has {heads}; learn them anew"
+                )
             add_attention(total, *given, shares)
             return
         for head in range(heads):

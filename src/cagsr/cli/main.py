@@ -41,7 +41,7 @@ from cagsr.errors import (
 )
 from cagsr.io.places import expanded
 from cagsr.io.shutdown import Terminated, start_clock, terminate
-from cagsr.io.streams import print_result, settle_streams
+from cagsr.io.streams import demand_written, print_result, settle_streams
 from cagsr.io.terminal import say, wrapped
 
 __all__ = ["app", "main"]
@@ -461,6 +461,7 @@ def doctor(
         for line in [*described(report), *shown]:
             say(console, line)
     print_json(report, as_json)
+    demand_written()
     if not report.get("model", {}).get("supported", True):
         raise typer.Exit(UnsupportedModelError.exit_code)
 

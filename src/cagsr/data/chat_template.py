@@ -50,7 +50,7 @@ def last_exchange(messages: Sequence[Any]) -> tuple[list[Message], str | None]:
     Raises ValueError as `messages_of` does.
     """
     turns = messages_of(messages)
-    end = max(number for number, turn in enumerate(turns) if turn["role"] in ("user", "tool")) + 1
+    end = max(number for number, turn in enumerate(turns) if turn["role"] != "assistant") + 1
     replies = [turn["content"] for turn in turns[end:] if turn["role"] == "assistant" and turn["content"]]
     return turns[:end], replies[-1] if replies else None
 

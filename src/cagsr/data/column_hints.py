@@ -39,9 +39,15 @@ def demand_column(rows: Sequence[Row], kind: str, column: str) -> None:
         for name, value in row.values.items():
             if isinstance(value, str):
                 texts[name] = texts.get(name, 0) + len(value)
+    talks = [
+        name
+        for row in rows[:1]
+        for name, value in row.values.items()
+        if kind == "prompt" and isinstance(value, list) and value and isinstance(value[0], dict)
+    ]
     known = {"prompt": PROMPT_NAMES, "reference": REFERENCE_NAMES}.get(kind, ())
     longest = sorted(texts, key=lambda name: -texts[name]) if kind == "prompt" else []
-    likely = [*(name for name in known if name in texts), *longest]
+    likely = [*talks, *(name for name in known if name in texts), *longest]
     meant = near(column, names) or next(iter(likely), None)
     if meant is not None:
         found += f" Did you mean data.{kind}_column: {meant}?"

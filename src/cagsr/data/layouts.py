@@ -17,6 +17,8 @@ ROLES = {
     "chatgpt": "assistant",
     "bot": "assistant",
     "model": "assistant",
+    "function_call": "assistant",
+    "observation": "tool",
 }
 TEXT_PARTS = ("text", "input_text", "output_text")
 # What goes with a question or an instruction, in data sets that keep the two apart.
@@ -93,7 +95,7 @@ def _message(number: int, turn: Mapping[str, Any]) -> dict[str, Any]:
     message = dict(turn)
     if message.get("role") is None and isinstance(message.get("from"), str):
         speaker = message.pop("from")
-        message |= {"role": ROLES.get(speaker, speaker), "content": message.pop("value", None)}
+        message |= {"role": ROLES.get(str(speaker).lower(), speaker), "content": message.pop("value", None)}
     content = message.get("content")
     if isinstance(content, list):
         message["content"] = "".join(_part(number, part) for part in content)

@@ -32,6 +32,7 @@ from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import build_salience
 from cagsr.tasks.checkers import find_checker
 from cagsr.tasks.task import Checker
+from cagsr.training.learnt_heads import choose_heads
 from cagsr.types import Prompt, Rollout
 
 __all__ = ["evaluate", "named_models", "split_arguments"]
@@ -221,6 +222,7 @@ class SharedObserver:
         self.policy, self.reward = policy, reward
         self.prompts = {prompt.index: prompt for prompt in prompts}
         salience = build_salience(config, prompts)
+        choose_heads(policy, config, prompts, salience)
         self._measure = measure_signals(reward, policy, salience)
         self.spread = spread_of(
             policy,

@@ -19,7 +19,7 @@ from cagsr.models.load_policy import observing
 from cagsr.models.policy import Policy
 from cagsr.rewards.presets import load_preset, terms_of
 from cagsr.rewards.reward import Reward
-from cagsr.rewards.salience import Idf, Salience, Uniform, demand_content, evidence_of
+from cagsr.rewards.salience import Column, Idf, Salience, Uniform, demand_content, evidence_of
 from cagsr.types import Evidence, Prompt, Scores
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def measured(
     """
     groups = _groups(prompts)
     signals = torch.zeros(len(prompts), len(reward.terms))
-    for part in _passes(groups, batch_size):
+    for part in _passes(_alike(groups, prompts, salience), batch_size):
         members = [position for group in part for position in group]
         texts = None if responses is None else [responses[position] for position in members]
         rollout = policy.given_ids(
@@ -256,6 +256,16 @@ def _groups(prompts: Sequence[Prompt]) -> list[list[int]]:
     for position, prompt in enumerate(prompts):
         groups.setdefault(prompt.text, []).append(position)
     return list(groups.values())
+
+
+def _alike(groups: Iterable[list[int]], prompts: Sequence[Prompt], salience: Salience) -> Iterator[list[int]]:
+    """The groups, divided where what signals read of a row differs: its references, slots, and a salience's column."""
+    names = ["reference", "references", "slots", *([salience.name] if isinstance(salience, Column) else [])]
+    for members in groups:
+        alike: dict[str, list[int]] = {}
+        for position in members:
+            alike.setdefault(repr([prompts[position].row.get(name) for name in names]), []).append(position)
+        yield from alike.values()
 
 
 def _passes(groups: Iterable[list[int]], rows: int) -> Iterator[list[list[int]]]:

@@ -8,7 +8,7 @@ from typing import IO, Any, cast
 
 from cagsr.errors import StorageError
 
-__all__ = ["print_result", "settle_streams"]
+__all__ = ["demand_written", "print_result", "settle_streams"]
 
 
 class Outlet(io.FileIO):
@@ -53,6 +53,12 @@ def settle_streams() -> None:
 def print_result(text: str) -> None:
     """Print what a command is asked for on standard output. Raises StorageError where a full disk does not take it."""
     print(text, flush=True)
+    demand_written()
+
+
+def demand_written() -> None:
+    """Raise StorageError where a full disk did not take all of standard output."""
+    sys.stdout.flush()
     buffer = getattr(sys.stdout, "buffer", None)
     outlet = getattr(buffer, "raw", buffer)
     if isinstance(outlet, Outlet) and outlet.failed is not None and outlet.failed.errno != errno.EPIPE:

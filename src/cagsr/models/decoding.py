@@ -68,7 +68,7 @@ def decode(
     response_ids = torch.full((len(rows), sampling.max_new_tokens), pad_id, device=device)
     for t in range(sampling.max_new_tokens):
         logits = rules.masked(logits, slice(None if t == 0 else 0))
-        allowed = logits.float()
+        allowed = rules.drawable(logits.float())
         if t < sampling.min_new_tokens:
             allowed = allowed.index_fill(-1, ends, -torch.inf)
         numbers = None if uniform_NT is None else uniform_NT[rows.to(uniform_NT.device), t]

@@ -60,12 +60,14 @@ class GenerationRules:
     """The rules of one model.
 
     never      tokens that no response has;  not_first  tokens that none begins with
+    undrawn    tokens that are scored as any other and never drawn
     refused    settings that are not kept, with their values: nothing is sampled while there are any
     overruled  settings in whose place ``sampling`` has its own, with their values
     """
 
     never: tuple[int, ...] = ()
     not_first: tuple[int, ...] = ()
+    undrawn: tuple[int, ...] = ()
     refused: tuple[tuple[str, Any], ...] = ()
     overruled: tuple[tuple[str, Any], ...] = ()
 
@@ -120,6 +122,11 @@ class GenerationRules:
             logits = logits.clone()
             logits[first] = logits[first].index_fill(-1, not_first, -torch.inf)
         return logits
+
+    def drawable(self, logits: Tensor) -> Tensor:
+        """The logits [m V], -inf where a token is ``undrawn``."""
+        undrawn = torch.tensor(self.undrawn, dtype=torch.long, device=logits.device)
+        return logits.index_fill(-1, undrawn, -torch.inf) if self.undrawn else logits
 
     def described(self) -> dict[str, list[str]]:
         """What `cagsr doctor` says of them, by kind; kinds without any are left out."""

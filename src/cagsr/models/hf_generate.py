@@ -37,6 +37,7 @@ def generate(
     processors = LogitsProcessorList([Forbidding(rules, given)])
     if logits is not None:
         processors.append(steps)
+    processors.append(Drawable(rules))
     if uniform_NT is not None:
         processors.append(InverseTransform(sampling, uniform_NT))
     with _settings(model, sampling, eos_ids, pad_id) as config:
@@ -63,6 +64,16 @@ class Forbidding(LogitsProcessor):
 
     def __call__(self, input_ids: LongTensor, scores: Tensor) -> Tensor:
         return self.rules.masked(scores, slice(None if input_ids.shape[1] == self.given else 0))
+
+
+class Drawable(LogitsProcessor):
+    """Logits processor that leaves out what ``rules`` have as undrawn."""
+
+    def __init__(self, rules: GenerationRules):
+        self.rules = rules
+
+    def __call__(self, input_ids: LongTensor, scores: Tensor) -> Tensor:
+        return self.rules.drawable(scores)
 
 
 class _Steps(LogitsProcessor):

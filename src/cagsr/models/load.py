@@ -5,15 +5,16 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -42,6 +43,8 @@ __all__ = [
     "save_model",
     "saved_form",
 ]
+
+GENERATION = "generation_config.json"
 
 POLICIES: dict[str, type[Policy]] = {"causal": CausalPolicy, "encoder-decoder": EncoderDecoderPolicy}
 
@@ -132,6 +135,8 @@ def _load_adapter(name: str, adapter: Path, **where: Any) -> tuple[PreTrainedMod
     base = found_base(adapter)
     with _of_adapter(name):
         model, dropout = load_model(base.name, revision=base.revision, **where)
+    if (adapter / GENERATION).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(str(adapter))
     return merged_onto(model, adapter), dropout
 
 
@@ -245,6 +250,8 @@ def save_model(policy: Policy, directory: Path, weights: dict[str, Tensor] | Non
                 # The embeddings are the base's: PEFT asks the hub for its config to learn that.
                 model.save_pretrained(staging, save_embedding_layers=False)
                 write_base(staging, directory, base)
+                # Languages, ends and forbidden tokens may be other than the base's.
+                model.get_base_model().generation_config.save_pretrained(staging)
             else:
                 model.save_pretrained(staging, state_dict=weights)
         finally:
@@ -261,7 +268,12 @@ def _kind_of(config: PretrainedConfig) -> str:
 
 
 def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    rows = len(cast(nn.Embedding, model.get_input_embeddings()).weight)
+    # The decoder of a composite may have another vocabulary than its encoder.
+    halves = (
+        getattr(half, "weight", None)
+        for half in (model.get_input_embeddings(), model.get_output_embeddings())
+    )
+    rows = min(len(weight) for weight in halves if weight is not None)
     if len(tokenizer) > rows:
         raise InputError(
             f"the tokenizer knows {len(tokenizer)} tokens and the model embeds {rows}: they do not belong together. "

@@ -1,6 +1,7 @@
 """LoRA adapters of models: put on, merged, and proved to stand on weights that can be loaded again."""
 
 import copy
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -16,6 +17,7 @@ from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.io.adapters import ADAPTER_WEIGHTS, Base, adapter_at, base_at
 from cagsr.io.provenance import identity
 from cagsr.io.safetensors_only import reason
+from cagsr.models.dropout import without_randomness
 from cagsr.models.policy import Policy
 
 if TYPE_CHECKING:
@@ -208,11 +210,24 @@ def proven_base(model: PreTrainedModel, adapted: nn.Module, revision: str | None
         again = type(model).from_pretrained(name, **where)
     except Exception:  # libraries raise errors of any class: it is not there, whatever the reason
         return None
+    without_randomness(again)  # as the model itself is by now
+    if _computing(again.config.to_dict()) != _computing(model.config.to_dict()):
+        return None
     own = {_plain(key): value for key, value in model.state_dict().items()}
     for key, value in again.state_dict().items():
         if key not in own or not torch.equal(own[key].cpu(), value.to(own[key].dtype)):
             return None
     return base_at(name, commit)
+
+
+def _computing(config: dict[str, Any]) -> dict[str, Any]:
+    """What of a config changes a model's logits, as far as names tell."""
+    about = re.compile("transformers_version|architectures|use_cache|dtype|_name_or_path|.*_token_id")
+    return {
+        name: _computing(value) if isinstance(value, dict) else value
+        for name, value in config.items()
+        if not about.fullmatch(str(name))
+    }
 
 
 def _only_adapter(adapted: nn.Module) -> bool:
@@ -222,7 +237,7 @@ def _only_adapter(adapted: nn.Module) -> bool:
     model: Any = adapted
     if [*model.peft_config] != ["default"]:
         return False
-    weights = dict(model.named_parameters())
+    weights = dict(model.named_parameters(remove_duplicate=False))
     kept = _peft("model").get_peft_model_state_dict(model, weights, save_embedding_layers=False)
     saved = {id(weight) for weight in kept.values()}
     return all(id(weight) in saved for weight in weights.values() if weight.requires_grad)

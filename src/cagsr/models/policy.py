@@ -4,6 +4,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import NamedTuple, Self, cast
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cagsr.attention.inspection import evaluating
+from cagsr.attention.positions import skipped_token
 from cagsr.attention.reading import EachHead, Readable
 from cagsr.attention.sharing import Sharing, Tried
 from cagsr.config.schema import Sampling
@@ -88,7 +90,11 @@ class Policy(nn.Module, ABC):
         self.base: Base | None = None  # what its adapter can be saved for; `load_policy` finds out
         self.eos_ids = _eos_ids(model, tokenizer)
         causal = readable.kind == "causal"
-        self.rules = GenerationRules.of(model.generation_config, self.eos_ids, causal, ignored)
+        skipped = skipped_token(model)
+        # Inside a response it would stand elsewhere in a pass over the whole than where it was drawn.
+        undrawn = () if skipped is None or skipped in self.eos_ids else (skipped,)
+        rules = GenerationRules.of(model.generation_config, self.eos_ids, causal, ignored)
+        self.rules = replace(rules, undrawn=undrawn)
         padding = tokenizer.pad_token_id
         self.pad_id = padding if isinstance(padding, int) else self.eos_ids[0]
         self.value_head = ValueHead(_hidden_width(model)) if critic else None
@@ -442,6 +448,11 @@ class Policy(nn.Module, ABC):
         what the tokens spell. Raises InputError for a response that is longer than the model's decoder.
         """
         self.check_length(max(map(len, rows)), "sampling.max_new_tokens")
+        if self.readable.kind == "causal" and any(t in row[:-1] for row in rows for t in self.rules.undrawn):
+            raise InputError(
+                f"a given response has token {self.rules.undrawn[0]} inside: the model takes it for padding, which has "
+                "no position. Leave it out."
+            )
         response_ids = torch.full((len(rows), max(map(len, rows))), self.pad_id)
         mask = torch.zeros(response_ids.shape, dtype=torch.bool)
         for n, row in enumerate(rows):
@@ -521,7 +532,8 @@ def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list
     declared = model.generation_config.eos_token_id
     ids = declared if isinstance(declared, list) else [declared]
     ids = [tokenizer.eos_token_id, *ids]
-    ids = [token for token in (*ids, turn_end(tokenizer, ids)) if isinstance(token, int)]
+    known = range(model.config.get_text_config(decoder=True).vocab_size)  # -1 is written for none
+    ids = [token for token in (*ids, turn_end(tokenizer, ids)) if isinstance(token, int) and token in known]
     found = list(dict.fromkeys(ids))
     if not found:
         raise InputError(

@@ -142,7 +142,8 @@ def _prove_context(policy: Policy) -> None:
 @contextmanager
 def _unruled(policy: Policy) -> Iterator[None]:
     """Context manager without the rules of the generation config, which the plain model's pass does not know."""
-    rules, policy.rules = policy.rules, GenerationRules()
+    rules = policy.rules
+    policy.rules = GenerationRules(undrawn=rules.undrawn)
     try:
         yield
     finally:

@@ -171,7 +171,7 @@ def padding(model: PreTrainedModel, rows: Sequence[Encoded]) -> Iterator[int]:
     """
     config = model.config.get_text_config()
     own = getattr(config, "pad_token_id", None)
-    if own is None:
+    if own is None or own < 0:  # -1 is no token either: the first Llamas have it
         last = {ids[-1] for row in rows for ids in row.values()}
         config.pad_token_id = next((token for token in range(config.vocab_size) if token not in last), None)
     if config.pad_token_id is None:

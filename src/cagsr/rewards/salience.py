@@ -23,6 +23,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -267,13 +268,21 @@ class Pieces(Salience):
 
     def __init__(self, prompts: Iterable[Prompt], most: int = 24, roles: Collection[str] = ROLES) -> None:
         self.most, self.roles = most, roles
+        self._known: dict[tuple[str, Any], list[list[int]]] = {}
         self.common = Common(
             "\n".join(prompt.text[start:stop] for start, stop in prompt.written(roles)) for prompt in prompts
         )
 
     def divide(self, prompt: Prompt) -> list[list[int]]:
+        # Asked for at every step, for the weights and for the pieces.
+        key = (prompt.text, prompt.turns)
+        if key not in self._known:
+            self._known[key] = self._divide(prompt)
+        return self._known[key]
+
+    def _divide(self, prompt: Prompt) -> list[list[int]]:
         spans = pieces(prompt.text, prompt.written(self.roles), self.common)
-        found = [sorted(_tokens_in(prompt, [span])) for span in spans]
+        found = _tokens_of_each(prompt, spans)
         # A token that two pieces share ("," and a quote in one) belongs to the first.
         taken = set[int]()
         alone = [
@@ -300,13 +309,33 @@ def _tokens_in(prompt: Prompt, spans: Sequence[tuple[int, int]]) -> set[int]:
     }
 
 
+def _tokens_of_each(prompt: Prompt, spans: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """The tokens of each of the spans, which are in order and apart, as of `_tokens_in`, in one pass over the text."""
+    at: list[list[int]] = [[] for _ in prompt.text]
+    for token, (start, end) in enumerate(prompt.offsets):
+        for position in range(start, end):
+            at[position].append(token)
+    return [sorted({token for place in at[start:stop] for token in place}) for start, stop in spans]
+
+
 def demand_content(salience: Salience, prompts: Sequence[Prompt]) -> None:
-    """Raise InputError where a marked span, or what a column lists, is in none of the prompts."""
-    if isinstance(salience, Span | Column) and len(salience.without_content(prompts)) == len(prompts):
-        kind, keys = ("span", "start, end or pattern") if isinstance(salience, Span) else ("column", "list")
+    """Raise InputError where what was asked for (a span, a column's parts, roles, pieces) is in none of the prompts."""
+    roles = getattr(salience, "roles", ROLES)
+    if isinstance(salience, Span):
+        kind, mend = "span", "Correct its start, end or pattern"
+    elif isinstance(salience, Column):
+        kind, mend = "column", "Correct its list"
+    elif tuple(roles) != ROLES:
+        there = sorted({turn.role for prompt in prompts for turn in prompt.turns})
+        kind, mend = "roles", f"Set reward.salience.roles; the prompts have turns of {', '.join(there)}"
+    elif isinstance(salience, Pieces):
+        kind, mend = "pieces", "Set reward.salience.kind: uniform"
+    else:
+        return
+    if len(salience.without_content(prompts)) == len(prompts):
         raise InputError(
             f"salience {kind}: none of {len(prompts)} prompts has a token that counts, so every response would cover "
-            f"nothing. Correct its {keys}; the first prompt is {prompts[0].text!r:.160}"
+            f"nothing. {mend}; the first prompt is {prompts[0].text!r:.160}"
         )
 
 

@@ -44,7 +44,7 @@ def choose_heads(
     try:
         weights = {int(layer): row for layer, row in found["weights"].items()}
         policy.readable = policy.readable.weighted(weights)
-    except (ValueError, KeyError, AttributeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(
             f"reward.heads: {path} does not fit this model: {error}. Set reward.heads to learn, or to a file that "
             "was learnt with it."

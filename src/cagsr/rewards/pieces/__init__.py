@@ -14,11 +14,14 @@ from cagsr.rewards.pieces.spans import WORD, Span
 
 __all__ = ["Common", "Span", "pieces"]
 
-COURTESIES = """
-yes ok okay sorry please thanks thank thx cheers kind best regards hi hello hey dear bonjour merci
-danke hallo hola gracias salut
-"""
-COURTESY = re.compile(rf"(?:{'|'.join(COURTESIES.split())})(?:[^\w\n]+\w+){{0,3}}", re.IGNORECASE)
+# A greeting, thanks or an ending by itself; with more words it may be content ("Hello Kitty cup", "best price").
+COURTESY = re.compile(
+    r"(?:(?:hi|hello|hey|hiya|hallo|hola|bonjour|salut|dear|liebe[rs]?)(?:\W+(?:there|all|everyone|team|together))?"
+    r"|(?:yes|ok|okay|yes)?\W*(?:please|bitte|sorry|cheers|thx|thanks|thank you|merci|danke|gracias)"
+    r"(?:\W+(?:a lot|so much|very much|again|in advance|d['’]avance|im Voraus|everyone|all))*"
+    r"|(?:kind|best|warm)\s+(?:regards|wishes)(?:\W+\w+){0,2}|(?:dear|liebe[rs]?)(?:\W+\w+){1,2})",
+    re.IGNORECASE,
+)
 
 
 def pieces(text: str, content: Sequence[Span] | None = None, common: Common | None = None) -> list[Span]:
@@ -34,8 +37,6 @@ def pieces(text: str, content: Sequence[Span] | None = None, common: Common | No
         for first, last in [*taken, (stop, stop)]:
             found += of_text(text, position, first)
             position = last
-    return [
-        (start, stop)
-        for start, stop in found
-        if WORD.search(text, start, stop) and not COURTESY.fullmatch(text, start, stop)
-    ]
+    found = [span for span in found if WORD.search(text, *span)]
+    kept = [span for span in found if not COURTESY.fullmatch(text, *span)]
+    return kept or found

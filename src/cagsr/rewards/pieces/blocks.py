@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import regex as re
 
 from cagsr.rewards.pieces.lines import RULE, of_line
-from cagsr.rewards.pieces.spans import Span, divided, lines_of, stripped, trimmed
+from cagsr.rewards.pieces.spans import WORD, Span, divided, lines_of, stripped, trimmed
 
 __all__ = ["of_text"]
 
@@ -13,12 +13,13 @@ FENCE = re.compile(r"\s*(?:```|~~~)")
 CODE = re.compile(
     r"\s*(?:def|class|for|while|if|import|from|function|const|let|var|public|#include|SELECT)\b.*[:;{)]\s*$"
 )
-JSON = re.compile(r"[{\[]\s*[\"{\[](?:[^\n]|\n(?!\n))*[}\]]")
-MEMBER_OF_JSON = re.compile(r'"[^"\n]+"\s*:\s*(?:"[^"\n]*"|\[[^\[\]{}]*\]|[^\s"\[\]{},]+)')
+JSON_BEGINS = re.compile(r"[{\[]\s*[\"{\[]")
+PARAGRAPH = re.compile(r"(?:[^\n]|\n(?!\n))+")
+STRING = r'"(?:[^"\\\n]|\\.)*"'
+MEMBER_OF_JSON = re.compile(rf'"[^"\n]+"\s*:\s*(?:{STRING}|\[(?:{STRING}|[^"\[\]{{}}])*\]|[^\s"\[\]{{}},]+)')
 # A dialogue act: "inform(artist=Nina, venue=The Old Tannery)".
 ACT = re.compile(r"\w*\((?:\s*[\w -]+=[^=,;()\n]+[,;]?)+\)")
 MEMBER_OF_ACT = re.compile(r"[\w-]+(?: [\w-]+)*\s*=\s*[^=,;()\n]*[^\s=,;()]")
-STRUCTURES = ((JSON, MEMBER_OF_JSON), (ACT, MEMBER_OF_ACT))
 ROW = re.compile(
     r'(?:"[^"\n]*"|[^,;\t\n"]*)(?:([,;\t])(?:"[^"\n]*"|[^,;\t\s"][^,;\t\n"]*))(?:\1(?:"[^"\n]*"|[^,;\t\s"][^,;\t\n"]*))+'
 )
@@ -26,17 +27,31 @@ ROW = re.compile(
 
 def of_text(text: str, start: int, stop: int) -> Iterator[Span]:
     """Pieces of a stretch of text: those of JSON and dialogue acts in it, and those of its blocks of lines."""
+    acts = [(match.span(), MEMBER_OF_ACT) for match in ACT.finditer(text, start, stop)]
     found = [
-        (match.span(), [each.span() for each in member.finditer(text, *match.span())])
-        for structure, member in STRUCTURES
-        for match in structure.finditer(text, start, stop)
+        (span, [each.span() for each in member.finditer(text, *span)])
+        for span, member in [*_json_of(text, start, stop), *acts]
     ]
-    for (first, last), members in sorted(found):
+    for (first, _), members in sorted(found):
         if members and first >= start:
             yield from _blocks(text, start, first)
-            yield from members
-            start = last
+            start = first
+            for member in members:
+                # Words between two members are prose between two structures, or members of another kind.
+                if len(WORD.findall(text, start, member[0])) > 1:
+                    yield from _blocks(text, start, member[0])
+                yield member
+                start = member[1]
     yield from _blocks(text, start, stop)
+
+
+def _json_of(text: str, start: int, stop: int) -> Iterator[tuple[Span, re.Pattern[str]]]:
+    """From the first opening bracket of each paragraph to its last closing one."""
+    for paragraph in PARAGRAPH.finditer(text, start, stop):
+        begins = JSON_BEGINS.search(text, *paragraph.span())
+        ends = max(text.rfind(bracket, *paragraph.span()) for bracket in "}]")
+        if begins and begins.start() < ends:
+            yield (begins.start(), ends + 1), MEMBER_OF_JSON
 
 
 def _blocks(text: str, start: int, stop: int) -> Iterator[Span]:

@@ -20,7 +20,7 @@ class Common:
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         sentences, runs, documents = Counter[str](), Counter[tuple[str, ...]](), 0
-        for text in texts:
+        for text in dict.fromkeys(texts):
             documents += 1
             sentences.update({_key(text[start:stop]) for start, stop in sentences_of(text, 0, len(text))})
             runs.update({run for _, run in _runs(text, 0, len(text))})

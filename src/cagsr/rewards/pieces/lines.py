@@ -19,13 +19,13 @@ QUOTATION = re.compile(r"(?:\"[^\"\n]+\"|“[^”\n]+”|„[^“”\n]+[“”]
 
 # Between two fields on one line: ";" anywhere, a comma or a bracket's end where another field begins.
 BETWEEN_FIELDS = re.compile(
-    r"\s*[;；]\s*|\s*[,，]\s*(?=[\w /-]{1,30}\s*[\[(:：=]\s*\S)|(?<=[\])])\s*,?\s*(?=[\w([])"
+    r"(?<!\s)\s*[;；]\s*|(?<!\s)\s*[,，]\s*(?=[\w /-]{1,30}\s*[\[(:：=]\s*\S)|(?<=[\])])\s*,?\s*(?=[\w([])"
 )
 BRACKETED = re.compile(r"[\w /-]{1,30}[\[(][^\[\]()]+[\])]|\([^()]+\)")
 # Of several separators in one sentence the first of these divides it; what others divide stays together.
 BARS = (
-    re.compile(r"\s+(?:&&|##|\|\|)\s+"),
-    re.compile(r"\s+[|/•·]\s+|\s*>>\s*|\s+--+\s+|\.{3,}\s*(?=[^\W_A-Z])|,,+\s*"),
+    re.compile(r"(?<!\s)\s+(?:&&|##|\|\|)\s+"),
+    re.compile(r"(?<!\s)\s+[|/•·]\s+|(?<!\s)\s*>>\s*|(?<!\s)\s+--+\s+|\.{3,}\s*(?=[^\W_A-Z])|,,+\s*"),
 )
 # A clause begins after a semicolon or a dash, or where a word joins one: after a comma, or by itself.
 AFTER_COMMA = """
@@ -39,17 +39,21 @@ is are was were has have had do don't did can could will would should must may s
 make add use give
 """
 CLAUSE = re.compile(
-    r"\s*[;；]\s*|\s+[–—-]\s+|，"
+    r"(?<!\s)\s*[;；]\s*|(?<!\s)\s+[–—-]\s+|，"
     rf"|,\s+(?=(?:{'|'.join(AFTER_COMMA.split())})\s)"
-    rf"|\s+(?=(?:{'|'.join(UNAIDED.split())})\s)"
-    r"|\s+(?=in (?:at least|at most|exactly|fewer|under|about|no more|\d+ to)\s)"
-    r"|\s+(?=(?:et (?:il|elle|je|nous)|y no|and (?:it|they|he|she|we|I|you|not|end|be))\s)"
-    r"|\s+(?=and\s+\w+(?:s|ed)?\s+(?:a|an|the|to|less|more|by|two|three|\d+)\s)|\s+(?=and\s+\w+s\s+\w+ly\b)"
-    rf"|\s+(?=and\s+(?:\w+\s+){{0,5}}?(?:{'|'.join(VERB.split())})\b)"
+    rf"|(?<!\s)\s+(?=(?:{'|'.join(UNAIDED.split())})\s)"
+    r"|(?<!\s)\s+(?=in (?:at least|at most|exactly|fewer|under|about|no more|\d+ to)\s)"
+    r"|(?<!\s)\s+(?=(?:et (?:il|elle|je|nous)|y no|and (?:it|they|he|she|we|I|you|not|end|be))\s)"
+    r"|(?<!\s)\s+(?=and\s+\w+(?:s|ed)?\s+(?:a|an|the|to|less|more|by|two|three|\d+)\s)|(?<!\s)\s+(?=and\s+\w+s\s+\w+ly\b)"
+    rf"|(?<!\s)\s+(?=and\s+(?:\w+\s+){{0,5}}?(?:{'|'.join(VERB.split())})\b)"
 )
 AFTER_COLON = re.compile(rf"{CLAUSE.pattern}|(?<=\w):\s+(?=\w)")
+NEGATIONS = (
+    r"no not never none without avoid except exclud\w* omit skip don['’]?t kein\w* nicht ohne sans pas sin"
+)
+TURNS = re.compile(rf"\b(?:{'|'.join(NEGATIONS.split())})\b", re.IGNORECASE)
 MEMBER = re.compile(
-    r"\s*[,、،]\s*(?:(?:and|or|und|oder|et|ou|sowie)\s+)?|\s+(?:and|or|und|oder|et|ou)\s+|\s*&\s*|和"
+    r"(?<!\s)\s*[,、،]\s*(?:(?:and|or|und|oder|et|ou|sowie)\s+)?|(?<!\s)\s+(?:and|or|und|oder|et|ou)\s+|(?<!\s)\s*&\s*|和"
 )
 
 
@@ -60,12 +64,8 @@ def of_line(text: str, start: int, stop: int, followed: bool) -> Iterator[Span]:
     bullet = BULLET.match(text, start, stop)
     # What the data set's own words have left in front of it is no part of a line.
     start = bullet.end() if bullet else stop - len(text[start:stop].lstrip(" \t.,;:!?…。"))
-    if (
-        followed
-        and text[start:stop].rstrip("* ").endswith((":", "："))
-        and len(WORD.findall(text, start, stop)) <= 3
-    ):
-        return  # a heading
+    if followed and _is_heading(text, start, stop):
+        return
     position = start
     for quotation in QUOTATION.finditer(text, start, stop):
         introduced = text[: quotation.start()].rstrip().endswith((":", "："))
@@ -74,6 +74,13 @@ def of_line(text: str, start: int, stop: int, followed: bool) -> Iterator[Span]:
             yield from _sentence_by_sentence(text, quotation.start() + 1, quotation.end() - 1, False)
             position = quotation.end()
     yield from _sentence_by_sentence(text, position, stop, bullet is not None)
+
+
+def _is_heading(text: str, start: int, stop: int) -> bool:
+    """Whether a line only names what follows: a few words and a colon, none of which turns what follows round."""
+    few = len(WORD.findall(text, start, stop)) <= 3
+    ends = text[start:stop].rstrip("* ").endswith((":", "："))
+    return few and ends and not TURNS.search(text, start, stop)
 
 
 def _sentence_by_sentence(text: str, start: int, stop: int, is_item: bool) -> Iterator[Span]:

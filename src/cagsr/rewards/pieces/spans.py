@@ -32,6 +32,7 @@ SENTENCE = re.compile(
 ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|No|vs|approx|max|min|Nr|bzw|c|ca|\d{1,2}|(?:[a-zA-Z]\.)+[a-zA-Z])\.$"
 )
+LONGEST_ABBREVIATION = 40
 DOTTED = re.compile(r"(?:^|\s)(?:[a-zA-Z]\.)+[a-zA-Z]$")
 NUMBER_COMMA = re.compile(r"\d,\d{3}")
 QUOTED = re.compile(r"\"[^\"\n]+\"|“[^”\n]+”|„[^“”\n]+[“”]|«[^»\n]+»|「[^」\n]+」|`[^`\n]+`|\([^()\n]+\)")
@@ -69,7 +70,7 @@ def divided(text: str, start: int, stop: int, between: re.Pattern[str]) -> Itera
         at = match.start()
         if any(first < at < last for first, last in quoted):
             continue
-        if ABBREVIATION.search(text[position:at]) or NUMBER_COMMA.fullmatch(
+        if ABBREVIATION.search(text[max(position, at - LONGEST_ABBREVIATION) : at]) or NUMBER_COMMA.fullmatch(
             text[max(at - 1, 0) : match.end() + 3]
         ):
             continue
