@@ -79,7 +79,8 @@ def test_a_template_that_ends_turns_with_no_token_leaves_the_tokenizers_end(temp
 def test_a_conversation_rendered_by_others_ends_as_a_conversation():
     policy, turn = made()
     text = policy.tokenizer.apply_chat_template(TURNS, tokenize=False, add_generation_prompt=True)
-    prompts = encode_in_memory([text], policy.tokenizer, verbatim=True)
+    with pytest.warns(UserWarning, match="they are read as control tokens"):
+        prompts = encode_in_memory([text], policy.tokenizer, verbatim=True)
     assert policy.given(prompts, ["a"], limit=9).response_ids[0, -1] == turn
 
 
