@@ -16,6 +16,8 @@ from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.io.adapters import ADAPTER_WEIGHTS, Base, adapter_at, base_at
 from cagsr.io.provenance import identity
 from cagsr.io.safetensors_only import reason
+from cagsr.models.dropout import without_randomness
+from cagsr.models.generation_rules import GenerationRules
 from cagsr.models.policy import Policy
 
 if TYPE_CHECKING:
@@ -36,6 +38,9 @@ WRAPPERS = {"base_layer", "original_module", "token_adapter"}
 
 MERGED = 1e-3
 """Largest difference of logits, as a share of the largest logit, by which merging may round in float32."""
+
+NOT_COMPUTED = {"dtype", "transformers_version", "use_cache", "pad_token_id", "bos_token_id", "eos_token_id"}
+"""Keys of a config that change nothing that is computed."""
 
 LOST = 0.3
 """Largest share of an adapter that rounding may take: about where it changes weights by their last bit."""
@@ -193,8 +198,8 @@ def merged_copy(adapted: Any) -> PreTrainedModel:
 def proven_base(model: PreTrainedModel, adapted: nn.Module, revision: str | None = None) -> Base | None:
     """The base that an adapter on a loaded ``model`` can be saved for; None where there is none.
 
-    That is where the model says it comes from, if loading it from there gives its weights (both are in memory for
-    that), and if the adapter alone is trained. ``adapted`` is the PEFT model around it, or the model itself;
+    That is where the model says it comes from, if loading it from there gives its weights and config (both are in
+    memory for that), and if the adapter alone is trained. ``adapted`` is the PEFT model around it, or the model itself;
     ``revision`` that of its name on the hub.
     """
     name = model.config.name_or_path
@@ -212,7 +217,16 @@ def proven_base(model: PreTrainedModel, adapted: nn.Module, revision: str | None
     for key, value in again.state_dict().items():
         if key not in own or not torch.equal(own[key].cpu(), value.to(own[key].dtype)):
             return None
-    return base_at(name, commit)
+    without_randomness(again)  # as of the model, whose dropout is off by now
+    return base_at(name, commit) if _told(again) == _told(model) else None
+
+
+def _told(model: PreTrainedModel) -> tuple[Any, ...]:
+    """What the configs of a model tell of what it computes, which tokens end a response, and which it never writes."""
+    config, generation = model.config.to_dict(), model.generation_config
+    computed = {key: value for key, value in config.items() if key[0] != "_" and key not in NOT_COMPUTED}
+    rules = GenerationRules.of(generation, (), causal=False)
+    return computed, generation.eos_token_id, rules.never, rules.not_first
 
 
 def _only_adapter(adapted: nn.Module) -> bool:
