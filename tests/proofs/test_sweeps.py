@@ -16,7 +16,7 @@ from cagsr.io.adapters import Base
 from cagsr.models import load, lora, policy
 from cagsr.types import Turn
 
-COUNTS = {saved_models: 6, conversations: 150, known_rows: 1500, failing_dashboards: 2}
+COUNTS = {saved_models: 6, conversations: 150, known_rows: 1500, failing_dashboards: 1}
 
 
 @pytest.fixture(autouse=True)
