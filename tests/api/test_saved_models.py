@@ -62,7 +62,7 @@ def adapted(model, *targets, **settings):
     return stirred(peft.get_peft_model(model, config))
 
 
-def plain(directory, kind=AutoModelForCausalLM) -> Any:
+def plain(directory, kind: Any = AutoModelForCausalLM) -> Any:
     return kind.from_pretrained(directory, attn_implementation="eager")
 
 
