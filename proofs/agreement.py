@@ -30,7 +30,7 @@ from cagsr.tasks import TASKS, tokenizer
 from cagsr.types import Prompt, Rollout
 
 TITLE = "a model computes among others what it computes alone"
-PROMISE = 17
+PROMISE = 18
 SHARDS = False
 COUNT = len(shrunken.NAMES)
 

@@ -57,7 +57,11 @@ PROOFS = (
     "ratings_kept",
     "secrets_and_paths",
     "sealing",
+    "saved_models",
     "agreement",
+    "conversations",
+    "known_rows",
+    "failing_dashboards",
 )
 """In the order of their promises."""
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from cagsr.errors import InputError, UnsupportedModelError
+from cagsr.models.from_scratch import new_model
 from cagsr.models.load import load_model, load_tokenizer, save_model
 from cagsr.models.load_policy import load_policy
 from hub_cache import COMMITS, HubCache
@@ -61,7 +62,7 @@ def adapted(model, *targets, **settings):
     return stirred(peft.get_peft_model(model, config))
 
 
-def plain(directory, kind=AutoModelForCausalLM) -> Any:
+def plain(directory, kind: Any = AutoModelForCausalLM) -> Any:
     return kind.from_pretrained(directory, attn_implementation="eager")
 
 
@@ -379,3 +380,40 @@ def test_a_misspelt_module_is_named_with_its_neighbour(bases, given):
     model = bases / "llama" if given == "a config" else adapted(plain(bases / "llama"), *names)
     with pytest.raises(InputError, match=r"no module 'v_porj'\. Did you mean v_proj\?"):
         load_policy(model, lora={"target_modules": names} if given == "a config" else None)
+
+
+def test_an_adapter_on_a_model_that_was_told_otherwise_is_saved_whole_and_settings_of_sampling_are_no_matter(
+    bases, tmp_path
+):
+    def saved(name, **told):
+        model = KINDS["llama"].from_pretrained(bases / "llama", **told)
+        model.generation_config.update(do_sample=True, temperature=0.7)
+        model.config.pad_token_id = 1
+        if name == "ends":
+            model.generation_config.eos_token_id = [1, 30]
+        policy = load_policy(model, load_tokenizer(str(bases / "llama")), lora={"target_modules": ["q_proj"]})
+        stirred(policy.model)
+        save_model(policy, tmp_path / name)
+        again = load_policy(tmp_path / name)
+        close(logits(again.model), logits(policy.model))
+        assert again.eos_ids == policy.eos_ids
+        return "whole" if (tmp_path / name / "config.json").exists() else "adapter"
+
+    assert saved("other", rms_norm_eps=0.5) == "whole"
+    assert saved("ends") == "whole"
+    assert saved("same") == "adapter"
+
+
+def test_embeddings_that_were_resized_are_saved_where_the_config_ties_nothing(bases, tmp_path):
+    words = load_tokenizer(str(bases / "t5"))
+    model = new_model("bart", words, layers=1, hidden=20, heads=5, context=64)
+    model.config.tie_word_embeddings = False
+    model.save_pretrained(tmp_path / "bart")
+    words.save_pretrained(tmp_path / "bart")
+    model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "bart", tie_word_embeddings=False)
+    words.add_tokens(["<think>"])
+    model.resize_token_embeddings(len(words), mean_resizing=False)
+    policy = load_policy(model, words)
+    save_model(policy, tmp_path / "saved")
+    close(logits(load_policy(tmp_path / "saved").model), logits(policy.model), 0)
+    close(logits(plain(tmp_path / "saved", AutoModelForSeq2SeqLM)), logits(policy.model))

@@ -19,6 +19,7 @@ from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation import metrics_from_config as instruments
 from cagsr.evaluation.evaluator import Answers, answer, measure_signals, read_by, spread_of
+from cagsr.evaluation.learnt_heads import choose_heads
 from cagsr.evaluation.scoreboard import Scoreboard, on_common_prompts, preference_summary
 from cagsr.io.adapters import identity_with_base
 from cagsr.io.places import expanded
@@ -32,7 +33,6 @@ from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import build_salience
 from cagsr.tasks.checkers import find_checker
 from cagsr.tasks.task import Checker
-from cagsr.training.learnt_heads import choose_heads
 from cagsr.types import Prompt, Rollout
 
 __all__ = ["evaluate", "named_models", "split_arguments"]

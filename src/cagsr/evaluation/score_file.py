@@ -14,6 +14,7 @@ from cagsr.data import readers as sources
 from cagsr.data.row_messages import say_cut, say_rows
 from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError, StorageError
+from cagsr.evaluation.learnt_heads import choose_heads
 from cagsr.evaluation.score import encode_responses, measured, not_compared, only_one, was_finished
 from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.io.quiet_libraries import warn
@@ -23,7 +24,6 @@ from cagsr.models.policy import Policy
 from cagsr.rewards.presets import build_reward
 from cagsr.rewards.salience import build_salience
 from cagsr.tasks.checkers import find_checker
-from cagsr.training.learnt_heads import choose_heads
 from cagsr.types import Evidence, Prompt
 
 __all__ = ["score_file"]

@@ -27,6 +27,7 @@ from cagsr.evaluation.evaluator import (
     response_rows,
     values_of,
 )
+from cagsr.evaluation.learnt_heads import choose_heads, keep_heads
 from cagsr.experiments.recipes import train_recipe
 from cagsr.experiments.results import (
     PREFERENCES,
@@ -55,7 +56,6 @@ from cagsr.runs.identity import of_data
 from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
 from cagsr.training.kl import k1
-from cagsr.training.learnt_heads import choose_heads, keep_heads
 from cagsr.training.loop import prompts_for
 from cagsr.types import Prompt, Rollout
 

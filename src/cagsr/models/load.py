@@ -253,7 +253,7 @@ def save_model(policy: Policy, directory: Path, weights: dict[str, Tensor] | Non
                 # Languages, ends and forbidden tokens may be other than the base's.
                 model.get_base_model().generation_config.save_pretrained(staging)
             else:
-                model.save_pretrained(staging, state_dict=weights)
+                model.save_pretrained(staging, state_dict=weights or _untied(model))
         finally:
             set_rates(config, dict.fromkeys(policy.dropout, 0.0))
         policy.tokenizer.save_pretrained(staging)
@@ -261,6 +261,21 @@ def save_model(policy: Policy, directory: Path, weights: dict[str, Tensor] | Non
     # Of a run that went on with another base: beside the new files they would be another model.
     for file in (ADAPTER, ADAPTER_WEIGHTS, BASE) if base is None else ("config.json", "model.safetensors"):
         (directory / file).unlink(missing_ok=True)
+
+
+def _untied(model: PreTrainedModel) -> dict[str, Tensor] | None:
+    """Weights with a copy of each that is shared though the config ties it to none; None where there is none such.
+
+    transformers writes what is shared once, whatever the config says: a BART that ties nothing would lose its resized
+    embeddings.
+    """
+    weights, copied, seen = model.state_dict(), False, set[int]()
+    tied = {name for pair in model.all_tied_weights_keys.items() for name in pair}
+    for name, weight in weights.items():
+        if weight.data_ptr() in seen and name not in tied:
+            weights[name], copied = weight.clone(), True
+        seen.add(weight.data_ptr())
+    return weights if copied else None
 
 
 def _kind_of(config: PretrainedConfig) -> str:

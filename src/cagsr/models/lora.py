@@ -1,7 +1,6 @@
 """LoRA adapters of models: put on, merged, and proved to stand on weights that can be loaded again."""
 
 import copy
-import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +17,7 @@ from cagsr.io.adapters import ADAPTER_WEIGHTS, Base, adapter_at, base_at
 from cagsr.io.provenance import identity
 from cagsr.io.safetensors_only import reason
 from cagsr.models.dropout import without_randomness
+from cagsr.models.generation_rules import GenerationRules
 from cagsr.models.policy import Policy
 
 if TYPE_CHECKING:
@@ -38,6 +38,9 @@ WRAPPERS = {"base_layer", "original_module", "token_adapter"}
 
 MERGED = 1e-3
 """Largest difference of logits, as a share of the largest logit, by which merging may round in float32."""
+
+NOT_COMPUTED = {"dtype", "transformers_version", "use_cache", "pad_token_id", "bos_token_id", "eos_token_id"}
+"""Keys of a config that change nothing that is computed."""
 
 LOST = 0.3
 """Largest share of an adapter that rounding may take: about where it changes weights by their last bit."""
@@ -195,8 +198,8 @@ def merged_copy(adapted: Any) -> PreTrainedModel:
 def proven_base(model: PreTrainedModel, adapted: nn.Module, revision: str | None = None) -> Base | None:
     """The base that an adapter on a loaded ``model`` can be saved for; None where there is none.
 
-    That is where the model says it comes from, if loading it from there gives its weights (both are in memory for
-    that), and if the adapter alone is trained. ``adapted`` is the PEFT model around it, or the model itself;
+    That is where the model says it comes from, if loading it from there gives its weights and config (both are in
+    memory for that), and if the adapter alone is trained. ``adapted`` is the PEFT model around it, or the model itself;
     ``revision`` that of its name on the hub.
     """
     name = model.config.name_or_path
@@ -210,24 +213,20 @@ def proven_base(model: PreTrainedModel, adapted: nn.Module, revision: str | None
         again = type(model).from_pretrained(name, **where)
     except Exception:  # libraries raise errors of any class: it is not there, whatever the reason
         return None
-    without_randomness(again)  # as the model itself is by now
-    if _computing(again.config.to_dict()) != _computing(model.config.to_dict()):
-        return None
     own = {_plain(key): value for key, value in model.state_dict().items()}
     for key, value in again.state_dict().items():
         if key not in own or not torch.equal(own[key].cpu(), value.to(own[key].dtype)):
             return None
-    return base_at(name, commit)
+    without_randomness(again)  # as of the model, whose dropout is off by now
+    return base_at(name, commit) if _told(again) == _told(model) else None
 
 
-def _computing(config: dict[str, Any]) -> dict[str, Any]:
-    """What of a config changes a model's logits, as far as names tell."""
-    about = re.compile("transformers_version|architectures|use_cache|dtype|_name_or_path|.*_token_id")
-    return {
-        name: _computing(value) if isinstance(value, dict) else value
-        for name, value in config.items()
-        if not about.fullmatch(str(name))
-    }
+def _told(model: PreTrainedModel) -> tuple[Any, ...]:
+    """What the configs of a model tell of what it computes, which tokens end a response, and which it never writes."""
+    config, generation = model.config.to_dict(), model.generation_config
+    computed = {key: value for key, value in config.items() if key[0] != "_" and key not in NOT_COMPUTED}
+    rules = GenerationRules.of(generation, (), causal=False)
+    return computed, generation.eos_token_id, rules.never, rules.not_first
 
 
 def _only_adapter(adapted: nn.Module) -> bool:

@@ -23,6 +23,7 @@ from cagsr.data.row_messages import say_cut, say_rows
 from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import measure_signals
+from cagsr.evaluation.learnt_heads import choose_heads
 from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.io.atomic_write import refuse_existing, write_atomically
 from cagsr.io.quiet_libraries import warn
@@ -35,7 +36,6 @@ from cagsr.rewards.presets import build_reward
 from cagsr.rewards.reward import SMALLEST_UNIT, Reward
 from cagsr.rewards.salience import build_salience
 from cagsr.tasks.checkers import find_checker
-from cagsr.training.learnt_heads import choose_heads
 from cagsr.types import Prompt, Rollout
 
 __all__ = ["calibrate"]

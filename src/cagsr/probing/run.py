@@ -19,6 +19,7 @@ from cagsr.distributed.launcher import refuse_unseen
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import Answers, measure_signals
+from cagsr.evaluation.learnt_heads import choose_heads
 from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.io.adapters import identity_with_base
 from cagsr.io.quiet_libraries import warn
@@ -38,7 +39,6 @@ from cagsr.rewards.signals import SIGNALS
 from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
 from cagsr.tasks.task import Checker
-from cagsr.training.learnt_heads import choose_heads
 from cagsr.types import Evidence, Prompt
 
 __all__ = ["probe"]

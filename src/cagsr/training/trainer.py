@@ -20,6 +20,7 @@ from cagsr.data.splits import DataSets
 from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import Evaluator, measure_signals
+from cagsr.evaluation.learnt_heads import choose_heads, keep_heads
 from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.io.quiet_libraries import memory_named, warn
 from cagsr.io.shutdown import Stops
@@ -44,7 +45,6 @@ from cagsr.training.candidate_log import Shown
 from cagsr.training.collapse_watch import CollapseWatch
 from cagsr.training.dashboards import check_trackers
 from cagsr.training.hub import push_to_hub
-from cagsr.training.learnt_heads import choose_heads, keep_heads
 from cagsr.training.loop import RunObserver, TrainingLoop
 from cagsr.training.preflight import (
     check_launch,

@@ -9,10 +9,10 @@ import torch
 import tiny
 from cagsr.config import Config
 from cagsr.errors import InputError
+from cagsr.evaluation.learnt_heads import choose_heads, find_heads, keep_heads
 from cagsr.models.policy import Reference
 from cagsr.rewards.heads import TOLD, agreement, looks
 from cagsr.rewards.salience import Uniform, evidence_of
-from cagsr.training.learnt_heads import choose_heads, find_heads, keep_heads
 
 
 def config(heads: str, seed: int) -> Config:
