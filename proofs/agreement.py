@@ -129,7 +129,7 @@ def _lengths(policy: Policy, random: Random) -> list[int]:
 
 def _prompt(policy: Policy, random: Random, length: int, index: int) -> Prompt:
     ids = tuple(random.randrange(3, len(policy.tokenizer)) for _ in range(length))
-    return Prompt(text="", ids=ids, offsets=(), content=(), index=index)
+    return Prompt(text="", ids=ids, offsets=(), turns=(), index=index)
 
 
 def _trained(policy: Policy, rollout: Rollout) -> Tensor:

@@ -296,11 +296,11 @@ def test_no_forward_pass_is_made_for_the_reward_alone(epochs, of_policy):
     calls = {"reference": 0, "policy": 0}
     for name, counted in (("reference", step.reference._policy), ("policy", policy)):
 
-        def count(rollout, hidden=False, original=counted.predict, name=name):
+        def count(rollout, hidden, original=counted._predict, name=name):
             calls[name] += 1
             return original(rollout, hidden)
 
-        counted.predict = count
+        counted._predict = count
     step.update(step.collect(tiny.prompts(policy), seed=0).batches)
     # Two parts: one pass of each to collect, unless a single update tells the same; one of the policy an epoch.
     assert calls == {"reference": 2, "policy": of_policy}

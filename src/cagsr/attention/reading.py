@@ -131,7 +131,7 @@ class Reading:
             shares = self._shares.get(call.module) or (1.0 / (heads * len(self._modules)),) * heads
             if len(shares) != heads:
                 raise InputError(
-                    f"reward.heads: weights for {len(shares)} heads of a layer that has {heads}; learn them anew"
+                    f"reward.heads: weights for {len(shares)} heads of a layer that has {heads}; set it to learn"
                 )
             add_attention(total, *given, shares)
             return
