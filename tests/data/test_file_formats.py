@@ -137,3 +137,11 @@ def test_one_object_is_one_row_and_a_conversation_no_table(tmp_path):
     turns = [{"role": "user", "content": "x"}]
     assert told(file(tmp_path, "d.json", json.dumps({"messages": turns}))) == ([{"messages": turns}], set())
     assert told(file(tmp_path, "d.json", '{"prompt": "x"}')) == ([{"prompt": "x"}], set())
+
+
+def test_empty_lines_above_a_header_are_skipped_and_rows_keep_their_numbers(tmp_path):
+    rows = read(file(tmp_path, "d.csv", "\n\nid,prompt\n5,hello\n7\n"))
+    assert dict(rows[0].values) == {"id": "5", "prompt": "hello"}
+    assert rows[0].place.endswith("row 4")
+    assert rows[1].place.endswith("row 5")
+    assert "1 cells under 2 columns" in str(rows[1].problem)

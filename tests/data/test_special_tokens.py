@@ -165,3 +165,28 @@ def test_letters_that_stand_for_special_tokens_are_refused_beside_one():
     assert kept.text == "say \U00013000"
     with pytest.raises(InputError, match="d row 1: it has hieroglyphs beside a special token"):
         encoded(tokenizer(), "<s> \U00013000")
+
+
+CHATTY = (
+    "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{% if thinking %}!{% endif %}\n{% endfor %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("row", "kwargs", "unread"),
+    [
+        ({"prompt": "hello", "tools": [{"name": "f"}]}, {}, "tools (1 prompts)"),
+        ({"prompt": [{"role": "user", "content": "hello"}]}, {"thinkin": False}, "thinkin (1 prompts)"),
+        ({"prompt": [{"role": "user", "content": "hello"}]}, {"thinking": True}, None),
+        (
+            {"prompt": [{"role": "user", "content": "hello"}], "tools": [{"name": "f"}]},
+            {},
+            "tools (1 prompts)",
+        ),
+    ],
+)
+def test_what_no_template_reads_is_said(row, kwargs, unread):
+    words = tokenizer(CHATTY)
+    _, report = encode(map_columns(rows_of([row], "d")), words, chat_template_kwargs=kwargs)
+    said = [line for line in report.warnings() if line.startswith("nothing reads")]
+    assert said == [] if unread is None else said[0].startswith(f"nothing reads {unread}: ")

@@ -212,6 +212,7 @@ def evaluate(
     if not as_json:
         show_evaluation(summary, console)
     print_json(summary, as_json, console)
+    demand_written()
     if failed := summary["measured_by"].get("not_measured", {}).get("judge"):
         raise EndpointError(f"all but the judge's part was measured: {failed}")
 

@@ -229,7 +229,9 @@ def _separator(text: str, usual: str) -> str:
 
 def _under_header(reader: Any, name: str, separator: str, above: int) -> list[Row]:
     rows: list[Row] = []
-    header = next(reader, [])
+    # Rows without a cell above the header are skipped.
+    skipped, header = next(((row, cells) for row, cells in enumerate(reader) if cells), (0, []))
+    above += skipped
     if len(set(header)) < len(header):
         raise InputError(
             f"{name} row {1 + above}: the header names a column twice: {', '.join(header)}. Rename one, or write "

@@ -1,7 +1,10 @@
 """Remarks on how prompts are read, where that may not be what their author meant: each is said once, at the start."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from jinja2 import Environment, TemplateError, meta
+from jinja2.ext import loopcontrols
 from transformers import PreTrainedTokenizerBase
 
 from cagsr.data.make_prompt import SpecialTokens, added_end, is_conversation
@@ -9,6 +12,7 @@ from cagsr.types import Prompt
 
 __all__ = ["Remarks"]
 
+OF_TEMPLATES = ("tools", "chat_template_kwargs")
 MESSAGES = "give conversations as lists of {role, content}"
 
 
@@ -22,12 +26,15 @@ class Remarks:
     plain: int = 0
     prefilled: int = 0
     spelt: list[str] = field(default_factory=list)
+    unread: dict[str, int] = field(default_factory=dict)
 
     def add(self, prompt: Prompt, place: str) -> None:
         """Take note of a prompt; ``place`` says where its author finds it."""
         given = prompt.row["prompt"]
         self.plain += not is_conversation(given)
         self.prefilled += is_conversation(given) and given[-1]["role"] == "assistant"
+        for name in self._unread(prompt):
+            self.unread[name] = self.unread.get(name, 0) + 1
         said = [turn for turn in prompt.turns if turn.role != "assistant"]  # it may write tokens of its own
         spelt = [
             span
@@ -52,6 +59,12 @@ class Remarks:
                 f"special tokens are spelt in {len(self.spelt)} prompts (first: {self.spelt[0]}) and never have to be "
                 f"covered; they are {read}"
             )
+        if self.unread:
+            names = ", ".join(f"{name} ({count} prompts)" for name, count in self.unread.items())
+            found.append(
+                f"nothing reads {names}: plain texts have no template, and a chat template reads the variables that it "
+                "names; correct the name, or leave it out"
+            )
         if not self.plain or not self.goes_on or self.special_tokens == "verbatim":
             return found
         if self.tokenizer.chat_template and not self.spelt:
@@ -71,6 +84,28 @@ class Remarks:
         if not self.prefilled:
             return []
         return [f"{self.prefilled} prompts end in a turn of the assistant, which the response continues"]
+
+    def _unread(self, prompt: Prompt) -> list[str]:
+        """What a row or the config gives the chat template and that it does not name; of a plain text all of it."""
+        if not is_conversation(prompt.row["prompt"]):
+            return [name for name in OF_TEMPLATES if prompt.row.get(name)]
+        if self._variables is None:
+            return []
+        return [name for name in prompt.template if name not in self._variables]
+
+    @cached_property
+    def _variables(self) -> set[str] | None:
+        """The variables that the chat template names; None where jinja alone cannot read it."""
+        try:
+            return meta.find_undeclared_variables(
+                Environment(extensions=[loopcontrols]).parse(self._source())
+            )
+        except TemplateError:
+            return None
+
+    def _source(self) -> str:
+        template = self.tokenizer.chat_template
+        return template if isinstance(template, str) else "\n".join((template or {}).values())
 
     def _adds_end(self) -> bool:
         encoded = self.tokenizer("a", return_offsets_mapping=True, verbose=False)
