@@ -22,7 +22,8 @@ from cagsr.attention.sharing import Sharing, Tried
 from cagsr.config.schema import Sampling
 from cagsr.errors import CagsrError, UnsupportedModelError, ran_out_of_memory
 from cagsr.models.generation_rules import GenerationRules
-from cagsr.models.policy import Policy, Predictions
+from cagsr.models.policy import Policy
+from cagsr.models.predictions import Predictions
 from cagsr.models.sampling import response_mask, uniforms
 from cagsr.types import Prompt, Rollout
 

@@ -10,7 +10,8 @@ from cagsr.config import Config
 from cagsr.distributed.fsdp import prepare
 from cagsr.distributed.process_group import World
 from cagsr.errors import InputError
-from cagsr.models.policy import Policy, Reference
+from cagsr.models.policy import Policy
+from cagsr.models.reference import Reference
 from cagsr.models.vllm import Client, VLLMSampler
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Salience

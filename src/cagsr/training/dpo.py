@@ -15,7 +15,8 @@ from torch.nn.functional import logsigmoid
 from cagsr.data.preferences import Pair
 from cagsr.distributed.process_group import World
 from cagsr.errors import InputError, NumericsError
-from cagsr.models.policy import Policy, Reference
+from cagsr.models.policy import Policy
+from cagsr.models.reference import Reference
 from cagsr.runs.resumable_loop import Continuation
 from cagsr.training.sft import prepared, shuffled_batches
 
