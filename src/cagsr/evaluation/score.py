@@ -15,7 +15,7 @@ from cagsr.config.schema import Term
 from cagsr.data.in_memory import encode_in_memory
 from cagsr.errors import InputError
 from cagsr.io.template_date import pinned_date
-from cagsr.models.load_policy import observing
+from cagsr.models.observing import observing
 from cagsr.models.policy import Policy
 from cagsr.rewards.presets import load_preset, terms_of
 from cagsr.rewards.reward import Reward
