@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import ValidationError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,6 +33,14 @@ if TYPE_CHECKING:
 __all__ = ["load_policy"]
 
 
+class Speech(NamedTuple):
+    """Languages that a model writes and reads, and the settings of its generation config that are left out."""
+
+    target: str | None
+    source: str | None
+    ignored: Sequence[str]
+
+
 def load_policy(
     model: "str | os.PathLike[str] | PreTrainedModel | PeftModel",
     processing_class: PreTrainedTokenizerBase | None = None,
@@ -51,62 +59,83 @@ def load_policy(
 ) -> Policy:
     """A policy that samples, scores, observes and can be trained, from a model's name or from a loaded model.
 
-    model             directory or hub name; or a transformers model, whatever attention implementation it was loaded
-                      with, in either mode; or a PEFT model, whose adapter is then what is trained.
+    model             directory or hub name; a transformers model, in either mode and with any attention implementation;
+                      or a PEFT model, whose adapter is then what is trained.
     processing_class  its tokenizer, a fast one; None: the one that lies where the model was loaded from.
-    revision, trust_remote_code  of what is loaded by name.
-    dtype, architecture          ("float32" or "bfloat16"; "auto", "causal" or "encoder-decoder") of a model that is
-                                 loaded by name; a loaded model has its own.
+    revision, trust_remote_code, dtype ("float32", "bfloat16"), architecture ("auto", "causal", "encoder-decoder")
+                      of a model that is loaded by name; a loaded model has its own.
     layers            whose attention is read: "all", "last", "last_half", or numbers counted from 0.
     temperature       of the distribution that responses are sampled from; log-probabilities are of that one.
-    critic            add a value head, for PPO.
+    critic            add a value head, for PPO; it begins, like an adapter, with torch's random numbers: seed them.
     lora              train a LoRA adapter instead of the weights: ``r``, ``alpha``, ``target_modules``.
     ignore_generation_config  settings of the model's generation config that are left out of its distribution.
     target_language, source_language   codes of a multilingual model ("fra_Latn"); None: what model and tokenizer say.
 
-    The adapter and the critic begin with random numbers of torch's generator: seed it first.
-
-    Changed on a loaded model, which stays usable: its attention implementation becomes "cagsr" (transformers' ``sdpa``
-    where nobody reads), it goes into eval mode, every dropout rate becomes 0 (``policy.dropout`` keeps those of its
-    config, and `save_model` writes them back), a ``forward`` that another trainer put over its own is taken off, and
-    with ``lora`` PEFT puts its layers into it. `score`, `heatmap` and `AttentionReward` change nothing for good.
+    A loaded model stays usable. Changed on it: attention implementation ("cagsr": ``sdpa`` where nobody reads), eval
+    mode, dropout rates 0 (``policy.dropout`` keeps its config's, which `save_model` writes), a ``forward`` that another
+    trainer put over its own is taken off, and with ``lora`` PEFT puts its layers into it.
 
     Raises UnsupportedModelError for a model whose attention cannot be read exactly, that computes something else among
-    other prompts than alone (`models.proof`), or that stays random while it is trained, and
-    InputError for everything else that cannot be used; a model that is refused keeps its attention implementation.
+    other prompts than alone (`models.proof`) or stays random while it is trained, and InputError for all else that
+    cannot be used; a model that is refused keeps its attention implementation.
     """
-    where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    settings: dict[str, Any] = {"layers": layers, "temperature": temperature, "critic": critic}
-    settings["ignored"] = ignore_generation_config
+    where = {"revision": revision, "trust_remote_code": trust_remote_code}
+    speech = Speech(target_language, source_language, ignore_generation_config)
+    settings = {"layers": layers, "temperature": temperature, "critic": critic, "ignored": speech.ignored}
     adapter = None if lora is None else _lora(lora)
     if isinstance(model, str | os.PathLike):
-        name = expanded(model)
-        tokenizer = processing_class or load_tokenizer(name, **where)
-        adapts_whole = adapter is not None and adapter_at(name, revision) is None
-        if adapts_whole:  # the branch of a name may move while it is loaded
-            where["revision"] = identity(name, revision).get("revision")
-        loaded, dropout = load_model(name, dtype=dtype, architecture=architecture, **where)
-        speak(loaded, tokenizer, target_language, source_language, ignore_generation_config)
-        policy = make_policy(loaded, tokenizer, dropout=dropout, **settings)
-        prove_training(policy)
-        if adapts_whole:
-            policy.base = base_at(name, where["revision"])
+        where |= {"dtype": dtype, "architecture": architecture}
+        policy = _by_name(expanded(model), processing_class, adapter, where, speech, settings)
     else:
-        base = base_of(model)
-        check_adapters(model, base, adapter)
-        tokenizer = tokenizer_of(base, processing_class, where)
-        with attention_as_before(base) as keep_new:
-            uncover_forward(model)
-            speak(base, tokenizer, target_language, source_language, ignore_generation_config)
-            policy = policy_of(model, tokenizer, settings)
-            policy.dropout |= without_randomness(policy.model)
-            prove_training(policy)
-            if adapter is not None or model is not base:
-                policy.base = proven_base(base, model, revision)
-            keep_new()
+        policy = _of_loaded(model, processing_class, adapter, where, speech, settings)
     if adapter is not None:
         with_lora(policy, r=adapter.r, alpha=adapter.alpha, target_modules=adapter.target_modules)
     return policy.eval()
+
+
+def _by_name(
+    name: str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    adapter: Lora | None,
+    where: Mapping[str, Any],
+    speech: Speech,
+    settings: Mapping[str, Any],
+) -> Policy:
+    revision, trusts = where["revision"], where["trust_remote_code"]
+    tokenizer = tokenizer or load_tokenizer(name, revision=revision, trust_remote_code=trusts)
+    adapts_whole = adapter is not None and adapter_at(name, revision) is None
+    if adapts_whole:  # the branch of a name may move while it is loaded
+        revision = identity(name, revision).get("revision")
+    loaded, dropout = load_model(name, **{**where, "revision": revision})
+    speak(loaded, tokenizer, *speech)
+    policy = make_policy(loaded, tokenizer, dropout=dropout, **settings)
+    prove_training(policy)
+    if adapts_whole:
+        policy.base = base_at(name, revision)
+    return policy
+
+
+def _of_loaded(
+    model: "PreTrainedModel | PeftModel",
+    tokenizer: PreTrainedTokenizerBase | None,
+    adapter: Lora | None,
+    where: Mapping[str, Any],
+    speech: Speech,
+    settings: Mapping[str, Any],
+) -> Policy:
+    base = base_of(model)
+    check_adapters(model, base, adapter)
+    tokenizer = tokenizer_of(base, tokenizer, where)
+    with attention_as_before(base) as keep_new:
+        uncover_forward(model)
+        speak(base, tokenizer, *speech)
+        policy = policy_of(model, tokenizer, settings)
+        policy.dropout |= without_randomness(policy.model)
+        prove_training(policy)
+        if adapter is not None or model is not base:
+            policy.base = proven_base(base, model, where["revision"])
+        keep_new()
+    return policy
 
 
 def _lora(given: Lora | Mapping[str, Any]) -> Lora:

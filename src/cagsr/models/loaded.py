@@ -102,7 +102,7 @@ def check_adapters(model: Any, base: PreTrainedModel, lora: Lora | None) -> None
     refuse_shared(base)
 
 
-def policy_of(model: Any, tokenizer: PreTrainedTokenizerBase, settings: dict[str, Any]) -> Policy:
+def policy_of(model: Any, tokenizer: PreTrainedTokenizerBase, settings: Mapping[str, Any]) -> Policy:
     """The policy of a loaded model, whose attention implementation it changes; an adapter is active in it."""
     base = base_of(model)
     _make_readable(base)
