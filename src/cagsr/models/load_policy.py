@@ -80,6 +80,11 @@ def load_policy(
     settings: dict[str, Any] = {"layers": layers, "temperature": temperature, "critic": critic}
     settings["ignored"] = ignore_generation_config
     adapter = None if lora is None else _lora(lora)
+    if target_language is not None and FORCED in ignore_generation_config:
+        raise InputError(
+            f"model.target_language: it is forced as the first token, and sampling.ignore_generation_config leaves out "
+            f"{FORCED}; leave one of them out"
+        )
     if isinstance(model, str | os.PathLike):
         name = expanded(model)
         tokenizer = processing_class or load_tokenizer(name, **where)
