@@ -101,9 +101,7 @@ def test_a_model_that_was_tuned_to_write_without_a_language_goes_on_by_one_line(
 
 def test_a_target_language_that_nothing_would_force_is_refused_before_a_model_is_loaded():
     with pytest.raises(InputError, match=r"target_language: .* leaves out forced_bos_token_id; leave one"):
-        load_policy(
-            "nowhere", target_language="fr_XX", ignore_generation_config=["forced_bos_token_id"]
-        )
+        load_policy("nowhere", target_language="fr_XX", ignore_generation_config=["forced_bos_token_id"])
 
 
 def test_a_code_that_only_the_tokenizers_own_list_has_is_a_language():

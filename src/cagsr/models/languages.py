@@ -15,7 +15,7 @@ SHOWN = 20
 
 
 def codes_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The language codes of a tokenizer, in order, and their ids: those it lists, and added tokens that look like one."""
+    """The language codes of a tokenizer, in order, and their ids: those it lists, and added tokens that look so."""
     added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
     found = {code: number for code, number in added.items() if CODE.fullmatch(code)}
     found |= getattr(tokenizer, "lang_code_to_id", {})
