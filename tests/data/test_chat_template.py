@@ -74,7 +74,10 @@ def test_a_reference_that_is_no_text_is_said(name, given, shown):
     assert encoded({"prompt": "say hello", name: None})[1].remarks == []
 
 
-ONLY_USERS = "{% for m in messages %}{% if m['role'] in ('user', 'assistant') %}{{ m['content'] }}\n{% endif %}{% endfor %}"
+ONLY_USERS = (
+    "{% for m in messages %}{% if m['role'] in ('user', 'assistant') %}"
+    "{{ m['content'] }}\n{% endif %}{% endfor %}"
+)
 SYSTEM = {"role": "system", "content": "say less"}
 
 

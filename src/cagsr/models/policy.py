@@ -18,7 +18,7 @@ from cagsr.attention.reading import EachHead, Readable
 from cagsr.attention.sharing import Sharing, Tried
 from cagsr.config.schema import Sampling
 from cagsr.data.chat_template import turn_end
-from cagsr.data.make_prompt import text_ids
+from cagsr.data.make_prompt import no_position, text_ids
 from cagsr.errors import InputError
 from cagsr.io.adapters import Base
 from cagsr.models.decoding import Decoder, decode
@@ -63,6 +63,7 @@ class Policy(nn.Module, ABC):
 
     context         positions for a prompt (and its response, if causal); None: any number.
     response_limit  most tokens of a response, whatever its prompt; None where nothing but the context limits it.
+    skipped         token that a causal model takes for padding wherever it stands, so that no text can have it inside.
     proof           how the ways of computing agreed with the plain model when the policy was made (`models.proof`).
     """
 
@@ -93,6 +94,7 @@ class Policy(nn.Module, ABC):
         skipped = skipped_token(model)
         # Inside a response it would stand elsewhere in a pass over the whole than where it was drawn.
         undrawn = () if skipped is None or skipped in self.eos_ids else (skipped,)
+        self.skipped = skipped if causal else None
         rules = GenerationRules.of(model.generation_config, self.eos_ids, causal, ignored)
         self.rules = replace(rules, undrawn=undrawn)
         padding = tokenizer.pad_token_id
@@ -363,13 +365,16 @@ class Policy(nn.Module, ABC):
     def collate(self, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
         """Batch of prompts: ``prompt_ids, prompt_mask [P S]``, padded on this architecture's side.
 
-        Raises InputError for a prompt without a token: nothing could follow it.
+        Raises InputError for a prompt without a token, which nothing could follow, and for one with ``skipped``.
         """
         empty = next((prompt.index for prompt in prompts if not prompt.ids), None)
         if empty is not None:
             raise InputError(
                 f"the prompt of index {empty} has no tokens; remove it, or choose another tokenizer"
             )
+        padded = next((prompt.index for prompt in prompts if self.skipped in prompt.ids), None)
+        if padded is not None:
+            raise InputError(f"the prompt of index {padded} has {no_position(self.skipped)}")
         width = max(len(prompt.ids) for prompt in prompts)
         ids = torch.full((len(prompts), width), self.pad_id)
         mask = torch.zeros((len(prompts), width), dtype=torch.bool)
@@ -448,11 +453,8 @@ class Policy(nn.Module, ABC):
         what the tokens spell. Raises InputError for a response that is longer than the model's decoder.
         """
         self.check_length(max(map(len, rows)), "sampling.max_new_tokens")
-        if self.readable.kind == "causal" and any(t in row[:-1] for row in rows for t in self.rules.undrawn):
-            raise InputError(
-                f"a given response has token {self.rules.undrawn[0]} inside: the model takes it for padding, which has "
-                "no position. Leave it out."
-            )
+        if any(self.skipped in row[:-1] for row in rows):
+            raise InputError(f"a given response has {no_position(self.skipped)}")
         response_ids = torch.full((len(rows), max(map(len, rows))), self.pad_id)
         mask = torch.zeros(response_ids.shape, dtype=torch.bool)
         for n, row in enumerate(rows):
