@@ -2,6 +2,7 @@
 
 import copy
 import os
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -100,6 +101,7 @@ def load_policy(
     else:
         base = base_of(model)
         _check_adapters(model, base, adapter)
+        _check_configs(base)
         tokenizer = _tokenizer_of(base, processing_class, where)
         with attention_as_before(base) as keep_new:
             _uncover_forward(model)
@@ -248,6 +250,18 @@ def _check_adapters(model: Any, base: PreTrainedModel, lora: Lora | None) -> Non
         if isinstance(targets, list | set | tuple):
             check_targets(base, sorted(targets), "model: its adapter's target_modules")
     refuse_shared(base)
+
+
+def _check_configs(model: PreTrainedModel) -> None:
+    """Raise InputError for configs of a loaded model that could not be saved after training, or loaded again then."""
+    try:
+        if model.generation_config is not None:
+            model.generation_config.validate()
+        with tempfile.TemporaryDirectory() as directory:
+            model.config.save_pretrained(directory)
+    except ValueError as error:
+        why = " ".join(str(error).split())
+        raise InputError(f"model: its config could not be saved after training: {why}") from error
 
 
 def _speak(
