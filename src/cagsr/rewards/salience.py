@@ -319,7 +319,7 @@ def _tokens_of_each(prompt: Prompt, spans: Sequence[tuple[int, int]]) -> list[li
 
 
 def demand_content(salience: Salience, prompts: Sequence[Prompt]) -> None:
-    """Raise InputError where what was asked for (a span, a column, rare words, roles, pieces) is in none of the prompts."""
+    """Raise InputError where what was asked for (a span, a column, rare words, roles, pieces) is in no prompt."""
     roles = getattr(salience, "roles", ROLES)
     if isinstance(salience, Span):
         kind, mend = "span", "Correct its start, end or pattern"
