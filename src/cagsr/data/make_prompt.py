@@ -94,7 +94,7 @@ def added_end(
 
 def no_position(token: int | None) -> str:
     """What to say of a text with a ``token`` that its model counts no position for."""
-    return f"token {token} inside: the model takes it for padding, which has no position. Leave it out."
+    return f"token {token} inside: the model takes it for padding, which has no position"
 
 
 def demand_whole(name: str, text: str) -> None:

@@ -245,7 +245,7 @@ def encode(
         try:
             prompt = make_prompt(row, index, tokenizer, **how)
             if skipped in prompt.ids:
-                raise ValueError(f"prompt has {no_position(skipped).rstrip('.')}")
+                raise ValueError(f"prompt has {no_position(skipped)}")
         except ValueError as error:
             report.invalid.append(f"{row.place}: {error}.")
             continue

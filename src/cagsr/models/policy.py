@@ -374,7 +374,7 @@ class Policy(nn.Module, ABC):
             )
         padded = next((prompt.index for prompt in prompts if self.skipped in prompt.ids), None)
         if padded is not None:
-            raise InputError(f"the prompt of index {padded} has {no_position(self.skipped)}")
+            raise InputError(f"the prompt of index {padded} has {no_position(self.skipped)}. Leave it out.")
         width = max(len(prompt.ids) for prompt in prompts)
         ids = torch.full((len(prompts), width), self.pad_id)
         mask = torch.zeros((len(prompts), width), dtype=torch.bool)
@@ -454,7 +454,7 @@ class Policy(nn.Module, ABC):
         """
         self.check_length(max(map(len, rows)), "sampling.max_new_tokens")
         if any(self.skipped in row[:-1] for row in rows):
-            raise InputError(f"a given response has {no_position(self.skipped)}")
+            raise InputError(f"a given response has {no_position(self.skipped)}. Leave it out.")
         response_ids = torch.full((len(rows), max(map(len, rows))), self.pad_id)
         mask = torch.zeros(response_ids.shape, dtype=torch.bool)
         for n, row in enumerate(rows):
