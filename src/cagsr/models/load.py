@@ -250,17 +250,34 @@ def save_model(policy: Policy, directory: Path, weights: dict[str, Tensor] | Non
                 # The embeddings are the base's: PEFT asks the hub for its config to learn that.
                 model.save_pretrained(staging, save_embedding_layers=False)
                 write_base(staging, directory, base)
-                # Languages, ends and forbidden tokens may be other than the base's.
-                model.get_base_model().generation_config.save_pretrained(staging)
             else:
-                model.save_pretrained(staging, state_dict=weights or _untied(model))
+                with _without_generation(model):
+                    model.save_pretrained(staging, state_dict=weights or _untied(model))
         finally:
             set_rates(config, dict.fromkeys(policy.dropout, 0.0))
+        # Of an adapter too: languages, ends and forbidden tokens may be other than the base's.
+        generation = getattr(model, "get_base_model", lambda: model)().generation_config
+        generation.to_json_file(staging / GENERATION, use_diff=True, keys_to_pop=["compile_config"])
         policy.tokenizer.save_pretrained(staging)
     place_atomically(staging, directory)
     # Of a run that went on with another base: beside the new files they would be another model.
     for file in (ADAPTER, ADAPTER_WEIGHTS, BASE) if base is None else ("config.json", "model.safetensors"):
         (directory / file).unlink(missing_ok=True)
+
+
+@contextmanager
+def _without_generation(model: PreTrainedModel) -> Iterator[None]:
+    """Context manager in which a model has a plain generation config.
+
+    transformers does not write one whose settings it would ignore, such as a temperature without ``do_sample``, and
+    says so when the training is done.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _untied(model: PreTrainedModel) -> dict[str, Tensor] | None:
