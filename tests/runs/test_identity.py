@@ -7,6 +7,8 @@ import pytest
 
 from cagsr.config import Config
 from cagsr.config.schema import Term
+from cagsr.errors import InputError
+from cagsr.runs.directory import RunDirectory
 from cagsr.runs.identity import of_start
 from hub_cache import COMMITS, HubCache
 
@@ -52,3 +54,19 @@ def test_a_reward_model_that_moves_on_the_hub_is_another_one(hub):
     after = identity("some/base", term)
     changed = {key: (before[key], after[key]) for key in before if before[key] != after[key]}
     assert changed == {"path of signal reward_model": COMMITS}
+
+
+def test_options_that_were_empty_at_the_start_are_compared(tmp_path):
+    """A key that only one of two identities has is not compared: ``options.clip`` went unseen beside no options."""
+    plain, other = (
+        of_start(
+            Config.load(None, ["data.task=slots", f"algorithm.loss.options={options}"]),
+            ("algorithm",),
+            ONE_PROCESS,
+        )
+        for options in ("{}", "{clip: 0.3}")
+    )
+    run = RunDirectory.create(tmp_path / "run", "", plain)
+    run.check_identity(plain)
+    with pytest.raises(InputError, match=r"algorithm\.loss\.options: \{.*clip.*0\.3.*\}, was \{\}"):
+        run.check_identity(other)

@@ -232,7 +232,7 @@ def _under_header(reader: Any, name: str, separator: str, above: int) -> list[Ro
     # Rows without a cell above the header are skipped.
     skipped, header = next(((row, cells) for row, cells in enumerate(reader) if cells), (0, []))
     above += skipped
-    spaced, header = header, [name.strip() for name in header]
+    spaced, header = header, [name.strip(" ") for name in header]
     notes = ("spaces around the names of columns are left out",) * (spaced != header)
     if len(set(header)) < len(header):
         raise InputError(

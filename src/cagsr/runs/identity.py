@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from pydantic import BaseModel
 
 from cagsr.config import Config
 from cagsr.config.schema import Term
@@ -44,7 +45,7 @@ def of_start(
     free = FREE | {key for key, path in paths.items() if path and os.path.exists(path)}
     found = {
         key: value
-        for key, value in _flat(config.model_dump(mode="json"))
+        for key, value in _flat(config)
         if key not in free and any(key == name or key.startswith(f"{name}.") for name in read)
     }
     if loaded is not None:
@@ -84,12 +85,18 @@ def _content(name: str, revision: str | None) -> str | None:
     return found.get("sha256", found.get("revision"))
 
 
-def _flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for key, inner in value.items():
-            yield from _flat(inner, f"{name}.{key}" if name else key)
-    else:
-        yield name, value
+def _flat(section: BaseModel, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a section with its value, ready for JSON.
+
+    A mapping that is a value (options) is one key: keys of its own would be missing where it was empty, and what only
+    one of two identities has is not compared.
+    """
+    for key, value in section.model_dump(mode="json").items():
+        inner = getattr(section, key)
+        if isinstance(inner, BaseModel):
+            yield from _flat(inner, f"{name}{key}.")
+        else:
+            yield f"{name}{key}", value
 
 
 def _of_terms(terms: Sequence[Term]) -> dict[str, Any]:
