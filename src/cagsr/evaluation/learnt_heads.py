@@ -14,6 +14,7 @@ from cagsr.errors import InputError
 from cagsr.io.atomic_write import write_atomically
 from cagsr.models.policy import Policy
 from cagsr.rewards.heads import agreement, best_heads, looks
+from cagsr.rewards.presets import as_read
 from cagsr.rewards.salience import Salience, evidence_of
 from cagsr.types import Prompt
 
@@ -26,14 +27,14 @@ PROMPTS = 4
 def choose_heads(
     policy: Policy, config: Config, prompts: Sequence[Prompt], salience: Salience, kept: Path | None = None
 ) -> dict[str, Any] | None:
-    """Let the policy read the heads that ``reward.heads`` names; returns them, None where it reads all.
+    """Let the policy read the heads that ``reward.heads``, or the preset, names; returns them, None where it reads all.
 
     What "learn" found the caller keeps (`keep_heads`) in the file ``kept``, if it has a place for one: where it exists
     it is read, so that a run goes on with the same heads.
 
     Raises InputError for a file that is none of heads, or not of this model.
     """
-    heads = config.reward.heads
+    heads = str(as_read(config).reward.heads)
     if heads == "all":
         return None
     path = Path(heads) if heads != "learn" else kept

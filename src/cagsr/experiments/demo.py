@@ -35,7 +35,7 @@ from cagsr.models.build import build_policy
 from cagsr.models.load import load_model, load_tokenizer
 from cagsr.models.policy import Policy
 from cagsr.report.command import report_at_end
-from cagsr.rewards.presets import build_reward
+from cagsr.rewards.presets import as_read, build_reward
 from cagsr.rewards.salience import build_salience
 from cagsr.runs.directory import RESPONSES, SUMMARY, RunDirectory
 from cagsr.tasks.bases import BASES
@@ -80,7 +80,7 @@ def demo(
     """
     started = time.perf_counter()
     settings = [f"train.seed={seed}", f"run.directory={directory}", *overrides]
-    config = Config.load(DEMOS / CONFIGS[kind], settings)
+    config = as_read(Config.load(DEMOS / CONFIGS[kind], settings))
     check_paths(config)
     check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr demo")
     directory = Path(config.run.directory)

@@ -49,7 +49,7 @@ from cagsr.io.quiet_libraries import warn
 from cagsr.io.terminal import duration, fitting, say
 from cagsr.models.build import build_policy, check_sampling
 from cagsr.models.policy import Policy
-from cagsr.rewards.presets import build_reward
+from cagsr.rewards.presets import as_read, build_reward
 from cagsr.rewards.salience import build_salience
 from cagsr.runs.directory import METRICS, RESPONSES, RunDirectory, fingerprint
 from cagsr.runs.identity import of_data
@@ -72,7 +72,9 @@ class ComparisonRunner:
     """
 
     def __init__(self, config: Config, directory: Path, console: Console, accept_changes: bool = False):
-        self.config, self.directory, self.console = config, directory, console
+        # Controls are given the heads and the pieces of the reward that they are compared with.
+        self.config = config = as_read(config)
+        self.directory, self.console = directory, console
         self.accept_changes, self.results = accept_changes, Results()
         self.world = World(accelerated(mixed_precision=config.train.mixed_precision))
         self.checker = find_checker(config.data)

@@ -31,7 +31,9 @@ from torch import Tensor
 from cagsr.config import Config
 from cagsr.data.words import prompt_words
 from cagsr.errors import InputError
+from cagsr.rewards.contrasts import Contrasts
 from cagsr.rewards.pieces import Common, pieces
+from cagsr.rewards.presets import as_read
 from cagsr.types import Evidence, Observation, Observer, Prompt, Rollout
 
 # "no", "not" and numerals are missing on purpose: in data-to-text they are values ("family friendly: no").
@@ -85,6 +87,13 @@ class Salience(ABC):
         """The tokens of each piece of the prompt; None where runs of salient tokens are the pieces."""
         return None
 
+    def contrasts(self, rollout: Rollout) -> list[dict[int, tuple[int, ...]]] | None:
+        """Each prompt's tokens with another value in a piece, by the piece's number (`rewards.contrasts`).
+
+        None where the data set has no values that could be exchanged.
+        """
+        return None
+
     def pieces(self, rollout: Rollout) -> Tensor | None:
         """[P J S] bool: `divide` for each prompt, all False beyond its last piece; None where it says nothing."""
         divided = [self.divide(prompt) for prompt in rollout.prompts]
@@ -107,9 +116,10 @@ def evidence_of(
     salience: Callable[[Rollout], Tensor],
     observer: Observer | None = None,
 ) -> Evidence:
-    """What a signal is given: the rollout, what was observed of it, its salient tokens, and its pieces if any."""
-    pieces_PJS = salience.pieces(rollout) if isinstance(salience, Salience) else None
-    return Evidence(rollout, observation, salience(rollout), observer, pieces_PJS)
+    """What a signal is given: the rollout, what was observed of it, its salient tokens, its pieces and contrasts."""
+    knows = isinstance(salience, Salience)
+    pieces_PJS, contrasts = (salience.pieces(rollout), salience.contrasts(rollout)) if knows else (None, None)
+    return Evidence(rollout, observation, salience(rollout), observer, pieces_PJS, contrasts)
 
 
 class Uniform(Salience):
@@ -269,9 +279,14 @@ class Pieces(Salience):
     def __init__(self, prompts: Iterable[Prompt], most: int = 24, roles: Collection[str] = ROLES) -> None:
         self.most, self.roles = most, roles
         self._known: dict[tuple[str, Any], list[list[int]]] = {}
+        prompts = list(prompts)
         self.common = Common(
             "\n".join(prompt.text[start:stop] for start, stop in prompt.written(roles)) for prompt in prompts
         )
+        self._contrasts = Contrasts(prompts, self.divide)
+
+    def contrasts(self, rollout: Rollout) -> list[dict[int, tuple[int, ...]]] | None:
+        return [self._contrasts.of(prompt) for prompt in rollout.prompts] if self._contrasts else None
 
     def divide(self, prompt: Prompt) -> list[list[int]]:
         # Asked for at every step, for the weights and for the pieces.
@@ -340,11 +355,12 @@ def demand_content(salience: Salience, prompts: Sequence[Prompt]) -> None:
 
 
 def build_salience(config: Config, prompts: Sequence[Prompt]) -> Salience:
-    """Build the salience of ``reward.salience``; document frequencies are those of ``prompts``.
+    """Build the salience of ``reward.salience``, or the preset's; document frequencies are those of ``prompts``.
 
     Raises InputError as `demand_content` does.
     """
-    given, salience = config.reward.salience, Uniform(roles=config.reward.salience.roles)
+    given = as_read(config).reward.salience
+    salience: Salience = Uniform(roles=given.roles)
     if given.kind == "idf":
         salience = Idf(prompts, power=given.power, roles=given.roles)
     elif given.kind == "span":
