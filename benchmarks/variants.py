@@ -8,7 +8,7 @@ from torch import Tensor
 from cagsr.attention.sharing import Sharing
 from cagsr.models.causal import CausalPolicy
 from cagsr.models.encoder_decoder import EncoderDecoderDecoder, EncoderDecoderPolicy
-from cagsr.models.policy import Predictions
+from cagsr.models.predictions import Predictions
 from cagsr.types import Rollout
 
 __all__ = ["EncodesEachCandidate", "ReadsEachCandidate", "apart"]

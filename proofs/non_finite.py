@@ -77,7 +77,8 @@ def injected(workshop: Workshop, name: str, cwd: Path, kind: str, step: int, val
 
 def inject(kind: str, step: int, value: float) -> None:
     """Plant it: in that step, and in it alone, one number is ``value``."""
-    from cagsr.models.policy import Policy, Scored
+    from cagsr.models.policy import Policy
+    from cagsr.models.predictions import Scored
     from cagsr.training.algorithms import Algorithm
 
     begin, now = TrainingLoop._begin, [0]

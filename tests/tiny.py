@@ -16,7 +16,8 @@ from cagsr.config.schema import AlgorithmSettings, Limit, Sampling, Term, WatchS
 from cagsr.distributed.fsdp import prepare
 from cagsr.models.from_scratch import new_model
 from cagsr.models.load import make_policy
-from cagsr.models.policy import Policy, Reference
+from cagsr.models.policy import Policy
+from cagsr.models.reference import Reference
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Uniform
 from cagsr.tasks import TASKS, tokenizer

@@ -17,8 +17,10 @@ import tiny
 from cagsr.attention.naive import eager_weights, naive_attention
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.models.load import save_model
-from cagsr.models.load_policy import frozen_policy, load_policy, observing
-from cagsr.models.policy import Policy, Reference
+from cagsr.models.load_policy import load_policy
+from cagsr.models.observing import frozen_policy, observing
+from cagsr.models.policy import Policy
+from cagsr.models.reference import Reference
 
 RESPONSES = ["city lyon", "tea", "", "monday afternoon"]
 

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cagsr.config import Config, check_paths, reference
-from cagsr.config.schema import Section
+from cagsr.config.fields import Section
 from cagsr.config.yaml_document import read_document, write_document
 from cagsr.errors import InputError
 

@@ -12,7 +12,7 @@ from cagsr.config.schema import AlgorithmSettings, Term
 from cagsr.models.policy import Policy
 from cagsr.rewards.reward import Reward
 from cagsr.training.algorithms import Algorithm
-from cagsr.training.loop import prompts_for, step_seed
+from cagsr.training.prompt_order import prompts_for, step_seed
 from cagsr.training.step_metrics import measure, shuffled_share
 
 RUNS = {

@@ -10,7 +10,7 @@ import tiny
 from cagsr.config import Config
 from cagsr.errors import InputError
 from cagsr.evaluation.learnt_heads import choose_heads, find_heads, keep_heads
-from cagsr.models.policy import Reference
+from cagsr.models.reference import Reference
 from cagsr.rewards.heads import TOLD, agreement, looks
 from cagsr.rewards.salience import Uniform, evidence_of
 

@@ -18,7 +18,7 @@ from cagsr.config.schema import AlgorithmSettings, Term
 from cagsr.rewards.reward import Reward
 from cagsr.training.algorithms import Algorithm
 from cagsr.training.kl import KLController
-from cagsr.training.loop import prompts_for, step_seed
+from cagsr.training.prompt_order import prompts_for, step_seed
 
 PATH = Path(__file__).with_name("losses.json")
 STEPS = 20

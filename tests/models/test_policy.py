@@ -10,7 +10,8 @@ from torch import Tensor
 import tiny
 from cagsr.attention.naive import eager_weights
 from cagsr.models.lora import with_lora
-from cagsr.models.policy import Policy, Reference
+from cagsr.models.policy import Policy
+from cagsr.models.reference import Reference
 from cagsr.types import Prompt, Rollout
 
 ARCHITECTURES = ("t5", "bart", "bart-forced", "llama", "qwen2", "mistral")

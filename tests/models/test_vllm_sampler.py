@@ -18,7 +18,7 @@ from cagsr.config.schema import AlgorithmSettings, Vllm
 from cagsr.distributed.process_group import World
 from cagsr.errors import EndpointError, InputError, NumericsError
 from cagsr.models.lora import with_lora
-from cagsr.models.policy import Scored
+from cagsr.models.predictions import Scored
 from cagsr.models.vllm import VLLMSampler, connect
 from cagsr.training.algorithms import Algorithm
 from cagsr.training.rollout_buffer import load_buffer, save_buffer

@@ -13,7 +13,7 @@ import runs
 import saved_models
 from cagsr.data import file_formats, layouts, make_prompt
 from cagsr.io.adapters import Base
-from cagsr.models import load, lora, policy
+from cagsr.models import load, lora, tokenized_model
 from cagsr.types import Turn
 
 COUNTS = {saved_models: 6, conversations: 150, known_rows: 1500, failing_dashboards: 1}
@@ -106,7 +106,7 @@ def test_variables_that_are_dropped_are_found(monkeypatch):
 
 @pytest.mark.filterwarnings("ignore")
 def test_another_end_than_that_of_a_turn_is_found(monkeypatch):
-    monkeypatch.setattr(policy, "turn_end", lambda tokenizer, ends: None)
+    monkeypatch.setattr(tokenized_model, "turn_end", lambda tokenizer, ends: None)
     conversations._policy.cache_clear()
     said = "\n".join(problem for seed in range(6) for problem in conversations._given_again(Random(seed)))
     conversations._policy.cache_clear()

@@ -89,12 +89,8 @@ def test_a_value_that_begins_inside_a_token_is_not_exchanged():
 def test_the_space_before_a_digit_goes_with_the_value():
     """Tokenizers that write it as a token of its own would else leave two before a word."""
     digit, word = make_prompt("rating: 5"), make_prompt("rating: low")
-    spaced = replace(
-        digit, ids=(11, 10, 7, 12), offsets=((0, 6), (6, 7), (7, 8), (8, 9))
-    )
-    joined = replace(
-        word, ids=(11, 10, 13), offsets=((0, 6), (6, 7), (7, 11))
-    )
+    spaced = replace(digit, ids=(11, 10, 7, 12), offsets=((0, 6), (6, 7), (7, 8), (8, 9)))
+    joined = replace(word, ids=(11, 10, 13), offsets=((0, 6), (6, 7), (7, 11)))
     contrasts = Contrasts([spaced, joined], lambda prompt: [list(range(len(prompt.ids)))])
     assert contrasts.of(spaced) == {0: (11, 10, 13)}
     assert contrasts.of(joined) == {0: (11, 10, 7, 12)}

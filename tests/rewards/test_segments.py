@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cagsr.errors import InputError
-from cagsr.models.policy import Reference
+from cagsr.models.reference import Reference
 from cagsr.rewards.salience import Uniform
 from cagsr.rewards.segments import knockout, segments, without
 from cagsr.types import Evidence

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 import tiny
 from cagsr.data.preferences import Pair
 from cagsr.errors import InputError, NumericsError
-from cagsr.models.policy import Reference
+from cagsr.models.reference import Reference
 from cagsr.training.dpo import DirectPreference, prefer, preference_loss
 
 ARCHITECTURES = ["t5", "bart", "llama"]

@@ -14,7 +14,8 @@ from cagsr.runs.checkpoint import Checkpoints
 from cagsr.training.algorithms import Algorithm
 from cagsr.training.collapse_watch import Collapsed
 from cagsr.training.kl import KLController
-from cagsr.training.loop import TrainingLoop, prompts_for, step_seed
+from cagsr.training.loop import TrainingLoop
+from cagsr.training.prompt_order import prompts_for, step_seed
 
 
 class Recorder:

@@ -14,7 +14,7 @@ from cagsr.attention.sharing import Sharing
 from cagsr.config.registry import ESTIMATORS
 from cagsr.config.schema import AlgorithmSettings, Term
 from cagsr.errors import NumericsError, SignalError
-from cagsr.models.policy import Reference
+from cagsr.models.reference import Reference
 from cagsr.rewards.reward import Reward
 from cagsr.training.algorithms import Algorithm
 from cagsr.training.kl import KLController

@@ -9,7 +9,7 @@ from cagsr.config.schema import Sft
 from cagsr.data.preferences import Pair
 from cagsr.errors import StoppedError
 from cagsr.io.shutdown import Stops
-from cagsr.models.policy import Reference
+from cagsr.models.reference import Reference
 from cagsr.runs.checkpoint import Checkpoints
 from cagsr.runs.resumable_loop import Continuation
 from cagsr.training.dpo import DirectPreference, prefer

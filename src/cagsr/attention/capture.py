@@ -113,10 +113,7 @@ def attention_forward(
     reading = _active_reading(module)
     responses = query.shape[0] // key.shape[0]
     if responses > 1:
-        # Folded, so that keys and values are read once; the position bias is alike for each of the group.
-        query = fold(query, responses)
-        if position_bias is not None:
-            position_bias = position_bias.repeat(1, 1, responses, 1) if position_bias.any() else None
+        query, position_bias = _folded(query, position_bias, responses)
     if reading is None and shared_prompt is None:
         given = {"dropout": dropout, "scaling": scaling, "is_causal": is_causal, **kwargs}
         output, _ = sdpa_attention_forward(
@@ -137,6 +134,13 @@ def attention_forward(
         responses=responses,
     )
     return unfold(_attend(call, shared_prompt, reading), responses), None
+
+
+def _folded(query: Tensor, bias: Tensor | None, responses: int) -> tuple[Tensor, Tensor | None]:
+    """Queries of a group in one row, so that keys and values are read once; the bias is alike for each of the group."""
+    if bias is not None:
+        bias = bias.repeat(1, 1, responses, 1) if bias.any() else None
+    return fold(query, responses), bias
 
 
 def _active_reading(module: nn.Module) -> Reading | None:

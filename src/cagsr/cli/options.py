@@ -1,4 +1,4 @@
-"""Options that several commands share, and the console of commands with ``--json``."""
+"""What several commands share: options, the loading of a config, and the console of commands with ``--json``."""
 
 import json
 import os
@@ -24,8 +24,9 @@ __all__ = [
     "Overrides",
     "SkipInvalid",
     "console_for",
+    "load",
     "print_json",
-    "time_limit",
+    "silence",
 ]
 
 
@@ -66,7 +67,7 @@ MaxTime = Annotated[
 ]
 
 
-def time_limit(text: str | None) -> list[str]:
+def _time_limit(text: str | None) -> list[str]:
     """The override of ``run.max_seconds`` for a time such as ``1h30m``."""
     if text is None:
         return []
@@ -79,6 +80,25 @@ def time_limit(text: str | None) -> list[str]:
     if not seconds:
         raise InputError(f"--max-time: got {text!r}, expected hours, minutes, seconds: 2h, 45m, 1h30m, 90s")
     return [f"run.max_seconds={seconds}"]
+
+
+def load(
+    config: Path | None, overrides: list[str] | None, skip_invalid: bool, max_time: str | None = None
+) -> Any:
+    """The `Config` of a command's file, overrides and options; other libraries are silenced."""
+    from cagsr.config import Config
+
+    options = [*["data.skip_invalid=true"] * skip_invalid, *_time_limit(max_time)]
+    loaded = Config.load(config, [*(overrides or []), *options])
+    silence()  # after the config: a mistake in it is said at once
+    return loaded
+
+
+def silence() -> None:
+    """Silence what other libraries show while they are imported and used."""
+    from cagsr.io.quiet_libraries import silence_libraries
+
+    silence_libraries()
 
 
 def console_for(as_json: bool) -> Console:

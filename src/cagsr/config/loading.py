@@ -8,10 +8,11 @@ from pydantic import Field, ValidationError, model_validator
 
 from cagsr.config.fields import Section
 from cagsr.config.messages import messages
-from cagsr.config.metric_sections import Compare, Metrics
 from cagsr.config.schema import (
     AlgorithmSettings,
+    Compare,
     Data,
+    Metrics,
     Model,
     RewardSettings,
     Run,

@@ -74,12 +74,9 @@ def evaluate(
     Greedy by default; otherwise the mean over K samples of each prompt, at the config's sampling. Without labels:
     ``reward`` relative to the first model, each of its signals, ``finished``, ``repeated_trigrams``, ``length`` in
     the model's own tokens; and the slot metrics where there is a checker. The first model's attention judges the
-    responses of all. What ``metrics`` asks for comes on top; a judge and people speak of a prompt's first response.
-    ``train`` takes the first ``data.evaluation_count`` prompts that were trained on.
-
-    A judge that fails costs its own metric alone: ``measured_by.not_measured.judge`` says why.
-
-    Raises InputError where no prompt fits all models.
+    responses of all. What ``metrics`` asks for comes on top; a judge and people speak of a prompt's first response. A
+    judge that fails costs its own metric alone: ``measured_by.not_measured.judge`` says why. ``train`` takes the first
+    ``data.evaluation_count`` prompts that were trained on. Raises InputError where no prompt fits all models.
     """
     started = time.perf_counter()
     if split != "train":
@@ -92,8 +89,7 @@ def evaluate(
     console.quiet = world.rank > 0
     if splits.chose_best(config, split):
         say(console, f"{split} prompts: also used to choose best/, so its numbers are a little too good")
-    sampling = config.sampling
-    decoding = sampling.greedy() if greedy else sampling
+    decoding = config.sampling.greedy() if greedy else config.sampling
     asked, answers, observer, scoreboard = _answered(
         config, models, split, decoding, reward, checker, world, console
     )
@@ -110,7 +106,7 @@ def evaluate(
         "task": config.data.task or config.data.source,
         "seed": config.train.seed,
         "split": split,
-        "decoding": "greedy" if greedy else f"{sampling.candidates} samples a prompt",
+        "decoding": "greedy" if greedy else f"{decoding.candidates} samples a prompt",
         "prompts": len(common),
         **_dated(common),
         "models": {name: identity_with_base(path, config.model.revision) for name, path in models.items()},

@@ -12,7 +12,8 @@ from cagsr.config.schema import Sampling
 from cagsr.distributed.process_group import World
 from cagsr.metrics.bootstrap import interval
 from cagsr.metrics.slots import slot_metrics
-from cagsr.models.policy import Policy, Reference
+from cagsr.models.policy import Policy
+from cagsr.models.reference import Reference
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import evidence_of
 from cagsr.rewards.signals.repetition import repeated_ngrams

@@ -15,7 +15,7 @@ from cagsr.config.schema import Term
 from cagsr.data.in_memory import encode_in_memory
 from cagsr.errors import InputError
 from cagsr.io.template_date import pinned_date
-from cagsr.models.load_policy import observing
+from cagsr.models.observing import observing
 from cagsr.models.policy import Policy
 from cagsr.rewards.presets import load_preset, terms_of
 from cagsr.rewards.reward import Reward
@@ -66,48 +66,30 @@ def score(
     responses  a text for each prompt, or a list of texts for each; N counts the texts. None of the special tokens.
     preset     name or YAML file of a preset; ``reward``, a `Reward` or its terms, takes its place.
     salience   which prompt tokens are to be covered; "idf" weighs words by how few of these prompts have them.
-    layers, temperature   as of `load_policy`.
+    layers, temperature   as of `load_policy`; ``batch_size``: responses in one pass of the model.
     finished   shaped as ``responses``: False for one that was cut off, which then has no end token; None: all ended.
     max_new_tokens        cut responses there, which makes them unfinished; None: each ends where its text ends.
-    batch_size            responses in one pass of the model.
     chat_template_kwargs  variables of the chat template, such as ``{"enable_thinking": False}``.
 
-    Each response is ended by the model's end token: after a conversation the one that the chat template writes, after
-    a text the tokenizer's. Responses to equal prompts, wherever they stand, are one group: a term that is standardised
-    ``group`` compares those. Of a single one it can tell nothing: its share of the reward is then 0, and a warning
-    says so; the signals are not concerned.
-
-    Raises InputError naming the argument that is wrong, UnsupportedModelError for a model whose attention cannot be
-    read exactly, and SignalError for a signal that failed.
+    Each response is ended as of `Policy.encode`. Responses to equal prompts, wherever they stand, are one group: a term
+    that is standardised ``group`` compares those. Of a single one it can tell nothing: its share of the reward is then
+    0, and a warning says so. Raises InputError naming the argument that is wrong, UnsupportedModelError for a model
+    whose attention cannot be read exactly, and SignalError for a signal that failed.
     """
     chosen = chosen_reward(preset, reward)
-    if max_new_tokens is not None and max_new_tokens < 1:
-        raise InputError(
-            f"max_new_tokens: {max_new_tokens} is no length; give a number of at least 1, or None"
-        )
-    if batch_size < 1:
-        raise InputError(f"batch_size: {batch_size} is too small; give a number of at least 1")
+    _check_numbers(max_new_tokens, batch_size)
     spread, texts = _paired(prompts, responses)
-    ended = None if finished is None else _paired(prompts, finished, "finished", bool)[1]
-    if ended is not None and len(ended) != len(texts):
-        raise InputError(f"finished: {len(ended)} for {len(texts)} responses; give one for each")
+    ended = _ended(prompts, finished, len(texts))
     with observing(model, tokenizer, layers=layers, temperature=temperature) as policy:
-        template = {**(chat_template_kwargs or {})}
-        goes_on = policy.readable.kind == "causal"
+        template, goes_on = dict(chat_template_kwargs or {}), policy.readable.kind == "causal"
         encoded = encode_in_memory(spread, policy.tokenizer, template=template, goes_on=goes_on)
         rows = [row[:max_new_tokens] for row in encode_responses(policy, encoded, texts, ended)]
         refuse_overlong(policy, encoded, rows)
         alone = only_one(chosen, encoded)
         if alone is not None:
             warnings.warn(alone, UserWarning, stacklevel=2)
-        if isinstance(salience, str):
-            if salience not in ("uniform", "idf"):
-                raise InputError(
-                    f"salience: {salience!r} is none by name; choose uniform, idf, or give a Salience"
-                )
-            salience = Uniform() if salience == "uniform" else Idf(encoded)
-        demand_content(salience, encoded)
-        return measured(policy, encoded, rows, chosen, salience, batch_size=batch_size, responses=texts)
+        weights = _chosen_salience(salience, encoded)
+        return measured(policy, encoded, rows, chosen, weights, batch_size=batch_size, responses=texts)
 
 
 def measured(
@@ -147,6 +129,26 @@ def chosen_reward(preset: str | Path, reward: Reward | Sequence[Term] | None) ->
     if isinstance(reward, Reward):
         return reward
     return Reward(load_preset(preset) if reward is None else terms_of(reward))
+
+
+def _check_numbers(max_new_tokens: int | None, batch_size: int) -> None:
+    if max_new_tokens is not None and max_new_tokens < 1:
+        raise InputError(
+            f"max_new_tokens: {max_new_tokens} is no length; give a number of at least 1, or None"
+        )
+    if batch_size < 1:
+        raise InputError(f"batch_size: {batch_size} is too small; give a number of at least 1")
+
+
+def _chosen_salience(salience: Salience | str, prompts: Sequence[Prompt]) -> Salience:
+    if isinstance(salience, str):
+        if salience not in ("uniform", "idf"):
+            raise InputError(
+                f"salience: {salience!r} is none by name; choose uniform, idf, or give a Salience"
+            )
+        salience = Uniform() if salience == "uniform" else Idf(prompts)
+    demand_content(salience, prompts)
+    return salience
 
 
 def was_finished(row: Mapping[str, Any]) -> bool:
@@ -248,6 +250,16 @@ def _paired(
         spread += [prompt] * len(some)
         texts += some
     return spread, texts
+
+
+def _ended(prompts: Any, finished: Any, responses: int) -> list[bool] | None:
+    """Whether each of the N ``responses`` ended by itself. Raises InputError for another number of answers."""
+    if finished is None:
+        return None
+    ended = _paired(prompts, finished, "finished", bool)[1]
+    if len(ended) != responses:
+        raise InputError(f"finished: {len(ended)} for {responses} responses; give one for each")
+    return ended
 
 
 def _groups(prompts: Sequence[Prompt]) -> list[list[int]]:

@@ -22,9 +22,10 @@ from cagsr.io.template_date import pinned_date
 from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
 from cagsr.rewards.presets import build_reward
-from cagsr.rewards.salience import build_salience
+from cagsr.rewards.reward import Reward
+from cagsr.rewards.salience import Salience, build_salience
 from cagsr.tasks.checkers import find_checker
-from cagsr.types import Evidence, Prompt
+from cagsr.types import Evidence, Prompt, Scores
 
 __all__ = ["score_file"]
 
@@ -57,22 +58,10 @@ def score_file(
     prompts = _prompts(config, policy, rows, source, console)
     responses = [str(prompt.row["response"]) for prompt in prompts]
     say_cut(console, policy, "responses", responses, limit, "sampling.max_new_tokens")
-    salience = build_salience(config, prompts)
-    say_prompt(console, prompts, policy, salience)
-    choose_heads(policy, config, prompts, salience)
-    for told in (
-        only_one(reward, prompts, "cannot add anything, so that the reward is null"),
-        salience.uncovered(prompts),
-    ):
-        if told is not None:
-            warn(console, told)
-    encoded = encode_responses(
-        policy,
-        prompts,
-        responses,
-        [was_finished(prompt.row) for prompt in prompts],
-        name=lambda n: f"{rows[prompts[n].index].place}: the response",
-    )
+    salience = _salience(config, policy, reward, prompts, console)
+    ended = [was_finished(prompt.row) for prompt in prompts]
+    places = [f"{rows[prompt.index].place}: the response" for prompt in prompts]
+    encoded = encode_responses(policy, prompts, responses, ended, name=places.__getitem__)
 
     def save(members: list[int], evidence: Evidence) -> None:
         if save_attention is not None:
@@ -89,17 +78,39 @@ def score_file(
         responses=responses,
         seen=save,
     )
-    alone = not_compared(reward, prompts)
-    rewards = [None if n in alone else value for n, value in enumerate(scores.reward.tolist())]
-    columns = (prompts, responses, scores.signals.tolist(), rewards)
+    return _as_rows(scores, prompts, responses, not_compared(reward, prompts))
+
+
+def _salience(
+    config: Config, policy: Policy, reward: Reward, prompts: list[Prompt], console: Console
+) -> Salience:
+    """The salience of the config; the policy reads the chosen heads, and the console is told what to look at."""
+    salience = build_salience(config, prompts)
+    say_prompt(console, prompts, policy, salience)
+    choose_heads(policy, config, prompts, salience)
+    for told in (
+        only_one(reward, prompts, "cannot add anything, so that the reward is null"),
+        salience.uncovered(prompts),
+    ):
+        if told is not None:
+            warn(console, told)
+    return salience
+
+
+def _as_rows(
+    scores: Scores, prompts: list[Prompt], responses: list[str], alone: set[int]
+) -> list[dict[str, Any]]:
     return [
-        _as_row(prompt.text, response, dict(zip(scores.names, values, strict=True)), total)
-        for prompt, response, values, total in zip(*columns, strict=True)
+        {
+            "prompt": prompts[n].text,
+            "response": responses[n],
+            "signals": dict(zip(scores.names, values, strict=True)),
+            "reward": None if n in alone else reward,
+        }
+        for n, (values, reward) in enumerate(
+            zip(scores.signals.tolist(), scores.reward.tolist(), strict=True)
+        )
     ]
-
-
-def _as_row(prompt: str, response: str, signals: dict[str, float], reward: float | None) -> dict[str, Any]:
-    return {"prompt": prompt, "response": response, "signals": signals, "reward": reward}
 
 
 def _prompts(

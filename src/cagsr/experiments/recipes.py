@@ -12,7 +12,8 @@ from cagsr.distributed.process_group import accelerated
 from cagsr.experiments.systems.recipe import Choose, Imitate, Prefer, Recipe, Reinforce, Unchanged
 from cagsr.models.build import build_policy
 from cagsr.models.load import save_model
-from cagsr.models.policy import Policy, Reference
+from cagsr.models.policy import Policy
+from cagsr.models.reference import Reference
 from cagsr.runs.directory import METRICS, RunDirectory, fingerprint
 from cagsr.runs.identity import of_start
 from cagsr.runs.session import Claim

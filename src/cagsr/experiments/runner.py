@@ -56,7 +56,7 @@ from cagsr.runs.identity import of_data
 from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
 from cagsr.training.kl import k1
-from cagsr.training.loop import prompts_for
+from cagsr.training.prompt_order import prompts_for
 from cagsr.types import Prompt, Rollout
 
 __all__ = ["ComparisonRunner"]

@@ -20,7 +20,7 @@ from cagsr.evaluation.score import (
     refuse_overlong,
     was_finished,
 )
-from cagsr.models.load_policy import frozen_policy
+from cagsr.models.observing import frozen_policy
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Salience, Uniform
 from cagsr.types import Prompt, Scores

@@ -14,7 +14,8 @@ from cagsr.attention.shared_cache import SharedCache
 from cagsr.attention.shared_prompt import SharedPrompt
 from cagsr.attention.sharing import can_keep
 from cagsr.errors import UnsupportedModelError
-from cagsr.models.policy import Policy, Predictions, places
+from cagsr.models.policy import Policy
+from cagsr.models.predictions import Predictions, places
 from cagsr.types import Rollout
 
 __all__ = ["CausalPolicy"]

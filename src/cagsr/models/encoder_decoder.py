@@ -12,7 +12,8 @@ from cagsr.attention.capture import capture
 from cagsr.attention.positions import longest_text
 from cagsr.attention.reading import EachHead
 from cagsr.errors import UnsupportedModelError
-from cagsr.models.policy import Policy, Predictions, places
+from cagsr.models.policy import Policy
+from cagsr.models.predictions import Predictions, places
 from cagsr.types import Rollout
 
 __all__ = ["EncoderDecoderPolicy"]

@@ -1,11 +1,9 @@
-"""`Policy`, a language model that samples, scores and observes, and its `Reference`; shared by both architectures."""
+"""`Policy`, a language model that samples, scores and observes; what both architectures share."""
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
-from typing import NamedTuple, Self, cast
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,43 +11,25 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cagsr.attention.inspection import evaluating
-from cagsr.attention.positions import skipped_token
 from cagsr.attention.reading import EachHead, Readable
 from cagsr.attention.sharing import Sharing, Tried
 from cagsr.config.schema import Sampling
-from cagsr.data.chat_template import turn_end
-from cagsr.data.make_prompt import text_ids
-from cagsr.errors import InputError
 from cagsr.io.adapters import Base
 from cagsr.models.decoding import Decoder, decode
 from cagsr.models.generation_rules import GenerationRules
 from cagsr.models.hf_generate import generate
+from cagsr.models.predictions import Predictions, Scored, in_rows, joined, observed
 from cagsr.models.sampling import response_mask, uniforms
 from cagsr.models.token_logprobs import Facts, facts, token_likelihood, token_logprobs
+from cagsr.models.tokenized_model import TokenizedModel
 from cagsr.models.value_head import ValueHead
 from cagsr.types import Observation, Prompt, Rollout
 
-__all__ = ["Policy", "Predictions", "Reference", "Scored", "places"]
+__all__ = ["Policy"]
 
 
-class Scored(NamedTuple):
-    """Scores of a pass: logprobs, entropy [N T] float32, 0 at padding; values [N T], or None without a critic."""
-
-    logprobs: Tensor
-    entropy: Tensor
-    values: Tensor | None
-
-
-class Predictions(NamedTuple):
-    """Logits [M V] at M places of a pass, hidden [M D] (or None); place [N T]: where response token t is predicted."""
-
-    logits: Tensor
-    place: Tensor
-    hidden: Tensor | None
-
-
-class Policy(nn.Module, ABC):
-    """The model being trained, with its tokenizer.
+class Policy(TokenizedModel, ABC):
+    """The model being trained, with its tokenizer; `TokenizedModel` has what concerns texts.
 
     ``forward`` is the differentiated pass, so that a wrapper (DistributedDataParallel, autocast) around the policy
     wraps it. Log-probabilities, entropy and confidence are of the distribution at ``temperature``, the one that
@@ -61,14 +41,8 @@ class Policy(nn.Module, ABC):
     (``dropout`` is what it is saved with): sampling, scoring and observing see the same network, and the ratio of a
     first update is exactly 1.
 
-    context         positions for a prompt (and its response, if causal); None: any number.
-    response_limit  most tokens of a response, whatever its prompt; None where nothing but the context limits it.
-    proof           how the ways of computing agreed with the plain model when the policy was made (`models.proof`).
+    ``proof`` says how the ways of computing agreed with the plain model when the policy was made (`models.proof`).
     """
-
-    padding_side: str
-    context: int | None
-    response_limit: int | None
 
     def __init__(
         self,
@@ -82,21 +56,13 @@ class Policy(nn.Module, ABC):
         dropout: dict[str, float] | None = None,
         ignored: Sequence[str] = (),
     ):
-        super().__init__()
-        self.model, self.tokenizer, self.readable = model, tokenizer, readable
+        super().__init__(model, tokenizer, readable)
         self.sharing, self.temperature = sharing, temperature
         self.dropout = dropout or {}
         self.proof: tuple[Tried, ...] = ()
         self.base: Base | None = None  # what its adapter can be saved for; `load_policy` finds out
-        self.eos_ids = _eos_ids(model, tokenizer)
-        causal = readable.kind == "causal"
-        skipped = skipped_token(model)
-        # Inside a response it would stand elsewhere in a pass over the whole than where it was drawn.
-        undrawn = () if skipped is None or skipped in self.eos_ids else (skipped,)
-        rules = GenerationRules.of(model.generation_config, self.eos_ids, causal, ignored)
-        self.rules = replace(rules, undrawn=undrawn)
-        padding = tokenizer.pad_token_id
-        self.pad_id = padding if isinstance(padding, int) else self.eos_ids[0]
+        rules = GenerationRules.of(model.generation_config, self.eos_ids, readable.kind == "causal", ignored)
+        self.rules = replace(rules, undrawn=self.undrawn)
         self.value_head = ValueHead(_hidden_width(model)) if critic else None
 
     # Defined by an architecture ---------------------------------------------------------------------------
@@ -115,6 +81,10 @@ class Policy(nn.Module, ABC):
 
         For models that can share (``sharing``).
         """
+
+    def begun(self, rows: int) -> dict[str, Tensor]:
+        """Decoder inputs that ``rows`` responses begin with, for ``generate``; empty for a causal model."""
+        return {}
 
     # Sampling, scoring and observing --------------------------------------------------------------------------
 
@@ -232,7 +202,7 @@ class Policy(nn.Module, ABC):
         Raises InputError for a prompt or response that the model has no positions for.
         """
         self._demand_positions(rollout.prompt_mask, rollout.lengths)
-        return _joined([self._predict(part, hidden) for part in self._parts(rollout)], rollout)
+        return joined([self._predict(part, hidden) for part in self._parts(rollout)], rollout)
 
     def read(self, rollout: Rollout) -> tuple[Predictions, Tensor]:
         """`predict`, and the attention [N T S] from each response's rows to its prompt's columns in that pass."""
@@ -244,7 +214,7 @@ class Policy(nn.Module, ABC):
         for prompt, (_, of_prompt) in enumerate(found):
             rows = slice(prompt * rollout.group_size, (prompt + 1) * rollout.group_size)
             attention[rows, : of_prompt.shape[1], rollout.prompt_mask[prompt]] = of_prompt
-        return _joined([predictions for predictions, _ in found], rollout), attention
+        return joined([predictions for predictions, _ in found], rollout), attention
 
     def _parts(self, rollout: Rollout) -> list[Rollout]:
         """What goes through the model at once: all of a rollout, or a prompt with its responses."""
@@ -270,8 +240,8 @@ class Policy(nn.Module, ABC):
         logprobs, entropy = token_likelihood(self._allowed(predictions), place, tokens, self.temperature)
         values = None
         if self.value_head is not None:
-            values = _in_rows(self.value_head(predictions.hidden)[place], mask)
-        return Scored(_in_rows(logprobs, mask), _in_rows(entropy, mask), values)
+            values = in_rows(self.value_head(predictions.hidden)[place], mask)
+        return Scored(in_rows(logprobs, mask), in_rows(entropy, mask), values)
 
     @torch.no_grad()
     def observe(self, rollout: Rollout) -> Observation:
@@ -285,7 +255,7 @@ class Policy(nn.Module, ABC):
             prompt_of_row[mask.nonzero()[:, 0]],
         )
         found = facts(self._allowed(predictions), place, tokens, others, self.temperature)
-        return observed(rollout, attention, Facts(*(_in_rows(each, mask) for each in found)))
+        return observed(rollout, attention, Facts(*(in_rows(each, mask) for each in found)))
 
     @torch.no_grad()
     def observe_heads(self, rollout: Rollout, reduce: Callable[[Tensor], Tensor]) -> dict[int, list[Tensor]]:
@@ -322,225 +292,11 @@ class Policy(nn.Module, ABC):
         """[N T] log-probabilities of the response tokens, 0 at padding; nothing else is computed."""
         predictions, mask = self.predict(rollout), rollout.response_mask
         place, tokens = predictions.place[mask], rollout.response_ids[mask]
-        return _in_rows(token_logprobs(self._allowed(predictions), place, tokens, self.temperature), mask)
+        return in_rows(token_logprobs(self._allowed(predictions), place, tokens, self.temperature), mask)
 
     def _allowed(self, predictions: Predictions) -> Tensor:
         """The logits [M V] of a pass, -inf where the model's generation config forbids a token."""
         return self.rules.masked(predictions.logits, predictions.place[:, 0])
-
-    # Text and tokens --------------------------------------------------------------------------------------
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.model.parameters()).device
-
-    def response_positions(self, new_tokens: int) -> int:
-        """How many positions of `context` a response of ``new_tokens`` takes: none where it is the encoder's alone."""
-        return new_tokens if self.readable.kind == "causal" else 0
-
-    def check_length(self, tokens: int, key: str) -> None:
-        """Raise InputError where the model has no positions for a response of so many tokens."""
-        limit = self.response_limit
-        if limit is not None and tokens > limit:
-            raise InputError(
-                f"{key}: {tokens} tokens, and the model's decoder has positions for responses of {limit}. "
-                f"Set {key} to {limit} or less."
-            )
-
-    def _demand_positions(self, prompt_mask: Tensor, lengths_N: Tensor) -> None:
-        """Raise InputError where the model lacks positions for the prompts [P S], or for responses of these lengths."""
-        self.check_length(int(lengths_N.max()), "sampling.max_new_tokens")
-        tokens = prompt_mask.sum(-1).repeat_interleave(len(lengths_N) // len(prompt_mask))
-        if self.readable.kind == "causal":
-            tokens = tokens + lengths_N.to(tokens.device)
-        most = int(tokens.max())
-        if self.context is not None and most > self.context:
-            raise InputError(
-                f"{most} tokens of a prompt{' and its response' * (self.readable.kind == 'causal')}, and the model's "
-                f"context has {self.context}. Set data.max_prompt_tokens or sampling.max_new_tokens lower."
-            )
-
-    def collate(self, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
-        """Batch of prompts: ``prompt_ids, prompt_mask [P S]``, padded on this architecture's side.
-
-        Raises InputError for a prompt without a token: nothing could follow it.
-        """
-        empty = next((prompt.index for prompt in prompts if not prompt.ids), None)
-        if empty is not None:
-            raise InputError(
-                f"the prompt of index {empty} has no tokens; remove it, or choose another tokenizer"
-            )
-        width = max(len(prompt.ids) for prompt in prompts)
-        ids = torch.full((len(prompts), width), self.pad_id)
-        mask = torch.zeros((len(prompts), width), dtype=torch.bool)
-        for row, prompt in enumerate(prompts):
-            used = (
-                slice(width - len(prompt.ids), width)
-                if self.padding_side == "left"
-                else slice(len(prompt.ids))
-            )
-            ids[row, used] = torch.tensor(prompt.ids)
-            mask[row, used] = True
-        return ids.to(self.device), mask.to(self.device)
-
-    def decode(self, response_ids: Tensor, mask: Tensor) -> list[str]:
-        """Texts of response tokens, without special tokens."""
-        rows = [row[kept].tolist() for row, kept in zip(response_ids, mask, strict=True)]
-        return self.tokenizer.batch_decode(rows, skip_special_tokens=True)
-
-    def encode(
-        self,
-        responses: Sequence[str],
-        prompts: Sequence[Prompt] | None = None,
-        finished: Sequence[bool] | None = None,
-    ) -> list[list[int]]:
-        """Token ids of N response texts, each ended as the model ends its own; a special token in a text is text.
-
-        prompts   N: after a conversation the end is the token that the chat template writes; after a text, and for
-                  None, the tokenizer's EOS.
-        finished  N: False for a response that was cut off, which gets no end; None: all ended by themselves. One
-                  without a token keeps its end: attention needs a query.
-        """
-        ends = [self.eos_ids[0]] * len(responses) if prompts is None else self._ends(prompts)
-        ended = [True] * len(responses) if finished is None else finished
-        rows = [text_ids(response, self.tokenizer, special=False) for response in responses]
-        return [
-            [*row, end] if whole or not row else row
-            for row, end, whole in zip(rows, ends, ended, strict=True)
-        ]
-
-    def _ends(self, prompts: Sequence[Prompt]) -> list[int]:
-        """The token that ends a response to each prompt."""
-        turn = turn_end(self.tokenizer, self.eos_ids)
-        # A rendered conversation has the token in it, whoever rendered it.
-        return [
-            turn
-            if turn is not None and (turn in prompt.ids or not isinstance(prompt.row.get("prompt", ""), str))
-            else self.eos_ids[0]
-            for prompt in prompts
-        ]
-
-    def given(
-        self,
-        prompts: list[Prompt],
-        responses: list[str],
-        limit: int,
-        finished: Sequence[bool] | None = None,
-    ) -> Rollout:
-        """A rollout of given response texts, K per prompt in order, each ended as of `encode`.
-
-        A response of more than ``limit`` tokens is cut there and counts as unfinished. Raises InputError for one
-        that is longer than the model's decoder.
-        """
-        k = len(responses) // len(prompts)
-        rows = self.encode(responses, [prompt for prompt in prompts for _ in range(k)], finished)
-        rollout = self.given_ids(prompts, [row[:limit] for row in rows], responses)
-        if finished is not None:
-            rollout.finished.logical_and_(torch.tensor(finished, device=self.device))
-        return rollout
-
-    def given_ids(
-        self, prompts: list[Prompt], rows: Sequence[Sequence[int]], responses: list[str] | None = None
-    ) -> Rollout:
-        """A rollout of given response tokens, K per prompt in order, read exactly as they are.
-
-        One whose last token ends no sequence (``eos_ids``) counts as unfinished. ``responses`` are their texts; None:
-        what the tokens spell. Raises InputError for a response that is longer than the model's decoder.
-        """
-        self.check_length(max(map(len, rows)), "sampling.max_new_tokens")
-        if self.readable.kind == "causal" and any(t in row[:-1] for row in rows for t in self.rules.undrawn):
-            raise InputError(
-                f"a given response has token {self.rules.undrawn[0]} inside: the model takes it for padding, which has "
-                "no position. Leave it out."
-            )
-        response_ids = torch.full((len(rows), max(map(len, rows))), self.pad_id)
-        mask = torch.zeros(response_ids.shape, dtype=torch.bool)
-        for n, row in enumerate(rows):
-            response_ids[n, : len(row)] = torch.tensor(row)
-            mask[n, : len(row)] = True
-        finished = torch.tensor([row[-1] in self.eos_ids for row in rows])
-        prompt_ids, prompt_mask = self.collate(prompts)
-        texts = self.decode(response_ids, mask) if responses is None else responses
-        moved = (tensor.to(self.device) for tensor in (response_ids, mask, finished))
-        return Rollout(prompts, prompt_ids, prompt_mask, *moved, responses=texts)
-
-    def begun(self, rows: int) -> dict[str, Tensor]:
-        """Decoder inputs that ``rows`` responses begin with, for ``generate``; empty for a causal model."""
-        return {}
-
-
-class Reference:
-    """The reference model: the policy before training, default observer and the distribution of the KL penalty.
-
-    With LoRA it is the same weights with the adapter off, otherwise a frozen copy.
-    """
-
-    def __init__(self, policy: Policy):
-        self._adapter_off = getattr(policy.model, "disable_adapter", None)
-        if self._adapter_off is None:
-            policy = copy.deepcopy(policy).requires_grad_(False)
-        self._policy = policy
-
-    def observe(self, rollout: Rollout) -> Observation:
-        """As of `Policy.observe`, by the reference's weights."""
-        with self._adapter_off() if self._adapter_off else nullcontext():
-            return self._policy.observe(rollout)
-
-    def logprobs(self, rollout: Rollout) -> Tensor:
-        """[N T] as of `Policy.logprobs`, by the reference's weights."""
-        with self._adapter_off() if self._adapter_off else nullcontext():
-            return self._policy.logprobs(rollout)
-
-
-def observed(rollout: Rollout, attention_NTS: Tensor, told: Facts) -> Observation:
-    """An `Observation` of attention and the facts ``told`` [N T ...] of every step, set to 0 in place at padding."""
-    mask = rollout.response_mask
-    columns = rollout.prompt_mask.repeat_interleave(rollout.group_size, 0)[:, None, :] & mask[:, :, None]
-    for value in told:
-        value.mul_(columns if value.dim() > 2 else mask)
-    return Observation(attention=attention_NTS.mul_(columns), **told._asdict())
-
-
-def places(rows: int, width: int, length: int, first: int, device: torch.device) -> Tensor:
-    """[rows width] places in `Predictions` of padded rows of ``length``, whose place ``first`` predicts token 0."""
-    return (torch.arange(rows, device=device) * length + first)[:, None] + torch.arange(width, device=device)
-
-
-def _joined(parts: list[Predictions], rollout: Rollout) -> Predictions:
-    """Predictions of a rollout's parts, prompt by prompt, as those of one pass."""
-    if len(parts) == 1:
-        return parts[0]
-    place, before, row = torch.zeros_like(rollout.response_ids), 0, 0
-    for part in parts:
-        rows, width = part.place.shape
-        place[row : row + rows, :width] = part.place + before
-        before, row = before + len(part.logits), row + rows
-    states = [part.hidden for part in parts if part.hidden is not None]
-    logits = torch.cat([part.logits for part in parts])
-    return Predictions(logits, place, torch.cat(states) if states else None)
-
-
-def _in_rows(flat: Tensor, mask: Tensor) -> Tensor:
-    """[R ...] of the unmasked tokens -> [N T ...], 0 at padding."""
-    rows = flat.new_zeros(*mask.shape, *flat.shape[1:])
-    rows[mask] = flat
-    return rows
-
-
-def _eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends a response: the tokenizer's, the model's, and the one that the chat template writes."""
-    declared = model.generation_config.eos_token_id
-    ids = declared if isinstance(declared, list) else [declared]
-    ids = [tokenizer.eos_token_id, *ids]
-    known = range(model.config.get_text_config(decoder=True).vocab_size)  # -1 is written for none
-    ids = [token for token in (*ids, turn_end(tokenizer, ids)) if isinstance(token, int) and token in known]
-    found = list(dict.fromkeys(ids))
-    if not found:
-        raise InputError(
-            "the model and its tokenizer name no end-of-sequence token, so no response could ever end. "
-            "Set eos_token in the tokenizer's files."
-        )
-    return found
 
 
 def _hidden_width(model: PreTrainedModel) -> int:

@@ -1,35 +1,33 @@
 """Proof of a policy: its own ways of sampling, scoring and observing are compared with the plain model's eager pass.
 
-The definition: prompt and response in a row without padding, mask, cache or position ids, by transformers' eager
-attention. What disagrees with it is not used: responses share their prompt, or go
-with padded prompts of their own, or prompt by prompt; a model that agrees in no way is refused.
+What disagrees with it (`models.plain_pass`) is not used: responses share their prompt, or go with padded prompts of
+their own, or prompt by prompt; a model that agrees in no way is refused.
 """
 
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, cast
 
 import torch
 from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
-from cagsr.attention.capture import capture, recorded_calls
-from cagsr.attention.inspection import evaluating, name_of, token_ids
-from cagsr.attention.reading import ATTENTION
+from cagsr.attention.capture import recorded_calls
+from cagsr.attention.inspection import evaluating, name_of
 from cagsr.attention.sharing import Sharing, Tried
 from cagsr.config.schema import Sampling
 from cagsr.errors import CagsrError, UnsupportedModelError, ran_out_of_memory
 from cagsr.models.generation_rules import GenerationRules
-from cagsr.models.policy import Policy, Predictions
+from cagsr.models.plain_pass import base_model, given_tokens, plain_attention, plain_logprobs
+from cagsr.models.policy import Policy
+from cagsr.models.predictions import Predictions
 from cagsr.models.sampling import response_mask, uniforms
-from cagsr.types import Prompt, Rollout
 
 __all__ = ["prove", "prove_training"]
 
 PROMPTS, RESPONSES = (5, 3), (3, 1, 5, 3)
-"""Lengths of the first comparison: all but one are padded, and two and two rows are of one length (`_plain`)."""
+"""Lengths of the first comparison: all but one are padded, and two and two rows are of one length (`plain_pass`)."""
 
 WRITTEN = 3
 """Tokens of a response that is sampled, and of one at a limit."""
@@ -71,7 +69,7 @@ def prove(policy: Policy) -> None:
 
 def prove_training(policy: Policy) -> None:
     """Raise UnsupportedModelError where a policy scores otherwise while it is trained than when it is evaluated."""
-    model, rollout = policy.model, _given(policy, PROMPTS, RESPONSES)
+    model, rollout = policy.model, given_tokens(policy, PROMPTS, RESPONSES)
     with torch.no_grad(), evaluating(model), _checkpointing(model):
         before = policy.logprobs(rollout)
         policy.train()
@@ -83,9 +81,9 @@ def prove_training(policy: Policy) -> None:
     tried = Tried("training mode", sum(map(max, (PROMPTS, RESPONSES))), difference)
     if difference > _share(policy) * _scale(before):
         raise UnsupportedModelError(
-            f"model: {name_of(_base(model))} computes something random in training mode that no dropout rate names: "
-            f"its log-probabilities move by {difference:.2g} nats, so an update would train another network than the "
-            "one that was sampled from. Choose another model."
+            f"model: {name_of(base_model(model))} computes something random in training mode that no dropout rate "
+            f"names: its log-probabilities move by {difference:.2g} nats, so an update would train another network "
+            "than the one that was sampled from. Choose another model."
         )
     policy.proof += (tried,)
 
@@ -95,12 +93,12 @@ def _settle(case: "Case", ways: Sequence[Sharing]) -> None:
     if case.chosen(ways) is not None:
         return
     problem = case.policy.proof[-1].problem
-    again = max(map(_largest, _plain(case.policy, case.rollout), case.plain))
+    again = max(map(_largest, plain_logprobs(case.policy, case.rollout), case.plain))
     if again > case.allowed:
         problem = f"the same pass twice differs by {again:.1e} nats, so it is random in evaluation mode too"
     raise UnsupportedModelError(
-        f"model: {name_of(_base(case.policy.model))} computes {case.tokens} tokens otherwise than alone in an unpadded "
-        f"row by its eager attention: {problem}. Choose another model."
+        f"model: {name_of(base_model(case.policy.model))} computes {case.tokens} tokens otherwise than alone in an "
+        f"unpadded row by its eager attention: {problem}. Choose another model."
     )
 
 
@@ -155,16 +153,16 @@ class Case:
 
     def __init__(self, policy: Policy, prompts: Sequence[int], responses: Sequence[int]):
         self.policy = policy
-        self.rollout = _given(policy, prompts, responses)
+        self.rollout = given_tokens(policy, prompts, responses)
         self.tokens = max(prompts) + max(responses)
         try:
-            self.plain = _plain(policy, self.rollout)
-            self.attention, again = _plain_attention(policy, self.rollout)
+            self.plain = plain_logprobs(policy, self.rollout)
+            self.attention, again = plain_attention(policy, self.rollout)
         except Exception as error:
             if ran_out_of_memory(error):
                 raise
             raise UnsupportedModelError(
-                f"model: {name_of(_base(policy.model))} does not compute {self.tokens} tokens in an unpadded row: "
+                f"model: {name_of(base_model(policy.model))} does not compute {self.tokens} tokens in an unpadded row: "
                 f"{_first_line(error)}. Choose another model, or mend its code."
             ) from error
         self.scale = _scale(torch.cat(self.plain))
@@ -229,7 +227,7 @@ class Case:
             _largest(
                 seen.logprobs[row, : len(plain)], _of(rollout.response_ids[row], plain / policy.temperature)
             )
-            for row, plain in enumerate(_plain(policy, rollout))
+            for row, plain in enumerate(plain_logprobs(policy, rollout))
         )
 
     def _generated(self, sampling: Sampling) -> float:
@@ -241,94 +239,13 @@ class Case:
         responses = [row[:length] for row, length in zip(written.tolist(), lengths, strict=True)]
         rollout = policy.given_ids(self.rollout.prompts, responses, [""] * len(written))
         rows = [row.float().log_softmax(-1) for batch in logits for row in batch]
-        plain = _plain(policy, rollout)
+        plain = plain_logprobs(policy, rollout)
         return max(_largest(row[: len(each)], each) for row, each in zip(rows, plain, strict=True))
-
-
-def _given(policy: Policy, prompts: Sequence[int], responses: Sequence[int]) -> Rollout:
-    """A rollout of tokens that the model embeds, with prompts and responses of these lengths."""
-    numbers = iter(token_ids(_base(policy.model), sum(prompts) + sum(responses)).tolist())
-    rows = [[next(numbers) for _ in range(length)] for length in (*prompts, *responses)]
-    asked = [
-        Prompt(text="", ids=tuple(ids), offsets=(), turns=(), index=index)
-        for index, ids in enumerate(rows[: len(prompts)])
-    ]
-    return policy.given_ids(asked, rows[len(prompts) :], [""] * len(responses))
 
 
 def _of(tokens: Tensor, logprobs: Tensor) -> Tensor:
     """[T] log-probabilities of the first T ``tokens``, by [T V] that are normalised again."""
     return logprobs.log_softmax(-1).gather(-1, tokens[: len(logprobs), None])[:, 0]
-
-
-def _alone(policy: Policy, rollout: Rollout) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """Responses that are alike in length, by their rows, as the plain model's inputs.
-
-    Rows of one length need no padding: they are computed at once, because a pass of a large model on few tokens costs
-    as much as it takes to read the weights.
-    """
-    alike: dict[tuple[int, ...], list[int]] = {}
-    begun = policy.begun(1).get("decoder_input_ids")
-    for row, written in enumerate(rollout.lengths.tolist()):
-        prompt = len(rollout.prompts[row // rollout.group_size].ids)
-        alike.setdefault((prompt + written,) if begun is None else (prompt, written), []).append(row)
-    for rows in alike.values():
-        prompts = [
-            torch.tensor(rollout.prompts[row // rollout.group_size].ids, device=policy.device) for row in rows
-        ]
-        responses = [rollout.response_ids[row][rollout.response_mask[row]] for row in rows]
-        if begun is None:
-            yield (
-                rows,
-                {
-                    "input_ids": torch.stack(
-                        [torch.cat(each) for each in zip(prompts, responses, strict=True)]
-                    )
-                },
-            )
-        else:
-            shown = torch.stack([torch.cat([begun[0], response[:-1]]) for response in responses])
-            yield rows, {"input_ids": torch.stack(prompts), "decoder_input_ids": shown}
-
-
-def _predicting(rollout: Rollout, row: int, inputs: dict[str, Tensor]) -> slice:
-    """The positions of a plain pass that predict the tokens of a response."""
-    shown = inputs.get("decoder_input_ids")
-    end = inputs["input_ids"].shape[1] - 1 if shown is None else shown.shape[1]
-    return slice(end - int(rollout.lengths[row]), end)
-
-
-def _plain(policy: Policy, rollout: Rollout) -> list[Tensor]:
-    """[T V] log-probabilities of every response by transformers' eager attention."""
-    base, found = _base(policy.model), {}
-    base.set_attn_implementation("eager")
-    try:
-        for rows, inputs in _alone(policy, rollout):
-            logits = cast(Any, policy.model)(**inputs, use_cache=False).logits.float()
-            for row, of_row in zip(rows, logits, strict=True):
-                found[row] = of_row[_predicting(rollout, row, inputs)].log_softmax(-1)
-    finally:
-        base.set_attn_implementation(ATTENTION)
-    return [found[row] for row in sorted(found)]
-
-
-def _plain_attention(policy: Policy, rollout: Rollout) -> tuple[list[Tensor], list[Tensor]]:
-    """[T S] attention of every response to its prompt, read without padding, as `attention.inspection` has proved.
-
-    Also the [T V] log-probabilities of that pass.
-    """
-    found = {}
-    for rows, inputs in _alone(policy, rollout):
-        with capture(policy.readable) as reading:
-            logits = cast(Any, policy.model)(**inputs, use_cache=False).logits.float()
-        for row, attention, of_row in zip(rows, reading.attention, logits, strict=True):
-            prompt, steps = (
-                len(rollout.prompts[row // rollout.group_size].ids),
-                _predicting(rollout, row, inputs),
-            )
-            found[row] = attention[steps, :prompt], of_row[steps].log_softmax(-1)
-    attention, logprobs = zip(*(found[row] for row in sorted(found)), strict=True)
-    return list(attention), list(logprobs)
 
 
 @contextmanager
@@ -366,10 +283,6 @@ def _windows(config: PretrainedConfig) -> Iterator[int]:
 def _is_short(policy: Policy, tokens: int) -> bool:
     work = tokens * sum(weight.numel() for weight in policy.model.parameters())
     return tokens <= LONGEST_PROBE + 3 and work <= WORK
-
-
-def _base(model: Any) -> PreTrainedModel:
-    return getattr(model, "get_base_model", lambda: model)()
 
 
 def _is_fine(policy: Policy) -> bool:

@@ -16,7 +16,7 @@ from cagsr.data.special_tokens import tokenised
 from cagsr.errors import InputError, StorageError
 from cagsr.evaluation.score import encode_responses, refuse_overlong
 from cagsr.io.template_date import pinned_date
-from cagsr.models.load_policy import observing
+from cagsr.models.observing import observing
 from cagsr.models.policy import Policy
 from cagsr.types import Turn
 

@@ -87,9 +87,7 @@ class Contrasts:
         return (*prompt.ids[: tokens[0]], *other, *prompt.ids[tokens[-1] + 1 :])
 
 
-def _values_of(
-    prompt: Prompt, pieces: Sequence[Sequence[int]]
-) -> dict[int, tuple[str, str, Sequence[int]]]:
+def _values_of(prompt: Prompt, pieces: Sequence[Sequence[int]]) -> dict[int, tuple[str, str, Sequence[int]]]:
     """Kind, text and tokens of the value of each piece that has one, by the piece's number."""
     found = {}
     for number, piece in enumerate(pieces):
@@ -98,7 +96,9 @@ def _values_of(
         if value is None:
             continue
         kind, (start, stop) = value
-        tokens = [token for token in piece if prompt.offsets[token][0] < stop and start < prompt.offsets[token][1]]
+        tokens = [
+            token for token in piece if prompt.offsets[token][0] < stop and start < prompt.offsets[token][1]
+        ]
         # Before a digit many tokenizers write the space as a token of its own, before a letter they do not.
         while tokens and tokens[0] and _text(prompt, tokens[0] - 1) == " ":
             tokens = [tokens[0] - 1, *tokens]

@@ -90,12 +90,7 @@ class Checkpoints:
             text = json.dumps({**state, "step": step, "update": update})
             (staging / STATE).write_text(text, encoding="utf-8")
             seal.seal(staging, run=self.run, step=step, update=update)
-            aside = self._set_aside(final)
-            staging.rename(final)
-            sync_directory(self.root)
-            if aside is not None and self._problem(aside) is None:
-                seal.remove(aside)  # the same step of this run, saved anew
-            self._prune(final)
+            self._put_in_place(staging, final)
 
         try:
             self._all_or_none(begin, final, everywhere=False)
@@ -106,6 +101,14 @@ class Checkpoints:
                 shutil.rmtree(staging, ignore_errors=True)
             raise
         return final
+
+    def _put_in_place(self, staging: Path, final: Path) -> None:
+        aside = self._set_aside(final)
+        staging.rename(final)
+        sync_directory(self.root)
+        if aside is not None and self._problem(aside) is None:
+            seal.remove(aside)  # the same step of this run, saved anew
+        self._prune(final)
 
     def newest(self) -> Path | None:
         """The newest checkpoint that matches its manifest; None before the first. Every process gets the same answer.

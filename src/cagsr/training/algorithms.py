@@ -8,7 +8,7 @@ from torch import Tensor
 from cagsr.config import registry
 from cagsr.config.schema import AlgorithmSettings
 from cagsr.distributed.process_group import World
-from cagsr.models.policy import Scored
+from cagsr.models.predictions import Scored
 from cagsr.training import kl
 from cagsr.training.estimators.gae import token_rewards, whiten
 from cagsr.training.losses import clipped_value_loss, importance_weight

@@ -1,37 +1,154 @@
-"""From config sections to a `Step`: optimizer, schedule, reference, algorithm."""
+"""Assembly of a training: from a config and a claimed directory to policy, `Step`, loop and recorder."""
 
-from typing import Any
+import json
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
-from transformers import get_scheduler
+from rich.console import Console
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from cagsr.config import Config
+from cagsr.data import splits
+from cagsr.data.row_messages import say_few, say_rows
+from cagsr.data.splits import DataSets
 from cagsr.distributed.fsdp import prepare
 from cagsr.distributed.process_group import World
 from cagsr.errors import InputError
-from cagsr.models.policy import Policy, Reference
+from cagsr.evaluation.evaluator import Evaluator, measure_signals
+from cagsr.evaluation.learnt_heads import choose_heads, keep_heads
+from cagsr.evaluation.shown_prompt import say_prompt
+from cagsr.io.quiet_libraries import warn
+from cagsr.io.shutdown import Stops
+from cagsr.io.terminal import say
+from cagsr.models.build import build_policy, check_sampling, connect_engine
+from cagsr.models.load import saved_form
+from cagsr.models.policy import Policy
+from cagsr.models.reference import Reference
 from cagsr.models.vllm import Client, VLLMSampler
 from cagsr.rewards.reward import Reward
-from cagsr.rewards.salience import Salience
+from cagsr.rewards.salience import Salience, build_salience
+from cagsr.runs.directory import fingerprint
+from cagsr.runs.identity import of_data
+from cagsr.runs.session import Claim
+from cagsr.tasks.task import Checker
 from cagsr.training import kl
 from cagsr.training.algorithms import Algorithm
+from cagsr.training.candidate_log import Shown
+from cagsr.training.collapse_watch import CollapseWatch
+from cagsr.training.loop import TrainingLoop
+from cagsr.training.preflight import refuse_narrow_weights, refuse_trained_adapter
+from cagsr.training.recorder import Recorder
 from cagsr.training.step import Step
+from cagsr.types import Prompt
 
-__all__ = ["build_step"]
+__all__ = ["Assembled", "assemble", "build_step"]
 
 
-def _groups_per_pass(config: Config, processes: int) -> int:
-    """How many whole groups go through the model at once: what fits, and divides a minibatch evenly."""
-    prompts, minibatches = config.train.prompts_per_step, config.algorithm.minibatches
-    if prompts % (processes * minibatches):
-        raise InputError(
-            f"train.prompts_per_step ({prompts}) must be a multiple of processes x algorithm.minibatches "
-            f"({processes} x {minibatches})"
+class Assembled(NamedTuple):
+    """A training that is ready to begin, or to go on."""
+
+    policy: Policy
+    loop: TrainingLoop
+    recorder: Recorder
+
+
+def assemble(
+    config: Config,
+    reward: Reward,
+    claim: Claim,
+    console: Console,
+    *,
+    loaded: PreTrainedModel | None,
+    tokenizer: PreTrainedTokenizerBase | None,
+    datasets: DataSets,
+    checker: Checker | None,
+    evaluate: bool,
+    shows_prompt: bool,
+) -> Assembled:
+    """Read the data, load the policy and build the loop of a run whose directory is claimed.
+
+    ``loaded``, ``tokenizer`` and ``datasets`` are what the caller has in memory; the config names the rest. Without
+    ``evaluate`` nothing is evaluated. The console is told of the rows, and with ``shows_prompt`` of the first prompt.
+    """
+    rows = splits.read_rows(config, "train", datasets=datasets)
+    client = _engine(config, console, claim.accelerator)
+    policy = build_policy(config, loaded, tokenizer)
+    refuse_narrow_weights(policy)
+    check_sampling(policy, console)
+    prompts, report = splits.build_prompts(config, policy, "train", rows=rows)
+    say_rows(console, "train prompts", report)
+    salience = build_salience(config, prompts)
+    if shows_prompt:
+        say_prompt(console, prompts, policy, salience)
+    if (uncovered := salience.uncovered(prompts)) is not None:
+        warn(console, uncovered)
+    policy.to(claim.accelerator.device)
+    kept = claim.directory / "heads.json"
+    heads = choose_heads(policy, config, prompts, salience, kept)
+    step = build_step(config, policy, reward, salience, claim.accelerator, client)
+    if loaded is not None:
+        refuse_trained_adapter(policy, step.reference, prompts[0])
+    evaluator = _evaluator(config, step, checker, datasets, console) if evaluate else None
+    evaluated = of_data(evaluator.prompts, "evaluation data") if evaluator else {}
+    claim.start(of_data(prompts) | evaluated)
+    if claim.accelerator.is_main_process:
+        keep_heads(heads, kept)
+    loop = _loop(config, claim, console, step, prompts, evaluator)
+    shown = Shown.of_run(config.run.log_candidates, policy.tokenizer, salience, config.train.steps)
+    return Assembled(policy, loop, Recorder(config, claim, shown, evaluator, console, saved_form(policy)))
+
+
+def _engine(config: Config, console: Console, accelerator: Accelerator) -> Client | None:
+    if config.sampling.engine == "vllm":
+        server = config.sampling.vllm
+        say(
+            console,
+            f"responses come from vLLM at {server.base_url}; waiting for it, {server.timeout:g} s at most",
         )
-    groups = prompts // (processes * minibatches)
-    fitting = max(1, config.train.micro_batch // config.sampling.candidates)
-    return max(size for size in range(1, groups + 1) if groups % size == 0 and size <= fitting)
+    return connect_engine(config, accelerator)
+
+
+def _evaluator(
+    config: Config, step: Step, checker: Checker | None, datasets: DataSets, console: Console
+) -> Evaluator | None:
+    if not splits.has_evaluation_data(config):
+        return None
+    rows = splits.read_rows(config, "development", datasets=datasets)
+    prompts, report = splits.build_prompts(config, step.policy, "development", rows=rows)
+    say_rows(console, "development prompts", report)
+    say_few(console, len(prompts))
+    return Evaluator(
+        step.policy,
+        prompts,
+        step.sampling,
+        step.reward,
+        measure_signals(step.reward, step.reference, step.salience),
+        checker,
+        step.world,
+        config.train.micro_batch,
+    )
+
+
+def _loop(
+    config: Config,
+    claim: Claim,
+    console: Console,
+    step: Step,
+    prompts: list[Prompt],
+    evaluator: Evaluator | None,
+) -> TrainingLoop:
+    return TrainingLoop(
+        step=step,
+        prompts=prompts,
+        schedule=config.train,
+        watch=CollapseWatch(config.watch),
+        directory=claim.directory,
+        checkpoints=claim.checkpoints(config.train.keep_checkpoints, console),
+        stops=Stops(config.run.max_seconds),
+        identity=fingerprint([json.dumps(claim.identity, sort_keys=True)]),
+        evaluate=evaluator,
+    )
 
 
 def build_step(
@@ -77,3 +194,16 @@ def build_step(
         if config.sampling.engine == "policy"
         else VLLMSampler(policy, client, World(accelerator)),
     )
+
+
+def _groups_per_pass(config: Config, processes: int) -> int:
+    """How many whole groups go through the model at once: what fits, and divides a minibatch evenly."""
+    prompts, minibatches = config.train.prompts_per_step, config.algorithm.minibatches
+    if prompts % (processes * minibatches):
+        raise InputError(
+            f"train.prompts_per_step ({prompts}) must be a multiple of processes x algorithm.minibatches "
+            f"({processes} x {minibatches})"
+        )
+    groups = prompts // (processes * minibatches)
+    fitting = max(1, config.train.micro_batch // config.sampling.candidates)
+    return max(size for size in range(1, groups + 1) if groups % size == 0 and size <= fitting)

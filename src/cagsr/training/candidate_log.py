@@ -81,19 +81,24 @@ class Shown:
                         "attended": [round(value, 3) for value in looked.attended[n][mask].tolist()],
                     }
                 )
-                if looked.pieces is not None and looked.nats is not None:
-                    pieces = [piece[mask].nonzero().flatten().tolist() for piece in looked.pieces[n // k]]
-                    nats = [round(value, 2) for value in looked.nats[n].tolist()]
-                    rows[-1]["segments"] = [piece for piece in pieces if piece]
-                    rows[-1]["explained"] = [
-                        value for piece, value in zip(pieces, nats, strict=True) if piece
-                    ]
+                rows[-1] |= _segments(looked, n, k, mask)
                 if self.in_full(step):
                     ids = part.response_ids[n][part.response_mask[n]].tolist()
                     spans = token_spans(self.tokenizer, ids, response)
                     if spans is not None:
                         rows[-1]["attention"] = _attention(looked, n, mask, spans)
         return rows
+
+
+def _segments(looked: Look, n: int, k: int, prompt_mask: Tensor) -> dict[str, Any]:
+    if looked.pieces is None or looked.nats is None:
+        return {}
+    pieces = [piece[prompt_mask].nonzero().flatten().tolist() for piece in looked.pieces[n // k]]
+    nats = [round(value, 2) for value in looked.nats[n].tolist()]
+    return {
+        "segments": [piece for piece in pieces if piece],
+        "explained": [value for piece, value in zip(pieces, nats, strict=True) if piece],
+    }
 
 
 def token_spans(

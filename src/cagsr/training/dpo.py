@@ -15,7 +15,8 @@ from torch.nn.functional import logsigmoid
 from cagsr.data.preferences import Pair
 from cagsr.distributed.process_group import World
 from cagsr.errors import InputError, NumericsError
-from cagsr.models.policy import Policy, Reference
+from cagsr.models.policy import Policy
+from cagsr.models.reference import Reference
 from cagsr.runs.resumable_loop import Continuation
 from cagsr.training.sft import prepared, shuffled_batches
 
@@ -75,12 +76,7 @@ def prefer(
     optimizer step for a loss or gradient that is not finite.
     """
     world = World(accelerator)
-    if not pairs:
-        raise InputError("direct preference optimisation needs pairs, and there are none")
-    if settings.batch_size % world.size:
-        raise InputError(
-            f"batch_size ({settings.batch_size}) must be a multiple of the number of processes ({world.size})"
-        )
+    _demand_batches(pairs, settings.batch_size, world.size)
     network, optimizer, scheduler = prepared(policy, settings, accelerator)
     lengths = [len(pair.chosen) + len(pair.rejected) for pair in pairs]
     order = shuffled_batches(lengths, settings.batch_size, Random(settings.seed))
@@ -107,6 +103,13 @@ def prefer(
         report(step, mean_loss, margin=mean_margin, accuracy=accuracy)
         if continuation:
             continuation.after(step, settings.steps)
+
+
+def _demand_batches(pairs: Sequence[Pair], size: int, processes: int) -> None:
+    if not pairs:
+        raise InputError("direct preference optimisation needs pairs, and there are none")
+    if size % processes:
+        raise InputError(f"batch_size ({size}) must be a multiple of the number of processes ({processes})")
 
 
 def _check_finite(step: int, loss: float, norm: float) -> None:

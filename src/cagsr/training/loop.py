@@ -1,15 +1,11 @@
-"""Training loop around `Step`: the prompts of each step, evaluation, checkpoints, observers, the collapse watch."""
+"""Training loop around `Step`: evaluation, checkpoints, observers, the collapse watch."""
 
 import time
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from random import Random
 from typing import Any, Protocol
-
-import torch
 
 from cagsr.config.schema import Train
 from cagsr.distributed.fsdp import whole, whole_weights
@@ -19,12 +15,13 @@ from cagsr.models.load import save_model
 from cagsr.runs.checkpoint import Checkpoints, forward
 from cagsr.runs.interruption import interruptible
 from cagsr.training.collapse_watch import Collapsed, CollapseWatch
+from cagsr.training.prompt_order import prompts_for, step_seed
 from cagsr.training.rollout_buffer import load_buffer, save_buffer
 from cagsr.training.step import Collected, Progress, Step
 from cagsr.training.step_metrics import measure, shuffled_share
 from cagsr.types import Prompt
 
-__all__ = ["Evaluation", "RunObserver", "TrainingLoop", "prompts_for"]
+__all__ = ["Evaluation", "RunObserver", "TrainingLoop"]
 
 
 class Evaluation(Protocol):
@@ -295,28 +292,3 @@ class TrainingLoop:
     def _elapsed(self) -> float:
         """Seconds of training, those before an interruption included."""
         return self.seconds + time.perf_counter() - self._since
-
-
-def prompts_for(prompts: Sequence[Prompt], number: int, size: int, seed: int) -> list[Prompt]:
-    """The prompts of step ``number``: consecutive slices of reshuffled passes over all of them.
-
-    A function of the seed and the number alone, so there is no position to save and every process agrees. A prompt
-    that a step has again, because a pass ends within it, is marked: it gets responses of its own.
-    """
-    chosen: list[Prompt] = []
-    position = number * size
-    while len(chosen) < size:
-        epoch, offset = divmod(position + len(chosen), len(prompts))
-        order = Random(f"{seed} {epoch}").sample(range(len(prompts)), len(prompts))
-        chosen += [prompts[i] for i in order[offset : offset + size - len(chosen)]]
-    before: Counter[int] = Counter()
-    for position, prompt in enumerate(chosen):
-        if before[prompt.index]:
-            chosen[position] = replace(prompt, occurrence=before[prompt.index])
-        before[prompt.index] += 1
-    return chosen
-
-
-def step_seed(seed: int, number: int) -> int:
-    """The sampling seed of step ``number``."""
-    return int(torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed * 1_000_003 + number)))

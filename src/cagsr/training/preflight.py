@@ -8,7 +8,8 @@ from cagsr.distributed.fsdp import ALONE, asked_to_shard, check_shards
 from cagsr.distributed.launcher import refuse_unseen
 from cagsr.errors import InputError
 from cagsr.metrics.endpoint import refuse_secrets
-from cagsr.models.policy import Policy, Reference
+from cagsr.models.policy import Policy
+from cagsr.models.reference import Reference
 from cagsr.rewards.reward import Reward
 from cagsr.training.policy_losses import find_loss
 from cagsr.types import Prompt

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from cagsr.config.schema import Sampling
 from cagsr.distributed.process_group import World
 from cagsr.errors import NumericsError
-from cagsr.models.policy import Policy, Reference, Scored
+from cagsr.models.policy import Policy
+from cagsr.models.predictions import Scored
+from cagsr.models.reference import Reference
 from cagsr.models.sampling import Sampler
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import evidence_of

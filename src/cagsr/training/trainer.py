@@ -1,60 +1,43 @@
 """Training from prompts alone: `Trainer` takes objects, `train` a config; both end in a run directory."""
 
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from accelerate import Accelerator
 from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from cagsr.config import Config, check_paths
 from cagsr.config.schema import IN_MEMORY, Term
 from cagsr.config.training_config import TrainingConfig
-from cagsr.data import splits
-from cagsr.data.row_messages import say_few, say_rows
 from cagsr.data.splits import DataSets
 from cagsr.distributed.process_group import accelerated
 from cagsr.errors import InputError
-from cagsr.evaluation.evaluator import Evaluator, measure_signals
-from cagsr.evaluation.learnt_heads import choose_heads, keep_heads
-from cagsr.evaluation.shown_prompt import say_prompt
-from cagsr.io.quiet_libraries import memory_named, warn
-from cagsr.io.shutdown import Stops
+from cagsr.io.quiet_libraries import memory_named
 from cagsr.io.terminal import say
-from cagsr.models.build import build_policy, check_sampling, connect_engine, model_digest
+from cagsr.models.build import model_digest
 from cagsr.models.load import saved_form
 from cagsr.models.load_policy import load_policy
 from cagsr.models.lora import is_adapted
 from cagsr.models.policy import Policy
-from cagsr.models.vllm import Client
 from cagsr.rewards.presets import build_reward, terms_of
 from cagsr.rewards.reward import Reward
-from cagsr.rewards.salience import build_salience
-from cagsr.runs.directory import fingerprint
-from cagsr.runs.identity import of_checker, of_data, of_start
+from cagsr.runs.identity import of_checker, of_start
 from cagsr.runs.session import Claim
 from cagsr.tasks.checkers import demand_checker, find_checker
 from cagsr.tasks.task import Checker
-from cagsr.training.assembly import build_step
+from cagsr.training.assembly import assemble
 from cagsr.training.callbacks import TransformersCallbacks
-from cagsr.training.candidate_log import Shown
-from cagsr.training.collapse_watch import CollapseWatch
 from cagsr.training.dashboards import check_trackers
 from cagsr.training.hub import push_to_hub
 from cagsr.training.loop import RunObserver, TrainingLoop
 from cagsr.training.preflight import (
     check_launch,
     check_training,
-    refuse_narrow_weights,
-    refuse_trained_adapter,
 )
 from cagsr.training.progress import Display
-from cagsr.training.recorder import Recorder
-from cagsr.training.step import Step
 from cagsr.training.step_warnings import StepWarnings
 from cagsr.training.trainer_arguments import (
     checked_callbacks,
@@ -233,43 +216,19 @@ class Trainer:
     def _train(
         self, name: str, reward: Reward, checker: Checker | None, claim: Claim, evaluate: bool
     ) -> Trained:
-        config, console = self.config, self.console
-        rows = splits.read_rows(config, "train", datasets=self.datasets)
-        client = _engine(config, console, claim.accelerator)
-        policy = build_policy(config, self.loaded, self.processing_class)
-        refuse_narrow_weights(policy)
-        check_sampling(policy, console)
-        prompts, report = splits.build_prompts(config, policy, "train", rows=rows)
-        say_rows(console, "train prompts", report)
-        salience = build_salience(config, prompts)
-        if name == "train":  # a comparison trains many times on the same prompts
-            say_prompt(console, prompts, policy, salience)
-        if (uncovered := salience.uncovered(prompts)) is not None:
-            warn(console, uncovered)
-        policy.to(claim.accelerator.device)
-        kept = claim.directory / "heads.json"
-        heads = choose_heads(policy, config, prompts, salience, kept)
-        step = build_step(config, policy, reward, salience, claim.accelerator, client)
-        if self.loaded is not None:
-            refuse_trained_adapter(policy, step.reference, prompts[0])
-        evaluator = self._evaluator(policy, step, checker) if evaluate else None
-        evaluated = of_data(evaluator.prompts, "evaluation data") if evaluator else {}
-        claim.start(of_data(prompts) | evaluated)
-        if claim.accelerator.is_main_process:
-            keep_heads(heads, kept)
-        loop = TrainingLoop(
-            step=step,
-            prompts=prompts,
-            schedule=config.train,
-            watch=CollapseWatch(config.watch),
-            directory=claim.directory,
-            checkpoints=claim.checkpoints(config.train.keep_checkpoints, console),
-            stops=Stops(config.run.max_seconds),
-            identity=fingerprint([json.dumps(claim.identity, sort_keys=True)]),
-            evaluate=evaluator,
+        console, steps = self.console, self.config.train.steps
+        policy, loop, recorder = assemble(
+            self.config,
+            reward,
+            claim,
+            console,
+            loaded=self.loaded,
+            tokenizer=self.processing_class,
+            datasets=self.datasets,
+            checker=checker,
+            evaluate=evaluate,
+            shows_prompt=name == "train",  # a comparison trains many times on the same prompts
         )
-        shown = Shown.of_run(config.run.log_candidates, policy.tokenizer, salience, config.train.steps)
-        recorder = Recorder(config, claim, shown, evaluator, console, saved_form(policy))
         say(console, f"{name}: {policy.readable}; reward {', '.join(reward.names)}")
         if is_adapted(policy.model):
             say(console, f"model/ will be {saved_form(policy)}", style="dim")
@@ -277,11 +236,11 @@ class Trainer:
             say(console, f"slower than it might be: {policy.sharing}", style="dim")
         say(console, f"every number of every step: {claim.directory}/metrics.jsonl", style="dim")
         self.policy = policy
-        with Display(console, config.train.steps, name) as display:
+        with Display(console, steps, name) as display:
             loop.observers = (recorder, display, *self._observers(loop))
             try:
                 self.outcome = loop.run(resume=claim.resume)
-                recorder.finish(self.outcome, len(prompts))
+                recorder.finish(self.outcome, len(loop.prompts))
                 for observer in loop.observers:
                     if isinstance(observer, TransformersCallbacks):
                         observer.end()
@@ -295,32 +254,3 @@ class Trainer:
         own: list[RunObserver] = [one for one in self.callbacks if not isinstance(one, TrainerCallback)]
         ours = [StepWarnings(self.console, self.config.sampling), *own]
         return [*ours, TransformersCallbacks(theirs, loop)] if theirs else ours
-
-    def _evaluator(self, policy: Policy, step: Step, checker: Checker | None) -> Evaluator | None:
-        config = self.config
-        if not splits.has_evaluation_data(config):
-            return None
-        rows = splits.read_rows(config, "development", datasets=self.datasets)
-        prompts, report = splits.build_prompts(config, policy, "development", rows=rows)
-        say_rows(self.console, "development prompts", report)
-        say_few(self.console, len(prompts))
-        return Evaluator(
-            policy,
-            prompts,
-            step.sampling,
-            step.reward,
-            measure_signals(step.reward, step.reference, step.salience),
-            checker,
-            step.world,
-            config.train.micro_batch,
-        )
-
-
-def _engine(config: Config, console: Console, accelerator: Accelerator) -> Client | None:
-    if config.sampling.engine == "vllm":
-        server = config.sampling.vllm
-        say(
-            console,
-            f"responses come from vLLM at {server.base_url}; waiting for it, {server.timeout:g} s at most",
-        )
-    return connect_engine(config, accelerator)

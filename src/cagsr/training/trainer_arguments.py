@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from cagsr.config import Config
 from cagsr.config.training_config import TrainingConfig
 from cagsr.errors import InputError
-from cagsr.models.load_policy import base_of
+from cagsr.models.loaded import base_of
 from cagsr.training.loop import RunObserver
 
 __all__ = [

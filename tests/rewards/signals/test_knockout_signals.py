@@ -145,9 +145,13 @@ def test_swapped_asks_for_the_piece_whose_turn_it_is(swaps):
 
 
 def test_swapped_takes_the_mean_over_the_pieces_asked(swaps):
-    assert SIGNALS["swapped"](swaps, asked=3).tolist() == pytest.approx([(1.5 + 8) / 2, (-2 + 0.25) / 2, 0, 0])
+    assert SIGNALS["swapped"](swaps, asked=3).tolist() == pytest.approx(
+        [(1.5 + 8) / 2, (-2 + 0.25) / 2, 0, 0]
+    )
     assert swaps.observer.asked == 2
-    assert SIGNALS["swapped"](swaps, asked=2, most=1.0).tolist() == pytest.approx([1.0, (-1 + 0.25) / 2, 0, 0])
+    assert SIGNALS["swapped"](swaps, asked=2, most=1.0).tolist() == pytest.approx(
+        [1.0, (-1 + 0.25) / 2, 0, 0]
+    )
 
 
 def test_swapped_says_where_nothing_can_be_exchanged(swaps):

@@ -1,4 +1,4 @@
-"""Config sections of metrics, the judge and comparisons."""
+"""The sections `metrics` and `compare`: what responses are measured by, and systems side by side."""
 
 from typing import Annotated
 

@@ -1,0 +1,100 @@
+"""Commands that train: demo, sft, train.
+
+They import what they need when they run, so that `cagsr --help` imports no torch.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cagsr.cli.options import (
+    AcceptChanges,
+    Command,
+    ConfigFile,
+    Json,
+    MaxTime,
+    Overrides,
+    SkipInvalid,
+    console_for,
+    load,
+    print_json,
+    silence,
+)
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+
+@app.command(cls=Command, epilog="Example: cagsr demo --model causal --full")
+def demo(
+    overrides: Overrides = None,
+    model: Annotated[
+        Literal["encoder-decoder", "causal"], typer.Option(help="Which demo.")
+    ] = "encoder-decoder",
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the reinforcement learning.")] = 0,
+    full: Annotated[
+        bool, typer.Option("--full", help="Train the paper, lexical, length, oracle rewards too.")
+    ] = False,
+    directory: Annotated[Path, typer.Option(help="Where the run is written.")] = Path("runs/demo"),
+    rebuild_base: Annotated[
+        bool, typer.Option("--rebuild-base", help="Train the base that ships anew.")
+    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a demo that was stopped.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a small model that leaves things out, without labels, and show how much better it became."""
+    from cagsr.experiments.demo import demo as run_demo
+    from cagsr.experiments.demo import rebuild
+
+    silence()
+    console = console_for(as_json)
+    if rebuild_base:
+        rebuild(model, console)
+    given = {"seed": seed, "full": full, "overrides": overrides or [], "resume": resume}
+    summary = run_demo(model, directory, console=console, **given)
+    print_json(summary, as_json)
+
+
+@app.command(cls=Command, epilog="Example: cagsr sft --config examples/e2e.yaml sft.steps=2000")
+def sft(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint of sft.directory.")
+    ] = False,
+    accept_changes: AcceptChanges = False,
+    max_time: MaxTime = None,
+    skip_invalid: SkipInvalid = False,
+    as_json: Json = False,
+) -> None:
+    """Supervised fine-tuning on references: the base to start from."""
+    from cagsr.training.sft_run import run_sft
+
+    given = load(config, overrides, skip_invalid, max_time)
+    console = console_for(as_json)
+    outcome = run_sft(given, console, resume=resume, accept_changes=accept_changes)
+    print_json(outcome, as_json, console)
+
+
+@app.command(cls=Command, epilog="Example: cagsr train --config examples/e2e.yaml reward.preset=robust")
+def train(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest checkpoint of run.directory.")
+    ] = False,
+    accept_changes: AcceptChanges = False,
+    max_time: MaxTime = None,
+    skip_invalid: SkipInvalid = False,
+    as_json: Json = False,
+) -> None:
+    """Reinforcement learning from prompts alone."""
+    from cagsr.report.command import reported
+    from cagsr.training.trainer import train as run_training
+
+    given, console = load(config, overrides, skip_invalid, max_time), console_for(as_json)
+    with reported(Path(given.run.directory), console):
+        trained = run_training(given, resume=resume, accept_changes=accept_changes, console=console)
+    print_json(trained.outcome, as_json, console)

@@ -1,0 +1,50 @@
+"""The section `model`: what is trained, and how it is loaded."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from cagsr.config.fields import AtLeastOne, Place, Section, Switch, Text
+
+__all__ = ["Lora", "Model"]
+
+
+class Lora(Section):
+    """LoRA adapter that is trained instead of the weights."""
+
+    r: AtLeastOne = Field(default=16, description="Rank of the adapter.")
+    alpha: AtLeastOne = Field(
+        default=32, description="Scale of the adapter; its output is multiplied by alpha / r."
+    )
+    target_modules: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = Field(
+        default="all-linear", description="Names of the modules that get an adapter."
+    )
+
+
+class Model(Section):
+    """The model that is trained, and how it is loaded."""
+
+    name: Place | None = Field(
+        default=None,
+        description="Directory or hub name of the model; null: the built-in base of data.task.",
+    )
+    revision: Text | None = Field(default=None, description="Branch, tag or commit of a hub model.")
+    architecture: Literal["auto", "causal", "encoder-decoder"] = Field(
+        default="auto", description="Which kind of model it is; auto asks the model's own config."
+    )
+    dtype: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="Type of the weights in memory; training in bfloat16 needs lora (see train.mixed_precision).",
+    )
+    trust_remote_code: Switch = Field(
+        default=False, description="Run Python code that comes with a hub model."
+    )
+    target_language: Text | None = Field(
+        default=None,
+        description="Code of the language that a multilingual encoder-decoder (NLLB, M2M-100, mBART) writes, such as "
+        "fra_Latn; null: what its generation config forces.",
+    )
+    source_language: Text | None = Field(
+        default=None, description="Code of the prompts' language for such a model; null: its tokenizer's."
+    )
+    lora: Lora | None = Field(default=None, description="Train a LoRA adapter (PEFT) instead of all weights.")
