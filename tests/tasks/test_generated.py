@@ -140,5 +140,5 @@ def test_drawing_rows_imports_no_torch():
 
 
 def test_a_task_for_instruct_models_has_no_words_for_a_small_one():
-    with pytest.raises(InputError, match="restaurants has no vocabulary of its own.*model.name"):
+    with pytest.raises(InputError, match=r"restaurants has no vocabulary of its own.*model\.name"):
         tokenizer(TASKS["restaurants"])
