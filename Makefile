@@ -8,14 +8,18 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python; d
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { echo $$name; break; }; done)
 
-.PHONY: demo test check docs bench gpu-check table prove prove-pages golden
+.PHONY: demo test suite check docs bench gpu-check table prove prove-pages golden
 
 demo: $(READY)
 	$(BIN)/cagsr demo $(ARGS)
 
+# The checks beside the tests; what either says comes as it is found.
+test: $(READY)
+	@$(MAKE) --no-print-directory --jobs=2 check suite
+
 # Tests side by side, each on one thread: most are small, and wait for processes of their own.
-test: check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal $(ARGS)
+suite: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -7,6 +7,7 @@ one process: variables such as HF_HOME, and the seed of str hashes.
 
 import multiprocessing
 import os
+import runpy
 import shutil
 import socket
 import sys
@@ -132,6 +133,19 @@ def cagsr(arguments: Sequence[object], before: Callable[[], object] | None = Non
     if before is not None:
         before()
     main()
+
+
+def module(name: str, arguments: Sequence[object]) -> None:
+    """``python -m NAME ARGUMENTS``: to be started in a process of its own."""
+    sys.argv = [name, *map(str, arguments)]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def forget(*packages: str) -> None:
+    """In a process of its own: what is imported of these next is imported anew, as in a fresh interpreter."""
+    for name in [*sys.modules]:
+        if name.split(".")[0] in packages:
+            del sys.modules[name]
 
 
 def _call(function: Callable[[], object], cwd: Path, variables: dict[str, str], directory: Path) -> None:

@@ -1,5 +1,7 @@
 """A policy from a name or from somebody's model: the same numbers, nothing random, and the model stays usable."""
 
+import json
+
 import peft
 import pytest
 import torch
@@ -81,6 +83,35 @@ def test_dropout_is_off_in_training_mode_too_and_is_saved_as_it_was(load, tmp_pa
     assert policy.dropout == {key: rate}
     save_model(policy, tmp_path / "saved")
     assert getattr(AutoConfig.from_pretrained(tmp_path / "saved"), key) == rate
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.6}, {"length_penalty": 2.0, "early_stopping": True}, {"pad_token_id": -1}]
+)
+@pytest.mark.parametrize("lora", [None, {"r": 2}])
+def test_what_transformers_would_ignore_of_a_generation_config_costs_no_weights(
+    load, tmp_path, settings, lora
+):
+    model = load("llama")
+    model.generation_config.update(**settings)
+    policy = load_policy(model, lora=lora)
+    save_model(policy, tmp_path / "saved")
+    written = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    assert written | settings == written
+    assert policy.model.generation_config.to_dict() | settings == policy.model.generation_config.to_dict()
+    rollout = rollout_of(policy)
+    assert torch.equal(load_policy(tmp_path / "saved").logprobs(rollout), policy.logprobs(rollout))
+
+
+@pytest.mark.parametrize(
+    ("part", "setting", "value"),
+    [("generation_config", "max_new_tokens", 0), ("config", "num_beams", 4)],
+)
+def test_a_config_that_cannot_be_saved_is_refused_before_training(load, part, setting, value):
+    model = load("llama")
+    setattr(getattr(model, part), setting, value)
+    with pytest.raises(InputError, match=f"model: its config could not be saved after training: .*{setting}"):
+        load_policy(model)
 
 
 def test_dropout_of_inner_configs_and_of_adapters_is_off(load):

@@ -176,10 +176,29 @@ def test_a_model_loaded_for_another_attention_is_refused_with_the_mend():
     assert inspect(model).total == LAYERS
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["llama", "gpt2", "t5", "bart"])
+def test_sharp_attention_of_a_short_type_is_read_although_it_rounds_otherwise(name: str, dtype: torch.dtype):
+    model = build(name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(2)
+    inspect(model)
+    weights = {key: value.clone() for key, value in model.to(dtype).state_dict().items()}
+    assert inspect(model).total == LAYERS
+    for key, value in model.state_dict().items():
+        assert value.dtype == dtype
+        assert torch.equal(value, weights[key])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("broken", ["scale", "mask"])
-def test_attention_that_differs_from_the_models_own_is_refused(broken: str, monkeypatch: pytest.MonkeyPatch):
+def test_attention_that_differs_from_the_models_own_is_refused(
+    broken: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+):
     """The probe compares numbers: an attention function that is nearly right does not pass."""
-    model = build("llama")
+    model = build("llama").to(dtype)
     layer = model.model.layers[1].self_attn
     if broken == "scale":
         eager = model.model.layers[1].self_attn.scaling

@@ -2,13 +2,13 @@
 
 import json
 import math
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+import forked
 from benchmarks.gpu import check, cost, exact
 from benchmarks.gpu import page as pages
 
@@ -45,8 +45,9 @@ def test_without_a_gpu_it_says_so_and_measures_nothing(tmp_path, monkeypatch, ca
 def output(tmp_path_factory) -> Path:
     """Of the whole program on this CPU."""
     directory = tmp_path_factory.mktemp("gpu")
-    command = [sys.executable, "-m", "benchmarks.gpu.check", "--device", "cpu", "--output", directory]
-    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
+    arguments = ["--device", "cpu", "--output", directory]
+    checked = forked.start(partial(forked.module, "benchmarks.gpu.check", arguments), ROOT)
+    assert checked.wait() == 0, checked.err
     return directory
 
 

@@ -341,7 +341,7 @@ def test_a_penalty_is_refused_by_name_and_left_out_by_one_line(cagsr, variant, c
     given = {
         "train": ["train", f"model.name={model}", "run.directory=run"],
         "eval": ["eval", f"base={model}"],
-        "probe": ["probe", f"model.name={model}"],
+        "probe": ["probe", f"model.name={model}", "--prompts=3"],
         "calibrate": ["calibrate", f"model.name={model}", "--output", "w.yaml"],
     }[command]
     names = "[repetition_penalty, no_repeat_ngram_size]"

@@ -7,15 +7,28 @@ import pytest
 
 from cagsr.io.shutdown import Stops
 from cagsr.runs.directory import RunDirectory
+from command_line import Outcome, typed_once
 
 QUICK = ["train.steps=2", "train.warmup_steps=0", "train.prompts_per_step=2", "train.micro_batch=6"]
 QUICK += ["sampling.candidates=3", "sampling.max_new_tokens=17", "data.count=20", "data.evaluation_count=7"]
 METRICS = {"slot_error_rate", "coverage", "perfect", "clean", "hallucination", "repetition", "length"}
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, Outcome]:
+    """A demo that nothing happened to, of the model that it takes unasked, and what its command said."""
+    place = tmp_path_factory.mktemp("demo")
+    return place / "runs/demo", typed_once(place, ["demo", *QUICK])
+
+
 @pytest.mark.parametrize("kind", ["encoder-decoder", "causal"])
-def test_the_demo_shows_a_table_samples_and_what_the_method_is_not_for(cagsr, kind):
-    outcome = cagsr("demo", "--model", kind, *QUICK)
+def test_the_demo_shows_a_table_samples_and_what_the_method_is_not_for(cagsr, kind, request):
+    if kind == "encoder-decoder":
+        directory, outcome = request.getfixturevalue("whole")
+    else:
+        directory, outcome = Path("runs/demo"), cagsr("demo", "--model", kind, *QUICK)
+    config = json.loads((directory / "model/config.json").read_text())
+    assert config.get("is_encoder_decoder", False) == (kind == "encoder-decoder")
     assert (outcome.code, outcome.err) == (0, ""), outcome.err
     assert "held out; mean and 95 % interval" in outcome.out
     assert "cagsr against base, paired:" in outcome.out
@@ -24,7 +37,7 @@ def test_the_demo_shows_a_table_samples_and_what_the_method_is_not_for(cagsr, ki
     assert "What this is not good for:" in outcome.out
     assert "\x1b" not in outcome.out
     assert "\r" not in outcome.out
-    summary = json.loads(Path("runs/demo/summary.json").read_text())
+    summary = json.loads((directory / "summary.json").read_text())
     assert list(summary) == ["task", "seed", "seconds", "systems", "differences"]
     assert {"base", "cagsr"} <= set(summary["systems"])
     assert {f"{name}-base" for name in summary["systems"] if name != "base"} == set(summary["differences"])
@@ -57,17 +70,17 @@ def test_a_demo_that_has_not_ended_is_left_alone(cagsr):
     assert [path.name for path in Path("runs").iterdir()] == ["demo"]
 
 
-def test_a_demo_that_was_stopped_goes_on_and_a_finished_one_has_nothing_to_do(cagsr, monkeypatch):
+def test_a_demo_that_was_stopped_goes_on_and_a_finished_one_has_nothing_to_do(whole, cagsr, monkeypatch):
     requested, asked = Stops.requested, [15]
     monkeypatch.setattr(Stops, "requested", lambda stops: asked.pop() if asked else requested(stops))
     stopped = cagsr("demo", *QUICK, "--directory", "broken")
     assert stopped.code == 75
     resumed = cagsr("demo", *QUICK, "--directory", "broken", "--resume", "--json")
     assert resumed.code == 0, resumed.err
-    whole = cagsr("demo", *QUICK, "--directory", "whole", "--json")
-    untimed = [{**json.loads(outcome.out), "seconds": 0} for outcome in (resumed, whole)]
+    summaries = resumed.out, (whole[0] / "summary.json").read_text()
+    untimed = [{**json.loads(summary), "seconds": 0} for summary in summaries]
     assert untimed[0] == untimed[1]
-    weights = [Path(name, "model/model.safetensors").read_bytes() for name in ("broken", "whole")]
+    weights = [(place / "model/model.safetensors").read_bytes() for place in (Path("broken"), whole[0])]
     assert weights[0] == weights[1]
     again = cagsr("demo", *QUICK, "--directory", "broken", "--resume")
     assert (again.code, again.out) == (0, "broken is finished; nothing to do.\n")

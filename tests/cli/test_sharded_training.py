@@ -1,12 +1,10 @@
 """`cagsr train` under FSDP2: the config that ships, read by Accelerate's own launcher."""
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
+import launched_variables
 import pytest
 import sharded_cli
 import torch
@@ -14,8 +12,7 @@ from safetensors.torch import load_file
 
 import forked
 
-TESTS = Path(__file__).parents[1]
-FSDP = TESTS.parent / "examples/accelerate/fsdp.yaml"
+FSDP = Path(__file__).parents[2] / "examples/accelerate/fsdp.yaml"
 RUN = [
     "train",
     "data.task=slots",
@@ -35,27 +32,22 @@ RUN = [
 def sharded(tmp_path_factory, models) -> Path:
     """A directory with a run in float32, ``no``, and one in ``bf16``, of two processes with a shard each.
 
-    The first is launched; the second is forked, with the variables that the launcher gave to the first.
+    Accelerate's launcher reads the config and starts two processes, which keep the variables that it gave them; those
+    that train are forked with these variables.
     """
     directory = tmp_path_factory.mktemp("sharded")
-    arguments = [*RUN, f"model.name={models / 'llama'}"]
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(FSDP)]
-    command += ["--num_processes", "2", "--main_process_port", "0", sharded_cli.__file__, *arguments]
-    paths = {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}
-    quiet = {"ACCELERATE_USE_CPU": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [*command, "run.directory=no"],
-        cwd=directory,
-        env={**os.environ, **paths, **quiet},
-        capture_output=True,
-        text=True,
-        timeout=240,
+    launch = ["--config_file", FSDP, "--num_processes", "2", "--main_process_port", "0"]
+    launcher = partial(
+        forked.module, "accelerate.commands.launch", [*launch, launched_variables.__file__, "given.json"]
     )
-    assert done.returncode == 0, done.stderr[-3000:]
-    variables = json.loads((directory / sharded_cli.VARIABLES).read_text())
-    assert variables["FSDP_VERSION"] == "2"
-    bf16 = partial(sharded_cli.sharded, [*arguments, "run.directory=bf16", "train.mixed_precision=bf16"])
-    forked.wait_for_both(forked.start_two(bf16, directory, variables))
+    launched = forked.start(launcher, directory, {"ACCELERATE_USE_CPU": "1"})
+    assert launched.wait(240) == 0, launched.err[-3000:]
+    variables = json.loads((directory / "given.json").read_text())
+    assert (variables["FSDP_VERSION"], variables["WORLD_SIZE"]) == ("2", "2")
+    for precision in ("no", "bf16"):
+        settings = [f"run.directory={precision}", f"train.mixed_precision={precision}"]
+        trained = partial(sharded_cli.sharded, [*RUN, f"model.name={models / 'llama'}", *settings])
+        forked.wait_for_both(forked.start_two(trained, directory, variables))
     return directory
 
 

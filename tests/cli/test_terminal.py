@@ -7,6 +7,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from functools import partial
 from importlib.metadata import version
 from io import StringIO
@@ -24,11 +25,6 @@ from cagsr.training.progress import Display
 from cagsr.types import Prompt, Turn
 
 COMMANDS = ["demo", "sft", "train", "eval", "score", "doctor", "reference"]
-CAGSR = [sys.executable, "-c", "from cagsr.cli.main import main; main()"]
-
-
-def environment(**changes):
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **changes}
 
 
 def test_the_version_is_printed_and_nothing_else_is_done(cagsr):
@@ -267,41 +263,31 @@ def train_in(directory, models, steps):
 
 
 def test_ctrl_c_ends_with_130_and_a_message_and_the_log_has_no_control_characters(models, tmp_path):
-    log = (tmp_path / "log").open("wb")
-    process = subprocess.Popen(
-        [*CAGSR, *train_in(tmp_path / "run", models, 10_000)],
-        stdout=log,
-        stderr=subprocess.PIPE,
-        env=environment(CI="true", PYTHONUNBUFFERED="1"),
-        # A shell's background jobs ignore Ctrl-C, and their children would too: nohup make test, say.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+    arguments = train_in(tmp_path / "run", models, 10_000)
+    # A shell's background jobs ignore Ctrl-C, and their children would too: nohup make test, say.
+    heard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = forked.start(partial(forked.cagsr, arguments, before=heard), tmp_path, {"CI": "true"})
     try:
-        wait_for(process, lambda: b"step 10/" in (tmp_path / "log").read_bytes())
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        wait_for(process, "step 10/")
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(60) == 130
     finally:
         process.kill()
-        log.close()
-    assert process.returncode == 130
     assert re.fullmatch(
         r"error: stopped by Ctrl-C after step \d+ of 10000; everything is saved, --resume goes on\n",
-        err.decode(),
+        process.err,
     )
-    written = (tmp_path / "log").read_bytes()
-    assert b"step 1/10000" in written
-    assert not {byte for byte in written if byte < 32} - {10}
+    assert "step 1/10000" in process.out
+    assert not {byte for byte in process.out.encode() if byte < 32} - {10}
 
 
-def wait_for(process, reached):
+def wait_for(process, said):
     for _ in range(600):
-        if reached():
+        if said in process.out:
             return
-        try:
-            process.wait(0.1)
-        except subprocess.TimeoutExpired:
-            continue
-        pytest.fail(f"ended early with {process.returncode}")
+        if process.ended:
+            pytest.fail(f"ended early: {process.err}")
+        time.sleep(0.1)
     pytest.fail("nothing happened for a minute")
 
 

@@ -1,6 +1,7 @@
 """Conversations are rendered as TRL renders them, and every turn is found again in what the template wrote."""
 
 import json
+import re
 
 import pytest
 
@@ -60,6 +61,56 @@ def test_a_column_of_answers_goes_on_where_the_prompt_ends(name, answer):
     prompt, _ = encoded({"prompt": [USER, BEGUN], name: answer})
     assert prompt.row["reference"] == "4</think> four"
     assert prompt.text.endswith("<think>")
+
+
+@pytest.mark.parametrize("name", ["completion", "reference"])
+@pytest.mark.parametrize(("given", "shown"), [(7, "7"), ([3, 5], r"\[3, 5\]"), (["a"], r"\['a'\]")])
+def test_a_reference_that_is_no_text_is_said(name, given, shown):
+    _, report = encoded({"prompt": "say hello", name: given})
+    (said,) = report.remarks
+    assert re.match(
+        rf"the reference of 1 prompts is no text \(first: d row 1: {shown}\), and they count", said
+    )
+    assert encoded({"prompt": "say hello", name: None})[1].remarks == []
+
+
+ONLY_USERS = (
+    "{% for m in messages %}{% if m['role'] in ('user', 'assistant') %}"
+    "{{ m['content'] }}\n{% endif %}{% endfor %}"
+)
+SYSTEM = {"role": "system", "content": "say less"}
+
+
+@pytest.mark.parametrize(
+    ("template", "turns", "unwritten"),
+    [
+        (ONLY_USERS, [SYSTEM, USER], "1 turns of the system"),
+        (ONLY_USERS, [SYSTEM, SYSTEM, USER], "2 turns of the system"),
+        (
+            ONLY_USERS,
+            ASKED,
+            "1 turns of the assistant that call tools and 1 turns of the tool",
+        ),
+        (ONLY_USERS, [USER], None),
+        (CHATML, [SYSTEM, USER], None),
+        # Rewritten and not dropped.
+        (
+            ONLY_USERS.replace("{% if", "{{ m['content'] | upper if m['role'] == 'system' }}{% if", 1),
+            [SYSTEM, USER],
+            None,
+        ),
+    ],
+)
+def test_turns_that_the_chat_template_drops_are_said(template, turns, unwritten):
+    _, report = encoded({"prompt": turns}, template)
+    said = [line for line in report.remarks if line.startswith("the chat template writes nothing of")]
+    assert (
+        said == []
+        if unwritten is None
+        else said[0].startswith(
+            f"the chat template writes nothing of {unwritten}, so the model does not read them"
+        )
+    )
 
 
 def test_a_missing_reference_after_a_turn_of_the_assistant_is_explained():

@@ -139,6 +139,15 @@ def test_one_object_is_one_row_and_a_conversation_no_table(tmp_path):
     assert told(file(tmp_path, "d.json", '{"prompt": "x"}')) == ([{"prompt": "x"}], set())
 
 
+@pytest.mark.parametrize("header", [" prompt,reference ", "prompt , reference"])
+def test_spaces_around_the_names_of_columns_are_left_out_and_said(header, tmp_path):
+    path = file(tmp_path, "d.csv", f"{header}\n one , eins\n")
+    note = "spaces around the names of columns are left out"
+    assert told(path) == ([{"prompt": " one ", "reference": " eins"}], {note})
+    with pytest.raises(InputError, match="the header names a column twice: prompt, prompt"):
+        read(file(tmp_path, "d.csv", "prompt, prompt\na,b\n"))
+
+
 def test_empty_lines_above_a_header_are_skipped_and_rows_keep_their_numbers(tmp_path):
     rows = read(file(tmp_path, "d.csv", "\n\nid,prompt\n5,hello\n7\n"))
     assert dict(rows[0].values) == {"id": "5", "prompt": "hello"}

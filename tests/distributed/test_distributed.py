@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 from functools import partial
 
@@ -98,17 +97,11 @@ def test_a_process_that_is_killed_ends_all_of_them_and_the_run_goes_on(tmp_path)
     settings += "train.micro_batch=6 train.save_every=1 sampling.candidates=3 sampling.max_new_tokens=7 "
     settings += "model.name=llama run.directory=run"
     command = ["train", *settings.split(), "reward.terms=[{signal: killer.mine}]"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m"]
+    torchrun = ["--nproc_per_node=2", "--standalone", "-m", "cagsr", *command]
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
     quiet = {"ACCELERATE_USE_CPU": "1", "HF_HUB_OFFLINE": "1"}
-    killed = subprocess.run(
-        [*torchrun, "cagsr", *command],
-        cwd=tmp_path,
-        env={**os.environ, **quiet, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert killed.returncode != 0
+    launcher = partial(forked.module, "torch.distributed.run", torchrun)
+    assert forked.start(launcher, tmp_path, {**paths, **quiet}).wait(240) != 0
     assert (tmp_path / "struck").exists()
     forked.wait_for_both(forked.start_two(partial(forked.cagsr, [*command, "--resume"]), tmp_path, quiet))
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

@@ -15,6 +15,7 @@ import sys
 import threading
 import tomllib
 import urllib.request
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from accelerate.state import AcceleratorState
 from datasets import Dataset
 from transformers import AutoTokenizer
 
+import forked
 import raters
 import tiny
 from cagsr.config import Config
@@ -194,13 +196,10 @@ class Typist:
         inner = ["cagsr", *given.training_script_args]
         if given.config_file is None:
             return inner
-        command = [sys.executable, "-m", "accelerate.commands.launch", *words[2:]]
-        environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-        environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-        done = subprocess.run(
-            [*command, *quick(inner[1:])], env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
+        launcher = partial(forked.module, "accelerate.commands.launch", [*words[2:], *quick(inner[1:])])
+        environment = {"ACCELERATE_USE_CPU": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+        launched = forked.start(launcher, Path.cwd(), environment)
+        assert launched.wait(300) == 0, launched.err[-3000:]
         assert [*Path("runs").glob("*/checkpoints/*/random_states_1.pkl")], "there was no second process"
         return []
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 import tiny
 from cagsr.attention.sharing import Sharing
-from cagsr.errors import InputError
+from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.models.build import check_sampling
 from cagsr.models.generation_rules import GenerationRules
 from cagsr.models.load import make_policy
@@ -213,3 +213,12 @@ def test_marians_forbidden_padding_is_never_written():
     assert policy.pad_id == 0
     rollout = policy.sample(tiny.prompts(policy), tiny.sampling(max_new_tokens=11), seed=5)
     assert (rollout.response_ids[rollout.response_mask] != 0).all()
+
+
+@pytest.mark.parametrize("setting", ["decoder_start_token_id", "forced_bos_token_id"])
+@pytest.mark.parametrize("value", [[0], [0, 5], -1, 10**5, "<s>"])
+def test_a_beginning_that_is_no_token_is_named(setting, value):
+    with pytest.raises(
+        UnsupportedModelError, match=rf"the model's {setting} is .* to one token id, from 0 to "
+    ):
+        made("t5", **{setting: value})

@@ -99,6 +99,21 @@ def test_a_model_that_was_tuned_to_write_without_a_language_goes_on_by_one_line(
     assert left_out.prefixes(1).tolist() == [[1]]
 
 
+def test_a_target_language_that_nothing_would_force_is_refused_before_a_model_is_loaded():
+    with pytest.raises(InputError, match=r"target_language: .* leaves out forced_bos_token_id; leave one"):
+        load_policy("nowhere", target_language="fr_XX", ignore_generation_config=["forced_bos_token_id"])
+
+
+def test_a_code_that_only_the_tokenizers_own_list_has_is_a_language():
+    words = new_tokenizer(TEXTS, "bart", 300)
+    words.add_special_tokens({"additional_special_tokens": ["<2fr>"]})
+    french = words.convert_tokens_to_ids("<2fr>")
+    words.lang_code_to_id = {"<2fr>": french}
+    assert load_policy(model("mbart", words), words, target_language="<2fr>").prefixes(1).tolist() == [
+        [1, french]
+    ]
+
+
 def test_without_any_known_code_it_is_said():
     words = new_tokenizer(TEXTS, "bart", 300)
     console = Console(file=StringIO(), width=300)
@@ -122,7 +137,10 @@ def test_a_source_language_is_the_tokenizers():
             {"target_language": "fr_FR"},
             r"no language 'fr_FR'; choose from de_DE, fr_XX",
         ),
-        ("bart", [], {"target_language": "fr_FR"}, r"has no token 'fr_FR', and no languages"),
+        ("m2m_100", CODES["m2m_100"], {"target_language": "a"}, r"no language 'a'; choose from __de__"),
+        ("mbart", CODES["mbart"], {"target_language": "</s>"}, r"no language '</s>'; choose from de_DE"),
+        ("mbart", CODES["mbart"], {"source_language": "a"}, r"no language 'a'; choose from de_DE"),
+        ("bart", [], {"target_language": "fr_FR"}, r"has no languages, so not 'fr_FR' either"),
         (
             "bart",
             CODES["mbart"],

@@ -1,6 +1,7 @@
 """A model is proved when it is loaded: it samples, scores and observes what it computes alone, or is refused."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -312,7 +313,28 @@ def test_a_model_that_counts_no_position_for_padding_draws_none_inside_a_respons
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)
 
 
-def test_a_given_response_with_such_padding_inside_is_refused():
-    policy = load_policy(causal("roberta", **SHAPE, is_decoder=True), tiny._tokenizer("causal"))
-    with pytest.raises(InputError, match="has token 0 inside: the model takes it for padding"):
-        policy.given_ids(tiny.prompts(policy, (3,)), [[5, 0, 7]])
+@pytest.mark.parametrize("padding", [0, 1])  # its own, and its end of sequence
+def test_such_padding_inside_a_text_is_refused(padding):
+    words = copy.deepcopy(tiny._tokenizer("causal"))
+    words.pad_token = words.convert_ids_to_tokens(padding)
+    policy = load_policy(causal("roberta", **SHAPE | {"pad_token_id": padding}, is_decoder=True), words)
+    (prompt,) = tiny.prompts(policy, (3,))
+    message = f"has token {padding} inside: the model takes it for padding, which has no position"
+    with pytest.raises(InputError, match=f"a given response {message}"):
+        policy.given_ids([prompt], [[5, padding, 7]])
+    assert policy.given_ids([prompt], [[5, 7, policy.eos_ids[0]]]).finished.all()
+    spelt = replace(prompt, ids=(5, padding, 7))
+    with pytest.raises(InputError, match=f"the prompt of index 0 {message}"):
+        policy.sample([spelt], tiny.SHORT)
+    row = Row({"prompt": " ".join(words.convert_ids_to_tokens(spelt.ids))}, "row 3")
+    how = encoding(policy, Data(source="unused", special_tokens="control"), 11)
+    with pytest.raises(InputError, match=f"row 3: prompt {message}"):
+        encode([row], **how)
+
+
+def test_padding_inside_a_prompt_is_a_token_to_a_model_that_counts_it():
+    policy = load_policy(causal("llama", **GROUPED), tiny._tokenizer("causal"))
+    (prompt,) = tiny.prompts(policy, (3,))
+    assert policy.given_ids([replace(prompt, ids=(5, 0, 7))], [[5, 0, 7]]).response_ids.tolist() == [
+        [5, 0, 7]
+    ]

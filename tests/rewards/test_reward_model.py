@@ -71,6 +71,44 @@ def test_a_causal_model_reads_prompt_response_and_end():
     assert row == {"input_ids": [20, 21, 22, 50, 51, model.tokenizer.eos_token_id]}
 
 
+def test_a_response_that_was_cut_off_is_scored_without_an_end():
+    model = RewardModel.load(reward_models.saved("llama"))
+    plain = AutoModelForSequenceClassification.from_pretrained(reward_models.saved("llama"))
+    eos = model.tokenizer.eos_token_id
+    rows = [[20, 21, 22, 50, 51], [20, 21, 22, 50, 51, eos], [20, 21, 22, eos]]
+    expected = [plain(input_ids=torch.tensor([row])).logits.item() for row in rows]
+    given = ([words(3)] * 3, [words(2, 30), words(2, 30), ""])
+    found = model.score(*given, finished=[False, True, False]).tolist()
+    assert found == pytest.approx(expected, abs=1e-5)
+    evidence = make_evidence(
+        torch.zeros(2, 2, 3),
+        prompts=[make_prompt(words(3))],
+        responses=[words(2, 30)] * 2,
+        finished=[False, True],
+    )
+    signal = SIGNALS["reward_model"](evidence, path=reward_models.saved("llama"))
+    assert signal.tolist() == pytest.approx(expected[:2], abs=1e-5)
+
+
+def test_a_turn_that_was_cut_off_is_left_open():
+    model = RewardModel.load(reward_models.saved("llama"))
+    given = ([{"role": "user", "content": "say"}], "hello")
+    said = tokenizer(CHATML)
+    open_ids, closed = (
+        encoded(model.model, said, *given, finished)["input_ids"] for finished in (False, True)
+    )
+    assert closed[: len(open_ids)] == open_ids
+    assert said.decode(open_ids).endswith("<|im_start|>assistant\nhello")
+    assert said.decode(closed[len(open_ids) :]) == "<|im_end|>\n"
+
+
+@pytest.mark.parametrize("shape", ["t5", "t5-one-text"])
+def test_an_encoder_decoder_has_its_separators_anyway(shape):
+    model = RewardModel.load(reward_models.saved(shape))
+    scores = model.score([words(3)] * 2, [words(2, 30)] * 2, finished=[False, True])
+    assert scores[0].item() == pytest.approx(scores[1].item(), abs=1e-5)
+
+
 @pytest.fixture(params=["none", "eos", "own"])
 def padded_by(request, tmp_path) -> str:
     """Directory of a causal reward model whose config has no padding token, EOS as that, or one of its own."""

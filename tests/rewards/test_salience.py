@@ -121,6 +121,17 @@ def test_idf_refuses_no_prompts_and_impossible_powers(prompts, power):
         Idf(prompts, power=power)
 
 
+@pytest.mark.parametrize("texts", [["red pub"], ["red pub", "pub red the"], ["the", "the"]])
+def test_idf_that_weighs_nothing_anywhere_is_refused(texts):
+    prompts = [make_prompt(text) for text in texts]
+    config = Config.load(None, ["data.task=slots", "reward.salience={kind: idf}"])
+    with pytest.raises(
+        InputError, match=r"salience idf: none of .* weighs 0: set reward\.salience\.kind: uniform"
+    ):
+        build_salience(config, prompts)
+    build_salience(config, [*prompts, make_prompt("blue")])
+
+
 CONTEXT = make_prompt("Context: cats sleep. Question: who sleeps? Answer:")
 
 

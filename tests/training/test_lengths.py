@@ -1,5 +1,6 @@
 """What the model has no positions for is refused before training, and references that are cut are counted."""
 
+import json
 import re
 
 import pytest
@@ -66,8 +67,8 @@ class Trained(Exception):
 def sft(tmp_path, monkeypatch):
     """Supervised training of a tiny BART that ends where the first step would begin; what it printed before."""
 
-    def fine_tune(*given, seed):
-        raise Trained
+    def fine_tune(*given, **settings):
+        raise Trained(settings)
 
     monkeypatch.setattr("cagsr.training.sft_run.fine_tune", fine_tune)
     monkeypatch.setattr("cagsr.runs.identity.base_name", lambda config: "tiny")
@@ -87,6 +88,17 @@ def test_held_out_prompts_are_looked_at_before_supervised_training(sft, tmp_path
     error, _ = sft("sft.max_reference_tokens=30", "sampling.max_new_tokens=65")
     assert "sampling.max_new_tokens: 65 tokens" in str(error)
     assert not (tmp_path / "base").exists()
+
+
+def test_a_reference_that_was_cut_off_before_is_trained_without_an_end(sft, tmp_path):
+    rows = [{"prompt": "a", "reference": "city"}, {"prompt": "b", "reference": "tea", "finished": False}]
+    (tmp_path / "d.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    own = ("data.task=null", f"data.source={tmp_path / 'd.jsonl'}", "sft.scratch={layers: 1, hidden: 16}")
+    error, _ = sft("sft.max_reference_tokens=30", *own)
+    assert error.args[0]["finished"] == [True, False]
+    (tmp_path / "d.jsonl").write_text(json.dumps({**rows[0], "truncated": "perhaps"}))
+    error, _ = sft("sft.max_reference_tokens=30", f"sft.directory={tmp_path / 'other'}", *own)
+    assert "row 1: 'truncated' must be true or false, got 'perhaps'" in str(error)
 
 
 def test_references_that_are_cut_are_counted(sft, tmp_path):

@@ -59,6 +59,17 @@ def test_a_batch_that_the_processes_cannot_share_evenly_is_refused():
         fine_tune(policy, tiny.prompts(policy), ["a"] * 4, Sft(batch_size=7), Processes(cpu=True))
 
 
+def test_the_loss_of_a_reference_that_was_cut_off_has_no_end_in_it():
+    policy, losses = tiny.policy("llama"), []
+    words = policy.tokenizer.convert_ids_to_tokens([5, 7, 11])
+    prompts = tiny.prompts(policy)[:2]
+    expected = policy.logprobs(policy.given_ids(prompts, [[5, 7, 11], [5, 7, 11, policy.eos_ids[0]]]))
+    settings = Sft(batch_size=2, steps=1)
+    given = (policy, prompts, [" ".join(words)] * 2, settings, Accelerator(cpu=True))
+    fine_tune(*given, lambda step, loss: losses.append(loss), finished=[False, True])
+    assert losses == pytest.approx([-expected.sum().item() / 7], abs=1e-5)
+
+
 @pytest.mark.parametrize("place", ["loss", "gradient norm"])
 def test_trap_22_a_loss_or_gradient_that_is_not_finite_stops_before_the_optimizer_step(place):
     policy = tiny.policy("llama")

@@ -232,6 +232,8 @@ def _under_header(reader: Any, name: str, separator: str, above: int) -> list[Ro
     # Rows without a cell above the header are skipped.
     skipped, header = next(((row, cells) for row, cells in enumerate(reader) if cells), (0, []))
     above += skipped
+    spaced, header = header, [name.strip() for name in header]
+    notes = ("spaces around the names of columns are left out",) * (spaced != header)
     if len(set(header)) < len(header):
         raise InputError(
             f"{name} row {1 + above}: the header names a column twice: {', '.join(header)}. Rename one, or write "
@@ -244,7 +246,7 @@ def _under_header(reader: Any, name: str, separator: str, above: int) -> list[Ro
         elif cells:
             quote = f"; quote a cell that holds {separator!r}" if len(cells) > len(header) else ""
             rows.append(Row(place=place, problem=f"{len(cells)} cells under {len(header)} columns{quote}"))
-    return rows
+    return _noted(rows, *notes)
 
 
 def _arrow(content: bytes, name: str, ending: str) -> list[dict[str, Any]]:

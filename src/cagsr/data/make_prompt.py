@@ -12,7 +12,15 @@ from cagsr.data.special_tokens import Tokens, spelt_in, tokenised
 from cagsr.data.truncation import content_tokens
 from cagsr.types import Prompt, Turn
 
-__all__ = ["SpecialTokens", "added_end", "demand_whole", "is_conversation", "make_prompt", "text_ids"]
+__all__ = [
+    "SpecialTokens",
+    "added_end",
+    "demand_whole",
+    "is_conversation",
+    "make_prompt",
+    "no_position",
+    "text_ids",
+]
 
 SpecialTokens = Literal["text", "control", "verbatim"]
 """What special tokens are that a prompt spells: text; in plain text the tokens themselves; or everywhere these."""
@@ -82,6 +90,11 @@ def added_end(
 ) -> bool:
     """Whether the last of several tokens is an end of sequence that stands for no text: the tokenizer added it."""
     return len(ids) > 1 and ids[-1] == tokenizer.eos_token_id and offsets[-1][0] == offsets[-1][1]
+
+
+def no_position(token: int | None) -> str:
+    """What to say of a text with a ``token`` that its model counts no position for."""
+    return f"token {token} inside: the model takes it for padding, which has no position"
 
 
 def demand_whole(name: str, text: str) -> None:

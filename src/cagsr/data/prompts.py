@@ -11,7 +11,7 @@ from cagsr.config.schema import Data
 from cagsr.data.chat_template import last_exchange, messages_of
 from cagsr.data.column_hints import demand_column, suggest_reference
 from cagsr.data.layouts import as_messages, recognised, refuse_written_conversation
-from cagsr.data.make_prompt import SpecialTokens, demand_whole, make_prompt
+from cagsr.data.make_prompt import SpecialTokens, demand_whole, make_prompt, no_position
 from cagsr.data.readers import Row
 from cagsr.data.remarks import Remarks
 from cagsr.data.truncation import truncated
@@ -174,6 +174,7 @@ class Reads(Protocol):
     """Protocol of what encoding needs to know of a policy; see `models.policy.Policy`."""
 
     tokenizer: PreTrainedTokenizerBase
+    skipped: int | None
 
     @property
     def context(self) -> int | None: ...
@@ -194,6 +195,7 @@ def encoding(reader: Reads, data: Data, new_tokens: int) -> dict[str, Any]:
         "chat_template_kwargs": data.chat_template_kwargs,
         "special_tokens": data.special_tokens,
         "goes_on": reader.response_positions(1) > 0,
+        "skipped": reader.skipped,
     }
 
 
@@ -211,6 +213,7 @@ def encode(
     chat_template_kwargs: Mapping[str, Any] | None = None,
     special_tokens: SpecialTokens = "text",
     goes_on: bool = False,
+    skipped: int | None = None,
 ) -> tuple[list[Prompt], DataReport]:
     """Encode the mapped ``rows`` as prompts, in their order; also returns a report on every row.
 
@@ -218,7 +221,7 @@ def encode(
     context, and 0); ``new_tokens_key`` is where the user set that. With ``distinct`` a prompt that several rows
     have is encoded once, for the first of them. ``index`` of a prompt is its place in ``rows``, whatever was
     dropped before it. A row's own ``chat_template_kwargs`` win over these; ``special_tokens`` and ``goes_on`` are as
-    of `make_prompt`.
+    of `make_prompt`. A row with the token ``skipped``, which the model counts no position for, is bad.
 
     Raises InputError with one line for each bad row (unless ``skip_invalid``) or overlong row (unless
     ``overlong`` allows it), and when no row is left.
@@ -241,6 +244,8 @@ def encode(
             asked.add(key)
         try:
             prompt = make_prompt(row, index, tokenizer, **how)
+            if skipped in prompt.ids:
+                raise ValueError(f"prompt has {no_position(skipped)}")
         except ValueError as error:
             report.invalid.append(f"{row.place}: {error}.")
             continue

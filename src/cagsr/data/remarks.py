@@ -1,5 +1,7 @@
 """Remarks on how prompts are read, where that may not be what their author meant: each is said once, at the start."""
 
+from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -7,6 +9,7 @@ from jinja2 import Environment, TemplateError, meta
 from jinja2.ext import loopcontrols
 from transformers import PreTrainedTokenizerBase
 
+from cagsr.data.chat_template import render
 from cagsr.data.make_prompt import SpecialTokens, added_end, is_conversation
 from cagsr.types import Prompt
 
@@ -27,6 +30,8 @@ class Remarks:
     prefilled: int = 0
     spelt: list[str] = field(default_factory=list)
     unread: dict[str, int] = field(default_factory=dict)
+    unwritten: dict[str, int] = field(default_factory=dict)
+    no_texts: list[str] = field(default_factory=list)
 
     def add(self, prompt: Prompt, place: str) -> None:
         """Take note of a prompt; ``place`` says where its author finds it."""
@@ -35,6 +40,11 @@ class Remarks:
         self.prefilled += is_conversation(given) and given[-1]["role"] == "assistant"
         for name in self._unread(prompt):
             self.unread[name] = self.unread.get(name, 0) + 1
+        for name in self._unwritten(prompt):
+            self.unwritten[name] = self.unwritten.get(name, 0) + 1
+        reference = prompt.row.get("reference", prompt.row.get("completion"))
+        if reference is not None and not isinstance(reference, str):
+            self.no_texts.append(f"{place}: {reference!r:.40}")
         said = [turn for turn in prompt.turns if turn.role != "assistant"]  # it may write tokens of its own
         spelt = [
             span
@@ -65,6 +75,17 @@ class Remarks:
                 f"nothing reads {names}: plain texts have no template, and a chat template reads the variables that it "
                 "names; correct the name, or leave it out"
             )
+        if self.unwritten:
+            names = " and ".join(f"{count} turns of {name}" for name, count in self.unwritten.items())
+            found.append(
+                f"the chat template writes nothing of {names}, so the model does not read them; say it in a turn of "
+                "the user, or give the tokenizer a template that writes them"
+            )
+        if self.no_texts:
+            found.append(
+                f"the reference of {len(self.no_texts)} prompts is no text (first: {self.no_texts[0]}), and they count "
+                "as prompts without one; write it as text, or several texts as a list in a column 'references'"
+            )
         if not self.plain or not self.goes_on or self.special_tokens == "verbatim":
             return found
         if self.tokenizer.chat_template and not self.spelt:
@@ -92,6 +113,25 @@ class Remarks:
         if self._variables is None:
             return []
         return [name for name in prompt.template if name not in self._variables]
+
+    def _unwritten(self, prompt: Prompt) -> list[str]:
+        """The role of each turn of which the chat template writes nothing, or not the calls of tools."""
+        given = prompt.row["prompt"]
+        if not is_conversation(given):
+            return []
+        found = []
+        there = Counter(turn.role for turn in prompt.turns)
+        said = Counter(turn["role"] for turn in given if turn.get("content"))
+        for n, turn in enumerate(given):
+            if turn.get("content") and there[turn["role"]] < said[turn["role"]]:
+                # What the template rewrites has no place in the text either; but then other words give another text.
+                changed = [*given[:n], {**turn, "content": f"{turn['content']} x"}, *given[n + 1 :]]
+                with suppress(ValueError):  # it refuses the other words, so it reads them
+                    if render(changed, self.tokenizer, **prompt.template)[0] == prompt.text:
+                        found.append(f"the {turn['role']}")
+            elif turn.get("tool_calls") and "tool_calls" not in self._source():
+                found.append(f"the {turn['role']} that call tools")
+        return found
 
     @cached_property
     def _variables(self) -> set[str] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cagsr.errors import InputError
-from cagsr.io.provenance import identity
+from cagsr.io.provenance import identity, is_gguf
 
 __all__ = [
     "ADAPTER",
@@ -33,8 +33,8 @@ FETCHED = (ADAPTER_WEIGHTS, "*.json", "*.jinja", "*.txt", "*.model")
 class Base:
     """The whole model that an adapter stands on.
 
-    name      absolute path of a directory, or a hub name
-    revision  commit of a hub model; None for a directory
+    name      absolute path of a directory or a GGUF file, or a hub name
+    revision  commit of a hub model; None for what lies here
     sha256    digest of its weights, as of `provenance.identity`; None where that is not known
     """
 
@@ -53,6 +53,8 @@ def adapter_at(name: str, revision: str | None = None) -> Path | None:
     # Not Path.is_dir: it raises where a name is too long for a file.
     if os.path.isdir(name):
         return Path(name) if os.path.isfile(os.path.join(name, ADAPTER)) else None
+    if is_gguf(name):
+        return None
     config = _cached(name, ADAPTER, revision)
     if config is None:
         return None
@@ -63,8 +65,7 @@ def adapter_at(name: str, revision: str | None = None) -> Path | None:
 
 def base_at(name: str, commit: str | None) -> Base:
     """The `Base` that a whole model of this name is now; ``commit`` is the one that was loaded from the hub."""
-    if os.path.isdir(name):
-        place = str(Path(name).resolve())
+    if (place := _here(name)) is not None:
         return Base(place, None, identity(place)["sha256"])
     config = _cached(name, "config.json", commit)
     return Base(name, commit, config and identity(str(config.parent))["sha256"])
@@ -82,12 +83,13 @@ def found_base(adapter: Path) -> Base:
     if not name or not isinstance(name, str):
         raise InputError(f"model.name: {adapter / ADAPTER} names no base; set base_model_name_or_path in it.")
     places = [name, *(os.path.join(adapter, way) for way in (name, record.get("beside")) if way)]
-    here = next((os.path.realpath(place) for place in places if os.path.isdir(place)), None)
+    here = next((found for place in places if (found := _here(place)) is not None), None)
     if here == str(adapter.resolve()):
         raise InputError(f"model.name: {adapter / ADAPTER} names the adapter itself as its base.")
-    if here is None and (os.path.isabs(name) or not record.get("revision", True)):
+    if here is None and (os.path.isabs(name) or is_gguf(name) or not record.get("revision", True)):
         raise InputError(
-            f"model.name: the base of the LoRA adapter {adapter} is missing: there is no directory {name}. Put it "
+            f"model.name: the base of the LoRA adapter {adapter} is missing: there is no "
+            f"{'file' if is_gguf(name) else 'directory'} {name}. Put it "
             f"there, or write its place into {adapter / ADAPTER} (base_model_name_or_path)."
         )
     base = _on_hub(name, config.get("revision"), record) if here is None else base_at(here, None)
@@ -119,6 +121,14 @@ def write_base(staging: Path, directory: Path, base: Base) -> None:
         (BASE, asdict(base) | {"beside": beside}),
     ):
         (staging / file).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _here(name: str) -> str | None:
+    """Absolute path of a whole model in a directory or a GGUF file; None where there is none."""
+    if os.path.isdir(name):
+        return os.path.realpath(name)
+    # Not the real path: caches of hubs keep a file under another name than its link's.
+    return os.path.abspath(name) if is_gguf(name) and os.path.isfile(name) else None
 
 
 def _on_hub(name: str, revision: str | None, record: dict[str, Any]) -> Base:

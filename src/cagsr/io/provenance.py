@@ -1,6 +1,7 @@
 """Identity of models, code and packages: a commit or a hash of the content, because a name alone can move."""
 
 import hashlib
+import os
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -8,7 +9,16 @@ from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
 
-__all__ = ["code", "file_digest", "git_commit", "identity", "settings_digest", "versions"]
+__all__ = [
+    "code",
+    "file_digest",
+    "git_commit",
+    "identity",
+    "is_gguf",
+    "settings_digest",
+    "tokenizer_beside",
+    "versions",
+]
 
 # Files of a model's directory that hold weights, in formats that are read or not, or only tell of it.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".md")
@@ -16,27 +26,49 @@ PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", 
 
 
 def identity(name: str, revision: str | None = None) -> dict[str, str | None]:
-    """``name`` and ``revision`` of a hub model, or ``name`` and ``sha256`` of a directory's weights.
+    """``name`` and ``revision`` of a hub model, or ``name`` and ``sha256`` of a directory's weights or a GGUF file.
 
     The revision is the commit that ``revision`` (None: the main branch) leads to now; as given where neither the hub
     nor its cache knows the model, which loading it will report. The hash is over all safetensors files of the
-    directory in the order of their names.
+    directory in the order of their names; None of a file that is missing.
     """
     directory = Path(name)
-    if not directory.is_dir():
+    if is_gguf(name):
+        if not os.path.isfile(name):
+            return {"name": name, "sha256": None}
+        files = [directory]
+    elif directory.is_dir():
+        files = sorted(directory.glob("*.safetensors"))
+    else:
         return {"name": name, "revision": _commit(name, revision)}
-    files = sorted(directory.glob("*.safetensors"))
     return {"name": name, "sha256": _digest_once(tuple((path, path.stat().st_mtime_ns) for path in files))}
 
 
 def settings_digest(name: str) -> str | None:
-    """SHA-256 of a model directory's files other than weights (config, tokenizer); None for a hub model."""
+    """SHA-256 of a model directory's files other than weights (config, tokenizer); None for a hub model.
+
+    A GGUF file holds all of that itself, but for a tokenizer.json beside it.
+    """
     directory = Path(name)
+    if is_gguf(name):
+        beside = tokenizer_beside(name)
+        return None if beside is None else file_digest(beside)
     if not directory.is_dir():
         return None
     return _digest(
         sorted(path for path in directory.iterdir() if path.is_file() and path.suffix not in WEIGHTS)
     )
+
+
+def is_gguf(name: str) -> bool:
+    """Whether a model's name is that of a GGUF file, there or not."""
+    return name.lower().endswith(".gguf") and not os.path.isdir(name)
+
+
+def tokenizer_beside(name: str) -> Path | None:
+    """The tokenizer.json in the directory of a GGUF file, which is read in place of the file's own vocabulary."""
+    beside = Path(name).absolute().with_name("tokenizer.json")
+    return beside if beside.is_file() else None
 
 
 def file_digest(path: str | Path) -> str:

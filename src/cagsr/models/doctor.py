@@ -8,6 +8,7 @@ import torch
 
 from cagsr.errors import CagsrError
 from cagsr.io.terminal import said
+from cagsr.models.gguf import weights_of
 from cagsr.models.languages import unforced
 from cagsr.models.load import load_model, load_tokenizer, make_policy
 from cagsr.models.proof import prove_training
@@ -87,6 +88,7 @@ def _examine(name: str, revision: str | None, trust_remote_code: bool) -> dict[s
     return {
         "name": name,
         "supported": True,
+        **({"weights": weights} if (weights := weights_of(name)) else {}),
         "architecture": policy.readable.kind,
         "attention": str(policy.readable),
         "prompts": str(policy.sharing),

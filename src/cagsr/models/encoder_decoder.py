@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, PreTrainedModel
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from cagsr.attention.capture import capture
@@ -37,7 +37,7 @@ class EncoderDecoderPolicy(Policy):
         super().__init__(model, *given, **settings)
         # Kept, because `generate` runs under another generation config than the model's own.
         forced = "forced_bos_token_id" not in settings.get("ignored", ())
-        self._prefix = _prefix(model.generation_config, forced)
+        self._prefix = _prefix(model, forced)
         encoder, decoder = (cast(PreTrainedModel, half()) for half in (model.get_encoder, model.get_decoder))
         self.context = longest_text(encoder, encoder.config.get_text_config(), "encoder")
         written = longest_text(decoder, model.config.get_text_config(decoder=True), "decoder")
@@ -144,12 +144,23 @@ class EncoderDecoderDecoder:
         return output.logits[:, -1]
 
 
-def _prefix(config: GenerationConfig, with_forced: bool) -> list[int]:
-    start = config.decoder_start_token_id
-    forced = config.forced_bos_token_id if with_forced else None
-    if start is None:
+def _prefix(model: PreTrainedModel, with_forced: bool) -> list[int]:
+    names = ("decoder_start_token_id", "forced_bos_token_id")[: 1 + with_forced]
+    config, known = model.generation_config, model.config.get_text_config(decoder=True).vocab_size
+    if config.decoder_start_token_id is None:
         raise UnsupportedModelError(
             "the model names no decoder_start_token_id, so a response cannot begin. "
             "Set it in the model's generation_config.json."
         )
-    return [start] if forced is None else [start, forced]
+    found = []
+    for name in names:
+        token = getattr(config, name)
+        if token is None:
+            continue
+        if type(token) is not int or not 0 <= token < known:
+            raise UnsupportedModelError(
+                f"the model's {name} is {token!r}, and every response begins with it: set it in the model's "
+                f"generation_config.json to one token id, from 0 to {known - 1}"
+            )
+        found.append(token)
+    return found

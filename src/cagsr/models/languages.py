@@ -15,9 +15,11 @@ SHOWN = 20
 
 
 def codes_of(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The language codes among a tokenizer's added tokens, in order, and their ids."""
+    """The language codes of a tokenizer, in order, and their ids: those it lists, and added tokens that look so."""
     added = {token.content: number for number, token in tokenizer.added_tokens_decoder.items()}
-    return {code: added[code] for code in sorted(added) if CODE.fullmatch(code)}
+    found = {code: number for code, number in added.items() if CODE.fullmatch(code)}
+    found |= getattr(tokenizer, "lang_code_to_id", {})
+    return {code: found[code] for code in sorted(found)}
 
 
 def set_languages(
@@ -68,13 +70,12 @@ def unforced(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> str 
 
 
 def _token(tokenizer: PreTrainedTokenizerBase, code: str, key: str) -> int:
-    known = tokenizer.get_vocab()
-    for spelt in (code, f"__{code}__"):
-        if spelt in known and known[spelt] != tokenizer.unk_token_id:
-            return known[spelt]
     codes = codes_of(tokenizer)
+    for spelt in (code, f"__{code}__"):
+        if spelt in codes:
+            return codes[spelt]
     raise InputError(
         f"{key}: the tokenizer knows no language {code!r}{closest(code, codes)}"
         if codes
-        else f"{key}: the tokenizer has no token {code!r}, and no languages; leave it out"
+        else f"{key}: the tokenizer has no languages, so not {code!r} either; leave it out"
     )

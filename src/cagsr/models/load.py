@@ -30,6 +30,7 @@ from cagsr.io.safetensors_only import only_safetensors, reason
 from cagsr.models.causal import CausalPolicy
 from cagsr.models.dropout import set_rates, without_randomness
 from cagsr.models.encoder_decoder import EncoderDecoderPolicy
+from cagsr.models.gguf import files_of
 from cagsr.models.lora import is_adapted, merged_copy, merged_onto
 from cagsr.models.policy import Policy
 from cagsr.models.proof import prove
@@ -58,8 +59,9 @@ def architecture_of(name: str, *, revision: str | None = None, trust_remote_code
         base = found_base(adapter)
         with _of_adapter(name):
             return architecture_of(base.name, revision=base.revision, trust_remote_code=trust_remote_code)
+    files = files_of(name)
     try:
-        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(files, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # libraries raise errors of any class for broken files
         raise _not_loaded("the model", name, error) from error
     return _kind_of(config)
@@ -73,7 +75,8 @@ def load_model(
     architecture: str = "auto",
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, dict[str, float]]:
-    """Load a model from a directory or the hub, attention readable, dropout off; also returns the dropout rates.
+    """Load a model from a directory, a GGUF file or the hub, attention readable, dropout off; also returns the dropout
+    rates.
 
     A LoRA adapter gives its base (`io.adapters.found_base`) with the adapter merged in. Weights are read from
     safetensors only; code from the hub runs only if ``trust_remote_code`` says so. Raises InputError for a name that
@@ -83,9 +86,10 @@ def load_model(
         where = {"dtype": dtype, "architecture": architecture, "trust_remote_code": trust_remote_code}
         return _load_adapter(name, adapter, **where)
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
+    files = files_of(name)
     try:
-        config = AutoConfig.from_pretrained(name, **where)
-        only_safetensors(name, config, revision)
+        config = AutoConfig.from_pretrained(files, **where)
+        only_safetensors(files, config, revision)
     except InputError as error:
         raise InputError(f"model.name: {error}") from None
     except Exception as error:  # libraries raise errors of any class for broken files
@@ -94,7 +98,7 @@ def load_model(
     loader: Any = AutoModelForSeq2SeqLM if kind == "encoder-decoder" else AutoModelForCausalLM
     try:
         model, found = loader.from_pretrained(
-            name,
+            files,
             config=config,
             dtype=getattr(torch, dtype),
             attn_implementation=ATTENTION,
@@ -107,6 +111,7 @@ def load_model(
     except Exception as error:
         raise _refusal(name, config.model_type, kind, error) from error
     _check_weights(name, found)
+    model.config.name_or_path = name  # of a GGUF file, and not of its copy
     return model.eval(), without_randomness(model)
 
 
@@ -151,14 +156,15 @@ def _of_adapter(name: str) -> Iterator[None]:
 
 
 def merged(name: str, directory: Path) -> str:
-    """Name of a model with whole weights: ``name``, or for a LoRA adapter ``directory``, where it is saved merged.
+    """Name of a model with whole weights in a form that every loader reads: ``name``, the copy of a GGUF file, or for
+    a LoRA adapter ``directory``, where it is saved merged.
 
     Loaders of other classes read whole weights only.
 
     Raises InputError as `load_model` does, and StorageError.
     """
     if adapter_at(name) is None:
-        return name
+        return files_of(name)
     model, dropout = load_model(name)
     directory.parent.mkdir(parents=True, exist_ok=True)
     save_model(make_policy(model, load_tokenizer(name), dropout=dropout), directory)
@@ -179,10 +185,15 @@ def load_tokenizer(
             return load_tokenizer(base.name, revision=base.revision, trust_remote_code=trust_remote_code)
     if adapter is not None:
         name, revision = str(adapter), None
+    files = files_of(name)
     try:
-        return AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            files, revision=revision, trust_remote_code=trust_remote_code
+        )
     except Exception as error:  # libraries raise errors of any class for broken files
         raise _not_loaded("the tokenizer", name, error) from error
+    tokenizer.name_or_path = name
+    return tokenizer
 
 
 def make_policy(
@@ -250,17 +261,34 @@ def save_model(policy: Policy, directory: Path, weights: dict[str, Tensor] | Non
                 # The embeddings are the base's: PEFT asks the hub for its config to learn that.
                 model.save_pretrained(staging, save_embedding_layers=False)
                 write_base(staging, directory, base)
-                # Languages, ends and forbidden tokens may be other than the base's.
-                model.get_base_model().generation_config.save_pretrained(staging)
             else:
-                model.save_pretrained(staging, state_dict=weights or _untied(model))
+                with _without_generation(model):
+                    model.save_pretrained(staging, state_dict=weights or _untied(model))
         finally:
             set_rates(config, dict.fromkeys(policy.dropout, 0.0))
+        # Of an adapter too: languages, ends and forbidden tokens may be other than the base's.
+        generation = getattr(model, "get_base_model", lambda: model)().generation_config
+        generation.to_json_file(staging / GENERATION, use_diff=True, keys_to_pop=["compile_config"])
         policy.tokenizer.save_pretrained(staging)
     place_atomically(staging, directory)
     # Of a run that went on with another base: beside the new files they would be another model.
     for file in (ADAPTER, ADAPTER_WEIGHTS, BASE) if base is None else ("config.json", "model.safetensors"):
         (directory / file).unlink(missing_ok=True)
+
+
+@contextmanager
+def _without_generation(model: PreTrainedModel) -> Iterator[None]:
+    """Context manager in which a model has a plain generation config.
+
+    transformers does not write one whose settings it would ignore, such as a temperature without ``do_sample``, and
+    says so when the training is done.
+    """
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _untied(model: PreTrainedModel) -> dict[str, Tensor] | None:

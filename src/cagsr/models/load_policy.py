@@ -15,9 +15,11 @@ from cagsr.io.provenance import identity
 from cagsr.models.dropout import without_randomness
 from cagsr.models.load import load_model, load_tokenizer, make_policy
 from cagsr.models.loaded import (
+    FORCED,
     attention_as_before,
     base_of,
     check_adapters,
+    check_configs,
     policy_of,
     speak,
     tokenizer_of,
@@ -80,7 +82,7 @@ def load_policy(
     cannot be used; a model that is refused keeps its attention implementation.
     """
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
-    speech = Speech(target_language, source_language, ignore_generation_config)
+    speech = _speech(target_language, source_language, ignore_generation_config)
     settings = {"layers": layers, "temperature": temperature, "critic": critic, "ignored": speech.ignored}
     adapter = None if lora is None else _lora(lora)
     if isinstance(model, str | os.PathLike):
@@ -91,6 +93,15 @@ def load_policy(
     if adapter is not None:
         with_lora(policy, r=adapter.r, alpha=adapter.alpha, target_modules=adapter.target_modules)
     return policy.eval()
+
+
+def _speech(target: str | None, source: str | None, ignored: Sequence[str]) -> Speech:
+    if target is not None and FORCED in ignored:
+        raise InputError(
+            f"model.target_language: it is forced as the first token, and sampling.ignore_generation_config leaves out "
+            f"{FORCED}; leave one of them out"
+        )
+    return Speech(target, source, ignored)
 
 
 def _by_name(
@@ -125,6 +136,7 @@ def _of_loaded(
 ) -> Policy:
     base = base_of(model)
     check_adapters(model, base, adapter)
+    check_configs(base)
     tokenizer = tokenizer_of(base, tokenizer, where)
     with attention_as_before(base) as keep_new:
         uncover_forward(model)

@@ -1,5 +1,6 @@
 """Models that a Python program loaded itself: what they are, their tokenizer, and the policy made of one."""
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, cast
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 __all__ = [
+    "FORCED",
     "attention_as_before",
     "base_of",
     "check_adapters",
+    "check_configs",
     "policy_of",
     "speak",
     "tokenizer_of",
@@ -123,6 +126,18 @@ def _make_readable(model: PreTrainedModel) -> None:
             f"model: {name_of(model)} ({model.config.model_type}) computes attention in classes of its own, which "
             "transformers' attention interface does not reach, so it cannot be read. Choose another model."
         )
+
+
+def check_configs(model: PreTrainedModel) -> None:
+    """Raise InputError for configs of a loaded model that could not be saved after training, or loaded again then."""
+    try:
+        if model.generation_config is not None:
+            model.generation_config.validate()
+        with tempfile.TemporaryDirectory() as directory:
+            model.config.save_pretrained(directory)
+    except ValueError as error:
+        why = " ".join(str(error).split())
+        raise InputError(f"model: its config could not be saved after training: {why}") from error
 
 
 def uncover_forward(model: nn.Module) -> None:

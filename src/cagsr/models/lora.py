@@ -18,6 +18,7 @@ from cagsr.io.provenance import identity
 from cagsr.io.safetensors_only import reason
 from cagsr.models.dropout import without_randomness
 from cagsr.models.generation_rules import GenerationRules
+from cagsr.models.gguf import files_of
 from cagsr.models.policy import Policy
 
 if TYPE_CHECKING:
@@ -210,7 +211,7 @@ def proven_base(model: PreTrainedModel, adapted: nn.Module, revision: str | None
     if getattr(model, "hf_quantizer", None) is not None:  # its weights are in no file as they are
         return base_at(name, commit)
     try:
-        again = type(model).from_pretrained(name, **where)
+        again = type(model).from_pretrained(files_of(name), **where)
     except Exception:  # libraries raise errors of any class: it is not there, whatever the reason
         return None
     own = {_plain(key): value for key, value in model.state_dict().items()}

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cagsr.attention.positions import skipped_token
 from cagsr.attention.reading import Readable
 from cagsr.data.chat_template import turn_end
-from cagsr.data.make_prompt import text_ids
+from cagsr.data.make_prompt import no_position, text_ids
 from cagsr.errors import InputError
 from cagsr.types import Prompt, Rollout
 
@@ -22,6 +22,7 @@ class TokenizedModel(nn.Module):
     context         positions for a prompt (and its response, if causal); None: any number.
     response_limit  most tokens of a response, whatever its prompt; None where nothing but the context limits it.
     undrawn         tokens that are never drawn: inside a response the model would take them for padding.
+    skipped         token that a causal model takes for padding wherever it stands, so that no text can have it inside.
     """
 
     padding_side: str
@@ -35,6 +36,7 @@ class TokenizedModel(nn.Module):
         skipped = skipped_token(model)
         # Inside a response it would stand elsewhere in a pass over the whole than where it was drawn.
         self.undrawn: tuple[int, ...] = () if skipped is None or skipped in self.eos_ids else (skipped,)
+        self.skipped = skipped if readable.kind == "causal" else None
         padding = tokenizer.pad_token_id
         self.pad_id = padding if isinstance(padding, int) else self.eos_ids[0]
 
@@ -71,13 +73,16 @@ class TokenizedModel(nn.Module):
     def collate(self, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
         """Batch of prompts: ``prompt_ids, prompt_mask [P S]``, padded on this architecture's side.
 
-        Raises InputError for a prompt without a token: nothing could follow it.
+        Raises InputError for a prompt without a token, which nothing could follow, and for one with ``skipped``.
         """
         empty = next((prompt.index for prompt in prompts if not prompt.ids), None)
         if empty is not None:
             raise InputError(
                 f"the prompt of index {empty} has no tokens; remove it, or choose another tokenizer"
             )
+        padded = next((prompt.index for prompt in prompts if self.skipped in prompt.ids), None)
+        if padded is not None:
+            raise InputError(f"the prompt of index {padded} has {no_position(self.skipped)}. Leave it out.")
         width = max(len(prompt.ids) for prompt in prompts)
         ids = torch.full((len(prompts), width), self.pad_id)
         mask = torch.zeros((len(prompts), width), dtype=torch.bool)
@@ -156,11 +161,8 @@ class TokenizedModel(nn.Module):
         what the tokens spell. Raises InputError for a response that is longer than the model's decoder.
         """
         self.check_length(max(map(len, rows)), "sampling.max_new_tokens")
-        if self.readable.kind == "causal" and any(t in row[:-1] for row in rows for t in self.undrawn):
-            raise InputError(
-                f"a given response has token {self.undrawn[0]} inside: the model takes it for padding, which has "
-                "no position. Leave it out."
-            )
+        if any(self.skipped in row[:-1] for row in rows):
+            raise InputError(f"a given response has {no_position(self.skipped)}. Leave it out.")
         response_ids = torch.full((len(rows), max(map(len, rows))), self.pad_id)
         mask = torch.zeros(response_ids.shape, dtype=torch.bool)
         for n, row in enumerate(rows):

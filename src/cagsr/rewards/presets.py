@@ -1,6 +1,7 @@
 """Reward presets: those of presets.yaml, a preset file of the user's own, or the terms of a config."""
 
 from collections.abc import Mapping
+from copy import deepcopy
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -13,7 +14,7 @@ from cagsr.config import Config
 from cagsr.config.fields import Section
 from cagsr.config.messages import messages
 from cagsr.config.schema import RewardSettings, Term
-from cagsr.config.yaml_document import Document, read_document
+from cagsr.config.yaml_document import read_document
 from cagsr.errors import InputError, closest
 from cagsr.rewards.reward import Reward
 from cagsr.tasks.task import Checker
@@ -33,11 +34,10 @@ class Preset(Section):
     terms: list[Term] = Field(min_length=1, description="The terms of the sum.")
 
 
-def _packaged() -> Document:
-    return read_document(str(resources.files("cagsr.rewards").joinpath("presets.yaml")))
-
-
-PRESETS: tuple[str, ...] = tuple(_packaged().data)
+_PACKAGED: Mapping[str, Any] = read_document(
+    str(resources.files("cagsr.rewards").joinpath("presets.yaml"))
+).data
+PRESETS: tuple[str, ...] = tuple(_PACKAGED)
 
 
 def load_preset(name_or_path: str | Path) -> list[Term]:
@@ -64,7 +64,7 @@ def as_read(config: Config) -> Config:
 
 def _preset(name_or_path: str | Path) -> Preset:
     if str(name_or_path) in PRESETS:
-        return Preset.model_validate(_packaged().data[str(name_or_path)])
+        return Preset.model_validate(deepcopy(_PACKAGED[str(name_or_path)]))
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(

@@ -97,14 +97,23 @@ class RewardModel:
         return cls(model, tokenizer)
 
     @torch.no_grad()
-    def score(self, prompts: Sequence[Asked], responses: Sequence[str], rows_per_pass: int = 64) -> Tensor:
+    def score(
+        self,
+        prompts: Sequence[Asked],
+        responses: Sequence[str],
+        rows_per_pass: int = 64,
+        finished: Sequence[bool] | None = None,
+    ) -> Tensor:
         """[n] float32, higher is better, in (-inf, inf): the n-th response to the n-th prompt.
+
+        ``finished`` is False for one that was cut off, as of `encoded`; None: all ended by themselves.
 
         Raises InputError for a text that is longer than the model has positions for.
         """
+        ended = [True] * len(responses) if finished is None else finished
         rows = [
-            encoded(self.model, self.tokenizer, prompt, response)
-            for prompt, response in zip(prompts, responses, strict=True)
+            encoded(self.model, self.tokenizer, prompt, response, whole)
+            for prompt, response, whole in zip(prompts, responses, ended, strict=True)
         ]
         scores = [torch.empty(0, device=self.model.device)]
         for start in range(0, len(rows), rows_per_pass):
@@ -121,9 +130,15 @@ class RewardModel:
 
 
 def encoded(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: Asked, response: str
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: Asked,
+    response: str,
+    finished: bool = True,
 ) -> Encoded:
     """Token ids of a response to a prompt, by the name of the model's input; as `RewardModel` says.
+
+    To a causal model one that is not ``finished`` has no end, unless it is empty; others read ends as separators.
 
     Raises InputError for more of them than the model has positions for.
     """
@@ -133,10 +148,11 @@ def encoded(
     else:
         turns, template = prompt if isinstance(prompt, Conversation) else (prompt, {})
     if conversational:
-        row = {"input_ids": _ids_of_turns(tokenizer, answered(turns, response), template)}
+        closed = finished or not response
+        row = {"input_ids": _ids_of_turns(tokenizer, answered(turns, response), template, closed)}
     else:
         asked_for = "\n".join(str(turn["content"]) for turn in turns)
-        row = _encoded_texts(model, tokenizer, asked_for, response)
+        row = _encoded_texts(model, tokenizer, asked_for, response, finished)
     limit = longest_text(model, model.config.get_text_config())
     longest = max(map(len, row.values()))
     if limit is not None and longest > limit:
@@ -148,7 +164,7 @@ def encoded(
 
 
 def _encoded_texts(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, response: str
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, response: str, finished: bool
 ) -> Encoded:
     written = text_ids(response, tokenizer, special=False)
     if getattr(model.config, LAYOUT, None) == SPLIT:
@@ -158,7 +174,9 @@ def _encoded_texts(
         pair: Any = tokenizer(prompt, response, split_special_tokens=True, verbose=False)
         return {key: list(pair[key]) for key in ("input_ids", "token_type_ids") if key in pair}
     asked_for = text_ids(prompt, tokenizer, goes_on=not model.config.is_encoder_decoder)
-    return {"input_ids": [*asked_for, *written, cast(int, tokenizer.eos_token_id)]}
+    # An encoder-decoder is read at the last of them, and takes as many of each row.
+    ended = finished or not written or model.config.is_encoder_decoder
+    return {"input_ids": [*asked_for, *written, *([cast(int, tokenizer.eos_token_id)] if ended else [])]}
 
 
 @contextmanager
@@ -183,11 +201,14 @@ def padding(model: PreTrainedModel, rows: Sequence[Encoded]) -> Iterator[int]:
 
 
 def _ids_of_turns(
-    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Mapping[str, Any]], template: Mapping[str, Any]
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Mapping[str, Any]],
+    template: Mapping[str, Any],
+    closed: bool,
 ) -> list[int]:
-    closed = {"add_generation_prompt": False, "continue_final_message": False}
+    how = {"add_generation_prompt": False, "continue_final_message": not closed}
     try:
-        text, turns = render(messages, tokenizer, **{**template, **closed})
+        text, turns = render(messages, tokenizer, **{**template, **how})
         return list(tokenised(text, turns, tokenizer, add_special_tokens=False).ids)
     except ValueError as error:
         raise InputError(f"reward model: {error}; choose another, or leave the row out") from error

@@ -33,8 +33,11 @@ def fine_tune(
     continuation: Continuation | None = None,
     *,
     seed: int = 0,
+    finished: Sequence[bool] | None = None,
 ) -> None:
     """Train ``policy`` to maximise the mean log-probability of reference tokens, the end-of-sequence token included.
+
+    ``finished`` is False for a reference that was cut off, which has no end; None: all ended by themselves.
 
     Uses the policy's own scoring pass, so prompts and responses are put together exactly as they are later in
     reinforcement learning. ``report(step, loss)`` is called after every step; the loss is in nats per token.
@@ -55,7 +58,8 @@ def fine_tune(
         mine = world.share(rows)
         with continuation.step(step + 1, settings.steps) if continuation else nullcontext():
             texts = [references[row] for row in mine]
-            batch = policy.given([prompts[row] for row in mine], texts, settings.max_reference_tokens)
+            ended = None if finished is None else [finished[row] for row in mine]
+            batch = policy.given([prompts[row] for row in mine], texts, settings.max_reference_tokens, ended)
             tokens = float(world.total(batch.response_mask.sum()))
             loss = -network(batch).logprobs.sum() / tokens
             accelerator.backward(loss * world.size)

@@ -15,6 +15,7 @@ from cagsr.data.row_messages import say_rows
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import answer, values_of
+from cagsr.evaluation.score import was_finished
 from cagsr.io.quiet_libraries import memory_named, warn
 from cagsr.io.terminal import said, say
 from cagsr.models.build import build_policy
@@ -79,6 +80,7 @@ def _fine_tune(config: Config, console: Console, claim: Claim) -> dict[str, Any]
     policy.to(claim.accelerator.device)
     prompts, report = splits.build_prompts(config, policy, "train", need_reference=True, rows=rows)
     references = [prompt.row["reference"] for prompt in prompts]
+    finished = [_was_finished(prompt) for prompt in prompts]
     say_rows(console, "references", report)
     _say_cut(policy, references, config.sft.max_reference_tokens, console)
     if is_adapted(policy.model):
@@ -97,6 +99,7 @@ def _fine_tune(config: Config, console: Console, claim: Claim) -> dict[str, Any]
             shown,
             continuation,
             seed=config.train.seed,
+            finished=finished,
         )
     if claim.run is not None:
         save_model(policy, claim.directory / "model")
@@ -151,6 +154,13 @@ def _new_policy(config: Config, rows: Sequence[Row]) -> Policy:
         scratch.architecture, tokenizer, layers=scratch.layers, hidden=scratch.hidden, heads=scratch.heads
     )
     return make_policy(model, tokenizer)
+
+
+def _was_finished(prompt: Prompt) -> bool:
+    try:
+        return was_finished(prompt.row)
+    except ValueError as error:
+        raise InputError(f"row {prompt.index + 1}: {error}; correct it, or rename the column") from None
 
 
 def _say_cut(policy: Policy, references: list[str], limit: int, console: Console) -> None:

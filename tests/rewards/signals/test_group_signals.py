@@ -94,9 +94,18 @@ def test_reference_overlap_takes_the_nearest_reference():
     assert overlap(both, "a dog", "the cat sat down", "unused") == pytest.approx([0.8, 6 / 7, 0.0])
 
 
-@pytest.mark.parametrize("row", [{}, {"reference": None}, {"references": []}, {"references": [3]}])
-def test_a_row_without_a_reference_is_named(row):
-    with pytest.raises(InputError, match="the row of prompt index 7 has none"):
+@pytest.mark.parametrize(
+    ("row", "has"),
+    [
+        ({}, "none"),
+        ({"reference": None}, "none"),
+        ({"references": []}, "none"),
+        ({"references": [3]}, r"no text as that, but \[3\]"),
+        ({"reference": 0}, "no text as that, but 0"),
+    ],
+)
+def test_a_row_without_a_reference_is_named(row, has):
+    with pytest.raises(InputError, match=rf"the row of prompt index 7 has {has}\."):
         overlap(row, "a")
 
 

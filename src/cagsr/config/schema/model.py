@@ -26,7 +26,7 @@ class Model(Section):
 
     name: Place | None = Field(
         default=None,
-        description="Directory or hub name of the model; null: the built-in base of data.task.",
+        description="Directory, GGUF file or hub name of the model; null: the built-in base of data.task.",
     )
     revision: Text | None = Field(default=None, description="Branch, tag or commit of a hub model.")
     architecture: Literal["auto", "causal", "encoder-decoder"] = Field(

@@ -15,12 +15,17 @@ __all__ = ["build_salience", "demand_content"]
 
 
 def demand_content(salience: Salience, prompts: Sequence[Prompt]) -> None:
-    """Raise InputError where what was asked for (a span, a column's parts, roles, pieces) is in none of the prompts."""
+    """Raise InputError where what was asked for (a span, a column, rare words, roles, pieces) is in no prompt."""
     roles = getattr(salience, "roles", ROLES)
     if isinstance(salience, Span):
         kind, mend = "span", "Correct its start, end or pattern"
     elif isinstance(salience, Column):
         kind, mend = "column", "Correct its list"
+    elif isinstance(salience, Idf) and salience.frequencies:
+        kind, mend = (
+            "idf",
+            "A word that every prompt has weighs 0: set reward.salience.kind: uniform, or give more prompts",
+        )
     elif tuple(roles) != ROLES:
         there = sorted({turn.role for prompt in prompts for turn in prompt.turns})
         kind, mend = "roles", f"Set reward.salience.roles; the prompts have turns of {', '.join(there)}"

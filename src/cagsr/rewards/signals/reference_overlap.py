@@ -33,8 +33,9 @@ def _references(prompt: Prompt) -> list[str]:
     given = prompt.row.get("references") or prompt.row.get("reference")
     texts = [given] if isinstance(given, str) else given
     if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts) or not texts:
+        has = f"no text as that, but {given!r:.40}" if given not in (None, "", []) else "none"
         raise InputError(
-            f"signal 'reference_overlap' needs a reference, and the row of prompt index {prompt.index} has none. "
+            f"signal 'reference_overlap' needs a reference, and the row of prompt index {prompt.index} has {has}. "
             "Name data.reference_column, or choose a reward that needs no references."
         )
     return list(texts)
