@@ -81,7 +81,10 @@ def find_heads(
             "reward.heads: the base's responses to one prompt never differ in what they take up, so no head "
             "can be told from another. Set reward.heads to all, or raise sampling.temperature or sampling.candidates."
         )
-    means = {layer: (sum(sums[layer] for _, _, sums, _ in asked) / counted).tolist() for layer in asked[0][0]}
+    means = {
+        layer: (torch.stack([sums[layer] for _, _, sums, _ in asked]).sum(0) / counted).tolist()
+        for layer in asked[0][0]
+    }
     try:
         weights = best_heads(means)
     except ValueError as error:
