@@ -27,7 +27,7 @@ from cagsr.evaluation.evaluator import (
     response_rows,
     values_of,
 )
-from cagsr.evaluation.learnt_heads import choose_heads, keep_heads
+from cagsr.evaluation.learnt_heads import HEADS, choose_heads, keep_heads
 from cagsr.experiments.recipes import train_recipe
 from cagsr.experiments.results import (
     PREFERENCES,
@@ -103,7 +103,7 @@ class ComparisonRunner:
 
     def _with_heads(self, config: Config) -> Config:
         """The config whose systems all read the heads that were learnt once, on the base."""
-        kept = self.directory / "heads.json"
+        kept = self.directory / HEADS
         keep_heads(choose_heads(self.base, config, self.training, self.salience, kept), kept)
         return config.replaced({"reward.heads": str(kept)}) if config.reward.heads == "learn" else config
 
