@@ -259,7 +259,9 @@ def rebuild(kind: str, console: Console) -> None:
     Raises InputError for the demo of a pretrained model.
     """
     if kind == "instruct":
-        raise InputError("--rebuild-base: the base of this demo is a pretrained model; nothing of it ships")
+        raise InputError(
+            "--rebuild-base: the base of this demo is a pretrained model, which does not ship; leave the option out"
+        )
     with TemporaryDirectory() as workplace:
         config = Config.load(DEMOS / CONFIGS[kind], [f"sft.directory={workplace}/base"])
         run_sft(config, console)
