@@ -96,7 +96,7 @@ def make_evidence(
         salience=torch.as_tensor(salience, dtype=torch.float32),
         observer=Asked(),
         # The prompt with another first token.
-        contrasts=[{0: (7, *ids[mask].tolist()[1:])} for ids, mask in zip(ids_PS, mask_PS, strict=True)],
+        contrasts=lambda prompt: {0: (7, *ids_PS[prompt.index][mask_PS[prompt.index]].tolist()[1:])},
     )
 
 

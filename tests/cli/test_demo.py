@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 
 from cagsr.io.shutdown import Stops
-from cagsr.models.from_scratch import new_model
 from cagsr.runs.directory import RunDirectory
-from chat_models import chat_tokenizer
+from chat_models import save_assistant
 from command_line import Outcome, typed_once
 
 QUICK = ["train.steps=2", "train.warmup_steps=0", "train.prompts_per_step=2", "train.micro_batch=6"]
@@ -51,14 +49,7 @@ def test_the_demo_shows_a_table_samples_and_what_the_method_is_not_for(cagsr, ki
 
 def test_the_demo_of_a_pretrained_assistant_learns_its_heads_and_compares_with_them(cagsr, tmp_path):
     """Of a tiny one: what is trained, measured and read is that of the real one."""
-    torch.manual_seed(0)
-    tokenizer = chat_tokenizer()
-    model = new_model("llama", tokenizer, layers=2, hidden=20, heads=5, context=1024)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.mul_(20 if parameter.dim() > 1 else 1)
-    model.save_pretrained("assistant")
-    tokenizer.save_pretrained("assistant")
+    save_assistant("assistant")
     quick = [*QUICK, "data.evaluation_count=3", "sampling.max_new_tokens=11", "model.name=assistant"]
     outcome = cagsr("demo", "--model", "instruct", *quick)
     assert outcome.code == 0, outcome.err

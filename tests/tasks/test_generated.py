@@ -142,3 +142,9 @@ def test_drawing_rows_imports_no_torch():
 def test_a_task_for_instruct_models_has_no_words_for_a_small_one():
     with pytest.raises(InputError, match=r"restaurants has no vocabulary of its own.*model\.name"):
         tokenizer(TASKS["restaurants"])
+
+
+def test_references_of_restaurants_have_single_spaces():
+    rows = TASKS["restaurants"].rows("train", 100)
+    assert not [row["reference"] for row in rows if "  " in row["reference"]]
+    assert any("is not family friendly" in row["reference"] for row in rows)

@@ -82,7 +82,7 @@ def demo(
     """
     started = time.perf_counter()
     settings = [f"train.seed={seed}", f"run.directory={directory}", *overrides]
-    if kind == "instruct" and not any(setting.startswith("model.name=") for setting in overrides):
+    if kind == "instruct" and not any(setting.startswith(("model.name=", "model=")) for setting in overrides):
         settings.append(f"model.name={instruct_model(console)}")
     config = as_read(Config.load(DEMOS / CONFIGS[kind], settings))
     check_paths(config)

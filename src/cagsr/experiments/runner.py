@@ -87,7 +87,7 @@ class ComparisonRunner:
         self.prompts = self._prompts("heldout", rows["heldout"])[: config.data.evaluation_count]
         self.training = self._prompts("train", rows["train"])
         self.salience = build_salience(config, self.training)
-        self.config = config = self._with_heads(config)
+        self.heads = choose_heads(self.base, config, self.training, self.salience, directory / HEADS)
         pairs, report = splits.build_pairs(config, self.base)
         if pairs:
             say_rows(console, "pairs", report)
@@ -101,11 +101,12 @@ class ComparisonRunner:
             )
         say_few(console, len(self.prompts))
 
-    def _with_heads(self, config: Config) -> Config:
-        """The config whose systems all read the heads that were learnt once, on the base."""
+    def keep_heads(self) -> None:
+        """Keep what heads were learnt, on the base, in the comparison that has begun; all systems read these."""
         kept = self.directory / HEADS
-        keep_heads(choose_heads(self.base, config, self.training, self.salience, kept), kept)
-        return config.replaced({"reward.heads": str(kept)}) if config.reward.heads == "learn" else config
+        keep_heads(self.heads, kept)
+        if self.config.reward.heads == "learn":
+            self.config = self.config.replaced({"reward.heads": str(kept)})
 
     def _prompts(self, split: str, rows: list[Row]) -> list[Prompt]:
         prompts, report = splits.build_prompts(self.config, self.base, split, rows=rows)

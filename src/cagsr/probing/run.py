@@ -168,6 +168,11 @@ def _rewards(config: Config, checker: Checker | None) -> tuple[dict[str, Sequenc
     rewards: dict[str, Sequence[Term]] = {
         name: load_preset(name) for name in PRESETS if name != "oracle" or checker is not None
     }
+    rewards = {
+        name: terms
+        for name, terms in rewards.items()
+        if not any(term.signal in NEEDING_MORE for term in terms)
+    }
     own = build_reward(config.reward, checker).terms
     name = config.reward.preset if config.reward.terms is None else "reward.terms"
     return {name: own} | {other: terms for other, terms in rewards.items() if other != name}, name

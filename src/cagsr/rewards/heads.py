@@ -67,14 +67,17 @@ def agreement(looked: Tensor, evidence: Evidence) -> tuple[Tensor, int]:
 def follows(looked: Sequence[Tensor], lost: Sequence[Tensor]) -> float:
     """How well looks tell knockouts: mean over prompts of their rank correlation, over all responses and pieces.
 
-    Each [N J], of one prompt: the mean look of the chosen heads, and what responses lose without a piece. In [-1, 1].
-    A criterion without labels: both say what a response took up, so where they agree the cheaper one serves.
+    Each [N J], of one prompt: the mean look of the chosen heads, and what responses lose without a piece. In [-1, 1],
+    0 where nothing can be told. A criterion without labels: both say what a response took up, so where they agree the
+    cheaper one serves.
     """
     found = []
     for look, loss in zip(looked, lost, strict=True):
         of_look, of_loss = (_ranks(values.flatten(), dim=0) for values in (look, loss))
-        found.append((of_look @ of_loss / (of_look.norm() * of_loss.norm()).clamp(min=1e-12)).item())
-    return sum(found) / len(found)
+        scale = of_look.norm() * of_loss.norm()
+        if scale > 0:  # a prompt of which all is alike tells nothing
+            found.append((of_look @ of_loss / scale).item())
+    return sum(found) / max(len(found), 1)
 
 
 def best_heads(sums: Mapping[int, Sequence[float]], kept: int = KEPT) -> dict[int, list[float]]:

@@ -20,7 +20,16 @@ from cagsr.rewards.reward import Reward
 from cagsr.tasks.task import Checker
 from cagsr.types import Evidence, Signal
 
-__all__ = ["PRESETS", "as_read", "build_reward", "check_signal", "checker_signals", "load_preset", "terms_of"]
+__all__ = [
+    "PRESETS",
+    "as_read",
+    "build_reward",
+    "check_signal",
+    "checker_signals",
+    "learns_heads",
+    "load_preset",
+    "terms_of",
+]
 
 
 class Preset(Section):
@@ -47,6 +56,11 @@ def load_preset(name_or_path: str | Path) -> list[Term]:
     with file and line for a file that is no preset.
     """
     return _preset(name_or_path).terms
+
+
+def learns_heads(name_or_path: str | Path) -> bool:
+    """Does a preset read heads that are learnt from prompts? Raises InputError as `load_preset` does."""
+    return _preset(name_or_path).heads == "learn"
 
 
 def as_read(config: Config) -> Config:

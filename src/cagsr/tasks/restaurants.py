@@ -32,7 +32,7 @@ FIELDS: dict[str, tuple[str, str]] = {
         "has a customer rating of {}",
     ),
     "area": ("riverside|city centre", "is in the {} area"),
-    "familyFriendly": ("yes|no", "is {} family friendly"),
+    "familyFriendly": ("yes|no", "is {}family friendly"),
     "near": (PLACES, "is near {}"),
 }
 
@@ -74,7 +74,7 @@ class Restaurants(Task):
 
 
 def _worded(field: str, value: str) -> str:
-    return {"yes": "", "no": "not"}[value] if field == "familyFriendly" else value
+    return {"yes": "", "no": "not "}[value] if field == "familyFriendly" else value
 
 
 RESTAURANTS = Restaurants()

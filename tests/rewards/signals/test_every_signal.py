@@ -111,7 +111,7 @@ def test_responses_of_a_batch_do_not_see_each_other(name, options):
         ),
         evidence.salience[1:2, columns],
         evidence.observer,
-        contrasts=evidence.contrasts[1:2],
+        contrasts=evidence.contrasts,
     )
     torch.testing.assert_close(SIGNALS[name](alone, **options), together[5:10], rtol=1e-5, atol=1e-6)
 

@@ -135,7 +135,9 @@ def swaps():
         logprobs=[[-1.0, -4.0], [-5.0, 0.0], [-1.0, -1.0], [-2.0, -2.0]],
     )
     observer = ByFirst({20: [[-1.0, -5.5], [-3.0, 0.0]], 21: [[-9.0, -9.0], [-5.25, 0.0]]})
-    return replace(made, observer=observer, contrasts=[{0: (20, 3), 2: (21, 3, 4)}, {}])
+    return replace(
+        made, observer=observer, contrasts=lambda prompt: ({0: (20, 3), 2: (21, 3, 4)}, {})[prompt.index]
+    )
 
 
 def test_swapped_asks_for_the_piece_whose_turn_it_is(swaps):
@@ -155,7 +157,9 @@ def test_swapped_takes_the_mean_over_the_pieces_asked(swaps):
 
 
 def test_swapped_says_where_nothing_can_be_exchanged(swaps):
-    with pytest.raises(InputError, match=r"swapped: no prompt has a value.*reward\.salience\.kind: pieces"):
+    with pytest.raises(
+        InputError, match=r"swapped: there is nothing to exchange.*reward\.salience\.kind: pieces"
+    ):
         SIGNALS["swapped"](replace(swaps, contrasts=None))
     with pytest.raises(InputError, match="swapped asks the observer again"):
         SIGNALS["swapped"](replace(swaps, observer=None))

@@ -1,7 +1,7 @@
 """Base class of saliences, and the evidence that a signal is given."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -51,8 +51,9 @@ class Salience(ABC):
         """The tokens of each piece of the prompt; None where runs of salient tokens are the pieces."""
         return None
 
-    def contrasts(self, rollout: Rollout) -> list[dict[int, tuple[int, ...]]] | None:
-        """Each prompt's tokens with another value in a piece, by the piece's number (`rewards.contrasts`).
+    @property
+    def contrasts(self) -> Callable[[Prompt], Mapping[int, Sequence[int]]] | None:
+        """A prompt's tokens with another value in a piece, by the piece's number (`rewards.contrasts`).
 
         None where the data set has no values that could be exchanged.
         """
@@ -82,7 +83,7 @@ def evidence_of(
 ) -> Evidence:
     """What a signal is given: the rollout, what was observed of it, its salient tokens, its pieces and contrasts."""
     knows = isinstance(salience, Salience)
-    pieces_PJS, contrasts = (salience.pieces(rollout), salience.contrasts(rollout)) if knows else (None, None)
+    pieces_PJS, contrasts = (salience.pieces(rollout), salience.contrasts) if knows else (None, None)
     return Evidence(rollout, observation, salience(rollout), observer, pieces_PJS, contrasts)
 
 

@@ -32,12 +32,13 @@ def swapped(evidence: Evidence, *, asked: PositiveInt = 1, most: PositiveFloat =
         raise InputError("swapped asks the observer again, and this evidence has none; give Evidence one")
     if evidence.contrasts is None:
         raise InputError(
-            "swapped: no prompt has a value (of a field, a number, a name, a negation) that could be exchanged for "
-            "another prompt's. Set reward.salience.kind: pieces, or leave the signal out"
+            "swapped: there is nothing to exchange. Set reward.salience.kind: pieces; if it is, no prompt has a value "
+            "(of a field, a number, a name, a negation) that another prompt has another of: leave the signal out"
         )
     rollout, k = evidence.rollout, evidence.rollout.group_size
     found = torch.zeros(len(rollout.responses), device=rollout.response_ids.device)
-    for place, contrasts in enumerate(evidence.contrasts):
+    for place, prompt in enumerate(rollout.prompts):
+        contrasts = evidence.contrasts(prompt)
         rows = slice(place * k, (place + 1) * k)
         pieces = sorted(contrasts)
         # Other pieces at every step: the tokens that were drawn are as good as dice, and the same for the same rollout.
@@ -45,7 +46,7 @@ def swapped(evidence: Evidence, *, asked: PositiveInt = 1, most: PositiveFloat =
         chosen = [pieces[(turn + number) % len(pieces)] for number in range(min(asked, len(pieces)))]
         before = evidence.observation.logprobs[rows].sum(-1)
         for piece in chosen:
-            ids = torch.tensor([contrasts[piece]], device=rollout.prompt_ids.device)
+            ids = torch.tensor([contrasts[piece]], dtype=torch.long, device=rollout.prompt_ids.device)
             other = replace(rollout.chosen([place]), prompt_ids=ids, prompt_mask=torch.ones_like(ids).bool())
             after = evidence.observer.logprobs(other).sum(-1)
             found[rows] += (before - after).clamp(-most, most) / len(chosen)
