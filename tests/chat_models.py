@@ -99,3 +99,15 @@ def tokenizer(chat_template=None, kind="bytes", begin=False, end=False) -> PreTr
         unk_token="<unk>",
         chat_template=chat_template,
     )
+
+
+def save_assistant(directory: str) -> None:
+    """A tiny instruct model with room for prompts of the task restaurants, whose knockouts are more than noise."""
+    torch.manual_seed(0)
+    tokenizer = chat_tokenizer()
+    model = new_model("llama", tokenizer, layers=2, hidden=20, heads=5, context=1024)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(20 if parameter.dim() > 1 else 1)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)

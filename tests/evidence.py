@@ -95,6 +95,8 @@ def make_evidence(
         ),
         salience=torch.as_tensor(salience, dtype=torch.float32),
         observer=Asked(),
+        # The prompt with another first token.
+        contrasts=lambda prompt: {0: (7, *ids_PS[prompt.index][mask_PS[prompt.index]].tolist()[1:])},
     )
 
 
@@ -132,6 +134,7 @@ def padded(evidence: Evidence, *, left: int = 0, right: int = 0, response: int =
         ),
         salience=prompt_axis(evidence.salience),
         observer=evidence.observer,
+        contrasts=evidence.contrasts,
     )
 
 

@@ -206,6 +206,8 @@ class Evidence:
                          none to ask.
         pieces        [P J S]  bool: the tokens of each of a prompt's pieces, where the salience knows them; None: runs
                          of salient tokens are the pieces (`rewards.segments`).
+        contrasts            of a prompt, by the number of a piece, the prompt's tokens with another value in the piece
+                         (`rewards.contrasts`); None where the data set has no values to exchange.
     explanations         what several signals need and is computed once for all; evidence with another part
                          (`dataclasses.replace`) begins without.
     """
@@ -215,6 +217,7 @@ class Evidence:
     salience: Tensor
     observer: Observer | None = None
     pieces: Tensor | None = None
+    contrasts: Callable[[Prompt], Mapping[int, Sequence[int]]] | None = None
     explanations: Explanations = field(default_factory=Explanations, init=False, compare=False, repr=False)
 
     def per_row(self, per_prompt: Tensor) -> Tensor:

@@ -42,6 +42,13 @@ def test_the_preset_it_writes_is_one_that_train_takes(calibrate, train, model):
     assert train("reward.preset=mine.yaml", model=model).code == 0
 
 
+def test_the_preset_says_what_its_weights_were_fitted_to(calibrate):
+    assert calibrate("--output", "mine.yaml", "reward.salience.kind=pieces").code == 0
+    assert "salience: pieces" in Path("mine.yaml").read_text()
+    assert calibrate("--output", "plain.yaml").code == 0
+    assert "salience" not in Path("plain.yaml").read_text()
+
+
 def test_the_same_seed_finds_the_same_weights(calibrate):
     calibrate("--output", "one.yaml")
     calibrate("--output", "two.yaml")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from cagsr.errors import EndpointError
+from chat_models import save_assistant
 from command_line import Outcome, typed_once
 
 FEW = [
@@ -355,3 +356,23 @@ def test_the_list_of_systems_says_what_each_does(cagsr):
     assert outcome.code == 0
     assert "cagsr-ppo" in outcome.out
     assert "PPO with a critic" in outcome.out
+
+
+def test_heads_are_learnt_once_and_read_by_every_system(cagsr, small):
+    save_assistant("assistant")
+    given = ["data.task=restaurants", "model.name=assistant", "reward.preset=attention-values"]
+    given += [
+        "compare.systems=[no-rl, cagsr-grpo, lexical]",
+        "compare.seeds=[0]",
+        "compare.directory=compared",
+    ]
+    outcome = cagsr("compare", *small, *given)
+    assert outcome.code == 0, outcome.err
+    learnt = json.loads(Path("compared/heads.json").read_text())
+    for system in ("cagsr-grpo", "lexical"):
+        config = Path(f"compared/{system}/seed-0/config.yaml").read_text()
+        assert "heads: compared/heads.json" in config
+        assert "kind: pieces" in config
+    again = cagsr("compare", *small, *given, "--resume")
+    assert again.code == 0, again.err
+    assert json.loads(Path("compared/heads.json").read_text()) == learnt

@@ -7,6 +7,7 @@ import pytest
 
 from cagsr.io.shutdown import Stops
 from cagsr.runs.directory import RunDirectory
+from chat_models import save_assistant
 from command_line import Outcome, typed_once
 
 QUICK = ["train.steps=2", "train.warmup_steps=0", "train.prompts_per_step=2", "train.micro_batch=6"]
@@ -44,6 +45,28 @@ def test_the_demo_shows_a_table_samples_and_what_the_method_is_not_for(cagsr, ki
     for metrics in (*summary["systems"].values(), *summary["differences"].values()):
         assert set(metrics) == METRICS
         assert all(set(interval) == {"mean", "low", "high"} for interval in metrics.values())
+
+
+def test_the_demo_of_a_pretrained_assistant_learns_its_heads_and_compares_with_them(cagsr, tmp_path):
+    """Of a tiny one: what is trained, measured and read is that of the real one."""
+    save_assistant("assistant")
+    quick = [*QUICK, "data.evaluation_count=3", "sampling.max_new_tokens=11", "model.name=assistant"]
+    outcome = cagsr("demo", "--model", "instruct", *quick)
+    assert outcome.code == 0, outcome.err
+    assert "restaurants: 3 held-out prompts" in outcome.out
+    summary = json.loads(Path("runs/demo/summary.json").read_text())
+    assert summary["task"] == "restaurants"
+    learnt = json.loads(Path("runs/demo/heads.json").read_text())
+    assert any(1.0 in row for row in learnt["weights"].values())
+    rows = [json.loads(line) for line in Path("runs/demo/candidates.jsonl").read_text().splitlines()]
+    assert rows[0]["prompt"].startswith("<|im_start|>user\nWrite one or two sentences describing")
+    assert (Path("runs/demo/model") / "adapter_config.json").is_file()
+
+
+def test_the_base_of_a_pretrained_assistant_is_not_made_anew(cagsr):
+    outcome = cagsr("demo", "--model", "instruct", "--rebuild-base")
+    assert outcome.code == 2
+    assert "the base of this demo is a pretrained model" in outcome.err
 
 
 def test_a_second_demo_moves_the_first_aside_and_says_so(cagsr):

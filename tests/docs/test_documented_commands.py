@@ -35,6 +35,7 @@ from cagsr.rating.session import Rating
 from command_line import settle, typed
 
 NOT_RUN = {
+    "cagsr demo --model instruct": "it fetches a model; tests/cli/test_demo.py runs it on a tiny one",
     "make prove": "twenty minutes; its parts are run at a small count in tests/proofs",
     "git clone": "the repository is here",
     "pip wheel": "it builds in an environment of its own, which needs a package index",

@@ -11,8 +11,9 @@ from cagsr.config import Config
 from cagsr.errors import InputError
 from cagsr.evaluation.learnt_heads import choose_heads, find_heads, keep_heads
 from cagsr.models.reference import Reference
-from cagsr.rewards.heads import TOLD, agreement, looks
+from cagsr.rewards.heads import TOLD, agreement, follows, looks
 from cagsr.rewards.salience import Uniform, evidence_of
+from cagsr.rewards.segments import knockout
 
 
 def config(heads: str, seed: int) -> Config:
@@ -36,15 +37,25 @@ def test_the_heads_found_are_those_whose_looks_order_responses_as_knockouts_do(n
     policy = telling(name)
     prompts = tiny.prompts(policy, (11, 7, 13))
     found = find_heads(policy, prompts, Uniform(), SAMPLING, seed=3)
-    sums, counted = {}, 0
+    sums, counted, looked, lost = {}, 0, [], []
     for prompt in prompts:
         rollout = policy.sample([prompt], SAMPLING, seed=3)
         evidence = evidence_of(rollout, policy.observe(rollout), Uniform(), policy)
-        for layer, looked in looks(policy, evidence).items():
-            total, pieces = agreement(looked, evidence)
+        of_prompt = looks(policy, evidence)
+        chosen = [
+            of_prompt[layer][head]
+            for layer, row in found["weights"].items()
+            for head, one in enumerate(row)
+            if one
+        ]
+        looked.append(torch.stack(chosen).mean(0))
+        lost.append(knockout(evidence).sum(1))
+        for layer, look in of_prompt.items():
+            total, pieces = agreement(look, evidence)
             sums[layer] = sums.get(layer, 0) + total
         counted += pieces
     assert found["pieces"] == counted > 0
+    assert found["follows"] == pytest.approx(follows(looked, lost), abs=1e-5)
     for layer, total in sums.items():
         torch.testing.assert_close(torch.tensor(found["all"][layer]), total / counted)
         chosen = found["weights"].get(layer, [0.0] * len(total))

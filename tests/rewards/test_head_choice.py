@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tiny
-from cagsr.rewards.heads import agreement, best_heads, looks
+from cagsr.rewards.heads import agreement, best_heads, follows, looks
 from cagsr.rewards.salience import Uniform, evidence_of
 from cagsr.rewards.segments import knockout, segments
 from cagsr.types import Explanations
@@ -67,3 +67,10 @@ def test_looks_are_the_largest_mean_over_a_piece_that_each_head_gives(architectu
                     )
                     torch.testing.assert_close(looked[row, piece], expected)
     assert knockout(evidence).shape[-1] == next(iter(found.values())).shape[-1]
+
+
+def test_looks_follow_knockouts_by_their_rank_correlation_over_responses_and_pieces():
+    """Of the first prompt the ranks are the same, of the second (2, 0, 1) against (0, 1, 2): (1 - 1/2) / 2."""
+    looked = [torch.tensor([[0.1, 0.3], [0.2, 0.9]]), torch.tensor([[0.9, 0.1, 0.2]])]
+    lost = [torch.tensor([[-1.0, 2.0], [0.0, 30.0]]), torch.tensor([[1.0, 2.0, 3.0]])]
+    assert follows(looked, lost) == pytest.approx(0.25)

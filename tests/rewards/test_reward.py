@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from cagsr.config import Config
 from cagsr.config.schema import Term
 from cagsr.errors import InputError, SignalError
-from cagsr.rewards.presets import PRESETS, load_preset
+from cagsr.evaluation.score import chosen_reward
+from cagsr.rewards.presets import PRESETS, as_read, load_preset
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.signals import SIGNALS, resolve
 from evidence import make_evidence, make_prompt, random_evidence
@@ -415,3 +417,28 @@ def test_presets_survive_a_round_trip_through_yaml():
 def test_the_prompts_of_the_factory_have_offsets_for_every_token():
     prompt = make_prompt("a b, c")
     assert len(prompt.offsets) == len(prompt.ids)
+
+
+@pytest.mark.parametrize(
+    ("settings", "read"),
+    [
+        ([], ("all", "uniform")),
+        (["reward.preset=attention"], ("learn", "pieces")),
+        (["reward.preset=attention", "reward.heads=all"], ("all", "pieces")),
+        (["reward.preset=attention", "reward.salience.kind=idf"], ("learn", "idf")),
+        (["reward.preset=attention", "reward.terms=[{signal: length}]"], ("all", "uniform")),
+        (["reward.preset={place}/mine.yaml"], ("learn", "uniform")),
+    ],
+)
+def test_what_is_read_is_what_the_config_says_and_else_the_preset(tmp_path, settings, read):
+    (tmp_path / "mine.yaml").write_text("heads: learn\nterms: [{signal: length}]")
+    given = [setting.replace("{place}", str(tmp_path)) for setting in settings]
+    config = as_read(Config.load(None, ["data.task=slots", *given]))
+    assert (config.reward.heads, config.reward.salience.kind) == read
+    assert as_read(config) == config
+
+
+def test_a_preset_that_reads_learnt_heads_scores_nothing_by_itself():
+    with pytest.raises(InputError, match="'attention' reads heads that are learnt"):
+        chosen_reward("attention", None)
+    assert chosen_reward("coverage", None).names == chosen_reward("x", load_preset("coverage")).names

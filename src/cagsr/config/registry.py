@@ -47,6 +47,7 @@ SIGNALS = {
         "reward_model",
         "shift",
         "surprise",
+        "swapped",
         "token_copy",
         "unexplained",
         "unfinished",
@@ -59,6 +60,7 @@ TASKS = {
     "slots-paraphrase": "cagsr.tasks.slots_paraphrase.SLOTS_PARAPHRASE",
     "keywords": "cagsr.tasks.keywords.KEYWORDS",
     "qa": "cagsr.tasks.qa.QA",
+    "restaurants": "cagsr.tasks.restaurants.RESTAURANTS",
 }
 """data.task -> a generated task with its checker."""
 

@@ -7,17 +7,23 @@ from random import Random
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from cagsr.config import Config
 from cagsr.config.schema import Sampling
 from cagsr.errors import InputError
 from cagsr.io.atomic_write import write_atomically
 from cagsr.models.policy import Policy
-from cagsr.rewards.heads import agreement, best_heads, looks
+from cagsr.rewards.heads import agreement, best_heads, follows, looks
+from cagsr.rewards.presets import as_read
 from cagsr.rewards.salience import Salience, evidence_of
+from cagsr.rewards.segments import knockout
 from cagsr.types import Prompt
 
-__all__ = ["choose_heads", "find_heads", "keep_heads"]
+__all__ = ["HEADS", "choose_heads", "find_heads", "keep_heads"]
+
+HEADS = "heads.json"
+"""Name of the file in a run that the heads are kept in."""
 
 PROMPTS = 4
 """Prompts that heads are found on: the ranking of heads hardly changes with more (docs/lab-notes.md)."""
@@ -26,14 +32,14 @@ PROMPTS = 4
 def choose_heads(
     policy: Policy, config: Config, prompts: Sequence[Prompt], salience: Salience, kept: Path | None = None
 ) -> dict[str, Any] | None:
-    """Let the policy read the heads that ``reward.heads`` names; returns them, None where it reads all.
+    """Let the policy read the heads that ``reward.heads``, or the preset, names; returns them, None where it reads all.
 
     What "learn" found the caller keeps (`keep_heads`) in the file ``kept``, if it has a place for one: where it exists
     it is read, so that a run goes on with the same heads.
 
     Raises InputError for a file that is none of heads, or not of this model.
     """
-    heads = config.reward.heads
+    heads = str(as_read(config).reward.heads)
     if heads == "all":
         return None
     path = Path(heads) if heads != "learn" else kept
@@ -64,29 +70,24 @@ def find_heads(
     """Find the heads that tell what responses took up of their prompts (`rewards.heads`), without labels.
 
     For `PROMPTS` of the prompts (a function of ``seed``) the policy samples ``sampling.candidates`` responses each and
-    is asked again without every piece: a pass a piece. Returns ``weights`` (layer -> a weight per head), ``agreement``
-    (mean rank correlation of the chosen heads), ``pieces`` that were counted, and ``all`` (layer -> the mean rank
-    correlation of every head), ready for JSON.
+    is asked again without every piece: a pass a piece. Returns, ready for JSON, ``weights`` (layer -> a weight per
+    head), ``follows`` (`rewards.heads.follows`, of these heads on these prompts), ``agreement`` (mean rank correlation
+    of the chosen heads within a piece), ``pieces`` that were counted, and ``all`` (layer -> that of every head).
 
     Raises InputError where responses differ in no piece, or no head agrees.
     """
     chosen = Random(f"heads {seed}").sample(list(prompts), min(PROMPTS, len(prompts)))
-    sums: dict[int, torch.Tensor] = {}
-    counted = 0
-    for prompt in chosen:
-        rollout = policy.sample([prompt], sampling, seed=seed)
-        evidence = evidence_of(rollout, policy.observe(rollout), salience, policy)
-        pieces = 0
-        for layer, looked in looks(policy, evidence).items():
-            total, pieces = agreement(looked, evidence)
-            sums[layer] = sums.get(layer, torch.zeros_like(total)) + total
-        counted += pieces
+    asked = [_asked(policy, prompt, salience, sampling, seed) for prompt in chosen]
+    counted = sum(pieces for *_, pieces in asked)
     if not counted:
         raise InputError(
             "reward.heads: the base's responses to one prompt never differ in what they take up, so no head "
             "can be told from another. Set reward.heads to all, or raise sampling.temperature or sampling.candidates."
         )
-    means = {layer: (total / counted).tolist() for layer, total in sums.items()}
+    means = {
+        layer: (torch.stack([sums[layer] for _, _, sums, _ in asked]).sum(0) / counted).tolist()
+        for layer in asked[0][0]
+    }
     try:
         weights = best_heads(means)
     except ValueError as error:
@@ -94,7 +95,34 @@ def find_heads(
     agreed = [
         value for layer, row in weights.items() for value, one in zip(means[layer], row, strict=True) if one
     ]
-    return {"agreement": sum(agreed) / len(agreed), "pieces": counted, "weights": weights, "all": means}
+    looked = [
+        torch.cat([of_prompt[layer][torch.tensor(row) > 0] for layer, row in weights.items()]).mean(0)
+        for of_prompt, *_ in asked
+    ]
+    return {
+        "follows": follows(looked, [lost for _, lost, _, _ in asked]),
+        "agreement": sum(agreed) / len(agreed),
+        "pieces": counted,
+        "weights": weights,
+        "all": means,
+    }
+
+
+def _asked(
+    policy: Policy, prompt: Prompt, salience: Salience, sampling: Sampling, seed: int
+) -> tuple[dict[int, Tensor], Tensor, dict[int, Tensor], int]:
+    """Of one prompt: looks by layer [H N J], knockouts [N J], agreement by layer [H], and how many pieces count."""
+    rollout = policy.sample([prompt], sampling, seed=seed)
+    evidence = evidence_of(rollout, policy.observe(rollout), salience, policy)
+    looked = {layer: look.cpu() for layer, look in looks(policy, evidence).items()}
+    agreed = {layer: agreement(look.to(policy.device), evidence) for layer, look in looked.items()}
+    pieces = next(iter(agreed.values()))[1]
+    return (
+        looked,
+        knockout(evidence).sum(1).cpu(),
+        {layer: sums.cpu() for layer, (sums, _) in agreed.items()},
+        pieces,
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from cagsr.errors import InputError
 from cagsr.io.template_date import pinned_date
 from cagsr.models.observing import observing
 from cagsr.models.policy import Policy
-from cagsr.rewards.presets import load_preset, terms_of
+from cagsr.rewards.presets import learns_heads, load_preset, terms_of
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Column, Idf, Salience, Uniform, demand_content, evidence_of
 from cagsr.types import Evidence, Prompt, Scores
@@ -125,9 +125,17 @@ def measured(
 
 
 def chosen_reward(preset: str | Path, reward: Reward | Sequence[Term] | None) -> Reward:
-    """The reward that is given, or else that of the preset."""
+    """The reward that is given, or else that of the preset.
+
+    Raises InputError for a preset that reads learnt heads: nobody learns them here.
+    """
     if isinstance(reward, Reward):
         return reward
+    if reward is None and learns_heads(preset):
+        raise InputError(
+            f"preset: {str(preset)!r} reads heads that are learnt from a data set's prompts, which `cagsr score` and "
+            "training do; name another preset, such as coverage, or give its terms as reward, to read all heads"
+        )
     return Reward(load_preset(preset) if reward is None else terms_of(reward))
 
 

@@ -97,6 +97,7 @@ def compare(
     with claim:
         runner = ComparisonRunner(_with_base(claim, console), claim.directory, console, accept_changes)
         _start(claim, runner.inputs())
+        runner.keep_heads()
         if config.compare.control not in systems:
             control = config.compare.control
             warn(console, f"no comparison with compare.control: {control} is not among compare.systems")

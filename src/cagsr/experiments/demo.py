@@ -25,7 +25,9 @@ from cagsr.evaluation.evaluator import (
     response_rows,
     values_of,
 )
+from cagsr.evaluation.learnt_heads import HEADS, choose_heads
 from cagsr.evaluation.tables import comparison_table, legend, shaded, shades, show_differences
+from cagsr.experiments.instruct_model import instruct_model
 from cagsr.experiments.recipes import trained_policy
 from cagsr.io.atomic_write import write_atomically
 from cagsr.io.terminal import say
@@ -35,7 +37,7 @@ from cagsr.models.build import build_policy
 from cagsr.models.load import load_model, load_tokenizer
 from cagsr.models.policy import Policy
 from cagsr.report.command import report_at_end
-from cagsr.rewards.presets import build_reward
+from cagsr.rewards.presets import as_read, build_reward
 from cagsr.rewards.salience import build_salience
 from cagsr.runs.directory import RESPONSES, SUMMARY, RunDirectory
 from cagsr.tasks.bases import BASES
@@ -49,7 +51,7 @@ from cagsr.types import Prompt
 __all__ = ["CONFIGS", "CONTROLS", "demo", "rebuild"]
 
 DEMOS = Path(__file__).parent / "demos"
-CONFIGS = {"encoder-decoder": "encoder-decoder.yaml", "causal": "causal.yaml"}
+CONFIGS = {"encoder-decoder": "encoder-decoder.yaml", "causal": "causal.yaml", "instruct": "instruct.yaml"}
 CONTROLS = ("paper", "lexical", "length", "oracle")
 BEST_OF_CONTROLS = ("lexical", "length", "oracle")
 SAMPLES = 3
@@ -74,13 +76,15 @@ def demo(
 ) -> dict[str, Any]:
     """Base, CAGSR and controls on held-out prompts; returns the summary that ``directory/summary.json`` holds.
 
-    Controls without training are always there: the best of 8 of the base's own samples by several rewards.
+    Controls without training are always there: the best of K of the base's own samples by several rewards.
     ``full`` also trains on the rewards of CONTROLS, each exactly as CAGSR was trained. An earlier demo in
     ``directory`` is moved aside, never overwritten; with ``resume`` one that was stopped goes on.
     """
     started = time.perf_counter()
     settings = [f"train.seed={seed}", f"run.directory={directory}", *overrides]
-    config = Config.load(DEMOS / CONFIGS[kind], settings)
+    if kind == "instruct" and not any(setting.startswith(("model.name=", "model=")) for setting in overrides):
+        settings.append(f"model.name={instruct_model(console)}")
+    config = as_read(Config.load(DEMOS / CONFIGS[kind], settings))
     check_paths(config)
     check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr demo")
     directory = Path(config.run.directory)
@@ -97,11 +101,13 @@ def demo(
         console,
         f"{config.data.task}: {len(prompts)} held-out prompts, {base.readable}, seed {config.train.seed}",
     )
-    systems = {"base": _greedy(base, prompts, config)}
-    systems |= _best_of_base(base, prompts, config, checker)
+    trained = {}
     for name in ("cagsr", *(CONTROLS if full else ())):
         chosen = config if name == "cagsr" else _with_preset(config, name, directory / "controls" / name)
-        systems[name] = _greedy(_trained(chosen, name, resume, console), prompts, config)
+        trained[name] = _greedy(_trained(chosen, name, resume, console), prompts, config)
+    systems = {"base": _greedy(base, prompts, config)}
+    # After training, which has learnt the heads that the reward reads, where it reads some.
+    systems |= _best_of_base(base, prompts, config, checker) | trained
     summary = _measured(config, systems, prompts, checker, started)
     _show(summary, console)
     _show_samples(base, prompts, systems, console)
@@ -159,7 +165,11 @@ def _is_finished_demo(directory: Path) -> bool:
 
 
 def _with_preset(config: Config, preset: str, directory: Path) -> Config:
-    return config.replaced({"reward.preset": preset, "reward.terms": None, "run.directory": str(directory)})
+    """The config with another reward, whose observer reads the heads that were learnt for the demo's own."""
+    learnt = Path(config.run.directory) / HEADS
+    heads = str(learnt) if config.reward.heads == "learn" else config.reward.heads
+    other = {"reward.preset": preset, "reward.terms": None, "reward.heads": heads}
+    return config.replaced({**other, "run.directory": str(directory)})
 
 
 def _greedy(policy: Policy, prompts: list[Prompt], config: Config) -> Answers:
@@ -182,6 +192,7 @@ def _best_of_base(
         preset: build_reward(_with_preset(config, preset, directory).reward, checker)
         for preset in (config.reward.preset, *BEST_OF_CONTROLS)
     }
+    choose_heads(base, config, prompts, salience, directory / HEADS)
     measures = [measure_signals(reward, base, salience) for reward in rewards.values()]
     answers = answer(
         base,
@@ -243,7 +254,14 @@ def _show_samples(base: Policy, prompts: list[Prompt], systems: dict[str, Answer
 
 
 def rebuild(kind: str, console: Console) -> None:
-    """Train the base of a demo anew and put it where it ships: ``bases/TASK`` in the package."""
+    """Train the base of a demo anew and put it where it ships: ``bases/TASK`` in the package.
+
+    Raises InputError for the demo of a pretrained model.
+    """
+    if kind == "instruct":
+        raise InputError(
+            "--rebuild-base: the base of this demo is a pretrained model, which does not ship; leave the option out"
+        )
     with TemporaryDirectory() as workplace:
         config = Config.load(DEMOS / CONFIGS[kind], [f"sft.directory={workplace}/base"])
         run_sft(config, console)

@@ -27,7 +27,7 @@ from cagsr.evaluation.evaluator import (
     response_rows,
     values_of,
 )
-from cagsr.evaluation.learnt_heads import choose_heads, keep_heads
+from cagsr.evaluation.learnt_heads import HEADS, choose_heads, keep_heads
 from cagsr.experiments.recipes import train_recipe
 from cagsr.experiments.results import (
     PREFERENCES,
@@ -49,7 +49,7 @@ from cagsr.io.quiet_libraries import warn
 from cagsr.io.terminal import duration, fitting, say
 from cagsr.models.build import build_policy, check_sampling
 from cagsr.models.policy import Policy
-from cagsr.rewards.presets import build_reward
+from cagsr.rewards.presets import as_read, build_reward
 from cagsr.rewards.salience import build_salience
 from cagsr.runs.directory import METRICS, RESPONSES, RunDirectory, fingerprint
 from cagsr.runs.identity import of_data
@@ -72,7 +72,9 @@ class ComparisonRunner:
     """
 
     def __init__(self, config: Config, directory: Path, console: Console, accept_changes: bool = False):
-        self.config, self.directory, self.console = config, directory, console
+        # Controls are given the heads and the pieces of the reward that they are compared with.
+        self.config = config = as_read(config)
+        self.directory, self.console = directory, console
         self.accept_changes, self.results = accept_changes, Results()
         self.world = World(accelerated(mixed_precision=config.train.mixed_precision))
         self.checker = find_checker(config.data)
@@ -85,7 +87,7 @@ class ComparisonRunner:
         self.prompts = self._prompts("heldout", rows["heldout"])[: config.data.evaluation_count]
         self.training = self._prompts("train", rows["train"])
         self.salience = build_salience(config, self.training)
-        self.config = config = self._with_heads(config)
+        self.heads = choose_heads(self.base, config, self.training, self.salience, directory / HEADS)
         pairs, report = splits.build_pairs(config, self.base)
         if pairs:
             say_rows(console, "pairs", report)
@@ -99,11 +101,12 @@ class ComparisonRunner:
             )
         say_few(console, len(self.prompts))
 
-    def _with_heads(self, config: Config) -> Config:
-        """The config whose systems all read the heads that were learnt once, on the base."""
-        kept = self.directory / "heads.json"
-        keep_heads(choose_heads(self.base, config, self.training, self.salience, kept), kept)
-        return config.replaced({"reward.heads": str(kept)}) if config.reward.heads == "learn" else config
+    def keep_heads(self) -> None:
+        """Keep what heads were learnt, on the base, in the comparison that has begun; all systems read these."""
+        kept = self.directory / HEADS
+        keep_heads(self.heads, kept)
+        if self.config.reward.heads == "learn":
+            self.config = self.config.replaced({"reward.heads": str(kept)})
 
     def _prompts(self, split: str, rows: list[Row]) -> list[Prompt]:
         prompts, report = splits.build_prompts(self.config, self.base, split, rows=rows)

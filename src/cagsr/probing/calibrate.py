@@ -32,7 +32,7 @@ from cagsr.io.terminal import say
 from cagsr.models.build import build_policy, check_sampling
 from cagsr.models.policy import Policy
 from cagsr.rewards.calibration import Fit, Pairs, calibrated_terms, cross_validated
-from cagsr.rewards.presets import build_reward
+from cagsr.rewards.presets import as_read, build_reward
 from cagsr.rewards.reward import SMALLEST_UNIT, Reward
 from cagsr.rewards.salience import build_salience
 from cagsr.tasks.checkers import find_checker
@@ -118,7 +118,7 @@ def calibrate(
         weights, differences = labelled.weights, np.concatenate([differences, given.differences])
     summary["terms"] = [_as_data(term) for term in _terms(reward, weights, differences)]
     summary["seconds"] = round(time.perf_counter() - started, 1)
-    preset = {"about": _about(config, summary), "terms": summary["terms"]}
+    preset = {"about": _about(config, summary), **_reading(config), "terms": summary["terms"]}
     write_atomically(output, write_document(preset))
     _tell(console, summary, output)
     return summary
@@ -269,6 +269,13 @@ def _as_data(term: Term) -> dict[str, Any]:
         "standardise": term.standardise,
     }
     return found | ({"options": dict(term.options)} if term.options else {})
+
+
+def _reading(config: Config) -> dict[str, str]:
+    """What the weights were fitted to, for the preset: learnt heads, pieces. Defaults are left out."""
+    reward = as_read(config).reward
+    learnt = {} if reward.heads == "all" else {"heads": "learn"}
+    return learnt | ({"salience": "pieces"} if reward.salience.kind == "pieces" else {})
 
 
 def _about(config: Config, summary: dict[str, Any]) -> str:

@@ -43,8 +43,8 @@ from cagsr.types import Evidence, Prompt
 
 __all__ = ["probe"]
 
-# These need labels themselves: a reference, people's pairs.
-LABELLED_SIGNALS = ("reference_overlap", "reward_model")
+# These need what prompts alone may not have: a reference, people's pairs, values to exchange.
+NEEDING_MORE = ("reference_overlap", "reward_model", "swapped")
 LOG_PROBABILITY, ENTROPY = "reference_logprob", "entropy"
 
 
@@ -168,6 +168,11 @@ def _rewards(config: Config, checker: Checker | None) -> tuple[dict[str, Sequenc
     rewards: dict[str, Sequence[Term]] = {
         name: load_preset(name) for name in PRESETS if name != "oracle" or checker is not None
     }
+    rewards = {
+        name: terms
+        for name, terms in rewards.items()
+        if not any(term.signal in NEEDING_MORE for term in terms)
+    }
     own = build_reward(config.reward, checker).terms
     name = config.reward.preset if config.reward.terms is None else "reward.terms"
     return {name: own} | {other: terms for other, terms in rewards.items() if other != name}, name
@@ -175,7 +180,7 @@ def _rewards(config: Config, checker: Checker | None) -> tuple[dict[str, Sequenc
 
 def _signals(rewards: Mapping[str, Sequence[Term]]) -> dict[str, Sequence[Term]]:
     """Every signal with its defaults, and with the options that some reward gives it, by its label."""
-    terms = [Term(name, weight=1.0, standardise="none") for name in SIGNALS if name not in LABELLED_SIGNALS]
+    terms = [Term(name, weight=1.0, standardise="none") for name in SIGNALS if name not in NEEDING_MORE]
     terms += [
         Term(term.signal, weight=1.0, standardise="none", options=term.options)
         for used in rewards.values()

@@ -5,11 +5,12 @@ from copy import deepcopy
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field, ValidationError
 
+from cagsr.config import Config
 from cagsr.config.fields import Section
 from cagsr.config.messages import messages
 from cagsr.config.schema import RewardSettings, Term
@@ -19,13 +20,26 @@ from cagsr.rewards.reward import Reward
 from cagsr.tasks.task import Checker
 from cagsr.types import Evidence, Signal
 
-__all__ = ["PRESETS", "build_reward", "check_signal", "checker_signals", "load_preset", "terms_of"]
+__all__ = [
+    "PRESETS",
+    "as_read",
+    "build_reward",
+    "check_signal",
+    "checker_signals",
+    "learns_heads",
+    "load_preset",
+    "terms_of",
+]
 
 
 class Preset(Section):
     """Content of a preset file."""
 
     about: str = Field(default="", description="What the preset is, in words.")
+    heads: Literal["all", "learn"] = Field(default="all", description="Default of reward.heads.")
+    salience: Literal["uniform", "pieces"] = Field(
+        default="uniform", description="Default of reward.salience.kind."
+    )
     terms: list[Term] = Field(min_length=1, description="The terms of the sum.")
 
 
@@ -41,8 +55,30 @@ def load_preset(name_or_path: str | Path) -> list[Term]:
     A file is read as a config is, so ``1e-1`` is a number here too. Raises InputError for an unknown name, and
     with file and line for a file that is no preset.
     """
+    return _preset(name_or_path).terms
+
+
+def learns_heads(name_or_path: str | Path) -> bool:
+    """Does a preset read heads that are learnt from prompts? Raises InputError as `load_preset` does."""
+    return _preset(name_or_path).heads == "learn"
+
+
+def as_read(config: Config) -> Config:
+    """The config with its ``reward.heads`` and ``reward.salience.kind``, where it leaves them to its preset.
+
+    Terms of its own have no preset: all heads, all content words.
+
+    Raises InputError as `load_preset` does.
+    """
+    reward = config.reward
+    preset = Preset(terms=reward.terms) if reward.terms else _preset(reward.preset)
+    salience = reward.salience.model_copy(update={"kind": reward.salience.kind or preset.salience})
+    return config.replaced({"reward.heads": reward.heads or preset.heads, "reward.salience": salience})
+
+
+def _preset(name_or_path: str | Path) -> Preset:
     if str(name_or_path) in PRESETS:
-        return Preset.model_validate(deepcopy(_PACKAGED[str(name_or_path)])).terms
+        return Preset.model_validate(deepcopy(_PACKAGED[str(name_or_path)]))
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
         raise InputError(
@@ -54,7 +90,7 @@ def load_preset(name_or_path: str | Path) -> list[Term]:
     except InputError as error:
         raise InputError(f"reward.preset: {error}") from error
     try:
-        return Preset.model_validate(document.data).terms
+        return Preset.model_validate(document.data)
     except ValidationError as error:
         lines = [f"reward.preset: {line}" for line in messages(error, document, Preset)]
         raise InputError("\n".join(lines)) from None

@@ -16,7 +16,7 @@ from cagsr.distributed.fsdp import prepare
 from cagsr.distributed.process_group import World
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import Evaluator, measure_signals
-from cagsr.evaluation.learnt_heads import choose_heads, keep_heads
+from cagsr.evaluation.learnt_heads import HEADS, choose_heads, keep_heads
 from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.shutdown import Stops
@@ -84,7 +84,7 @@ def assemble(
     if (uncovered := salience.uncovered(prompts)) is not None:
         warn(console, uncovered)
     policy.to(claim.accelerator.device)
-    kept = claim.directory / "heads.json"
+    kept = claim.directory / HEADS
     heads = choose_heads(policy, config, prompts, salience, kept)
     step = build_step(config, policy, reward, salience, claim.accelerator, client)
     if loaded is not None:

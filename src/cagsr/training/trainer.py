@@ -22,7 +22,7 @@ from cagsr.models.load import saved_form
 from cagsr.models.load_policy import load_policy
 from cagsr.models.lora import is_adapted
 from cagsr.models.policy import Policy
-from cagsr.rewards.presets import build_reward, terms_of
+from cagsr.rewards.presets import as_read, build_reward, terms_of
 from cagsr.rewards.reward import Reward
 from cagsr.runs.identity import of_checker, of_start
 from cagsr.runs.session import Claim
@@ -180,7 +180,9 @@ class Trainer:
         evaluate: bool = True,
     ) -> Trained:
         """`train`, as the commands call it; without ``evaluate`` nothing is evaluated and no best/ is kept."""
-        config, console = self.config, self.console
+        # What a preset leaves to be read is a part of the run's config and identity.
+        self.config = config = as_read(self.config)
+        console = self.console
         if self.policy is not None and self.loaded is not None:
             raise InputError(
                 "Trainer: the model was trained in this process already, and the reference is the model before "

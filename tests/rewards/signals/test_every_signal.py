@@ -40,6 +40,7 @@ RANGES = {
     "reward_model": (-math.inf, math.inf),
     "shift": (0, 1),
     "surprise": (-math.inf, 0),
+    "swapped": (-8, 8),
     "token_copy": (0, 1),
     "unexplained": (-math.inf, 0),
     "unfinished": (-1, 0),
@@ -110,6 +111,7 @@ def test_responses_of_a_batch_do_not_see_each_other(name, options):
         ),
         evidence.salience[1:2, columns],
         evidence.observer,
+        contrasts=evidence.contrasts,
     )
     torch.testing.assert_close(SIGNALS[name](alone, **options), together[5:10], rtol=1e-5, atol=1e-6)
 
@@ -127,6 +129,8 @@ EMPTY = {
     "precision": -3.0,
     "reference_logprob": -3.0,
     "surprise": -0.5,
+    # And with another first token of the prompt -7/3 nats.
+    "swapped": -2 / 3,
 }
 
 

@@ -110,3 +110,56 @@ def test_contradiction_charges_what_would_be_likelier_for_no_prompt(evidence):
 def test_a_signal_that_asks_again_says_so_where_nobody_answers(evidence, name):
     with pytest.raises(InputError, match="asks the observer again"):
         SIGNALS[name](replace(evidence, observer=None))
+
+
+class ByFirst:
+    """Log-probabilities [K T] by a prompt's first token; counts how often it is asked."""
+
+    def __init__(self, told):
+        self.told, self.asked = told, 0
+
+    def logprobs(self, rollout):
+        self.asked += 1
+        assert rollout.prompt_mask.all()
+        return torch.tensor(self.told[int(rollout.prompt_ids[0, 0])])
+
+
+@pytest.fixture
+def swaps():
+    """Two prompts of two responses; of the first, pieces 0 and 2 can be exchanged, of the second none."""
+    made = make_evidence(
+        torch.zeros(4, 2, 3),
+        group_size=2,
+        response_ids=[[2, 3], [4, 0], [5, 6], [7, 8]],
+        lengths=[2, 1, 2, 2],
+        logprobs=[[-1.0, -4.0], [-5.0, 0.0], [-1.0, -1.0], [-2.0, -2.0]],
+    )
+    observer = ByFirst({20: [[-1.0, -5.5], [-3.0, 0.0]], 21: [[-9.0, -9.0], [-5.25, 0.0]]})
+    return replace(
+        made, observer=observer, contrasts=lambda prompt: ({0: (20, 3), 2: (21, 3, 4)}, {})[prompt.index]
+    )
+
+
+def test_swapped_asks_for_the_piece_whose_turn_it_is(swaps):
+    # The tokens add up to 9, so it is the second one's turn; 13 nats are more than counts.
+    assert SIGNALS["swapped"](swaps).tolist() == pytest.approx([8.0, 0.25, 0, 0])
+    assert swaps.observer.asked == 1
+
+
+def test_swapped_takes_the_mean_over_the_pieces_asked(swaps):
+    assert SIGNALS["swapped"](swaps, asked=3).tolist() == pytest.approx(
+        [(1.5 + 8) / 2, (-2 + 0.25) / 2, 0, 0]
+    )
+    assert swaps.observer.asked == 2
+    assert SIGNALS["swapped"](swaps, asked=2, most=1.0).tolist() == pytest.approx(
+        [1.0, (-1 + 0.25) / 2, 0, 0]
+    )
+
+
+def test_swapped_says_where_nothing_can_be_exchanged(swaps):
+    with pytest.raises(
+        InputError, match=r"swapped: there is nothing to exchange.*reward\.salience\.kind: pieces"
+    ):
+        SIGNALS["swapped"](replace(swaps, contrasts=None))
+    with pytest.raises(InputError, match="swapped asks the observer again"):
+        SIGNALS["swapped"](replace(swaps, observer=None))

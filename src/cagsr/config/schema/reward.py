@@ -36,11 +36,11 @@ class Term(Section):
 class SalienceSettings(Section):
     """Which prompt tokens a response ought to cover."""
 
-    kind: Literal["uniform", "idf", "span", "column", "pieces"] = Field(
-        default="uniform",
+    kind: Literal["uniform", "idf", "span", "column", "pieces"] | None = Field(
+        default=None,
         description="How prompt tokens are weighted: all content words alike, rare words more, only a marked span, a "
         "column of the data, or the pieces that people write (list items, fields, clauses), all alike, without what "
-        "all prompts share.",
+        "all prompts share. null: what the preset says, else uniform.",
     )
     most: AtLeastOne = Field(
         default=24, description="Most pieces of a prompt; neighbours of more are taken together (pieces)."
@@ -79,11 +79,11 @@ class RewardSettings(Section):
     layers: Literal["all", "last", "last_half"] | Annotated[list[Count], Field(min_length=1)] = Field(
         default="all", description="Attention layers to read."
     )
-    heads: Place = Field(
-        default="all",
+    heads: Place | None = Field(
+        default=None,
         description="Which heads of those layers are read: all; learn, those that tell what the base's own responses "
         "to some training prompts took up (found before the first step, without labels, and kept as heads.json in the "
-        "run); or such a file.",
+        "run); or such a file. null: what the preset says, else all.",
     )
     salience: SalienceSettings = Field(
         default_factory=SalienceSettings, description="Weights of the prompt tokens."

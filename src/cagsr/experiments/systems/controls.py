@@ -10,7 +10,7 @@ from cagsr.rewards.presets import load_preset
 __all__ = ["CONTROLS"]
 
 # Signals that say how much of the prompt a response takes up, and the one that says it is taken up twice.
-READING, TWICE = ("knockout", "coverage", "grounding", "mass"), "retold"
+READING, TWICE = ("attended", "knockout", "swapped", "coverage", "grounding", "mass"), "retold"
 
 
 def token_copy(bench: Bench) -> Recipe:

@@ -1,7 +1,7 @@
 """Base class of saliences, and the evidence that a signal is given."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -51,6 +51,14 @@ class Salience(ABC):
         """The tokens of each piece of the prompt; None where runs of salient tokens are the pieces."""
         return None
 
+    @property
+    def contrasts(self) -> Callable[[Prompt], Mapping[int, Sequence[int]]] | None:
+        """A prompt's tokens with another value in a piece, by the piece's number (`rewards.contrasts`).
+
+        None where the data set has no values that could be exchanged.
+        """
+        return None
+
     def pieces(self, rollout: Rollout) -> Tensor | None:
         """[P J S] bool: `divide` for each prompt, all False beyond its last piece; None where it says nothing."""
         divided = [self.divide(prompt) for prompt in rollout.prompts]
@@ -73,9 +81,10 @@ def evidence_of(
     salience: Callable[[Rollout], Tensor],
     observer: Observer | None = None,
 ) -> Evidence:
-    """What a signal is given: the rollout, what was observed of it, its salient tokens, and its pieces if any."""
-    pieces_PJS = salience.pieces(rollout) if isinstance(salience, Salience) else None
-    return Evidence(rollout, observation, salience(rollout), observer, pieces_PJS)
+    """What a signal is given: the rollout, what was observed of it, its salient tokens, its pieces and contrasts."""
+    knows = isinstance(salience, Salience)
+    pieces_PJS, contrasts = (salience.pieces(rollout), salience.contrasts) if knows else (None, None)
+    return Evidence(rollout, observation, salience(rollout), observer, pieces_PJS, contrasts)
 
 
 def tokens_in(prompt: Prompt, spans: Sequence[tuple[int, int]]) -> set[int]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from cagsr.config import Config
 from cagsr.errors import InputError
+from cagsr.rewards.presets import as_read
 from cagsr.rewards.salience.base import ROLES, Salience
 from cagsr.rewards.salience.column import Column
 from cagsr.rewards.salience.content import Idf, Span, Uniform
@@ -40,11 +41,12 @@ def demand_content(salience: Salience, prompts: Sequence[Prompt]) -> None:
 
 
 def build_salience(config: Config, prompts: Sequence[Prompt]) -> Salience:
-    """Build the salience of ``reward.salience``; document frequencies are those of ``prompts``.
+    """Build the salience of ``reward.salience``, or the preset's; document frequencies are those of ``prompts``.
 
     Raises InputError as `demand_content` does.
     """
-    given, salience = config.reward.salience, Uniform(roles=config.reward.salience.roles)
+    given = as_read(config).reward.salience
+    salience: Salience = Uniform(roles=given.roles)
     if given.kind == "idf":
         salience = Idf(prompts, power=given.power, roles=given.roles)
     elif given.kind == "span":

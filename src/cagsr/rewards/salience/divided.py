@@ -1,10 +1,11 @@
 """Salience of the pieces that people write: list items, fields, clauses."""
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from cagsr.rewards.contrasts import Contrasts
 from cagsr.rewards.pieces import Common, pieces
 from cagsr.rewards.salience.base import ROLES, Salience
 from cagsr.types import Prompt
@@ -22,28 +23,35 @@ class Pieces(Salience):
     def __init__(self, prompts: Iterable[Prompt], most: int = 24, roles: Collection[str] = ROLES) -> None:
         self.most, self.roles = most, roles
         self._known: dict[tuple[str, Any], list[list[int]]] = {}
+        prompts = list(prompts)
         self.common = Common(
             "\n".join(prompt.text[start:stop] for start, stop in prompt.written(roles)) for prompt in prompts
         )
+        self._contrasts = Contrasts(prompts, self._apart)
+
+    @property
+    def contrasts(self) -> Callable[[Prompt], Mapping[int, Sequence[int]]] | None:
+        return self._contrasts.of if self._contrasts else None
 
     def divide(self, prompt: Prompt) -> list[list[int]]:
+        apart = self._apart(prompt)
+        together = math.ceil(len(apart) / self.most) or 1
+        return [list(chain(*apart[first : first + together])) for first in range(0, len(apart), together)]
+
+    def _apart(self, prompt: Prompt) -> list[list[int]]:
+        """The tokens of each piece, before neighbours are taken together."""
         # Asked for at every step, for the weights and for the pieces.
         key = (prompt.text, prompt.turns)
         if key not in self._known:
-            self._known[key] = self._divide(prompt)
+            spans = pieces(prompt.text, prompt.written(self.roles), self.common)
+            # A token that two pieces share ("," and a quote in one) belongs to the first.
+            taken = set[int]()
+            found = [
+                [token for token in tokens if token not in taken and not taken.add(token)]
+                for tokens in _tokens_of_each(prompt, spans)
+            ]
+            self._known[key] = [tokens for tokens in found if tokens]
         return self._known[key]
-
-    def _divide(self, prompt: Prompt) -> list[list[int]]:
-        spans = pieces(prompt.text, prompt.written(self.roles), self.common)
-        found = _tokens_of_each(prompt, spans)
-        # A token that two pieces share ("," and a quote in one) belongs to the first.
-        taken = set[int]()
-        alone = [
-            [token for token in tokens if token not in taken and not taken.add(token)] for tokens in found
-        ]
-        alone = [tokens for tokens in alone if tokens]
-        together = math.ceil(len(alone) / self.most) or 1
-        return [list(chain(*alone[first : first + together])) for first in range(0, len(alone), together)]
 
     def weigh(self, prompt: Prompt) -> list[float]:
         weights = [0.0] * len(prompt.ids)
