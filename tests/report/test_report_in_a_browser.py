@@ -122,7 +122,7 @@ def test_a_training_run_has_pairs_too_of_the_prompts_that_it_was_evaluated_on(ch
     expect(page.locator("#pairs-count")).to_contain_text("2 of 2 prompts. Greedy responses to development")
     first = page.locator("#pairs-list > li").first
     expect(first.locator("ins")).to_have_text(["c"])
-    expect(first.locator(".chips li")).to_have_text(["reward 0 → .500 ▲"])
+    expect(first.locator(".chips li")).to_have_text(["reward gain 0 → .500 ▲"])
     assert watched.said == []
     page.close()
 
