@@ -179,6 +179,22 @@ def make_evaluated(path: Path) -> Path:
     return path
 
 
+HEADS = {
+    "all": {"7": [0.25, -0.5], "0": [0.0, 0.1], "2": [-0.2, 0.4]},
+    "weights": {"7": [1.0, 0.0], "2": [0.0, 1.0]},
+    "agreement": 0.325,
+    "pieces": 23,
+    "follows": 0.782,
+}
+
+
+def make_learnt(path: Path, heads: Any = HEADS) -> Path:
+    """A training run whose reward reads heads that were learnt."""
+    make_run(path)
+    (path / "heads.json").write_text(json.dumps(heads))
+    return path
+
+
 def make_comparison(path: Path) -> Path:
     """Two systems with a seed each, one of them trained."""
     make_run(path, summary=SUMMARY | {"cost": {"cagsr": {"seconds": 9.0, "labels": 0.0}}})

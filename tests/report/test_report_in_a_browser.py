@@ -275,7 +275,7 @@ def test_runs_over_one_another_are_told_apart_by_more_than_colour(chromium, tmp_
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [None, PHONE], ids=["desk", "phone"])
-@pytest.mark.parametrize("kind", ["demo", "comparison", "evaluated"])
+@pytest.mark.parametrize("kind", ["demo", "comparison", "evaluated", "learnt"])
 def test_axe_finds_nothing_and_nothing_sticks_out(chromium, tmp_path, kind, viewport, scheme):
     made = getattr(made_runs, f"make_{kind}")
     page = chromium.new_page(viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
@@ -286,6 +286,22 @@ def test_axe_finds_nothing_and_nothing_sticks_out(chromium, tmp_path, kind, view
     found = page.evaluate("axe.run()")["violations"]
     assert [(one["id"], one["impact"], one["nodes"][0]["html"][:200]) for one in found] == []
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    page.close()
+
+
+def test_the_heads_that_are_read_are_framed_named_and_in_a_table_that_a_reader_can_open(chromium, tmp_path):
+    page = chromium.new_page(viewport=PHONE, color_scheme="dark")
+    watched = open_file(page, write_report([made_runs.make_learnt(tmp_path / "run")]))
+    picture = page.get_by_role("img", name="Agreement of every attention head with the knockouts")
+    expect(picture.locator("rect.is-read title")).to_have_text(
+        ["layer 2, head 1: .400", "layer 7, head 0: .250"]
+    )
+    expect(picture.locator("desc")).to_contain_text("2 of 6 heads are read, in 2 of 3 layers")
+    expect(page.locator("#heads table")).to_be_hidden()
+    page.locator("#heads summary").click()
+    expect(page.locator("#heads tbody tr").nth(1)).to_have_text("2.100.4001")
+    expect(page.locator("nav a[href='#heads']")).to_be_visible()
+    assert watched.said == []
     page.close()
 
 
