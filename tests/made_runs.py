@@ -71,6 +71,16 @@ def explained_group() -> list[dict]:
     ]
 
 
+def pieces_group() -> list[dict]:
+    """As `group`, with the pieces of the prompt: nobody looks at the name, one looks at the food, the better one."""
+    first, second = group()
+    pieces = [[0, 2], [4, 5, 6]]
+    return [
+        first | {"segments": pieces, "looked": [0.0129, 0.00412]},
+        second | {"segments": pieces, "looked": [0.0131, 0.0403]},
+    ]
+
+
 def metrics(steps: int = 3) -> list[dict]:
     rows: list[dict] = [{"step": 0, **evaluation(0.4)}]
     for step in range(1, steps + 1):
@@ -190,7 +200,7 @@ HEADS = {
 
 def make_learnt(path: Path, heads: Any = HEADS) -> Path:
     """A training run whose reward reads heads that were learnt."""
-    make_run(path)
+    make_run(path, candidates=pieces_group())
     (path / "heads.json").write_text(json.dumps(heads))
     return path
 

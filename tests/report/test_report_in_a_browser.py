@@ -113,6 +113,37 @@ def test_with_a_knockout_the_page_says_which_pieces_of_the_prompt_it_explains_an
     page.close()
 
 
+def test_each_candidate_shows_how_strongly_it_looked_at_each_piece_and_which_it_passed_over(
+    chromium, tmp_path
+):
+    page = chromium.new_page()
+    watched = open_file(page, write_report([made_runs.make_learnt(tmp_path / "run")]))
+    # The strongest look is .0403: from .0134 on a piece is looked at.
+    asked = page.locator("#browse-detail > .pieces")
+    expect(asked.locator("li")).to_have_text(["name : Vaults nobody", "food : English 1 of 2"])
+    expect(asked.locator("p")).to_contain_text("Looked at: how many responses look at this piece")
+    says = page.locator("#browse-detail .prompt .says")
+    expect(says).to_have_text("By attention, not covered by any candidate: name : Vaults")
+    expect(page.locator("#browse-detail .prompt .missed")).to_have_text(["name", "Vaults"])
+    best, worse = (cards(page).nth(rank).get_by_role("list", name="Pieces it looked at") for rank in (0, 1))
+    expect(best.locator("li")).to_have_text(["name : Vaults passed over", "food : English .040"])
+    expect(worse.locator("li")).to_have_text(["name : Vaults passed over", "food : English passed over"])
+    assert [shade(best.locator("span").nth(at)) for at in (0, 1)] == [
+        0.053,
+        0.5,
+    ]  # half the square of the share
+    assert worse.locator("li").nth(1).get_attribute("title") == "food : English: .004"
+    word(page.locator("#browse-detail .prompt"), "English").hover()
+    expect(says).to_have_text(
+        "By attention, “English” is covered by 1 of 2 candidates; the piece “food : English” by 1."
+    )
+    expect(cards(page).locator(".seen")).to_have_text(
+        ["covers it: .48; the piece: .040", "does not cover it; the piece: .004"]
+    )
+    assert watched.said == []
+    page.close()
+
+
 def test_a_training_run_has_pairs_too_of_the_prompts_that_it_was_evaluated_on(chromium, tmp_path):
     page = chromium.new_page()
     watched = open_file(page, write_report([made_runs.make_evaluated(tmp_path / "run")]))

@@ -80,6 +80,7 @@ class Candidate(Record):
     attended: list[float] = Field(default_factory=list)
     segments: list[list[int]] = Field(default_factory=list)
     explained: list[float] = Field(default_factory=list)
+    looked: list[float] = Field(default_factory=list)
     attention: Attention | None = None
 
 
