@@ -71,6 +71,16 @@ def explained_group() -> list[dict]:
     ]
 
 
+def pieces_group() -> list[dict]:
+    """As `group`, with the pieces of the prompt: nobody looks at the name, one looks at the food, the better one."""
+    first, second = group()
+    pieces = [[0, 2], [4, 5, 6]]
+    return [
+        first | {"segments": pieces, "looked": [0.0129, 0.00412]},
+        second | {"segments": pieces, "looked": [0.0131, 0.0403]},
+    ]
+
+
 def metrics(steps: int = 3) -> list[dict]:
     rows: list[dict] = [{"step": 0, **evaluation(0.4)}]
     for step in range(1, steps + 1):
@@ -176,6 +186,22 @@ def make_evaluated(path: Path) -> Path:
         (0, ("a b", "x"), (0.0, 0.0)), (2, ("a b d", "x"), (0.6, 0.6)), (3, ("a b c", "x"), (0.5, 0.1))
     )
     write(path / "evaluations.jsonl", rows)
+    return path
+
+
+HEADS = {
+    "all": {"7": [0.25, -0.5], "0": [0.0, 0.1], "2": [-0.2, 0.4]},
+    "weights": {"7": [1.0, 0.0], "2": [0.0, 1.0]},
+    "agreement": 0.325,
+    "pieces": 23,
+    "follows": 0.782,
+}
+
+
+def make_learnt(path: Path, heads: Any = HEADS) -> Path:
+    """A training run whose reward reads heads that were learnt."""
+    make_run(path, candidates=pieces_group())
+    (path / "heads.json").write_text(json.dumps(heads))
     return path
 
 

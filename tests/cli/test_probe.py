@@ -3,6 +3,10 @@
 import json
 
 import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from cagsr.rewards.heads_found import FOLLOWS
 
 SMALL = ["--prompts", "5", "sampling.candidates=3", "sampling.max_new_tokens=9", "train.steps=2"]
 
@@ -48,6 +52,48 @@ def test_the_table_fits_80_columns_and_ends_with_the_verdict(probe):
         assert said in outcome.out
     verdict = next(line for line in lines if line.startswith(("GO: ", "CAUTION: ", "NO: ")))
     assert lines[lines.index(verdict) + 1].startswith("  - ")
+
+
+@pytest.fixture
+def telling(variant):
+    """A llama whose sharp logits make knockouts differ by more than noise, so that heads can be told apart."""
+    path = variant("llama")
+    model = LlamaForCausalLM.from_pretrained(path)
+    with torch.no_grad():
+        model.get_output_embeddings().weight.mul_(4)
+    model.save_pretrained(path)
+    return path
+
+
+ASKED = ["sampling.candidates=5", "reward.preset=attention"]
+
+
+def test_learnt_heads_are_a_table_of_layers_and_decide_between_attention_and_knockouts(
+    probe, telling, monkeypatch
+):
+    found = json.loads(probe("data.task=slots", *ASKED, "--json", model=telling).out)
+    heads, above = found["heads"], probe("data.task=slots", *ASKED, model=telling)
+    assert [(one["layer"], one["heads"]) for one in heads["layers"]] == [(0, 2), (1, 2)]
+    assert sum(one["read"] for one in heads["layers"]) > 0
+    assert heads["follows"] < FOLLOWS
+    assert (heads["preset"], found["configured"], found["preset"]) == ("robust", "attention", "robust")
+    lines = above.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    at = lines.index(" layer  agree  read")
+    shown = [line.split() for line in lines[at + 2 : at + 4]]
+    assert [(int(layer), int(read)) for layer, _, read in shown] == [
+        (one["layer"], one["read"]) for one in heads["layers"]
+    ]
+    assert "ask for knockouts (reward.preset: robust)" in " ".join(above.out.split())
+    monkeypatch.setattr("cagsr.rewards.heads_found.FOLLOWS", heads["follows"])
+    served = json.loads(probe("data.task=slots", *ASKED, "--json", model=telling).out)
+    assert (served["heads"]["preset"], served["preset"]) == ("attention", "attention")
+
+
+def test_without_learnt_heads_a_probe_says_in_a_line_how_to_have_them(probe):
+    outcome = probe("data.task=slots")
+    assert "  heads: none learnt; with reward.preset=attention a probe says whether" in outcome.out
+    assert "agree" not in {word for line in outcome.out.splitlines() for word in line.split()}
 
 
 def test_without_labels_the_probe_still_runs_and_says_so(probe, rows):

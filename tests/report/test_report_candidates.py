@@ -76,6 +76,21 @@ def test_what_a_knockout_explains_goes_with_the_words_of_its_segments():
     assert beyond["g"] == [[0], []]
 
 
+def test_how_strongly_pieces_were_looked_at_goes_with_the_words_of_the_pieces():
+    (group,) = shown(*made_runs.pieces_group())["groups"]
+    assert group["g"] == [[0, 2], [4, 5, 6]]
+    assert [one["o"] for one in group["w"]] == [[0.0131, 0.0403], [0.0129, 0.00412]]
+    assert all("d" not in one for one in group["w"])
+    first, second = made_runs.pieces_group()
+    (both,) = shown(*(row | {"explained": [9.1, 2.99]} for row in (first, second)))["groups"]
+    assert [(one["d"], one["o"]) for one in both["w"]] == [
+        ([9.1, 2.99], [0.0131, 0.0403]),
+        ([9.1, 2.99], [0.0129, 0.00412]),
+    ]
+    (without,) = shown(first, second | {"looked": [0.1]})["groups"]
+    assert "g" not in without
+
+
 def test_without_held_out_responses_pairs_are_those_of_the_evaluations_and_it_is_said(tmp_path):
     trained = before_and_after(read_run(made_runs.make_evaluated(tmp_path / "run")))
     assert trained is not None

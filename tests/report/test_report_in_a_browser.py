@@ -113,6 +113,37 @@ def test_with_a_knockout_the_page_says_which_pieces_of_the_prompt_it_explains_an
     page.close()
 
 
+def test_each_candidate_shows_how_strongly_it_looked_at_each_piece_and_which_it_passed_over(
+    chromium, tmp_path
+):
+    page = chromium.new_page()
+    watched = open_file(page, write_report([made_runs.make_learnt(tmp_path / "run")]))
+    # The strongest look is .0403: from .0134 on a piece is looked at.
+    asked = page.locator("#browse-detail > .pieces")
+    expect(asked.locator("li")).to_have_text(["name : Vaults nobody", "food : English 1 of 2"])
+    expect(asked.locator("p")).to_contain_text("Looked at: how many responses look at this piece")
+    says = page.locator("#browse-detail .prompt .says")
+    expect(says).to_have_text("By attention, not covered by any candidate: name : Vaults")
+    expect(page.locator("#browse-detail .prompt .missed")).to_have_text(["name", "Vaults"])
+    best, worse = (cards(page).nth(rank).get_by_role("list", name="Pieces it looked at") for rank in (0, 1))
+    expect(best.locator("li")).to_have_text(["name : Vaults passed over", "food : English .040"])
+    expect(worse.locator("li")).to_have_text(["name : Vaults passed over", "food : English passed over"])
+    assert [shade(best.locator("span").nth(at)) for at in (0, 1)] == [
+        0.053,
+        0.5,
+    ]  # half the square of the share
+    assert worse.locator("li").nth(1).get_attribute("title") == "food : English: .004"
+    word(page.locator("#browse-detail .prompt"), "English").hover()
+    expect(says).to_have_text(
+        "By attention, “English” is covered by 1 of 2 candidates; the piece “food : English” by 1."
+    )
+    expect(cards(page).locator(".seen")).to_have_text(
+        ["covers it: .48; the piece: .040", "does not cover it; the piece: .004"]
+    )
+    assert watched.said == []
+    page.close()
+
+
 def test_a_training_run_has_pairs_too_of_the_prompts_that_it_was_evaluated_on(chromium, tmp_path):
     page = chromium.new_page()
     watched = open_file(page, write_report([made_runs.make_evaluated(tmp_path / "run")]))
@@ -122,7 +153,7 @@ def test_a_training_run_has_pairs_too_of_the_prompts_that_it_was_evaluated_on(ch
     expect(page.locator("#pairs-count")).to_contain_text("2 of 2 prompts. Greedy responses to development")
     first = page.locator("#pairs-list > li").first
     expect(first.locator("ins")).to_have_text(["c"])
-    expect(first.locator(".chips li")).to_have_text(["reward 0 → .500 ▲"])
+    expect(first.locator(".chips li")).to_have_text(["reward gain 0 → .500 ▲"])
     assert watched.said == []
     page.close()
 
@@ -275,7 +306,7 @@ def test_runs_over_one_another_are_told_apart_by_more_than_colour(chromium, tmp_
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [None, PHONE], ids=["desk", "phone"])
-@pytest.mark.parametrize("kind", ["demo", "comparison", "evaluated"])
+@pytest.mark.parametrize("kind", ["demo", "comparison", "evaluated", "learnt"])
 def test_axe_finds_nothing_and_nothing_sticks_out(chromium, tmp_path, kind, viewport, scheme):
     made = getattr(made_runs, f"make_{kind}")
     page = chromium.new_page(viewport=viewport, color_scheme=scheme, reduced_motion="reduce")
@@ -286,6 +317,22 @@ def test_axe_finds_nothing_and_nothing_sticks_out(chromium, tmp_path, kind, view
     found = page.evaluate("axe.run()")["violations"]
     assert [(one["id"], one["impact"], one["nodes"][0]["html"][:200]) for one in found] == []
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+    page.close()
+
+
+def test_the_heads_that_are_read_are_framed_named_and_in_a_table_that_a_reader_can_open(chromium, tmp_path):
+    page = chromium.new_page(viewport=PHONE, color_scheme="dark")
+    watched = open_file(page, write_report([made_runs.make_learnt(tmp_path / "run")]))
+    picture = page.get_by_role("img", name="Agreement of every attention head with the knockouts")
+    expect(picture.locator("rect.is-read title")).to_have_text(
+        ["layer 2, head 1: .400", "layer 7, head 0: .250"]
+    )
+    expect(picture.locator("desc")).to_contain_text("2 of 6 heads are read, in 2 of 3 layers")
+    expect(page.locator("#heads table")).to_be_hidden()
+    page.locator("#heads summary").click()
+    expect(page.locator("#heads tbody tr").nth(1)).to_have_text("2.100.4001")
+    expect(page.locator("nav a[href='#heads']")).to_be_visible()
+    assert watched.said == []
     page.close()
 
 

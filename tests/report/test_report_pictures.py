@@ -5,6 +5,8 @@ import pytest
 import made_runs
 from cagsr.report import plot
 from cagsr.report.curves import Chart, Line, Threshold, curves
+from cagsr.report.heads import heads_picture
+from cagsr.report.page import render
 from cagsr.report.plot import Scale, picture
 from cagsr.report.read import Run, Summary, read_run
 from cagsr.report.standings import costs, headline, standings
@@ -113,6 +115,94 @@ def test_a_picture_says_in_words_what_it_shows():
     assert picture(chart([0.1, 0.5, 0.2]), "c")["says"] == (
         "KL: from .100 at step 0 to .200 at step 2, lowest .100, highest .500"
     )
+
+
+# Heads ------------------------------------------------------------------------------------------------------------
+
+
+def heads(tmp_path, **changes) -> dict:
+    run = read_run(made_runs.make_learnt(tmp_path, made_runs.HEADS | changes))
+    assert run.heads is not None, run.problems
+    return heads_picture(run.heads, "mine", "h")
+
+
+def test_every_head_is_a_cell_by_its_layer_and_the_read_ones_are_framed(tmp_path):
+    found = heads(tmp_path)
+    # Cells of 16 pixels from (26, 4): of them .88 where a head agrees, .44 where it does not, in the middle. The
+    # strongest is -.5, so that .1, .4 and .25 are a fifth, four fifths and a half of it.
+    assert found["cells"]["with"] == [
+        (27.0, 21.0, 14.1, 0.2),
+        (43.0, 21.0, 14.1, 0.8),
+        (59.0, 5.0, 14.1, 0.5),
+    ]
+    assert found["cells"]["against"] == [(30.5, 8.5, 7.0, 0.0), (46.5, 8.5, 7.0, 0.4), (62.5, 24.5, 7.0, 1.0)]
+    assert found["read"] == [
+        (42.4, 20.4, 15.2, "layer 2, head 1: .400"),
+        (58.4, 4.4, 15.2, "layer 7, head 0: .250"),
+    ]
+    assert found["x_ticks"] == [(34.0, "0"), (50.0, "2"), (66.0, "7")]
+    assert found["y_ticks"] == [(15.5, "0"), (31.5, "1")]
+    assert (found["width"], found["height"]) == (320, 56)  # two rows, and 4 above and 20 below
+
+
+def test_heads_are_told_in_words_and_by_layer(tmp_path):
+    found = heads(tmp_path)
+    assert found["says"] == (
+        "2 of 6 heads are read, in 2 of 3 layers: those that look at a piece of the prompt where the base's responses "
+        "would lose it (rank correlation within a piece .325 on the average, 23 pieces)."
+    )
+    assert found["layers"] == [
+        ("0", ".050", ".100", "none"),
+        ("2", ".100", ".400", "1"),
+        ("7", "−.125", ".250", "0"),
+    ]
+
+
+OVER = "Rank correlation with the knockouts, over all responses and pieces: "
+
+
+@pytest.mark.parametrize(
+    ("follows", "says"),
+    [
+        (0.782, ".782, at least .65. Attention serves: read heads (reward.preset: attention)."),
+        (0.65, ".650, at least .65. Attention serves: read heads (reward.preset: attention)."),
+        (0.64, ".640, below .65. Ask for knockouts (reward.preset: robust)."),
+        (-0.1, "−.100, below .65. Ask for knockouts (reward.preset: robust)."),
+        (None, "not known (these heads were learnt before it was measured)."),
+    ],
+)
+def test_what_follows_from_the_heads_is_said(tmp_path, follows, says):
+    assert heads(tmp_path, follows=follows)["criterion"] == OVER + says
+
+
+def test_heads_of_before_the_criterion_are_shown_too(tmp_path):
+    old = {name: value for name, value in made_runs.HEADS.items() if name != "follows"}
+    page = render([read_run(made_runs.make_learnt(tmp_path, old))])
+    assert "not known (these heads were learnt before it was measured)" in page
+
+
+def test_very_many_heads_fit_and_few_are_not_blown_up(tmp_path):
+    found = heads(tmp_path, all={str(layer): [0.1] * 64 for layer in range(80)}, weights={"79": [1.0]})
+    (x, y, side, _) = found["cells"]["with"][-1]
+    assert x + side <= 316
+    assert y + side <= 304
+    assert [text for _, text in found["x_ticks"]] == ["0", "10", "20", "30", "40", "50", "60", "70"]
+    assert len(found["read"]) == 1
+
+
+def test_a_run_without_learnt_heads_shows_nothing_of_them_and_damaged_ones_are_a_problem(tmp_path):
+    assert 'id="heads"' not in render([read_run(made_runs.make_run(tmp_path / "plain"))])
+    for number, damaged in enumerate(({"weights": {}}, {"all": {}}, {"all": {"0": [None]}}, [3], "x")):
+        run = read_run(made_runs.make_learnt(tmp_path / f"{number}", damaged))
+        assert run.heads is None
+        assert len(run.problems) == 1
+        assert run.problems[0].startswith("heads.json")
+        assert 'id="heads"' not in render([run])
+
+
+def test_an_empty_layer_is_no_picture(tmp_path):
+    run = read_run(made_runs.make_learnt(tmp_path, made_runs.HEADS | {"all": {"0": []}}))
+    assert run.problems == ["heads.json: all.0 is not as expected; the heads are left out."]
 
 
 # The comparison ---------------------------------------------------------------------------------------------------

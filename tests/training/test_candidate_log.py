@@ -63,6 +63,48 @@ def test_a_look_keeps_the_strongest_entries_of_what_was_said():
     assert look(make_evidence(torch.rand(1, 3, 11))).weights.shape == (1, 3, 5)
 
 
+def test_a_look_keeps_how_strongly_each_known_piece_was_looked_at_where_it_was_looked_at_most():
+    attention = torch.tensor([[[0.2, 0.1, 0.4, 0.0], [0.0, 0.3, 0.1, 0.6], [0.9, 0.9, 0.9, 0.9]]])
+    evidence = make_evidence(attention.expand(2, -1, -1), finished=[True, True], group_size=2)
+    assert look(evidence).looked is None
+    pieces = torch.tensor([[[True, True, False, False], [False, True, False, True], [False] * 4]])
+    found = look(replace(evidence, pieces=pieces))
+    # Means of the first two columns .15, .15; of the second and the last .05, .45; the end of the response looks at
+    # nothing, and the last piece is none.
+    torch.testing.assert_close(found.looked, torch.tensor([[0.15, 0.45, 0.0]] * 2))
+    assert torch.equal(found.pieces, pieces)
+    assert found.nats is None
+
+
+class Halves(Uniform):
+    """Two pieces a prompt: all of its tokens but the last one, first and second half; for the shortest a piece."""
+
+    def divide(self, prompt):
+        tokens = [*range(len(prompt.ids) - 1)]
+        middle = len(tokens) // 2 if len(tokens) > 5 else len(tokens)
+        return [half for half in (tokens[:middle], tokens[middle:]) if half]
+
+
+@pytest.mark.parametrize("kind", ["llama", "t5"])
+def test_rows_have_the_pieces_of_a_prompt_and_how_strongly_each_response_looked_at_them(kind: str, tmp_path):
+    policy = tiny.policy(kind)
+    step, prompts = tiny.make_step(policy), tiny.prompts(policy, (11, 5, 7))
+    step.salience = Halves()
+    collected = step.collect(prompts, seed=3)
+    shown = Shown(3, policy.tokenizer, Halves(), every=5)
+    rows = shown.rows(2, collected)
+    assert [rows[first]["segments"] for first in (0, 3, 6)] == [Halves().divide(one) for one in prompts]
+    for n, row in enumerate(rows):
+        alone = collected.rollout.groups(n // 3, n // 3 + 1)
+        attention = step.observer.observe(alone).attention[n % 3][:, alone.prompt_mask[0]]
+        said = attention[: int(alone.lengths[n % 3]) - int(alone.finished[n % 3])]
+        means = [said[:, piece].mean(-1) for piece in row["segments"]]
+        assert row["looked"] == pytest.approx([float(mean.max()) for mean in means], rel=6e-3)  # three digits
+        assert "explained" not in row
+    save_buffer(collected, tmp_path, 0)
+    assert shown.rows(2, load_buffer(tmp_path, 0, prompts, torch.device("cpu"))) == rows
+
+
 class Losing:
     """Loses 2 nats a token without the first piece of a prompt, none without the others."""
 

@@ -18,12 +18,10 @@ from cagsr.rewards.heads import agreement, best_heads, follows, looks
 from cagsr.rewards.presets import as_read
 from cagsr.rewards.salience import Salience, evidence_of
 from cagsr.rewards.segments import knockout
+from cagsr.runs.directory import HEADS
 from cagsr.types import Prompt
 
 __all__ = ["HEADS", "choose_heads", "find_heads", "keep_heads"]
-
-HEADS = "heads.json"
-"""Name of the file in a run that the heads are kept in."""
 
 PROMPTS = 4
 """Prompts that heads are found on: the ranking of heads hardly changes with more (docs/lab-notes.md)."""

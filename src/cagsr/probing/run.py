@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from cagsr.config import Config
-from cagsr.config.schema import Term
+from cagsr.config.schema import RewardSettings, Term
 from cagsr.data import splits
 from cagsr.data.row_messages import say_rows
 from cagsr.distributed.launcher import refuse_unseen
@@ -27,11 +27,12 @@ from cagsr.io.template_date import pinned_date
 from cagsr.metrics.bootstrap import interval
 from cagsr.models.build import build_policy, check_sampling
 from cagsr.models.policy import Policy
+from cagsr.probing.heads import favoured, heads_as_data
 from cagsr.probing.labels import find_agreement, find_truths
 from cagsr.probing.ranking import Ranked, rank
 from cagsr.probing.samples import SHUFFLED, Probed, adversary_shares, observe, share_flat
 from cagsr.probing.verdict import Base, Found, advised, hint, judge_base, judge_reward, overall
-from cagsr.rewards.presets import PRESETS, build_reward, checker_signals, load_preset
+from cagsr.rewards.presets import PRESETS, as_read, build_reward, checker_signals, load_preset
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.reward_set import Panel, label
 from cagsr.rewards.salience import Salience, build_salience
@@ -54,7 +55,8 @@ def probe(config: Config | str | Path, console: Console | None = None, prompts: 
     signal and preset, and judge each preset by whatever is at hand: checker, references, ``compare.preferences``.
 
     Returns what was found, as data: ``base``, ``rewards`` and ``signals`` by name, the ``verdict`` with its
-    ``reasons`` and the ``preset`` that it is about, ``yaml`` lines to use (None where the verdict is no), ``cost``.
+    ``reasons`` and the ``preset`` that it is about, ``yaml`` lines to use (None where the verdict is no), ``cost``, and
+    where heads were learnt (``reward.heads``) ``heads``: their layers, whether they serve, and the preset that follows.
 
     ``config`` is a `Config` or a YAML file. This is `cagsr probe`. Raises InputError where a prompt gets a single
     response, and for fewer than two prompts.
@@ -79,7 +81,7 @@ def _probed(config: Config, console: Console, prompts: int) -> dict[str, Any]:
     say_prompt(console, asked, policy, salience)
     if (uncovered := salience.uncovered(asked)) is not None:
         warn(console, uncovered)
-    choose_heads(policy, config, asked, salience)
+    heads = heads_as_data(choose_heads(policy, config, asked, salience))
     per_pass = max(1, config.train.micro_batch // sampling.candidates)
     how: dict[str, Any] = {"prompts_per_pass": per_pass, "world": world, "seed": config.train.seed}
     probed = observe(policy, asked, sampling, panel, adversarial, salience, **how)
@@ -94,7 +96,7 @@ def _probed(config: Config, console: Console, prompts: int) -> dict[str, Any]:
     }
     base = _base(probed, panel, adversarial, truths)
     verdicts = {name: judge_reward(found[name]) for name in rewards}
-    chosen = advised(verdicts, found, configured)
+    chosen = advised(verdicts, found, favoured(heads, configured))
     verdict = overall(judge_base(base), verdicts[chosen])
     judged = {name: {"verdict": one.level, "reasons": list(one.reasons)} for name, one in verdicts.items()}
     return {
@@ -113,6 +115,7 @@ def _probed(config: Config, console: Console, prompts: int) -> dict[str, Any]:
         "reasons": list(verdict.reasons),
         "preset": chosen,
         "configured": configured,
+        "heads": heads,
         "hint": hint(found, chosen),
         "yaml": None if verdict.level == "no" else _yaml(config, chosen),
         "cost": _cost(config, policy, asked[:per_pass], panel.rewards[chosen], salience, probed.sampled),
@@ -252,9 +255,15 @@ def _quality(
 def _yaml(config: Config, name: str) -> str:
     if name == "reward.terms":
         return "reward:  # yours, as it stands\n"
-    given = config.sampling
+    given, read = config.sampling, as_read(config).reward
+    left = read.salience.model_copy(update={"kind": None})
+    of_preset = as_read(config.replaced({"reward": RewardSettings(preset=name, salience=left)})).reward
+    # Every preset was measured with the heads and the salience of this config. What robust asks reads no heads.
+    heads = f"  heads: {read.heads}\n" if read.heads != of_preset.heads and name != "robust" else ""
+    kind = read.salience.kind
+    salience = f"  salience: {{kind: {kind}}}\n" if kind != of_preset.salience.kind else ""
     return (
-        f"reward:\n  preset: {name}\n"
+        f"reward:\n  preset: {name}\n{heads}{salience}"
         f"sampling:\n  candidates: {given.candidates}\n  max_new_tokens: {given.max_new_tokens}\n"
     )
 

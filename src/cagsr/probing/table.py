@@ -14,7 +14,9 @@ from cagsr.data.adversaries import ADVERSARIES
 from cagsr.io.terminal import duration, say
 from cagsr.probing.samples import SHUFFLED
 from cagsr.probing.verdict import FOOLED
+from cagsr.rewards.heads_found import FOLLOWS
 
+MOST_BLOCKS, LAYERS_A_BLOCK = 4, 8
 NAME, NAME_WIDEST = len("self-certainty"), 22
 STYLES = {"go": "green", "caution": "yellow", "no": "red"}
 PRIMARY = {"quality": "the checker's quality", "rouge_l": "ROUGE-L to the nearest reference"}
@@ -51,6 +53,8 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
         console,
         "How often it scores higher than the base's own sample, ties half; from .5 on it fools the reward.",
     )
+    if summary["heads"] is not None:
+        _layers(summary["heads"], console)
     _verdict(summary, console)
 
 
@@ -77,6 +81,36 @@ def _base_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     yield f"entropy {base['entropy']:.2f} nats a token; as likely under another prompt: {base['unread']:.0%}"
     for what, why in summary["missing"].items():
         yield f"no {what}: {why}"
+    if summary["heads"] is None:
+        yield "heads: none learnt; with reward.preset=attention a probe says whether attention serves"
+
+
+def _layers(heads: Mapping[str, Any], console: Console) -> None:
+    """The layers in up to four columns of rows, and what follows from the heads."""
+    layers, follows = heads["layers"], heads["follows"]
+    blocks = min(MOST_BLOCKS, -(-len(layers) // LAYERS_A_BLOCK))
+    rows = -(-len(layers) // blocks)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0, 0, 1))
+    for column in ("layer", "agree", "read") * blocks:
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in range(rows):
+        cells = [
+            (str(one["layer"]), _signed(one["agreement"]), str(one["read"])) for one in layers[row::rows]
+        ]
+        table.add_row(*(cell for one in cells for cell in one))
+    console.print()
+    console.print(table)
+    read, count = (sum(one[key] for one in layers) for key in ("read", "heads"))
+    known = (
+        "" if follows is None else f" {_signed(follows)} ({'at least' if follows >= FOLLOWS else 'below'} "
+    )
+    known += "" if follows is None else f"{_share(FOLLOWS)})"
+    _note(
+        console,
+        f"agree: mean rank correlation of a layer's heads with the knockouts, within a piece ({heads['pieces']} "
+        f"pieces); read: how many of its heads are. {read} of {count} heads are read.",
+    )
+    say(console, f"heads follow the knockouts{known}: {heads['decision']}", indent="  ")
 
 
 def _ranking(title: str, rows: Mapping[str, Mapping[str, Any]], primary: str | None) -> Table:
@@ -136,6 +170,9 @@ def _verdict(summary: Mapping[str, Any], console: Console) -> None:
     if name != configured:
         own = summary["rewards"][configured]
         reasons.append(f"{configured}, as configured: {own['verdict']}; {own['reasons'][0]}")
+    decided = (summary["heads"] or {}).get("preset")
+    if decided not in (None, name):
+        reasons.append(f"its heads alone, without labels, name {decided}")
     reasons += [summary["hint"]] if summary["hint"] else []
     for reason in reasons:
         say(console, f"- {reason}", indent="  ")

@@ -250,7 +250,8 @@ def hint(found: Mapping[str, Found], chosen: str) -> str | None:
 def advised(verdicts: Mapping[str, Verdict], found: Mapping[str, Found], configured: str) -> str:
     """The configured reward, unless another has a better verdict, or the same and clearly ranks better.
 
-    Where all are refused it is the configured one: there is nothing to advise.
+    ``configured`` may be the one that learnt heads name in its place (`probing.heads.favoured`). Where all are refused
+    it is that one: there is nothing to advise.
     """
     able = [name for name in verdicts if name == configured or name not in NOT_ADVISED]
     best = min(LEVELS.index(verdicts[name].level) for name in able)

@@ -67,8 +67,8 @@ def suspicions(candidate: Candidate, group: Sequence[Candidate]) -> list[str]:
 
 
 def _group(rows: list[Candidate], signals: list[str]) -> dict[str, Any]:
-    """u: words of the prompt;  c: those that count, by position;  w: candidates, the best first;  g, where a knockout
-    was made: the words of each segment of the prompt.
+    """u: words of the prompt;  c: those that count, by position;  w: candidates, the best first;  g, where its pieces
+    are known or a knockout was made: the words of each segment of the prompt.
     """
     rows = sorted(rows, key=lambda row: -row.reward)
     first = rows[0]
@@ -80,10 +80,11 @@ def _group(rows: list[Candidate], signals: list[str]) -> dict[str, Any]:
         "c": _that_count(prompt, first.salience),
         "w": [_candidate(row, rows, prompt, signals) for row in rows],
     }
-    if first.segments and all(len(row.explained) == len(first.segments) for row in rows):
-        entry["g"] = [_words_of(prompt, segment) for segment in first.segments]
-        for shown, row in zip(entry["w"], rows, strict=True):
-            shown["d"] = [_short(nats) for nats in row.explained]
+    for key, of_each in (("d", [row.explained for row in rows]), ("o", [row.looked for row in rows])):
+        if first.segments and all(len(values) == len(first.segments) for values in of_each):
+            entry["g"] = [_words_of(prompt, segment) for segment in first.segments]
+            for shown, values in zip(entry["w"], of_each, strict=True):
+                shown[key] = [_short(value) for value in values]
     return entry
 
 
@@ -106,7 +107,7 @@ def _that_count(prompt: Words, salience: list[float]) -> list[int]:
 def _candidate(row: Candidate, group: list[Candidate], prompt: Words, signals: list[str]) -> dict[str, Any]:
     """r reward, a advantage, x raw signals, p what each added, u words, k attention to each prompt word in percent,
     l for each word ``[prompt word, percent, ...]``, h suspicions, e whether it ended; d, where a knockout was made,
-    the nats that each segment explains."""
+    the nats that each segment explains; o, where pieces are known, how strongly it looked at each."""
     spans = row.attention.response if row.attention else []
     response = Words.cut(row.response, spans)
     looks = _looks(row, response, prompt)

@@ -21,6 +21,7 @@ from cagsr.io.atomic_write import reading, write_atomically
 from cagsr.report.browse import browsable
 from cagsr.report.curves import curves
 from cagsr.report.facts import run_facts, settings
+from cagsr.report.heads import heads_picture
 from cagsr.report.pairs import before_and_after
 from cagsr.report.plot import HEIGHT, WIDTH, picture
 from cagsr.report.read import Run, read_run
@@ -31,7 +32,7 @@ __all__ = ["read_runs", "render", "write_report"]
 
 NAME = "report.html"
 MARK = '<meta name="generator" content="cagsr report">'
-STYLES = ("page", "comparison", "curves", "candidates", "media")
+STYLES = ("page", "comparison", "curves", "heads", "candidates", "media")
 SCRIPTS = ("page", "curves", "zoom", "pairs", "candidates", "live")
 # The names of the style sheet's colours and dashes for runs that are drawn over one another.
 MOST_RUNS = 8
@@ -67,6 +68,7 @@ def render(runs: Sequence[Run], live: bool = False) -> str:
         for place, section in enumerate(curves(drawn))
     ]
     browsed = [run for run in (*runs, *(child for run in runs for child in run.children)) if run.candidates]
+    heads = [(run, run.heads) for run in runs if run.heads]
     pairs = [(run, found) for run in runs if (found := before_and_after(run))]
     data = {
         "live": live,
@@ -94,6 +96,7 @@ def render(runs: Sequence[Run], live: bool = False) -> str:
         runs=[_described(run) for run in runs],
         drawn=[visible(run.name) for run in drawn],
         sections=pictures,
+        heads=[heads_picture(found, visible(run.name), f"heads-{n}") for n, (run, found) in enumerate(heads)],
         chart={"width": WIDTH, "height": HEIGHT},
         has_candidates=bool(browsed),
         has_pairs=bool(pairs),

@@ -14,10 +14,21 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
 
 from cagsr.errors import InputError
-from cagsr.runs.directory import CANDIDATES, CONFIG, EVALUATIONS, METRICS, RESPONSES, RUN, SUMMARY
+from cagsr.rewards.heads_found import Heads
+from cagsr.runs.directory import CANDIDATES, CONFIG, EVALUATIONS, HEADS, METRICS, RESPONSES, RUN, SUMMARY
 from cagsr.runs.turns import RecordedTurn
 
-__all__ = ["OURS", "Candidate", "Interval", "Response", "Run", "Summary", "Systems", "files_of", "read_run"]
+__all__ = [
+    "OURS",
+    "Candidate",
+    "Interval",
+    "Response",
+    "Run",
+    "Summary",
+    "Systems",
+    "files_of",
+    "read_run",
+]
 
 # Largest number of trained systems of a comparison that are drawn as runs.
 DRAWN = 6
@@ -69,6 +80,7 @@ class Candidate(Record):
     attended: list[float] = Field(default_factory=list)
     segments: list[list[int]] = Field(default_factory=list)
     explained: list[float] = Field(default_factory=list)
+    looked: list[float] = Field(default_factory=list)
     attention: Attention | None = None
 
 
@@ -126,6 +138,7 @@ class Run:
     outcome      summary.json as it is; ``summary`` where it is that of a comparison or a demo
     responses    (system, seed) -> rows on held-out prompts
     evaluated    step -> rows on development prompts; 0: the base
+    heads        the attention heads that its reward reads, where they were learnt
     children     runs inside a comparison: DRAWN of the trained systems, ours first; ``not_drawn`` names the others
     problems     what could not be read, in sentences
     """
@@ -142,6 +155,7 @@ class Run:
     summary: Summary | None = None
     responses: dict[tuple[str, str], list[Response]] = field(default_factory=dict)
     evaluated: dict[int, list[Response]] = field(default_factory=dict)
+    heads: Heads | None = None
     children: list["Run"] = field(default_factory=list)
     not_drawn: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -164,6 +178,7 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
     run.outcome = _mapping(run, SUMMARY, needed=False)
     if "systems" in run.outcome:
         run.summary = _summary(run)
+    run.heads = _heads(run)
     for row in _rows(run, METRICS, TypeAdapter(dict[str, Any])):
         _add_metrics(run, row)
     run.candidates = list(_rows(run, CANDIDATES, TypeAdapter(Candidate)))
@@ -178,7 +193,7 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
 def files_of(path: Path) -> list[Path]:
     """The files that a report of ``path`` reads: when one of them changes, so does the report."""
     places = [path, *(place for pattern in INSIDE for place in path.glob(pattern))]
-    return [file for place in places for name in FILES if (file := place / name).is_file()]
+    return [file for place in places for name in (*FILES, HEADS) if (file := place / name).is_file()]
 
 
 def _add_metrics(run: Run, row: Mapping[str, Any]) -> None:
@@ -228,6 +243,16 @@ def _summary(run: Run) -> Summary | None:
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"]))
         run.problems.append(f"{SUMMARY}: {place} is not as expected; the comparison is left out.")
+        return None
+
+
+def _heads(run: Run) -> Heads | None:
+    found = _mapping(run, HEADS, needed=False)
+    try:
+        return Heads.model_validate(found) if found else None
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        run.problems.append(f"{HEADS}: {place} is not as expected; the heads are left out.")
         return None
 
 

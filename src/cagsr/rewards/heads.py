@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from cagsr.rewards.heads_found import FOLLOWS
 from cagsr.rewards.segments import knockout, segments
 from cagsr.types import Evidence, Observer, Rollout
 
@@ -20,10 +21,6 @@ KEPT = 24
 """How many heads are read. Fewer say less of a piece, more mix in heads that look elsewhere."""
 TOLD = 1.0
 """Nats by which knockouts of a piece must differ among a prompt's responses: below, their order is noise."""
-
-FOLLOWS = 0.65
-"""From which correlation (`follows`) on the heads are read instead of asking for knockouts. In the lab notes: .82 on a
-pretrained model, where attention ranks better than knockout, and .28 to .54 on small ones, where it ranks worse."""
 
 
 class HeadObserver(Observer, Protocol):

@@ -7,6 +7,7 @@
                 candidates.jsonl prompt, response, signals, reward and attention of a sample
                 evaluations.jsonl  greedy responses to some development prompts at every evaluation; step 0: the base
                 responses.jsonl  held-out prompts, what was answered, every metric of it (comparisons and demos)
+                heads.json       the attention heads that the reward reads, where they were learnt
                 summary.json     the outcome
 
 JSON is pure ASCII (other characters as escapes) so that any text goes through to the byte, half surrogates
@@ -30,13 +31,14 @@ from cagsr.io.provenance import git_commit
 
 __all__ = ["RunDirectory", "fingerprint"]
 
-RUN, CONFIG, METRICS, CANDIDATES, EVALUATIONS, RESPONSES, SUMMARY = (
+RUN, CONFIG, METRICS, CANDIDATES, EVALUATIONS, RESPONSES, HEADS, SUMMARY = (
     "run.json",
     "config.yaml",
     "metrics.jsonl",
     "candidates.jsonl",
     "evaluations.jsonl",
     "responses.jsonl",
+    "heads.json",
     "summary.json",
 )
 # Rows with their steps: a run that goes on drops those of the steps that it repeats.

@@ -51,8 +51,10 @@ class Shown:
         advantage           the mean over the response's tokens
         tokens              of each prompt token: its characters in ``prompt``
         salience, attended  of each prompt token: its weight, not normalised; the strongest attention it got
-        segments, explained of each segment of the prompt: its tokens; how many nats it explains of the response, by
-                            knockout, where a signal has asked for that
+        segments            of each segment of the prompt its tokens, where its pieces are known or a signal has asked
+                            for a knockout
+        explained, looked   of each segment: how many nats it explains of the response, by knockout; how strongly the
+                            response looked at it (`attention_summary.Look`)
         attention           ``response``: the characters of each response token in ``response``; ``weights``: for
                             each of them ``[prompt token, weight, prompt token, weight, ...]``, the largest first
         """
@@ -91,14 +93,15 @@ class Shown:
 
 
 def _segments(looked: Look, n: int, k: int, prompt_mask: Tensor) -> dict[str, Any]:
-    if looked.pieces is None or looked.nats is None:
+    if looked.pieces is None:
         return {}
     pieces = [piece[prompt_mask].nonzero().flatten().tolist() for piece in looked.pieces[n // k]]
-    nats = [round(value, 2) for value in looked.nats[n].tolist()]
-    return {
-        "segments": [piece for piece in pieces if piece],
-        "explained": [value for piece, value in zip(pieces, nats, strict=True) if piece],
-    }
+    found: dict[str, Any] = {"segments": [piece for piece in pieces if piece]}
+    for name, values, form in (("explained", looked.nats, ".2f"), ("looked", looked.looked, ".3g")):
+        if values is not None:
+            numbers = zip(pieces, values[n].tolist(), strict=True)
+            found[name] = [float(format(value, form)) for piece, value in numbers if piece]
+    return found
 
 
 def token_spans(

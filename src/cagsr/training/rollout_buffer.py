@@ -19,7 +19,7 @@ __all__ = ["load_buffer", "save_buffer"]
 
 OF_ROLLOUT = ("prompt_ids", "prompt_mask", "response_ids", "response_mask", "finished")
 OF_SCORES = ("signals", "reward", "weighted")
-OF_LOOK = ("attended", "weights", "columns", "pieces", "nats")
+OF_LOOK = ("attended", "weights", "columns", "pieces", "nats", "looked")
 OF_BATCH = ("old_logprobs", "ref_logprobs", "entropy", "values", "advantages", "returns")
 
 

@@ -5,12 +5,16 @@ const text = (group) =>
 const spread = (group) => group.w[0].r - group.w[group.w.length - 1].r;
 
 // What nobody covered. By knockout where it was made: segments of the prompt that explain no response; else by
-// attention: words that count and that nobody looked at. Of attention the strongest of any candidate for each word.
+// attention: pieces, or where none are known words that count, that nobody looked at. Of attention the strongest of any
+// candidate for each word; a piece is looked at from a third of the strongest look at any piece of the prompt on.
 function reached(group, run) {
   if (!group.best) {
+    const covers = (one, at) => (one.d ? one.d[at] >= run.said : one.o[at] >= group.glance);
     group.best = group.u.map((_, at) => Math.max(0, ...group.w.map((one) => one.k[at] || 0)));
     group.limit = MISSED * Math.max(1, ...group.best);
-    group.counts = group.g && group.g.map((_, at) => group.w.filter((one) => one.d[at] >= run.said).length);
+    group.stare = Math.max(1e-9, ...group.w.flatMap((one) => one.o || []));
+    group.glance = MISSED * group.stare;
+    group.counts = group.g && group.g.map((_, at) => group.w.filter((one) => covers(one, at)).length);
     if (group.g) group.missed = group.g.filter((_, at) => !group.counts[at]);
     else
       group.missed = group.w.some((one) => one.k.length)
@@ -36,8 +40,10 @@ function segmentsOf(group, run) {
     make(
       "p",
       {},
-      "Explained by knockout: how many responses lose ",
-      `at least ${run.said} nats without this piece of the prompt`,
+      group.w[0].d
+        ? `Explained by knockout: how many responses lose at least ${run.said} nats without this piece of the prompt`
+        : "Looked at: how many responses look at this piece of the prompt, somewhere, at least a third as strongly " +
+            "as any of them looks at any piece",
     ),
     make(
       "ul",
@@ -54,6 +60,24 @@ function segmentsOf(group, run) {
       ),
     ),
   );
+}
+
+// How strongly one candidate looked at each piece.
+function looksOf(candidate, group) {
+  if (!candidate.o) return null;
+  const item = (piece, at) => {
+    if (!piece.length) return null;
+    const passed = candidate.o[at] < group.glance,
+      text = make("span", { dir: "auto" }, written(group, piece));
+    shade(text, candidate.o[at], group.stare);
+    return make(
+      "li",
+      { class: passed ? "nobody" : null, title: `${written(group, piece)}: ${say(candidate.o[at]) || 0}` },
+      text,
+      make("b", {}, passed ? " passed over" : ` ${say(candidate.o[at])}`),
+    );
+  };
+  return make("ul", { class: "pieces", "aria-label": "Pieces it looked at" }, ...group.g.map(item));
 }
 
 function shade(span, percent, strongest) {
@@ -158,7 +182,7 @@ function detail(run, group) {
     any = group.w.some((one) => one.k.length);
   const cards = [];
   const idle = () => {
-    const by = group.g ? "knockout" : "attention",
+    const by = group.w[0].d ? "knockout" : "attention",
       named = missed.filter((piece) => piece.length).map((piece) => written(group, piece));
     says.textContent =
       !any && !group.g
@@ -200,12 +224,15 @@ function detail(run, group) {
       });
     }
     const at = group.g ? group.g.findIndex((piece) => piece.includes(asked)) : -1;
+    const by = group.w[0].d ? "by knockout," : "the piece";
     says.textContent =
       `By attention, “${group.u[asked].trim()}” is covered by ${covering} of ${cards.length} candidates` +
-      (at < 0 ? "." : `; by knockout, “${written(group, group.g[at])}” by ${group.counts[at]}.`);
+      (at < 0 ? "." : `; ${by} “${written(group, group.g[at])}” by ${group.counts[at]}.`);
     if (at >= 0)
       for (const one of cards)
-        one.seen.textContent += `; explained: ${say(Math.max(0, one.candidate.d[at])) || 0} nats`;
+        one.seen.textContent += one.candidate.d
+          ? `; explained: ${say(Math.max(0, one.candidate.d[at])) || 0} nats`
+          : `; the piece: ${say(one.candidate.o[at])}`;
   });
   const list = make("ol", { class: "cards" });
   group.w.forEach((candidate, rank) => {
@@ -240,6 +267,7 @@ function detail(run, group) {
       ),
       candidate.u.length ? one.words.line : make("p", { class: "says" }, "(empty response)"),
       run.signals.length ? parts(candidate, group, run.signals) : null,
+      looksOf(candidate, group),
     );
     cards.push(one);
     list.append(one.item);
@@ -268,8 +296,11 @@ function detail(run, group) {
             "span",
             {},
             "Shade and underline: attention. Covered by attention: at least a third of the strongest that a word " +
-              `of this prompt got. Wavy: what by ${group.g ? "knockout" : "attention"} no candidate covered.`,
+              `of this prompt got. Wavy: what by ${group.w[0].d ? "knockout" : "attention"} no candidate covered.`,
           )
+        : null,
+      group.w[0].o
+        ? make("span", {}, "Below a response: its strongest look at each piece of the prompt, shaded alike.")
         : null,
       make("span", {}, "Bars: what a signal added, against the mean of these candidates."),
     ),

@@ -2,13 +2,11 @@
 
 __all__ = ["attended"]
 
-import torch
-import torch.nn.functional as F
 from pydantic import PositiveFloat
 from torch import Tensor
 
 from cagsr.rewards.segments import segments
-from cagsr.rewards.signals.ingredients import text_mask
+from cagsr.rewards.signals.ingredients import look_at, text_mask
 from cagsr.types import Evidence
 
 
@@ -23,10 +21,8 @@ def attended(evidence: Evidence, *, floor: PositiveFloat = 1e-5) -> Tensor:
     Source: arXiv 2502.10482, prompt coverage.
     Differs: by pieces instead of tokens, and by the maximum over the response instead of the sum.
     """
-    pieces_PJS = segments(evidence).float()
-    weights_NJS = evidence.per_row(pieces_PJS / pieces_PJS.sum(-1, keepdim=True).clamp(min=1))
-    written = evidence.observation.attention * text_mask(evidence.rollout).unsqueeze(-1)
-    # A row of zeros more, for a response without any token.
-    looked_NJ = F.pad(torch.einsum("nts,njs->ntj", written, weights_NJS), (0, 0, 0, 1)).amax(1)
-    present_NJ = evidence.per_row(pieces_PJS.any(-1)).float()
+    pieces_NJS = evidence.per_row(segments(evidence))
+    written_NTS = evidence.observation.attention * text_mask(evidence.rollout).unsqueeze(-1)
+    looked_NJ = look_at(pieces_NJS, written_NTS)
+    present_NJ = pieces_NJS.any(-1).float()
     return (looked_NJ.clamp(min=floor).log() * present_NJ).sum(-1) / present_NJ.sum(-1).clamp(min=1)

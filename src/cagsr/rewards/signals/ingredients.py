@@ -1,10 +1,11 @@
-"""Building blocks that several signals share: text mask, masked mean, saturation. Not a signal itself."""
+"""Building blocks that several signals share: text mask, masked mean, looks, saturation. Not a signal itself."""
 
-__all__ = ["Saturation", "mean_over", "saturate", "text_mask"]
+__all__ = ["Saturation", "look_at", "mean_over", "saturate", "text_mask"]
 
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cagsr.types import Rollout
@@ -27,6 +28,16 @@ def text_mask(rollout: Rollout) -> Tensor:
 def mean_over(values: Tensor, mask: Tensor) -> Tensor:
     """[N T], [N T] -> [N]: mean of ``values`` where ``mask`` is True, 0 where it is nowhere True."""
     return values.where(mask, 0).sum(-1) / mask.sum(-1).clamp(min=1)
+
+
+def look_at(pieces_NJS: Tensor, looked_NTS: Tensor) -> Tensor:
+    """[N J] how strongly a response looks at each piece: max over t of the mean over the piece's tokens.
+
+    0 for a piece without tokens and for a response without any.
+    """
+    weights_NJS = pieces_NJS / pieces_NJS.sum(-1, keepdim=True).clamp(min=1)
+    # A row of zeros more, for a response without any token.
+    return F.pad(torch.einsum("nts,njs->ntj", looked_NTS, weights_NJS), (0, 0, 0, 1)).amax(1)
 
 
 def saturate(looked: Tensor, saturation: Saturation, cap: float) -> Tensor:
