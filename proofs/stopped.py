@@ -24,7 +24,7 @@ PROMISE = 4
 COUNT = 50
 
 PHASES = {
-    "load": ("cagsr.training.trainer", "build_policy"),
+    "load": ("cagsr.training.assembly", "build_policy"),
     "rollout": ("cagsr.models.policy.Policy", "sample"),
     "update": ("cagsr.training.step.Step", "_optimizer_step"),
     "evaluation": ("cagsr.training.loop.TrainingLoop", "_evaluate"),
