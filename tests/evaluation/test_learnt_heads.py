@@ -9,7 +9,7 @@ import torch
 import tiny
 from cagsr.config import Config
 from cagsr.errors import InputError
-from cagsr.evaluation.learnt_heads import choose_heads, find_heads, keep_heads
+from cagsr.evaluation.learnt_heads import choose_heads, find_heads, keep_heads, said_of
 from cagsr.models.reference import Reference
 from cagsr.rewards.heads import TOLD, agreement, follows, looks
 from cagsr.rewards.salience import Uniform, evidence_of
@@ -117,3 +117,17 @@ def test_responses_that_never_differ_are_refused():
     assert TOLD > 0
     with pytest.raises(InputError, match="never differ in what they take up"):
         find_heads(policy, tiny.prompts(policy), Uniform(), same, seed=3)
+
+
+@pytest.mark.parametrize(
+    ("follows", "said"),
+    [
+        (0.82, "which they follow by 0.82 (at most 1). Without labels that says: attention serves"),
+        (0.31, "which they follow by 0.31 (at most 1). Without labels that says: ask for knockouts"),
+    ],
+)
+def test_a_run_says_whether_its_heads_serve(follows: float, said: str):
+    found = {"follows": follows, "agreement": 0.3, "pieces": 14, "weights": {0: [1.0, 0.0], 2: [1.0, 1.0]}}
+    line = said_of(found | {"all": {0: [0.4, 0.1], 2: [0.2, 0.3]}})
+    assert line.startswith("heads: 3 are read, found by knockouts of 14 pieces, ")
+    assert said in line

@@ -167,3 +167,13 @@ def test_long_and_odd_texts_are_divided_in_time(text: str):
         spans = pieces(text)
     assert bool(spans) == any(letter.isalnum() for letter in text)
     assert all(before[1] <= after[0] for before, after in pairwise(spans))
+
+
+def test_thanks_is_a_courtesy_by_itself_and_a_keyword_in_a_list():
+    assert found("Write a note. Mention: the cake, Sunday, thanks") == [
+        "Write a note",
+        "Mention: the cake",
+        "Sunday",
+        "thanks",
+    ]
+    assert found("Write a note about the cake. Thanks!") == ["Write a note about the cake"]

@@ -182,7 +182,7 @@ def _training(config: Sections) -> Iterator[Conflict]:
         if part.warmup_steps > part.steps:
             yield Conflict(
                 (f"{section}.warmup_steps", f"{section}.steps"),
-                f"{section}.warmup_steps ({part.warmup_steps}) exceeds {section}.steps ({part.steps})",
+                f"{section}.warmup_steps ({part.warmup_steps}) exceeds {section}.steps ({part.steps}); set it too",
             )
     scratch = config.sft.scratch
     if scratch and scratch.hidden % scratch.heads:

@@ -15,13 +15,14 @@ from cagsr.errors import InputError
 from cagsr.io.atomic_write import write_atomically
 from cagsr.models.policy import Policy
 from cagsr.rewards.heads import agreement, best_heads, follows, looks
+from cagsr.rewards.heads_found import Heads
 from cagsr.rewards.presets import as_read
 from cagsr.rewards.salience import Salience, evidence_of
 from cagsr.rewards.segments import knockout
 from cagsr.runs.directory import HEADS
 from cagsr.types import Prompt
 
-__all__ = ["HEADS", "choose_heads", "find_heads", "keep_heads"]
+__all__ = ["HEADS", "choose_heads", "find_heads", "keep_heads", "said_of"]
 
 PROMPTS = 4
 """Prompts that heads are found on: the ranking of heads hardly changes with more (docs/lab-notes.md)."""
@@ -60,6 +61,17 @@ def keep_heads(found: dict[str, Any] | None, kept: Path) -> None:
     """Write what `choose_heads` returned, if anything, beside the run; what is there already stays."""
     if found is not None and not kept.exists():
         write_atomically(kept, json.dumps(found, indent=1) + "\n")
+
+
+def said_of(found: dict[str, Any]) -> str:
+    """What a run says of its heads: how many are read, how well they follow the knockouts, and what that advises."""
+    heads = Heads.model_validate(found)
+    read = sum(layer.read for layer in heads.layers.values())
+    followed = "" if heads.follows is None else f", which they follow by {heads.follows:.2f} (at most 1)"
+    return (
+        f"heads: {read} are read, found by knockouts of {heads.pieces} pieces{followed}. Without labels that says: "
+        f"{heads.decision}"
+    )
 
 
 def find_heads(

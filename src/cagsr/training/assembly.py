@@ -16,7 +16,7 @@ from cagsr.distributed.fsdp import prepare
 from cagsr.distributed.process_group import World
 from cagsr.errors import InputError
 from cagsr.evaluation.evaluator import Evaluator, measure_signals
-from cagsr.evaluation.learnt_heads import HEADS, choose_heads, keep_heads
+from cagsr.evaluation.learnt_heads import HEADS, choose_heads, keep_heads, said_of
 from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.shutdown import Stops
@@ -86,6 +86,8 @@ def assemble(
     policy.to(claim.accelerator.device)
     kept = claim.directory / HEADS
     heads = choose_heads(policy, config, prompts, salience, kept)
+    if heads is not None and shows_prompt:
+        say(console, said_of(heads))
     step = build_step(config, policy, reward, salience, claim.accelerator, client)
     if loaded is not None:
         refuse_trained_adapter(policy, step.reference, prompts[0])

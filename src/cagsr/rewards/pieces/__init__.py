@@ -23,6 +23,9 @@ COURTESY = re.compile(
     re.IGNORECASE,
 )
 
+# Behind a colon in its sentence a word is a member of a list: "Mention: tea, cake, thanks".
+LISTED = re.compile(r"[:：][^.!?。\n]*\Z")
+
 
 def pieces(text: str, content: Sequence[Span] | None = None, common: Common | None = None) -> list[Span]:
     """Spans of the pieces of ``text``, in order and apart, within ``content`` (None: everywhere).
@@ -38,5 +41,5 @@ def pieces(text: str, content: Sequence[Span] | None = None, common: Common | No
             found += of_text(text, position, first)
             position = last
     found = [span for span in found if WORD.search(text, *span)]
-    kept = [span for span in found if not COURTESY.fullmatch(text, *span)]
+    kept = [span for span in found if not COURTESY.fullmatch(text, *span) or LISTED.search(text, 0, span[0])]
     return kept or found
