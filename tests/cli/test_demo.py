@@ -54,6 +54,9 @@ def test_the_demo_of_a_pretrained_assistant_learns_its_heads_and_compares_with_t
     outcome = cagsr("demo", "--model", "instruct", *quick)
     assert outcome.code == 0, outcome.err
     assert "restaurants: 3 held-out prompts" in outcome.out
+    shown = outcome.out.split("Before and after", 1)[1]
+    assert shown.count("\n  base  ") == 3
+    assert "<|im_start|>" not in shown.split("What this is not good for")[0]
     summary = json.loads(Path("runs/demo/summary.json").read_text())
     assert summary["task"] == "restaurants"
     learnt = json.loads(Path("runs/demo/heads.json").read_text())

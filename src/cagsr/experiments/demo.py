@@ -243,14 +243,25 @@ def _show_samples(base: Policy, prompts: list[Prompt], systems: dict[str, Answer
         # The end-of-sequence row is left out, as coverage leaves it out: looking at the end says nothing.
         said = rollout.response_mask & (rollout.response_ids != base.eos_ids[0])
         attended = (base.observe(rollout).attention * said[:, :, None]).amax(1)
-        strongest = float(attended.max())
+        written, columns = _written(prompt)
+        strongest = float(attended[:, columns].max())
         for name, text, covered in zip(("base", "cagsr"), texts, attended, strict=True):
-            shares = (covered / strongest).tolist()
+            shares = (covered[columns] / strongest).tolist()
             sample = Table.grid(padding=(0, 2, 0, 0))
-            sample.add_row(Text(f"{name:>6}", style="bold"), shaded(prompt, shares, colour))
+            sample.add_row(Text(f"{name:>6}", style="bold"), shaded(written, shares, colour))
             sample.add_row("", Text(printable(text)))
             console.print(sample)
         console.print()
+
+
+def _written(prompt: Prompt) -> tuple[Prompt, list[int]]:
+    """The prompt without its template and special tokens, and which of its tokens are left."""
+    spans = prompt.written(("last-user",))
+    start, stop = spans[0][0], spans[-1][1]
+    left = [n for n, (a, b) in enumerate(prompt.offsets) if a < b and start <= a and b <= stop]
+    offsets = tuple((prompt.offsets[n][0] - start, prompt.offsets[n][1] - start) for n in left)
+    ids = tuple(prompt.ids[n] for n in left)
+    return replace(prompt, text=prompt.text[start:stop], offsets=offsets, ids=ids, turns=(), spelt=()), left
 
 
 def rebuild(kind: str, console: Console) -> None:
