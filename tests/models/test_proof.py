@@ -129,6 +129,13 @@ def test_a_decoder_whose_positions_depend_on_its_cache_is_refused_by_name():
         load_policy(model, words_of(model))
 
 
+def test_a_decoder_that_sees_what_comes_later_is_refused():
+    """pegasus_x: without a mask of its own for this implementation, later tokens move the first one's probability."""
+    model = encoder_decoder("pegasus_x", **BART, block_size=16, num_global_tokens=4)
+    with pytest.raises(UnsupportedModelError, match=r"pegasus_x computes .* would be off by .* nats"):
+        load_policy(model, words_of(model))
+
+
 # Limits -------------------------------------------------------------------------------------------------------------
 
 

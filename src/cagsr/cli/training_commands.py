@@ -34,7 +34,7 @@ def demo(
         Literal["encoder-decoder", "causal", "instruct"],
         typer.Option(
             help="Which demo: a T5 or a Llama of a million parameters that ship (minutes), or the pretrained assistant "
-            "SmolLM2-135M-Instruct (fetched once, 93 MB; about 20 minutes on 2 cores)."
+            "SmolLM2-135M-Instruct (fetched once, 93 MB; 40 steps of about half a minute on a core)."
         ),
     ] = "encoder-decoder",
     seed: Annotated[int, typer.Option(min=0, help="Seed of the reinforcement learning.")] = 0,
