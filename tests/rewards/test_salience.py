@@ -6,8 +6,8 @@ import torch
 
 from cagsr.config import Config
 from cagsr.errors import InputError
+from cagsr.data.words import STOP_WORDS
 from cagsr.rewards.salience import (
-    STOP_WORDS,
     Column,
     Idf,
     Pieces,

@@ -42,6 +42,7 @@ SIGNALS = {
         "random_reward",
         "reference_logprob",
         "reference_overlap",
+        "repeated_words",
         "repetition",
         "retold",
         "reward_model",

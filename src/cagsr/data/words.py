@@ -1,12 +1,24 @@
 """Words of a text as they are compared, and the prompt tokens that spell each."""
 
-__all__ = ["Word", "prompt_words", "text_words"]
+__all__ = ["STOP_WORDS", "Word", "prompt_words", "text_words"]
 
 import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from cagsr.types import Prompt
+
+# "no", "not" and numerals are missing on purpose: in data-to-text they are values ("family friendly: no").
+_ENGLISH = """
+a about after all also am an and any are as at be because been before being but by can could did do
+does doing down during each for from further had has have having he her here hers him his how i if
+in into is it its itself me more most my of off on once or other our out over own same she should so
+some such than that the their them then there these they this those through to too under until up
+very was we were what when where which while who whom why will with would you your it's i'm you're
+that's don't
+"""
+STOP_WORDS = frozenset(_ENGLISH.split())
+"""English words that carry no content, normalised as `text_words` gives them."""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ RANGES = {
     "random_reward": (0, 1),
     "reference_logprob": (-math.inf, 0),
     "reference_overlap": (0, 1),
+    "repeated_words": (-1, 0),
     "repetition": (-1, 0),
     "retold": (-math.inf, 0),
     "reward_model": (-math.inf, math.inf),

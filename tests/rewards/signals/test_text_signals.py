@@ -9,7 +9,9 @@ from cagsr.types import Prompt, Turn
 from evidence import make_evidence, make_prompt
 
 length, lexical_overlap, repetition = SIGNALS["length"], SIGNALS["lexical_overlap"], SIGNALS["repetition"]
-token_copy, unfinished = SIGNALS["token_copy"], SIGNALS["unfinished"]
+repeated_words, token_copy, unfinished = (
+    SIGNALS[name] for name in ("repeated_words", "token_copy", "unfinished")
+)
 
 FLAT = torch.full((3, 7, 5), 0.2)
 
@@ -26,6 +28,23 @@ def test_repetition_ignores_padding_and_the_end_of_sequence_token():
     ids = [[5, 5, 5, 1, 5, 5, 5], [5, 5, 5, 5, 5, 5, 5], [5, 5, 5, 5, 1, 1, 1]]
     evidence = make_evidence(FLAT, response_ids=ids, lengths=[4, 3, 5], finished=[True, False, True])
     assert repetition(evidence).tolist() == pytest.approx([0.0, 0.0, -0.5])
+
+
+def test_repeated_words_is_minus_the_share_of_content_words_said_before():
+    prompt = make_prompt("describe: Mill; Mill; Italian")
+    responses = [
+        "The Mill is an Italian pub with Italian food and ITALIAN wine.",  # 7 content words, Italian three times
+        "Mill, Mill, Mill.",  # the prompt says it twice, so once too often
+        "It is the one that is the.",  # "one" alone is content
+        "",
+    ]
+    evidence = make_evidence(
+        torch.zeros(4, 2, len(prompt.ids)),
+        prompts=[prompt],
+        responses=responses,
+        salience=[[1.0] * len(prompt.ids)],
+    )
+    assert repeated_words(evidence).tolist() == pytest.approx([-2 / 7, -1 / 3, 0.0, 0.0])
 
 
 def test_unfinished_charges_a_response_without_its_end():

@@ -7,11 +7,10 @@ content token. Which side is padded does not matter; the prompt mask says where 
 from cagsr.rewards.salience.base import Salience, evidence_of
 from cagsr.rewards.salience.build import build_salience, demand_content
 from cagsr.rewards.salience.column import Column
-from cagsr.rewards.salience.content import STOP_WORDS, Idf, Span, Uniform
+from cagsr.rewards.salience.content import Idf, Span, Uniform
 from cagsr.rewards.salience.divided import Pieces
 
 __all__ = [
-    "STOP_WORDS",
     "Column",
     "Idf",
     "Pieces",

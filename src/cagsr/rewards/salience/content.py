@@ -5,23 +5,12 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from cagsr.data.words import prompt_words
+from cagsr.data.words import STOP_WORDS, prompt_words
 from cagsr.errors import InputError
 from cagsr.rewards.salience.base import ROLES, Salience, tokens_in
 from cagsr.types import Prompt
 
-__all__ = ["STOP_WORDS", "Idf", "Span", "Uniform"]
-
-# "no", "not" and numerals are missing on purpose: in data-to-text they are values ("family friendly: no").
-_ENGLISH = """
-a about after all also am an and any are as at be because been before being but by can could did do
-does doing down during each for from further had has have having he her here hers him his how i if
-in into is it its itself me more most my of off on once or other our out over own same she should so
-some such than that the their them then there these they this those through to too under until up
-very was we were what when where which while who whom why will with would you your it's i'm you're
-that's don't
-"""
-STOP_WORDS = frozenset(_ENGLISH.split())
+__all__ = ["Idf", "Span", "Uniform"]
 
 
 class Uniform(Salience):
