@@ -162,7 +162,7 @@ def random_evidence(seed: int = 0, *, prompts: int = 3, group_size: int = 5) -> 
         response_ids=torch.randint(10, 12, (N, T), generator=generator),
         lengths=lengths.tolist(),
         finished=finished.tolist(),
-        responses=["", "", *(f"w{row} w{row + 1}, other" for row in range(2, N))],
+        responses=["", "", *(f"w{row} w{row + 1}, other" + " cheap" * (row % 3) for row in range(2, N))],
         prompts=[
             make_prompt(text, index=index, row={"reference": f"w3 {text} other"})
             for index, text in enumerate(texts)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from cagsr.config import Config
-from cagsr.errors import InputError
 from cagsr.data.words import STOP_WORDS
+from cagsr.errors import InputError
 from cagsr.rewards.salience import (
     Column,
     Idf,
