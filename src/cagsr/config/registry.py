@@ -62,6 +62,7 @@ TASKS = {
     "keywords": "cagsr.tasks.keywords.KEYWORDS",
     "qa": "cagsr.tasks.qa.QA",
     "restaurants": "cagsr.tasks.restaurants.RESTAURANTS",
+    "requests": "cagsr.tasks.requests.REQUESTS",
 }
 """data.task -> a generated task with its checker."""
 
