@@ -18,6 +18,12 @@ __all__ = ["Contrasts", "values_of"]
 # "area[riverside]" of a meaning representation, "artist=Nina" of a dialogue act.
 BRACKETED = re.compile(r"\s*([^\W_][\w /.'’-]{0,39})\[([^\[\]\n]+)\]?[\s,;.]*")
 ASSIGNED = re.compile(r"\s*([^\W\d][\w-]{0,39})=([^=\n]+)")
+# "The price range is moderate", of which the data set's own words ("the price range is") may be no part of the piece.
+ATTRIBUTE = re.compile(
+    r"\s*(?:the|its|their|his|her|your|our|my|der|die|das|le|la|les)\s+((?:[\w\p{M}-]+\s+){1,4}?)(?:is|are|ist|sind|est|sont)\s+",
+    re.IGNORECASE,
+)
+LONGEST_ATTRIBUTE = 60
 NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)*(?![\w])")
 # Not the first word, which is written so anyway.
 NAME = re.compile(r"(?<=[^\W\d_]['’\p{Pe}]?[,;]? )\p{Lu}[\w\p{M}'’-]*(?: \p{Lu}[\w\p{M}'’-]*)*")
@@ -40,6 +46,9 @@ def values_of(text: str, start: int, stop: int) -> Iterator[tuple[str, Span]]:
     elif found := FIELD.match(text, start, stop):
         label = " ".join(WORD.findall(text[slice(*found.span())].casefold()))
         yield f"field {label}", _bare(text, found.end(), stop)
+    elif found := ATTRIBUTE.match(text, _sentence_start(text, start), stop):
+        if start <= found.end() < stop:
+            yield f"field {' '.join(found[1].casefold().split())}", _bare(text, found.end(), stop)
     for kind, pattern in ((REMOVED, NEGATION), ("number", NUMBER), ("name", NAME)):
         if found := pattern.search(text, start, stop):
             yield f"{kind} {len(found[0])}" if kind == "number" else kind, found.span()
@@ -117,6 +126,12 @@ def _in_piece(prompt: Prompt, piece: Sequence[int]) -> Iterator[tuple[str, str, 
         if covered.strip() == text:
             # Tokens are written otherwise behind another character: " Aromi", "[Aromi".
             yield f"{kind} {prompt.text[max(start - 1, 0) : start]!r}", text.casefold(), (first, last)
+
+
+def _sentence_start(text: str, start: int) -> int:
+    """Where the sentence begins that a piece from ``start`` on goes on; at most some words before it."""
+    before = max((text.rfind(end, max(0, start - LONGEST_ATTRIBUTE), start) for end in ".!?;,\n"), default=-1)
+    return start if before < 0 else before + 1
 
 
 def _bare(text: str, start: int, stop: int) -> Span:

@@ -17,6 +17,9 @@ JSON_BEGINS = re.compile(r"[{\[]\s*[\"{\[]")
 PARAGRAPH = re.compile(r"(?:[^\n]|\n(?!\n))+")
 STRING = r'"(?:[^"\\\n]|\\.)*"'
 MEMBER_OF_JSON = re.compile(rf'"[^"\n]+"\s*:\s*(?:{STRING}|\[(?:{STRING}|[^"\[\]{{}}])*\]|[^\s"\[\]{{}},]+)')
+# A list of phrases, each of which is a piece; a list of words is one with its key.
+PHRASES = re.compile(rf'"[^"\n]+"\s*:\s*\[\s*{STRING}(?:\s*,\s*{STRING})+\s*\]')
+PHRASE = re.compile(r'"[^"\n]*\w\W+\w+\W+\w[^"\n]*"')
 # A dialogue act: "inform(artist=Nina, venue=The Old Tannery)".
 ACT = re.compile(r"\w*\((?:\s*[\w -]+=[^=,;()\n]+[,;]?)+\)")
 MEMBER_OF_ACT = re.compile(r"[\w-]+(?: [\w-]+)*\s*=\s*[^=,;()\n]*[^\s=,;()]")
@@ -29,7 +32,7 @@ def of_text(text: str, start: int, stop: int) -> Iterator[Span]:
     """Pieces of a stretch of text: those of JSON and dialogue acts in it, and those of its blocks of lines."""
     acts = [(match.span(), MEMBER_OF_ACT) for match in ACT.finditer(text, start, stop)]
     found = [
-        (span, [each.span() for each in member.finditer(text, *span)])
+        (span, [part for each in member.finditer(text, *span) for part in _members(each)])
         for span, member in [*_json_of(text, start, stop), *acts]
     ]
     for (first, _), members in sorted(found):
@@ -43,6 +46,15 @@ def of_text(text: str, start: int, stop: int) -> Iterator[Span]:
                 yield member
                 start = member[1]
     yield from _blocks(text, start, stop)
+
+
+def _members(member: re.Match[str]) -> Iterator[Span]:
+    """A member, or the phrases of the list that is its value."""
+    phrases = [each.span() for each in re.finditer(STRING, member[0])][1:]
+    if PHRASES.fullmatch(member[0]) and any(PHRASE.fullmatch(member[0], *span) for span in phrases):
+        yield from ((member.start() + first, member.start() + last) for first, last in phrases)
+    else:
+        yield member.span()
 
 
 def _json_of(text: str, start: int, stop: int) -> Iterator[tuple[Span, re.Pattern[str]]]:

@@ -33,6 +33,11 @@ ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:[A-Z]|Mr|Mrs|Ms|Dr|Prof|St|No|vs|approx|max|min|Nr|bzw|c|ca|\d{1,2}|(?:[a-zA-Z]\.)+[a-zA-Z])\.$"
 )
 LONGEST_ABBREVIATION = 40
+# Behind "5." it is a sentence that begins ("3 out of 5. The area is ..."), and no date that goes on ("5. Oktober").
+BEGINNING = re.compile(
+    r"[\"'”’)]*\s+(?:The|An?|It|Its|He|She|We|They|You|I|There|This|That|These|Please|And|But|Also|Der|Die|Das|Es|Er|Sie|Wir"
+    r"|Ich|Bitte|Le|La|Les|Il|Elle)\b"
+)
 DOTTED = re.compile(r"(?:^|\s)(?:[a-zA-Z]\.)+[a-zA-Z]$")
 NUMBER_COMMA = re.compile(r"\d,\d{3}")
 QUOTED = re.compile(r"\"[^\"\n]+\"|“[^”\n]+”|„[^“”\n]+[“”]|«[^»\n]+»|「[^」\n]+」|`[^`\n]+`|\([^()\n]+\)")
@@ -70,9 +75,10 @@ def divided(text: str, start: int, stop: int, between: re.Pattern[str]) -> Itera
         at = match.start()
         if any(first < at < last for first, last in quoted):
             continue
-        if ABBREVIATION.search(text[max(position, at - LONGEST_ABBREVIATION) : at]) or NUMBER_COMMA.fullmatch(
-            text[max(at - 1, 0) : match.end() + 3]
-        ):
+        short = ABBREVIATION.search(text[max(position, at - LONGEST_ABBREVIATION) : at])
+        if short and not (short[0][-2].isdigit() and BEGINNING.match(text, at)):
+            continue
+        if NUMBER_COMMA.fullmatch(text[max(at - 1, 0) : match.end() + 3]):
             continue
         if text[position:at].strip(OUTSIDE):
             yield position, at
