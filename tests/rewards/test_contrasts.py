@@ -19,6 +19,9 @@ from evidence import make_prompt
         ("the meeting starts at 14.30", "number 5", "14.30"),
         ("call doctor Anna Weber on friday", "name", "Anna Weber"),
         ("it is not family friendly", "negation", "not"),
+        ("The price range is moderate", "field price range", "moderate"),
+        ("their dogs are not quite old", "field dogs", "not quite old"),
+        ("the dog that I saw in the street is old", None, None),  # no attribute is as long as that
         ("dogs are never allowed, 3 cats are", "negation", "never"),
         ("Die große Straße: weiß", "field die grosse strasse", "weiß"),
         ("See No. 5 of the list", "number 1", "5"),
@@ -31,6 +34,13 @@ def test_the_value_of_a_piece(piece, kind, value):
     text = f"Ask. {piece} End."
     found = next(values_of(text, 5, 5 + len(piece)), None)
     assert (found and (found[0], text[slice(*found[1])])) == (kind and (kind, value))
+
+
+def test_the_attribute_may_stand_before_the_piece():
+    text = "Write. The price range is moderate. The end."
+    start = text.index("moderate")
+    (kind, span), *_ = values_of(text, start, start + len("moderate"))
+    assert (kind, text[slice(*span)]) == ("field price range", "moderate")
 
 
 def words(*texts):

@@ -92,6 +92,21 @@ def test_boundaries_are_those_that_a_person_drew(table: str, count: int, least: 
             "Dogs, scooters and large bags are not allowed.",
             ["Dogs", "scooters", "large bags are not allowed"],
         ),
+        (
+            "The rating is 3 out of 5. The area is quiet. Am 5. Oktober ist zu. It costs 12. It is late.",
+            [
+                "The rating is 3 out of 5",
+                "The area is quiet",
+                "Am 5. Oktober ist zu",
+                "It costs 12",
+                "It is late",
+            ],
+        ),
+        (
+            '{"to": "Ada", "say": ["ask for an answer", "be kind"]}',
+            ['"to": "Ada"', '"ask for an answer"', '"be kind"'],
+        ),
+        ('{"tags": ["red", "dark green"], "n": 2}', ['"tags": ["red", "dark green"]', '"n": 2']),
         ("salt and pepper", ["salt and pepper"]),
         ("no dogs", ["no dogs"]),
         ("रंग: हरा\nदाम: 2,500 रुपये", ["रंग: हरा", "दाम: 2,500 रुपये"]),

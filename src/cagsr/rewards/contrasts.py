@@ -25,8 +25,8 @@ ATTRIBUTE = re.compile(
 )
 LONGEST_ATTRIBUTE = 60
 NUMBER = re.compile(r"(?<![\w.,])\d+(?:[.,]\d+)*(?![\w])")
-# Not the first word, which is written so anyway.
-NAME = re.compile(r"(?<=[^\W\d_]['’\p{Pe}]?[,;]? )\p{Lu}[\w\p{M}'’-]*(?: \p{Lu}[\w\p{M}'’-]*)*")
+# Not the first word, which is written so anyway, nor "I".
+NAME = re.compile(r"(?<=[^\W\d_]['’\p{Pe}]?[,;]? )(?!I\b)\p{Lu}[\w\p{M}'’-]*(?: \p{Lu}[\w\p{M}'’-]*)*")
 # Not "No. 5".
 NEGATION = re.compile(r"\b(?:not|never|no(?!\.\s*\d)|nicht|kein\w*|pas)\b", re.IGNORECASE)
 REMOVED = "negation"
@@ -46,9 +46,8 @@ def values_of(text: str, start: int, stop: int) -> Iterator[tuple[str, Span]]:
     elif found := FIELD.match(text, start, stop):
         label = " ".join(WORD.findall(text[slice(*found.span())].casefold()))
         yield f"field {label}", _bare(text, found.end(), stop)
-    elif found := ATTRIBUTE.match(text, _sentence_start(text, start), stop):
-        if start <= found.end() < stop:
-            yield f"field {' '.join(found[1].casefold().split())}", _bare(text, found.end(), stop)
+    elif (found := ATTRIBUTE.match(text, _sentence_start(text, start), stop)) and start <= found.end() < stop:
+        yield f"field {' '.join(found[1].casefold().split())}", _bare(text, found.end(), stop)
     for kind, pattern in ((REMOVED, NEGATION), ("number", NUMBER), ("name", NAME)):
         if found := pattern.search(text, start, stop):
             yield f"{kind} {len(found[0])}" if kind == "number" else kind, found.span()
