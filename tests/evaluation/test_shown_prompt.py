@@ -7,15 +7,16 @@ from rich.console import Console
 
 from cagsr.data.in_memory import encode_in_memory
 from cagsr.evaluation.shown_prompt import say_prompt
-from cagsr.rewards.salience import Uniform
+from cagsr.rewards.salience import Pieces, Uniform
 from chat_models import CHATML, tokenizer
 
 
-def shown(prompt, **settings):
+def shown(prompt, salience=Uniform):
     tokens = tokenizer(CHATML)
     console = Console(file=StringIO(), width=500)
     policy = SimpleNamespace(tokenizer=tokens, eos_ids=[2, 4])
-    say_prompt(console, encode_in_memory([prompt], tokens), policy, Uniform(**settings))
+    prompts = encode_in_memory([prompt], tokens)
+    say_prompt(console, prompts, policy, salience() if salience is Uniform else salience(prompts))
     return console.file.getvalue().splitlines()
 
 
@@ -42,3 +43,8 @@ def test_a_long_text_and_many_pieces_are_cut():
     assert pieces.startswith("  to be covered, 100 pieces: say | hello | ")
     assert pieces.endswith(" | ...")
     assert shown("the of")[2] == "  to be covered, 0 pieces: nothing"
+
+
+def test_pieces_that_stand_side_by_side_are_shown_apart():
+    prompt = [{"role": "user", "content": "area: riverside\nnear: the world"}]
+    assert shown(prompt, Pieces)[2] == "  to be covered, 2 pieces: area: riverside | near: the world"

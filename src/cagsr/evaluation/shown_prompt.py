@@ -50,8 +50,9 @@ def examined_prompt(
 def _lines(
     prompt: Prompt, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int], salience: Salience
 ) -> list[str]:
-    weights = salience.weigh(prompt)
-    found = runs(prompt, [weight > 0 for weight in weights])
+    found = salience.divide(prompt)
+    if found is None:
+        found = runs(prompt, [weight > 0 for weight in salience.weigh(prompt)])
     pieces = [prompt.text[prompt.offsets[run[0]][0] : prompt.offsets[run[-1]][1]].strip() for run in found]
     shown = [repr(piece)[1:-1] for piece in pieces[:PIECES]] + ["..."] * (len(pieces) > PIECES)
     tokens = [repr(tokenizer.decode([token])) for token in prompt.ids]
