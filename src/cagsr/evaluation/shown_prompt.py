@@ -1,6 +1,6 @@
 """One prompt as the model sees it: its text, its tokens, what has to be covered, and what ends a response."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from rich.console import Console
@@ -56,17 +56,13 @@ def _lines(
     shown = [repr(piece)[1:-1] for piece in pieces[:PIECES]] + ["..."] * (len(pieces) > PIECES)
     tokens = [repr(tokenizer.decode([token])) for token in prompt.ids]
     first = tokens if len(tokens) <= 2 * TOKENS else [*tokens[:TOKENS], "...", *tokens[-TOKENS:]]
+    named = [f"{tokenizer.convert_ids_to_tokens(token)} ({token})" for token in ends]
+    text = repr(prompt.text)
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST * 2 // 3]} ... {text[-LONGEST // 3 :]}"
     return [
-        f"the prompt of row {prompt.index + 1} as the model reads it: {_short(repr(prompt.text))}",
+        f"the prompt of row {prompt.index + 1} as the model reads it: {text}",
         f"  {len(prompt.ids)} tokens: {' '.join(first)}",
         f"  to be covered, {len(pieces)} pieces: {' | '.join(shown) or 'nothing'}",
-        f"  a response ends with {_named(ends, tokenizer)}",
+        f"  a response ends with {' or '.join(named)}",
     ]
-
-
-def _named(tokens: Iterable[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    return " or ".join(f"{tokenizer.convert_ids_to_tokens(token)} ({token})" for token in tokens)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST * 2 // 3]} ... {text[-LONGEST // 3 :]}"
