@@ -1,7 +1,6 @@
 """One prompt as the model sees it: its text, its tokens, what has to be covered, and what ends a response."""
 
 from collections.abc import Sequence
-from typing import Protocol
 
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
@@ -10,6 +9,7 @@ from cagsr.data import readers as sources
 from cagsr.data.prompts import encode, map_columns
 from cagsr.io.terminal import say
 from cagsr.models.load import load_tokenizer
+from cagsr.models.policy import Policy
 from cagsr.rewards.salience import Salience, Uniform
 from cagsr.rewards.segments import runs
 from cagsr.types import Prompt
@@ -20,14 +20,7 @@ EXAMPLE = "Write a note about The Vaults, a restaurant near the river."
 LONGEST, TOKENS, PIECES = 240, 4, 12
 
 
-class Ends(Protocol):
-    """Protocol of what is asked of a policy: its tokenizer, and the tokens that end a response."""
-
-    tokenizer: PreTrainedTokenizerBase
-    eos_ids: list[int]
-
-
-def say_prompt(console: Console, prompts: Sequence[Prompt], policy: Ends, salience: Salience) -> None:
+def say_prompt(console: Console, prompts: Sequence[Prompt], policy: Policy, salience: Salience) -> None:
     """Print the first of the prompts as the model sees it, in a few lines."""
     for line in _lines(prompts[0], policy.tokenizer, policy.eos_ids, salience):
         say(console, line)
