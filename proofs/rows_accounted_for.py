@@ -11,8 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 from cagsr.config import Config
 from cagsr.data import splits
+from cagsr.data.data_report import DataReport
 from cagsr.data.preferences import read_pairs
-from cagsr.data.prompts import DataReport, encode, map_columns
+from cagsr.data.prompts import encode, map_columns
 from cagsr.data.readers import Row, read
 from cagsr.errors import InputError
 from cagsr.models.from_scratch import new_tokenizer

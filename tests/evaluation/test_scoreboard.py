@@ -16,11 +16,11 @@ from cagsr.evaluation.evaluator import Answers
 from cagsr.evaluation.perplexity import FollowUp
 from cagsr.evaluation.scoreboard import Scoreboard, on_common_prompts, preference_summary
 from cagsr.metrics import RESPONSE_METRICS
-from cagsr.metrics.directions import DIRECTIONS
 from cagsr.metrics.judge import Judge, Preferences
 from cagsr.metrics.ratings import Ratings
 from cagsr.metrics.rouge import rouge_l
 from cagsr.metrics.slots import METRICS
+from cagsr.metrics.titles import DIRECTIONS
 from cagsr.models.load import save_model
 from cagsr.types import Turn
 from hub_cache import COMMITS, HubCache

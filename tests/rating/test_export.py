@@ -11,7 +11,7 @@ import tiny
 from cagsr.data.preferences import read_pairs
 from cagsr.errors import InputError
 from cagsr.metrics.ratings import read_ratings
-from cagsr.rating.agreement import alpha
+from cagsr.rating.export import alpha
 from cagsr.rating.items import Item
 from cagsr.rating.items_source import Response
 from cagsr.rating.session import export_ratings, open_rating

@@ -66,7 +66,7 @@ def test_an_undo_is_a_row_and_brings_back_what_held_before(store, path):
     store.answer("anna", "scores", 0, "overall", 2)
     assert store.undo("anna", "scores", 2)
     assert store.answers("anna", "scores") == {(0, "overall"): 4}
-    assert store.undo("anna", "scores", store.last("anna", "scores").sequence)
+    assert store.undo("anna", "scores", store.last("anna", "scores"))
     assert store.answers("anna", "scores") == {}
     assert store.last("anna", "scores") is None
     assert [row[3:] for row in history(path)] == [(4, None), (2, None), (None, 2), (None, 1)]

@@ -13,6 +13,7 @@ from typer.core import TyperCommand
 
 from cagsr.errors import InputError
 from cagsr.io.places import expanded
+from cagsr.io.quiet_libraries import silence_libraries
 from cagsr.io.streams import print_result
 
 __all__ = [
@@ -26,7 +27,6 @@ __all__ = [
     "console_for",
     "load",
     "print_json",
-    "silence",
 ]
 
 
@@ -90,15 +90,8 @@ def load(
 
     options = [*["data.skip_invalid=true"] * skip_invalid, *_time_limit(max_time)]
     loaded = Config.load(config, [*(overrides or []), *options])
-    silence()  # after the config: a mistake in it is said at once
+    silence_libraries()  # after the config: a mistake in it is said at once
     return loaded
-
-
-def silence() -> None:
-    """Silence what other libraries show while they are imported and used."""
-    from cagsr.io.quiet_libraries import silence_libraries
-
-    silence_libraries()
 
 
 def console_for(as_json: bool) -> Console:

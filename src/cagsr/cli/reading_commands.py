@@ -11,15 +11,10 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from cagsr.cli.options import (
-    Command,
-    Json,
-    console_for,
-    print_json,
-    silence,
-)
+from cagsr.cli.options import Command, Json, console_for, print_json
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.io.places import expanded
+from cagsr.io.quiet_libraries import silence_libraries
 from cagsr.io.streams import demand_written, print_result
 from cagsr.io.terminal import say
 
@@ -123,7 +118,7 @@ def doctor(
     from cagsr.models.doctor import described
     from cagsr.models.doctor import doctor as examine
 
-    silence()
+    silence_libraries()
     model, data = model and expanded(model), data and expanded(data)
     report = examine(model, revision)
     if not as_json:

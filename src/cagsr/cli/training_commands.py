@@ -19,8 +19,8 @@ from cagsr.cli.options import (
     console_for,
     load,
     print_json,
-    silence,
 )
+from cagsr.io.quiet_libraries import silence_libraries
 
 __all__ = ["app"]
 
@@ -52,7 +52,7 @@ def demo(
     from cagsr.experiments.demo import demo as run_demo
     from cagsr.experiments.demo import rebuild
 
-    silence()
+    silence_libraries()
     console = console_for(as_json)
     if rebuild_base:
         rebuild(model, console)

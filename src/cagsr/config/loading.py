@@ -4,23 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ValidationError, model_validator
 
-from cagsr.config.fields import Section
 from cagsr.config.messages import messages
-from cagsr.config.schema import (
-    AlgorithmSettings,
-    Compare,
-    Data,
-    Metrics,
-    Model,
-    RewardSettings,
-    Run,
-    Sampling,
-    Sft,
-    Train,
-    WatchSettings,
-)
+from cagsr.config.schema import Sections
 from cagsr.config.validation import Conflicts, conflicts
 from cagsr.config.yaml_document import Document, read_document, write_document
 from cagsr.errors import InputError
@@ -28,24 +15,8 @@ from cagsr.errors import InputError
 __all__ = ["Config"]
 
 
-class Config(Section):
+class Config(Sections):
     """All settings of a run. Only where prompts come from (data.task or data.source) has no default."""
-
-    model: Model = Field(default_factory=Model, description="What to train.")
-    data: Data = Field(default_factory=Data, description="Prompts to train and evaluate on.")
-    sampling: Sampling = Field(default_factory=Sampling, description="How responses are sampled.")
-    reward: RewardSettings = Field(default_factory=RewardSettings, description="What a good response is.")
-    algorithm: AlgorithmSettings = Field(
-        default_factory=AlgorithmSettings, description="How rewards become updates."
-    )
-    train: Train = Field(default_factory=Train, description="The loop and the optimizer.")
-    watch: WatchSettings = Field(
-        default_factory=WatchSettings, description="Limits that tell a collapsing run."
-    )
-    run: Run = Field(default_factory=Run, description="Where a run is recorded.")
-    sft: Sft = Field(default_factory=Sft, description="Supervised training on references (cagsr sft).")
-    metrics: Metrics = Field(default_factory=Metrics, description="What responses are measured by.")
-    compare: Compare = Field(default_factory=Compare, description="Systems side by side (cagsr compare).")
 
     @classmethod
     def load(cls, path: str | Path | None = None, overrides: Sequence[str] = ()) -> Self:

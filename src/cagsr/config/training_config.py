@@ -21,6 +21,11 @@ def _key(key: str) -> Any:
     return Field(default=default, description=f"{field.description} ({key})", json_schema_extra={"key": key})
 
 
+def _others(section: str) -> Any:
+    """A field for the keys of a section that have no field of their own."""
+    return Field(default_factory=dict, description=f"Other keys of the section {section}.")
+
+
 # What TRL's GRPOConfig has and this has under another name or in another unit.
 MENDS = {
     "per_device_train_batch_size": "it counts completions; set prompts_per_step, and micro_batch for what fits at once",
@@ -95,27 +100,13 @@ class TrainingConfig(Section):
     observer: SkipValidation[str] = _key("reward.observer")
     layers: SkipValidation[str | list[int]] = _key("reward.layers")
     lora: SkipValidation[Mapping[str, Any] | None] = _key("model.lora")
-    model: SkipValidation[Mapping[str, Any]] = Field(
-        default_factory=dict, description="Other keys of the section model."
-    )
-    data: SkipValidation[Mapping[str, Any]] = Field(
-        default_factory=dict, description="Other keys of the section data."
-    )
-    sampling: SkipValidation[Mapping[str, Any]] = Field(
-        default_factory=dict, description="Other keys of the section sampling."
-    )
-    reward: SkipValidation[Mapping[str, Any]] = Field(
-        default_factory=dict, description="Other keys of the section reward."
-    )
-    watch: SkipValidation[Mapping[str, Any]] = Field(
-        default_factory=dict, description="Keys of the section watch."
-    )
-    train: SkipValidation[Mapping[str, Any]] = Field(
-        default_factory=dict, description="Other keys of the section train."
-    )
-    run: SkipValidation[Mapping[str, Any]] = Field(
-        default_factory=dict, description="Other keys of the section run."
-    )
+    model: SkipValidation[Mapping[str, Any]] = _others("model")
+    data: SkipValidation[Mapping[str, Any]] = _others("data")
+    sampling: SkipValidation[Mapping[str, Any]] = _others("sampling")
+    reward: SkipValidation[Mapping[str, Any]] = _others("reward")
+    watch: SkipValidation[Mapping[str, Any]] = _others("watch")
+    train: SkipValidation[Mapping[str, Any]] = _others("train")
+    run: SkipValidation[Mapping[str, Any]] = _others("run")
 
     def __init__(self, **given: Any) -> None:
         for name in given:

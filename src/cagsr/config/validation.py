@@ -3,42 +3,12 @@
 import re
 from collections.abc import Iterator
 from itertools import chain
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from cagsr.config.schema import (
-    FILES,
-    NOT_OF_TEMPLATES,
-    AlgorithmSettings,
-    Data,
-    Model,
-    RewardSettings,
-    Sampling,
-    Sft,
-    Train,
-    Vllm,
-)
+from cagsr.config.schema import FILES, NOT_OF_TEMPLATES, Sections, Vllm
 
 __all__ = ["Conflict", "Conflicts", "conflicts"]
-
-
-class Sections(Protocol):
-    """The sections of a `Config` that are checked against each other."""
-
-    @property
-    def algorithm(self) -> AlgorithmSettings: ...
-    @property
-    def data(self) -> Data: ...
-    @property
-    def model(self) -> Model: ...
-    @property
-    def reward(self) -> RewardSettings: ...
-    @property
-    def sampling(self) -> Sampling: ...
-    @property
-    def sft(self) -> Sft: ...
-    @property
-    def train(self) -> Train: ...
 
 
 class Conflict(NamedTuple):
@@ -65,6 +35,7 @@ def conflicts(config: Sections) -> Iterator[Conflict]:
 
 def _data(config: Sections) -> Iterator[Conflict]:
     data = config.data
+    evaluated = data.evaluation_source or data.evaluation_split
     if (data.task is None) == (data.source is None):
         yield Conflict(("data.source", "data.task"), "give either data.task or data.source, and not both")
     for name in sorted(NOT_OF_TEMPLATES & set(data.chat_template_kwargs)):
@@ -74,12 +45,12 @@ def _data(config: Sections) -> Iterator[Conflict]:
         )
     if data.source and config.model.name is None and config.sft.scratch is None:
         yield Conflict(("data.source", "model.name"), "data.source needs model.name")
-    if data.task and (data.evaluation_source or data.evaluation_split):
+    if data.task and evaluated:
         yield Conflict(
             ("data.evaluation_source", "data.evaluation_split"),
             "data.task brings its own evaluation prompts; remove evaluation_source and evaluation_split",
         )
-    if data.holdout_column and (data.task or data.evaluation_source or data.evaluation_split):
+    if data.holdout_column and (data.task or evaluated):
         yield Conflict(
             ("data.holdout_column",),
             "data.holdout_column splits data.source; evaluation prompts are named already, remove one of the two",
@@ -88,11 +59,7 @@ def _data(config: Sections) -> Iterator[Conflict]:
         yield Conflict(
             ("data.evaluation_split",), f"{data.source} is a file without splits; set data.evaluation_source"
         )
-    if (
-        data.source
-        and config.train.evaluate_every
-        and not (data.evaluation_source or data.evaluation_split or data.holdout_column)
-    ):
+    if data.source and config.train.evaluate_every and not (evaluated or data.holdout_column):
         yield Conflict(
             ("train.evaluate_every",),
             "train.evaluate_every needs data.evaluation_source, data.evaluation_split or data.holdout_column",

@@ -137,9 +137,9 @@ def read_document(path: str | Path | None, overrides: Sequence[str] = ()) -> Doc
     return document
 
 
-def write_document(data: dict[str, Any], comment: str = "") -> str:
+def write_document(data: dict[str, Any]) -> str:
     """``data`` as YAML that ``read_document`` reads back equal."""
-    return comment + yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _read_text(path: str | Path) -> str:

@@ -36,10 +36,10 @@ def recognised(rows: Sequence[Row], names: Sequence[str], prompt_column: str) ->
     if prompt_column == "instruction" and (context := left_out(prompt_column, names)):
         note = f"{context!r} is no part of the prompt; leave data.prompt_column out to have it after 'instruction'"
         return [replace(row, notes=(*row.notes, note)) for row in rows], prompt_column
-    if prompt_column != "prompt" or "prompt" in names or "messages" in names:
-        return list(
-            rows
-        ), "messages" if prompt_column == "prompt" and "prompt" not in names else prompt_column
+    if prompt_column != "prompt" or "prompt" in names:
+        return list(rows), prompt_column
+    if "messages" in names:
+        return list(rows), "messages"
     if "conversations" in names:
         note = "ShareGPT: 'conversations' is the prompt, and its last reply the reference"
         return [replace(_with_system(row), notes=(*row.notes, note)) for row in rows], "conversations"

@@ -8,8 +8,9 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from cagsr.data import readers as sources
+from cagsr.data.data_report import DataReport
 from cagsr.data.layouts import CONVERSATIONS, as_messages
-from cagsr.data.prompts import DataReport, demand_whole, encode, map_columns
+from cagsr.data.prompts import demand_whole, encode, map_columns
 from cagsr.data.readers import Row
 from cagsr.errors import InputError, closest
 from cagsr.types import Prompt
@@ -26,9 +27,7 @@ class Pair:
     rejected: str
 
 
-def pair_rows(
-    source: str, *, split: str = "train", config_name: str | None = None, revision: str | None = None
-) -> list[Row]:
+def pair_rows(source: str, split: str = "train") -> list[Row]:
     """Rows of a file or data set with the columns prompt, chosen and rejected, before they are encoded.
 
     ``chosen`` and ``rejected`` are texts, or conversations: the prompt's messages in a column of their own or at
@@ -37,7 +36,7 @@ def pair_rows(
 
     Raises InputError as `readers.read` and `prompts.map_columns` do, and for a missing column.
     """
-    rows = sources.read(source, split, config_name, revision)
+    rows = sources.read(source, split)
     if not rows:
         raise InputError(f"{source} is empty; name a file whose rows have prompt, chosen and rejected")
     names = {name for row in rows for name in row.values}
@@ -63,17 +62,10 @@ def encoded_pairs(
 
 
 def read_pairs(
-    source: str,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    split: str = "train",
-    config_name: str | None = None,
-    revision: str | None = None,
-    **encoding: Any,
+    source: str, tokenizer: PreTrainedTokenizerBase, *, split: str = "train", **encoding: Any
 ) -> tuple[list[Pair], DataReport]:
     """Read and encode preference pairs: `pair_rows`, then `encoded_pairs`."""
-    rows = pair_rows(source, split=split, config_name=config_name, revision=revision)
-    return encoded_pairs(rows, tokenizer, **encoding)
+    return encoded_pairs(pair_rows(source, split), tokenizer, **encoding)
 
 
 def _texts(row: Row) -> Row:

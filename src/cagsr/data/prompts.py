@@ -1,8 +1,8 @@
-"""Encoding of data rows as prompts: column mapping, tokenization, length limits, and a report on every row."""
+"""Encoding of data rows as prompts: column mapping, tokenization and length limits."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 from transformers import PreTrainedTokenizerBase
@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from cagsr.config.schema import Data
 from cagsr.data.chat_template import last_exchange, messages_of
 from cagsr.data.column_hints import demand_column, suggest_reference
-from cagsr.data.layouts import as_messages, recognised, refuse_written_conversation
+from cagsr.data.data_report import DataReport
+from cagsr.data.layouts import CONVERSATIONS, as_messages, recognised, refuse_written_conversation
 from cagsr.data.make_prompt import SpecialTokens, demand_whole, make_prompt, no_position
 from cagsr.data.readers import Row
 from cagsr.data.remarks import Remarks
@@ -18,66 +19,9 @@ from cagsr.data.truncation import truncated
 from cagsr.errors import InputError
 from cagsr.types import Prompt
 
-__all__ = [
-    "DataReport",
-    "Overlong",
-    "Reads",
-    "demand_fast",
-    "encode",
-    "encoding",
-    "map_columns",
-    "refuse_invalid",
-]
+__all__ = ["Overlong", "Reads", "demand_fast", "encode", "encoding", "map_columns", "refuse_invalid"]
 
 Overlong = Literal["error", "drop", "truncate_left", "truncate_right"]
-
-# Columns that hold whole conversations, the answer included.
-CONVERSATIONS = ("messages", "conversations")
-SHOWN = 10
-MANY = 0.5
-MEND = " Remove it or pass --skip-invalid."
-
-
-@dataclass
-class DataReport:
-    """Counts of the rows by outcome: each is used, invalid, overlong or repeated; truncated and duplicates are among
-    them.
-
-    ``repeated`` are rows dropped because an earlier one has their prompt; ``duplicates`` equal an earlier one whole;
-    ``notes`` say what was recognised in order to read them (`Row.notes`); ``remarks`` how the prompts are read, where
-    that may not be what was meant.
-    """
-
-    rows: int = 0
-    used: int = 0
-    invalid: list[str] = field(default_factory=list)
-    overlong: int = 0
-    truncated: int = 0
-    duplicates: int = 0
-    repeated: int = 0
-    notes: list[str] = field(default_factory=list)
-    remarks: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        parts = [f"{self.used} of {self.rows} rows used"]
-        if self.invalid:
-            parts.append(f"{len(self.invalid)} invalid dropped (first: {self.invalid[0].rstrip('.')})")
-        if self.overlong:
-            parts.append(f"{self.overlong} too long dropped")
-        if self.truncated:
-            parts.append(f"{self.truncated} truncated")
-        if self.repeated:
-            parts.append(f"{self.repeated} repeat the prompt of an earlier row, dropped")
-        if self.duplicates:
-            parts.append(f"{self.duplicates} of {self.rows} rows are duplicates")
-        return "; ".join(parts) + "."
-
-    def warnings(self) -> list[str]:
-        """Warnings for the user, a line each: rows that were dropped as invalid, many duplicates, and the remarks."""
-        lines = _shortened([f"dropped {line}" for line in self.invalid])
-        if self.duplicates >= MANY * self.rows:
-            lines.append(f"{self.duplicates} of {self.rows} rows are duplicates")
-        return lines + self.remarks
 
 
 def map_columns(
@@ -121,9 +65,7 @@ def refuse_invalid(rows: Sequence[Row], skip_invalid: bool = False) -> None:
     Raises InputError, as `encode` does.
     """
     invalid = [f"{row.place}: {row.problem}." for row in rows if row.problem]
-    if invalid and not skip_invalid:
-        raise InputError("\n".join(_shortened([line + MEND for line in invalid])))
-    _demand_some(len(rows) - len(invalid), DataReport(rows=len(rows), invalid=invalid))
+    DataReport(rows=len(rows), used=len(rows) - len(invalid), invalid=invalid).check(skip_invalid)
 
 
 def _mapped(row: Row, prompt_column: str, reference_columns: tuple[str, ...], demanded: bool) -> Row:
@@ -232,16 +174,7 @@ def encode(
     report, prompts, refused = DataReport(rows=len(rows), notes=notes), [], []
     how = {"template": chat_template_kwargs, "special_tokens": special_tokens, "goes_on": goes_on}
     remarks = Remarks(tokenizer, special_tokens, goes_on)
-    contents, asked = set[int](), set[str]()
-    for index, row in enumerate(rows):
-        if not row.problem:
-            content, key = hash(repr(row.values)), _asked(row)
-            report.duplicates += content in contents
-            contents.add(content)
-            if distinct and key in asked:
-                report.repeated += 1
-                continue
-            asked.add(key)
+    for index, row in _counted(rows, report, distinct):
         try:
             prompt = make_prompt(row, index, tokenizer, **how)
             if skipped in prompt.ids:
@@ -250,28 +183,42 @@ def encode(
             report.invalid.append(f"{row.place}: {error}.")
             continue
         remarks.add(prompt, row.place)
-        tokens = len(prompt.ids)
-        if limit is None or tokens <= limit:
-            prompts.append(prompt)
-        elif overlong == "error":
-            refused.append(f"{row.place}: {_too_long(tokens, max_prompt_tokens, context, new_tokens)}")
-        elif overlong == "drop" or (cut := truncated(prompt, limit, overlong == "truncate_left")) is None:
-            report.overlong += 1
+        if limit is not None and len(prompt.ids) > limit and overlong == "error":
+            too_long = _too_long(len(prompt.ids), max_prompt_tokens, context, new_tokens)
+            refused.append(f"{row.place}: {too_long}")
         else:
-            report.truncated += 1
-            prompts.append(cut)
-    if refused or (report.invalid and not skip_invalid):
-        invalid = [] if skip_invalid else [line + MEND for line in report.invalid]
-        raise InputError("\n".join(_shortened(invalid + refused)))
+            prompts += _fitted(prompt, limit, overlong, report)
     report.used, report.remarks = len(prompts), remarks.warnings() + remarks.notes()
-    _demand_some(report.used, report)
+    report.check(skip_invalid, refused)
     return prompts, report
 
 
-def _asked(row: Row) -> str:
-    """What makes two prompts the same: their text or messages, and what they are rendered with."""
-    options = [row.values[name] for name in ("tools", "chat_template_kwargs") if row.values.get(name)]
-    return str(row.values["prompt"]) + (repr(options) if options else "")
+def _counted(rows: Sequence[Row], report: DataReport, distinct: bool) -> Iterator[tuple[int, Row]]:
+    """The rows to encode and their places: duplicates are counted, and with ``distinct`` a prompt comes once."""
+    contents, asked = set[int](), set[str]()
+    for index, row in enumerate(rows):
+        if not row.problem:
+            content = hash(repr(row.values))
+            report.duplicates += content in contents
+            contents.add(content)
+            # Two prompts are the same by their text or messages and what they are rendered with.
+            options = [row.values[name] for name in ("tools", "chat_template_kwargs") if row.values.get(name)]
+            prompt = str(row.values["prompt"]) + (repr(options) if options else "")
+            if distinct and prompt in asked:
+                report.repeated += 1
+                continue
+            asked.add(prompt)
+        yield index, row
+
+
+def _fitted(prompt: Prompt, limit: int | None, overlong: Overlong, report: DataReport) -> list[Prompt]:
+    """The prompt as it is, truncated to the limit, or none; what was done is counted."""
+    if limit is None or len(prompt.ids) <= limit:
+        return [prompt]
+    cut = None if overlong == "drop" else truncated(prompt, limit, overlong == "truncate_left")
+    report.overlong += cut is None
+    report.truncated += cut is not None
+    return [] if cut is None else [cut]
 
 
 def demand_fast(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -281,11 +228,6 @@ def demand_fast(tokenizer: PreTrainedTokenizerBase) -> None:
             f"{tokenizer.name_or_path or 'the tokenizer'} is a slow tokenizer, which does not tell which "
             "characters a token stands for. Use its fast version (tokenizer.json)."
         )
-
-
-def _demand_some(usable: int, report: DataReport) -> None:
-    if not usable:
-        raise InputError(f"none of {report.rows} rows can be used: {report}")
 
 
 def _limit(
@@ -305,10 +247,6 @@ def _too_long(tokens: int, max_prompt_tokens: int | None, context: int | None, n
     if max_prompt_tokens is not None and tokens > max_prompt_tokens:
         return f"{tokens} prompt tokens > {max_prompt_tokens} data.max_prompt_tokens. Raise it, or {ways}"
     return f"{tokens} prompt + {new_tokens} new tokens > {context} context. Set data.max_prompt_tokens, and {ways}"
-
-
-def _shortened(lines: list[str]) -> list[str]:
-    return lines[:SHOWN] + ([f"... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else [])
 
 
 def _shown(value: Any) -> str:

@@ -5,10 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from cagsr.io.quiet_libraries import warn
 from cagsr.io.terminal import say
 
 if TYPE_CHECKING:
-    from cagsr.data.prompts import DataReport, Reads
+    from cagsr.data.data_report import DataReport
+    from cagsr.data.prompts import Reads
 
 __all__ = ["say_cut", "say_few", "say_not_measured", "say_rows"]
 
@@ -24,30 +26,30 @@ def say_rows(console: Console, what: str, report: "DataReport") -> None:
     for note in report.notes:
         say(console, f"{what}: {note}")
     for line in report.warnings():
-        say(console, f"warning: {line}", style="yellow")
+        warn(console, line)
 
 
 def say_few(console: Console, prompts: int) -> None:
     """Warn where there are too few evaluated prompts for reliable intervals."""
     if prompts < MANY_PROMPTS:
-        warning = (
+        warn(
+            console,
             f"intervals over {prompts} prompts are too narrow, and their p-values too small; evaluate on more. A mean "
-            f"over them is uncertain by ±{1.96 / prompts**0.5:.1f} standard deviations at least"
+            f"over them is uncertain by ±{1.96 / prompts**0.5:.1f} standard deviations at least",
         )
-        say(console, f"warning: {warning}", style="yellow")
 
 
 def say_not_measured(console: Console, measured_by: Mapping[str, Any]) -> None:
     """Warn of each metric that was asked for and could not be measured (``Scoreboard.describe``)."""
     for metric, reason in measured_by.get("not_measured", {}).items():
-        say(console, f"warning: {metric} is not measured: {reason}", style="yellow")
+        warn(console, f"{metric} is not measured: {reason}")
 
 
 def say_cut(console: Console, policy: "Reads", what: str, texts: Sequence[str], limit: int, key: str) -> None:
     """Warn of texts with more tokens than the ``limit`` that ``key`` of the config sets: they are truncated there."""
     longer = sum(len(row) > limit for row in policy.encode(list(texts)))
     if longer:
-        warning = (
-            f"{longer} of {len(texts)} {what} are longer than {key} ({limit}) and are cut there; raise it"
+        warn(
+            console,
+            f"{longer} of {len(texts)} {what} are longer than {key} ({limit}) and are cut there; raise it",
         )
-        say(console, f"warning: {warning}", style="yellow")

@@ -7,6 +7,7 @@ from typing import Any
 from cagsr.config import Config
 from cagsr.data import prompts as data
 from cagsr.data import readers as sources
+from cagsr.data.data_report import DataReport
 from cagsr.data.preferences import Pair, pair_rows, read_pairs
 from cagsr.errors import InputError, closest
 from cagsr.tasks import TASKS
@@ -74,8 +75,8 @@ def build_rows(config: Config, split: str, datasets: DataSets = DataSets()) -> l
     rows = _all_rows(config, split, datasets)
     if split == "train":
         return rows
-    if given.holdout_column:
-        rows = _one_per(rows, given.holdout_column)
+    if column := given.holdout_column:  # evaluation counts each distinct prompt once, by its first row
+        rows = list({str(row.values.get(column)): row for row in reversed(rows)}.values())[::-1]
     return rows[: given.evaluation_count]
 
 
@@ -91,11 +92,11 @@ def _all_rows(config: Config, split: str, datasets: DataSets = DataSets()) -> li
         return sources.rows_of(datasets.evaluation, "eval_dataset")
     if datasets.train is not None:
         rows = sources.rows_of(datasets.train, "train_dataset")
-        return _held_out(rows, given.holdout_column, split) if given.holdout_column else rows
-    source, part = str(given.source), given.split
-    if split != "train" and _names_evaluation_data(config):
-        source, part = given.evaluation_source or source, given.evaluation_split or given.split
-    rows = sources.read(source, part, given.config_name, given.revision)
+    else:
+        source, part = str(given.source), given.split
+        if split != "train" and _names_evaluation_data(config):
+            source, part = given.evaluation_source or source, given.evaluation_split or given.split
+        rows = sources.read(source, part, given.config_name, given.revision)
     return _held_out(rows, given.holdout_column, split) if given.holdout_column else rows
 
 
@@ -129,11 +130,6 @@ def _held_out(rows: list[sources.Row], column: str, split: str) -> list[sources.
     return [
         row for row in rows if ("train" if row.problem else split_of(str(row.values.get(column)))) == split
     ]
-
-
-def _one_per(rows: list[sources.Row], column: str) -> list[sources.Row]:
-    """The first row of each value: evaluation counts each distinct prompt once."""
-    return list({str(row.values.get(column)): row for row in reversed(rows)}.values())[::-1]
 
 
 def read_rows(
@@ -170,7 +166,7 @@ def build_prompts(
     split: str,
     need_reference: bool = False,
     rows: Sequence[sources.Row] | None = None,
-) -> tuple[list[Prompt], data.DataReport]:
+) -> tuple[list[Prompt], DataReport]:
     """Encoded prompts of a split, and a report on its rows.
 
     A causal model's prompt shares its context with the response; an encoder-decoder's has the encoder's to itself,
@@ -198,9 +194,9 @@ def check_pairs(config: Config) -> None:
         data.refuse_invalid(pair_rows(given), config.data.skip_invalid)
 
 
-def build_pairs(config: Config, policy: data.Reads) -> tuple[list[Pair], data.DataReport]:
+def build_pairs(config: Config, policy: data.Reads) -> tuple[list[Pair], DataReport]:
     """Preference pairs of people in ``compare.preferences``, and a report on its rows; none where it names no file."""
     given = config.compare.preferences
     if given is None or given == "simulated":
-        return [], data.DataReport()
+        return [], DataReport()
     return read_pairs(given, **data.encoding(policy, config.data, config.sampling.max_new_tokens))

@@ -6,7 +6,12 @@ import unicodedata
 from collections.abc import Collection
 from dataclasses import dataclass
 
+import regex
+
 from cagsr.types import Prompt
+
+# Letters with their combining marks, without which Hindi or Thai words would be cut at every vowel sign.
+WORD = regex.compile(r"[\p{L}\p{M}\p{N}]+(?:['’][\p{L}\p{M}\p{N}]+)*")
 
 # "no", "not" and numerals are missing on purpose: in data-to-text they are values ("family friendly: no").
 _ENGLISH = """
@@ -35,7 +40,7 @@ def text_words(text: str) -> list[str]:
     A word is a run of letters, marks and digits; an apostrophe between two of them belongs to it. Text that
     is written without spaces between words comes out as one word a clause.
     """
-    return [_key(text[start:end]) for start, end in _spans(text)]
+    return [_key(found[0]) for found in WORD.finditer(text)]
 
 
 def prompt_words(prompt: Prompt, roles: Collection[str] | None = None) -> list[Word]:
@@ -46,36 +51,10 @@ def prompt_words(prompt: Prompt, roles: Collection[str] | None = None) -> list[W
             tokens_at[position].append(token)
     words = []
     for content_start, content_end in prompt.written(roles):
-        for start, end in _spans(prompt.text[content_start:content_end]):
-            span = range(content_start + start, content_start + end)
-            tokens = sorted({token for position in span for token in tokens_at[position]})
-            words.append(Word(_key(prompt.text[span.start : span.stop]), tuple(tokens)))
+        for found in WORD.finditer(prompt.text, content_start, content_end):
+            tokens = sorted({token for position in range(*found.span()) for token in tokens_at[position]})
+            words.append(Word(_key(found[0]), tuple(tokens)))
     return words
-
-
-def _spans(text: str) -> list[tuple[int, int]]:
-    spans: list[tuple[int, int]] = []
-    start = None
-    for position in range(len(text) + 1):
-        if position < len(text) and _in_word(text, position):
-            start = position if start is None else start
-        elif start is not None:
-            spans.append((start, position))
-            start = None
-    return spans
-
-
-def _in_word(text: str, position: int) -> bool:
-    if text[position] in "'’":
-        return (
-            0 < position < len(text) - 1 and _is_letter(text[position - 1]) and _is_letter(text[position + 1])
-        )
-    return _is_letter(text[position])
-
-
-def _is_letter(character: str) -> bool:
-    # A pattern's \w knows no combining marks and would cut Hindi or Thai words at every vowel sign.
-    return unicodedata.category(character)[0] in "LMN"
 
 
 def _key(word: str) -> str:

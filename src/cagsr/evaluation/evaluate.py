@@ -32,7 +32,6 @@ from cagsr.rewards.presets import build_reward
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import build_salience
 from cagsr.tasks.checkers import find_checker
-from cagsr.tasks.task import Checker
 from cagsr.types import Prompt, Rollout
 
 __all__ = ["evaluate", "named_models", "split_arguments"]
@@ -82,17 +81,13 @@ def evaluate(
     if split != "train":
         splits.check_evaluation_data(config)
     instruments.check_metrics(config)
-    checker = find_checker(config.data)
-    reward = build_reward(config.reward, checker)
     world = World(accelerated())
     refuse_unseen(world.size)
     console.quiet = world.rank > 0
     if splits.chose_best(config, split):
         say(console, f"{split} prompts: also used to choose best/, so its numbers are a little too good")
     decoding = config.sampling.greedy() if greedy else config.sampling
-    asked, answers, observer, scoreboard = _answered(
-        config, models, split, decoding, reward, checker, world, console
-    )
+    asked, answers, observer, scoreboard = _answered(config, models, split, decoding, world, console)
     common = asked[list(asked)[-1]]
     say_few(console, len(common))
     values, responses = _on_common(asked, answers, common, observer, scoreboard)
@@ -124,19 +119,14 @@ def _dated(prompts: Sequence[Prompt]) -> dict[str, str]:
 
 
 def _answered(
-    config: Config,
-    models: dict[str, str],
-    split: str,
-    decoding: Sampling,
-    reward: Reward,
-    checker: Checker | None,
-    world: World,
-    console: Console,
+    config: Config, models: dict[str, str], split: str, decoding: Sampling, world: World, console: Console
 ) -> tuple[dict[str, list[Prompt]], dict[str, Answers], "SharedObserver", Scoreboard]:
     """Of every model the prompts that all so far could read, and its answers; the first one judges them all."""
     asked: dict[str, list[Prompt]] = {}
     answers: dict[str, Answers] = {}
     observer = scoreboard = None
+    checker = find_checker(config.data)
+    reward = build_reward(config.reward, checker)
     rows = splits.read_rows(config, split)
     for name, path in models.items():
         alone = config.replaced({"model.name": path})

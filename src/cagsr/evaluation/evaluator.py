@@ -1,7 +1,7 @@
 """Evaluation of a policy on held-out prompts: responses, and metrics of each."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -86,9 +86,7 @@ def answer(
 
 
 def measure_signals(
-    reward: Reward,
-    observer: Policy | Reference,
-    salience: Callable[[Rollout], torch.Tensor],
+    reward: Reward, observer: Policy | Reference, salience: Callable[[Rollout], torch.Tensor]
 ) -> Callable[[Rollout], torch.Tensor]:
     """A function that gives the raw signals [n C] of a rollout, for `answer`."""
 
@@ -194,6 +192,7 @@ def response_rows(
     ]
 
 
+@dataclass(eq=False)
 class Evaluator:
     """Evaluation of the current policy, always on the same prompts, for the training loop.
 
@@ -205,27 +204,17 @@ class Evaluator:
     as of `response_rows`.
     """
 
-    def __init__(
-        self,
-        policy: Policy,
-        prompts: Sequence[Prompt],
-        sampling: Sampling,
-        reward: Reward,
-        measure: Callable[[Rollout], torch.Tensor],
-        checker: Checker | None,
-        world: World,
-        prompts_per_pass: int,
-    ):
-        self.policy, self.prompts, self.sampling, self.reward = policy, prompts, sampling, reward
-        self.measure, self.checker, self.world, self.prompts_per_pass = (
-            measure,
-            checker,
-            world,
-            prompts_per_pass,
-        )
-        self.start: dict[str, list[float]] | None = None
-        self.ends: dict[str, float] = {}
-        self.rows: list[dict[str, Any]] = []
+    policy: Policy
+    prompts: Sequence[Prompt]
+    sampling: Sampling
+    reward: Reward
+    measure: Callable[[Rollout], torch.Tensor]
+    checker: Checker | None
+    world: World
+    prompts_per_pass: int
+    start: dict[str, list[float]] | None = None
+    ends: dict[str, float] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
     def __call__(self) -> dict[str, float]:
         how = {"world": self.world, "prompts_per_pass": self.prompts_per_pass}

@@ -3,7 +3,7 @@
 import csv
 import io
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Collection, Container, Mapping
 from typing import Any
 
 from rich import box
@@ -14,7 +14,7 @@ from rich.text import Text
 from cagsr.io.terminal import wrapped
 from cagsr.metrics.titles import column_title
 
-__all__ = ["csv_text", "leaderboard", "markdown"]
+__all__ = ["compared_with", "csv_text", "leaderboard", "markdown", "primary"]
 
 # The columns of a table; two are called as in the tables that are published.
 COLUMNS = (
@@ -175,13 +175,13 @@ def csv_text(summary: Mapping[str, Any]) -> str:
     return text.getvalue()
 
 
-def _others(summary: Mapping[str, Any]) -> list[str]:
+def compared_with(systems: Collection[str], differences: Container[str]) -> list[str]:
     """The base and the control: what every system is compared with."""
-    return [
-        other
-        for other in summary["systems"]
-        if any(f"{name}-{other}" in summary["differences"] for name in summary["systems"])
-    ]
+    return [other for other in systems if any(f"{name}-{other}" in differences for name in systems)]
+
+
+def _others(summary: Mapping[str, Any]) -> list[str]:
+    return compared_with(summary["systems"], summary["differences"])
 
 
 def _short(value: float) -> str:

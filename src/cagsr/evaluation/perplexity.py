@@ -96,20 +96,11 @@ class FollowUp:
         return context, target
 
     def _rollout(self, rows: list[tuple[list[int], list[int]]]) -> Rollout:
-        policy = self.policy
         contexts = [
             Prompt(text="", ids=tuple(context), offsets=(), turns=(), index=n)
             for n, (context, _) in enumerate(rows)
         ]
-        prompt_ids, prompt_mask = policy.collate(contexts)
-        width = max(len(target) for _, target in rows)
-        ids = torch.full((len(rows), width), policy.pad_id)
-        mask = torch.zeros(ids.shape, dtype=torch.bool)
-        for n, (_, target) in enumerate(rows):
-            ids[n, : len(target)] = torch.tensor(target)
-            mask[n, : len(target)] = True
-        moved = (tensor.to(policy.device) for tensor in (ids, mask, torch.zeros(len(rows), dtype=torch.bool)))
-        return Rollout(contexts, prompt_ids, prompt_mask, *moved, responses=[""] * len(rows))
+        return self.policy.given_ids(contexts, [target for _, target in rows], [""] * len(rows))
 
     def _ids(self, text: str) -> list[int]:
         return text_ids(text, self.policy.tokenizer, special=False)

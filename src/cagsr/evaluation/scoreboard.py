@@ -130,7 +130,13 @@ class Scoreboard:
         """Ratings by people alone, as `opinions`."""
         if self.ratings is None:
             return Opinions({}, {})
-        rows = [(system, self._rated(prompt), text) for prompt, text in zip(prompts, responses, strict=True)]
+        # A conversation's prompt is a list in its row; people saw, and rated, its text.
+        given = [prompt.row.get("prompt", prompt.text) for prompt in prompts]
+        seen = [
+            each if isinstance(each, str) else prompt.text
+            for each, prompt in zip(given, prompts, strict=True)
+        ]
+        rows = [(system, *row) for row in zip(seen, responses, strict=True)]
         found = {aspect: [self.ratings.mean(*row, aspect) for row in rows] for aspect in ASPECTS}
         counts = {
             "human_ratings": sum(count for _, count in found["overall"]),
@@ -210,11 +216,6 @@ class Scoreboard:
             )
         self.not_measured["followup_nll"] = reason
         return None
-
-    def _rated(self, prompt: Prompt) -> str:
-        # A conversation's prompt is a list in its row; people saw, and rated, its text.
-        given = prompt.row.get("prompt", prompt.text)
-        return given if isinstance(given, str) else prompt.text
 
 
 def on_common_prompts(systems: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:

@@ -1,7 +1,6 @@
 """One prompt as the model sees it: its text, its tokens, what has to be covered, and what ends a response."""
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
 
 from rich.console import Console
 from transformers import PreTrainedTokenizerBase
@@ -10,6 +9,7 @@ from cagsr.data import readers as sources
 from cagsr.data.prompts import encode, map_columns
 from cagsr.io.terminal import say
 from cagsr.models.load import load_tokenizer
+from cagsr.models.policy import Policy
 from cagsr.rewards.salience import Salience, Uniform
 from cagsr.rewards.segments import runs
 from cagsr.types import Prompt
@@ -20,14 +20,7 @@ EXAMPLE = "Write a note about The Vaults, a restaurant near the river."
 LONGEST, TOKENS, PIECES = 240, 4, 12
 
 
-class Ends(Protocol):
-    """Protocol of what is asked of a policy: its tokenizer, and the tokens that end a response."""
-
-    tokenizer: PreTrainedTokenizerBase
-    eos_ids: list[int]
-
-
-def say_prompt(console: Console, prompts: Sequence[Prompt], policy: Ends, salience: Salience) -> None:
+def say_prompt(console: Console, prompts: Sequence[Prompt], policy: Policy, salience: Salience) -> None:
     """Print the first of the prompts as the model sees it, in a few lines."""
     for line in _lines(prompts[0], policy.tokenizer, policy.eos_ids, salience):
         say(console, line)
@@ -57,17 +50,13 @@ def _lines(
     shown = [repr(piece)[1:-1] for piece in pieces[:PIECES]] + ["..."] * (len(pieces) > PIECES)
     tokens = [repr(tokenizer.decode([token])) for token in prompt.ids]
     first = tokens if len(tokens) <= 2 * TOKENS else [*tokens[:TOKENS], "...", *tokens[-TOKENS:]]
+    named = [f"{tokenizer.convert_ids_to_tokens(token)} ({token})" for token in ends]
+    text = repr(prompt.text)
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST * 2 // 3]} ... {text[-LONGEST // 3 :]}"
     return [
-        f"the prompt of row {prompt.index + 1} as the model reads it: {_short(repr(prompt.text))}",
+        f"the prompt of row {prompt.index + 1} as the model reads it: {text}",
         f"  {len(prompt.ids)} tokens: {' '.join(first)}",
         f"  to be covered, {len(pieces)} pieces: {' | '.join(shown) or 'nothing'}",
-        f"  a response ends with {_named(ends, tokenizer)}",
+        f"  a response ends with {' or '.join(named)}",
     ]
-
-
-def _named(tokens: Iterable[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    return " or ".join(f"{tokenizer.convert_ids_to_tokens(token)} ({token})" for token in tokens)
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[: LONGEST * 2 // 3]} ... {text[-LONGEST // 3 :]}"

@@ -203,15 +203,13 @@ def _compared(results: Results, config: Config) -> dict[str, Any]:
     """Greedy: everything. Opinions: on the prompts that all have one. Sampled: the means. Cost: means over seeds."""
     given = config.compare
     against = [name for name in dict.fromkeys((BASE, given.control)) if name in results.found]
-    sampled = {name: values for name in results.found if (values := results.sampled(name))}
-    opinions = on_common_prompts({name: results.opinions(name) for name in results.found})
+    greedy, sampled, opinions = (
+        {name: results.stacked(name, part) for name in results.found}
+        for part in ("greedy", "sampled", "opinions")
+    )
+    opinions = on_common_prompts(opinions)
     return {
-        **compared(
-            {name: results.greedy(name) for name in results.found},
-            against,
-            level=given.level,
-            length_tolerance=given.length_tolerance,
-        ),
+        **compared(greedy, against, level=given.level, length_tolerance=given.length_tolerance),
         "opinions": compared(opinions, against, level=given.level),
         "opinion_prompts": {
             metric: values.shape[-1] for metric, values in next(iter(opinions.values())).items()
@@ -220,7 +218,9 @@ def _compared(results: Results, config: Config) -> dict[str, Any]:
             f"{name}-{BASE}": preference_summary(results.preferences(name), level=given.level)
             for name in results.preferred
         },
-        "sampled": compared(sampled, [], level=given.level)["systems"],
+        "sampled": compared({name: each for name, each in sampled.items() if each}, [], level=given.level)[
+            "systems"
+        ],
         "cost": {name: results.cost(name) for name in results.found},
     }
 

@@ -97,10 +97,8 @@ def demo(
     assert checker is not None, "the demo's tasks have checkers"
     base = build_policy(config)
     prompts, _ = splits.build_prompts(config, base, "heldout")
-    say(
-        console,
-        f"{config.data.task}: {len(prompts)} held-out prompts, {base.readable}, seed {config.train.seed}",
-    )
+    about = f"{len(prompts)} held-out prompts, {base.readable}, seed {config.train.seed}"
+    say(console, f"{config.data.task}: {about}")
     trained = {}
     for name in ("cagsr", *(CONTROLS if full else ())):
         chosen = config if name == "cagsr" else _with_preset(config, name, directory / "controls" / name)

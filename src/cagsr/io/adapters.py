@@ -8,6 +8,7 @@ from typing import Any
 
 from cagsr.errors import InputError
 from cagsr.io.provenance import identity, is_gguf
+from cagsr.io.safetensors_only import hub_file
 
 __all__ = [
     "ADAPTER",
@@ -139,21 +140,11 @@ def _on_hub(name: str, revision: str | None, record: dict[str, Any]) -> Base:
 
 
 def _cached(name: str, file: str, revision: str | None) -> Path | None:
-    """Path of a hub model's file; None where there is none, or no hub."""
-    from transformers.utils import cached_file
-
+    """`hub_file`, and None for what is no name of a model: loading it will tell."""
     try:
-        path = cached_file(
-            name,
-            file,
-            revision=revision,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_connection_errors=False,
-        )
-    except (OSError, ValueError):  # no name of a model: loading it will tell
+        return hub_file(name, file, revision)
+    except (OSError, ValueError):
         return None
-    return None if path is None else Path(path)
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -44,18 +44,12 @@ def storing(path: Path) -> Iterator[None]:
         mend = "; free some space and continue with --resume" if error.errno in NO_ROOM else ""
         raise StorageError(f"{path} cannot be written: {error.strerror or error}{mend}") from error
     except Exception as error:
-        if not _is_of_storage(error):
+        # Of torch, safetensors or tokenizers, none of which is imported here: told by its text.
+        if isinstance(error, CagsrError) or not any(mark in str(error) for mark in OF_WRITING):
             raise
         raise StorageError(
             f"{path} cannot be written: {str(error).splitlines()[0]}; free some space and continue with --resume"
         ) from error
-
-
-def _is_of_storage(error: Exception) -> bool:
-    """Whether an error of torch, safetensors or tokenizers reports a failed write, told by its text: none is imported
-    here.
-    """
-    return not isinstance(error, CagsrError) and any(mark in str(error) for mark in OF_WRITING)
 
 
 def refuse_existing(path: Path, option: str) -> None:

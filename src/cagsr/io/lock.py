@@ -48,7 +48,8 @@ class Lock:
             raise StorageError(
                 f"{directory}: this file system cannot lock files ({error.strerror}); choose a directory on another"
             ) from error
-        about = {"process": os.getpid(), "machine": platform.node(), "since": _now()}
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        about = {"process": os.getpid(), "machine": platform.node(), "since": since}
         with storing(path):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, json.dumps(about).encode(), 0)
@@ -59,10 +60,6 @@ class Lock:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _holder(descriptor: int) -> str:

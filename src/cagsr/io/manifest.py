@@ -7,16 +7,15 @@ Nothing here imports torch.
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from cagsr.io.atomic_write import storing, sync_directory, write_atomically
+from cagsr.io.atomic_write import storing, sync_directory, sync_file, write_atomically
+from cagsr.io.provenance import file_digest
 
 __all__ = ["MANIFEST", "damage", "manifest", "remove", "seal", "sealed_files"]
 
 MANIFEST = "MANIFEST.json"
-BLOCK = 2**20
 
 
 def seal(directory: Path, **about: Any) -> None:
@@ -27,10 +26,9 @@ def seal(directory: Path, **about: Any) -> None:
     with storing(directory):
         files = {}
         for path in sorted(path for path in directory.rglob("*") if path.is_file()):
-            files[path.relative_to(directory).as_posix()] = {
-                "bytes": path.stat().st_size,
-                "sha256": _sealed(path),
-            }
+            sync_file(path)
+            written = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+            files[path.relative_to(directory).as_posix()] = written
         for inner in {path.parent for path in directory.rglob("*")}:
             sync_directory(inner)
     write_atomically(directory / MANIFEST, _text({**about, "files": files}))
@@ -51,7 +49,10 @@ def manifest(directory: Path) -> dict[str, Any]:
         del content["seal"]
         # Byte for byte: a manifest that was changed is not believed even where it still reads the same.
         intact = _text(content) == text and all(
-            set(entry) == {"bytes", "sha256"} and _is_inside(name) for name, entry in content["files"].items()
+            set(entry) == {"bytes", "sha256"}
+            and not Path(name).is_absolute()
+            and ".." not in Path(name).parts
+            for name, entry in content["files"].items()
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         content, intact = {}, False
@@ -75,7 +76,7 @@ def damage(directory: Path) -> str | None:
             size = path.stat().st_size
             if size != expected["bytes"]:
                 return f"{name} has {size} bytes, not {expected['bytes']}"
-            if _digest(path) != expected["sha256"]:
+            if file_digest(path) != expected["sha256"]:
                 return f"{name} was changed"
         except FileNotFoundError:
             return f"{name} is missing"
@@ -107,25 +108,9 @@ def remove(directory: Path) -> None:
                 folder.rmdir()
 
 
-def _is_inside(name: str) -> bool:
-    return not Path(name).is_absolute() and ".." not in Path(name).parts
-
-
 def _text(content: dict[str, Any]) -> str:
     body = json.dumps(content, sort_keys=True)
     return (
         json.dumps({**content, "seal": hashlib.sha256(body.encode()).hexdigest()}, indent=1, sort_keys=True)
         + "\n"
     )
-
-
-def _sealed(path: Path) -> str:
-    """SHA-256 of a file, once its content is forced to the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    return _digest(path)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,9 +6,10 @@ from typing import Any
 
 from cagsr.errors import InputError
 
-__all__ = ["only_safetensors", "reason"]
+__all__ = ["hub_file", "only_safetensors", "reason"]
 
 INDEX = "model.safetensors.index.json"
+MEND = "; weights are read from safetensors files beside it only, as a pickle can run code. Save it as safetensors."
 
 
 def only_safetensors(name: str, config: Any, revision: str | None = None) -> None:
@@ -19,28 +20,22 @@ def only_safetensors(name: str, config: Any, revision: str | None = None) -> Non
     """
     chosen = getattr(config, "transformers_weights", None)
     if chosen is not None and not str(chosen).endswith((".safetensors", ".safetensors.index.json")):
-        raise InputError(f"{name}: config.json names {str(chosen)!r} as its weights{_MEND}")
-    index = _read(name, str(chosen or INDEX), revision)
+        raise InputError(f"{name}: config.json names {str(chosen)!r} as its weights{MEND}")
+    listed = str(chosen or INDEX)
+    index = hub_file(name, listed, revision) if listed.endswith(".index.json") else None
     if index is None:
         return
     try:
-        files = set(json.loads(index)["weight_map"].values())
+        files = set(json.loads(index.read_text(encoding="utf-8", errors="replace"))["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise InputError(
-            f"{name}: {chosen or INDEX} is no index of weights; download the model again."
-        ) from None
+        raise InputError(f"{name}: {listed} is no index of weights; download the model again.") from None
     for file in sorted(map(str, files)):
         if not file.endswith(".safetensors") or Path(file).name != file:
-            raise InputError(f"{name}: {chosen or INDEX} leads to {file!r}{_MEND}")
+            raise InputError(f"{name}: {listed} leads to {file!r}{MEND}")
 
 
-_MEND = "; weights are read from safetensors files beside it only, as a pickle can run code. Save it as safetensors."
-
-
-def _read(name: str, file: str, revision: str | None) -> str | None:
-    """The text of an index among a model's files; None where there is none."""
-    if not file.endswith(".index.json"):
-        return None
+def hub_file(name: str, file: str, revision: str | None) -> Path | None:
+    """Path of a file of the model ``name``, fetched where that is on the hub; None where there is none, or no hub."""
     from transformers.utils import cached_file
 
     path = cached_file(
@@ -51,7 +46,7 @@ def _read(name: str, file: str, revision: str | None) -> str | None:
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_connection_errors=False,
     )
-    return None if path is None else Path(path).read_text(encoding="utf-8", errors="replace")
+    return None if path is None else Path(path)
 
 
 def reason(error: Exception) -> str:

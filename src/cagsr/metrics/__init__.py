@@ -1,10 +1,12 @@
 """Metrics of responses and the statistics that compare them; a new metric is a line in RESPONSE_METRICS."""
 
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
 from cagsr.metrics.bootstrap import Interval, difference, interval, summarise
-from cagsr.metrics.directions import DIRECTIONS
-from cagsr.metrics.response_metrics import ResponseMetric
 from cagsr.metrics.slots import METRICS, slot_metrics
 from cagsr.metrics.text import distinct, word_count
+from cagsr.metrics.titles import DIRECTIONS
 
 __all__ = [
     "METRICS",
@@ -17,6 +19,18 @@ __all__ = [
     "slot_metrics",
     "summarise",
 ]
+
+
+class ResponseMetric(NamedTuple):
+    """Metric of one response that needs nothing but its text and its row, the data row of the prompt.
+
+    function          ``function(row, response) -> float``, finite
+    higher_is_better  None: more is neither better nor worse
+    """
+
+    function: Callable[[Mapping[str, Any], str], float]
+    higher_is_better: bool | None = None
+
 
 RESPONSE_METRICS: dict[str, ResponseMetric] = {
     "words": ResponseMetric(lambda row, response: word_count(response)),

@@ -95,15 +95,13 @@ def _draws(seeds: int, prompts: int, resamples: int, seed: int) -> tuple[np.ndar
     return drawn(seeds), drawn(prompts)
 
 
-def difference(
-    after: np.ndarray, before: np.ndarray, *, level: float = 0.95, resamples: int = 2000, seed: int = 0
-) -> Interval:
+def difference(after: np.ndarray, before: np.ndarray, *, level: float = 0.95) -> Interval:
     """Mean of ``after - before``, paired: entry by entry the same prompt (and seed).
 
     Either may be [prompts] where the other is [seeds, prompts], as when several trained models are compared
     with the one base they started from. Raises ValueError when the numbers of prompts differ.
     """
-    return interval(_paired(after, before), level=level, resamples=resamples, seed=seed)
+    return interval(_paired(after, before), level=level)
 
 
 def _paired(after: np.ndarray, before: np.ndarray) -> np.ndarray:
@@ -114,27 +112,21 @@ def _paired(after: np.ndarray, before: np.ndarray) -> np.ndarray:
 
 
 def summarise(
-    systems: Mapping[str, Mapping[str, np.ndarray]],
-    pairs: Sequence[tuple[str, str]] = (),
-    *,
-    level: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
+    systems: Mapping[str, Mapping[str, np.ndarray]], pairs: Sequence[tuple[str, str]] = ()
 ) -> dict[str, Any]:
     """The ``systems`` and ``differences`` of a summary: for each metric {"mean", "low", "high"}.
 
     ``systems`` maps a name to metric arrays [prompts] or [seeds, prompts]; ``pairs`` are (after, before),
     reported as "after-before" for the metrics that both have.
     """
-    options: dict[str, Any] = {"level": level, "resamples": resamples, "seed": seed}
     return {
         "systems": {
-            name: {metric: interval(values, **options).as_dict() for metric, values in metrics.items()}
+            name: {metric: interval(values).as_dict() for metric, values in metrics.items()}
             for name, metrics in systems.items()
         },
         "differences": {
             f"{after}-{before}": {
-                metric: difference(values, systems[before][metric], **options).as_dict()
+                metric: difference(values, systems[before][metric]).as_dict()
                 for metric, values in systems[after].items()
                 if metric in systems[before]
             }

@@ -37,10 +37,6 @@ def distinct(text: str, n: int = 2) -> float:
     prompts; it sees repetition within a response only. Source: Li et al., arXiv 1510.03055.
     Differs: per response; the paper's is of all responses of a system together.
     """
-    grams = _grams(text, n)
-    return len(set(grams)) / len(grams) if grams else 1.0
-
-
-def _grams(text: str, n: int) -> list[tuple[str, ...]]:
     words = normalised(text).split()
-    return [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+    grams = [tuple(words[start : start + n]) for start in range(len(words) - n + 1)]
+    return len(set(grams)) / len(grams) if grams else 1.0

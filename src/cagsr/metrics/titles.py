@@ -1,37 +1,40 @@
-"""Titles of metrics: the one name that tables, terminal and report give each of them."""
+"""Titles of metrics, the one name that tables, terminal and report give each of them, and which way is better."""
 
-__all__ = ["TITLES", "column_title", "metric_title"]
+__all__ = ["DIRECTIONS", "TITLES", "column_title", "metric_title"]
 
-TITLES = {
-    "slot_error_rate": "slot errors",
-    "coverage": "coverage",
-    "perfect": "all slots",
-    "clean": "clean",
-    "hallucination": "invented",
-    "repetition": "repetition",
-    "length": "length",
-    "reward": "reward",
-    "evaluation/reward": "reward gain",
-    "finished": "finished",
-    "repeated_trigrams": "repeated trigrams",
-    "relevance": "relevance",
-    "rouge_l": "ROUGE-L",
-    "exact_match": "exact match",
-    "followup_nll": "follow-up nats",
-    "distinct_2": "distinct 2-grams",
-    "words": "words",
-    "judge": "judge",
-    "rating": "people",
-    "rating_relevance": "people: relevance",
-    "rating_coherence": "people: coherence",
-    "kl": "KL",
-    "reward_spread": "reward spread",
-    "kl_coefficient": "KL price",
-    "grad_norm": "gradient norm",
-    "tokens_per_second": "tokens a second",
-    "importance_max": "largest importance",
+# Title, and True: higher is better; False: lower is; None: neither. Of signals the reward says which way they count.
+KNOWN: dict[str, tuple[str, bool | None]] = {
+    "slot_error_rate": ("slot errors", False),
+    "coverage": ("coverage", True),
+    "perfect": ("all slots", True),
+    "clean": ("clean", True),
+    "hallucination": ("invented", False),
+    "repetition": ("repetition", False),
+    "length": ("length", None),
+    "reward": ("reward", True),
+    "evaluation/reward": ("reward gain", None),
+    "finished": ("finished", True),
+    "repeated_trigrams": ("repeated trigrams", False),
+    "relevance": ("relevance", True),
+    "rouge_l": ("ROUGE-L", True),
+    "exact_match": ("exact match", True),
+    "followup_nll": ("follow-up nats", False),
+    "distinct_2": ("distinct 2-grams", True),
+    "words": ("words", None),
+    "judge": ("judge", True),
+    "rating": ("people", True),
+    "rating_relevance": ("people: relevance", True),
+    "rating_coherence": ("people: coherence", True),
+    "kl": ("KL", None),
+    "reward_spread": ("reward spread", None),
+    "kl_coefficient": ("KL price", None),
+    "grad_norm": ("gradient norm", None),
+    "tokens_per_second": ("tokens a second", None),
+    "importance_max": ("largest importance", None),
 }
+TITLES = {name: title for name, (title, _) in KNOWN.items()}
 """In the order of interest, which is that of a table's columns."""
+DIRECTIONS = {name: higher for name, (_, higher) in KNOWN.items()}
 
 # A column of an interval has nine characters. Columns are of evaluations, whose reward is `Reward.relative`.
 COLUMNS = {"repetition": "repeated", "reward": "reward gain"}

@@ -23,9 +23,7 @@ __all__ = ["build_policy", "check_sampling", "connect_engine", "model_digest"]
 
 
 def build_policy(
-    config: Config,
-    loaded: PreTrainedModel | None = None,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    config: Config, loaded: PreTrainedModel | None = None, tokenizer: PreTrainedTokenizerBase | None = None
 ) -> Policy:
     """Policy of a config: model, tokenizer, LoRA adapter and critic, not yet prepared by Accelerate.
 

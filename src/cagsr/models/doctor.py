@@ -28,14 +28,14 @@ PACKAGES = (
 )
 
 
-def doctor(model: str | None, revision: str | None = None, trust_remote_code: bool = False) -> dict[str, Any]:
+def doctor(model: str | None, revision: str | None = None) -> dict[str, Any]:
     """Report ``{"versions", "devices", "model"}``; for the model, what was proved of it, or the refusal."""
     report: dict[str, Any] = {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "devices": _devices(),
     }
     if model is not None:
-        report["model"] = _examine(model, revision, trust_remote_code)
+        report["model"] = _examine(model, revision)
     return report
 
 
@@ -76,11 +76,10 @@ def _devices() -> list[str]:
     return found
 
 
-def _examine(name: str, revision: str | None, trust_remote_code: bool) -> dict[str, Any]:
-    where: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+def _examine(name: str, revision: str | None) -> dict[str, Any]:
     try:
-        model, dropout = load_model(name, **where)
-        policy = make_policy(model, load_tokenizer(name, **where), dropout=dropout)
+        model, dropout = load_model(name, revision=revision)
+        policy = make_policy(model, load_tokenizer(name, revision=revision), dropout=dropout)
         prove_training(policy)
     except CagsrError as error:
         return {"name": name, "supported": False, "reason": str(error)}

@@ -88,11 +88,9 @@ class GenerationRules:
         given = {name: getattr(config, name, None) for name in {*known, *OVERRULED} - {*ignored}}
         bad_words = given.get("bad_words_ids") or []
         never = [word[0] for word in bad_words if len(word) == 1 and word[0] not in eos_ids]
-        refused = [
-            (name, given[name])
-            for name, neutral in REFUSED.items()
-            if given.get(name) is not None and given[name] != neutral
-        ]
+        neutral = {**REFUSED, **{name: value for name, (value, _) in OVERRULED.items()}}
+        set_here = {name: given[name] for name in neutral if given.get(name) not in (None, neutral[name])}
+        refused = [(name, value) for name, value in set_here.items() if name in REFUSED]
         refused += [("bad_words_ids", word) for word in bad_words if len(word) > 1][:1]
         if causal and given.get("forced_bos_token_id") is not None:
             refused.append(("forced_bos_token_id", given["forced_bos_token_id"]))
@@ -100,11 +98,7 @@ class GenerationRules:
             never=tuple(sorted({*never, *(given.get("suppress_tokens") or ())})),
             not_first=tuple(given.get("begin_suppress_tokens") or ()),
             refused=tuple(refused),
-            overruled=tuple(
-                (name, given[name])
-                for name, (neutral, _) in OVERRULED.items()
-                if given.get(name) is not None and given[name] != neutral
-            ),
+            overruled=tuple((name, value) for name, value in set_here.items() if name in OVERRULED),
         )
 
     def masked(self, logits: Tensor, first: Tensor | slice) -> Tensor:

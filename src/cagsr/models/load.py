@@ -1,6 +1,5 @@
 """Loading and saving of models and tokenizers, and the policy of a loaded model."""
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,10 +22,10 @@ from transformers import (
 from cagsr.attention.inspection import inspect
 from cagsr.attention.reading import ATTENTION
 from cagsr.attention.sharing import Sharing
-from cagsr.errors import InputError, UnsupportedModelError
+from cagsr.errors import InputError
 from cagsr.io.adapters import ADAPTER, ADAPTER_WEIGHTS, BASE, adapter_at, found_base, write_base
 from cagsr.io.atomic_write import place_atomically, storing
-from cagsr.io.safetensors_only import only_safetensors, reason
+from cagsr.io.safetensors_only import only_safetensors
 from cagsr.models.causal import CausalPolicy
 from cagsr.models.dropout import set_rates, without_randomness
 from cagsr.models.encoder_decoder import EncoderDecoderPolicy
@@ -34,6 +33,7 @@ from cagsr.models.gguf import files_of
 from cagsr.models.lora import is_adapted, merged_copy, merged_onto
 from cagsr.models.policy import Policy
 from cagsr.models.proof import prove
+from cagsr.models.refusals import check_vocabulary, check_weights, not_loaded, of_adapter, refusal
 
 __all__ = [
     "architecture_of",
@@ -57,13 +57,13 @@ def architecture_of(name: str, *, revision: str | None = None, trust_remote_code
     """
     if (adapter := adapter_at(name, revision)) is not None:
         base = found_base(adapter)
-        with _of_adapter(name):
+        with of_adapter(name):
             return architecture_of(base.name, revision=base.revision, trust_remote_code=trust_remote_code)
     files = files_of(name)
     try:
         config = AutoConfig.from_pretrained(files, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # libraries raise errors of any class for broken files
-        raise _not_loaded("the model", name, error) from error
+        raise not_loaded("the model", name, error) from error
     return _kind_of(config)
 
 
@@ -93,7 +93,7 @@ def load_model(
     except InputError as error:
         raise InputError(f"model.name: {error}") from None
     except Exception as error:  # libraries raise errors of any class for broken files
-        raise _not_loaded("the model", name, error) from error
+        raise not_loaded("the model", name, error) from error
     kind = architecture if architecture != "auto" else _kind_of(config)
     loader: Any = AutoModelForSeq2SeqLM if kind == "encoder-decoder" else AutoModelForCausalLM
     try:
@@ -109,25 +109,10 @@ def load_model(
             **where,
         )
     except Exception as error:
-        raise _refusal(name, config.model_type, kind, error) from error
-    _check_weights(name, found)
+        raise refusal(name, config.model_type, kind, error) from error
+    check_weights(name, found)
     model.config.name_or_path = name  # of a GGUF file, and not of its copy
     return model.eval(), without_randomness(model)
-
-
-def _refusal(name: str, model_type: str, kind: str, error: Exception) -> InputError:
-    """The InputError for a model that did not load; libraries raise errors of any class for broken files."""
-    if isinstance(error, KeyError) and error.args == (ATTENTION,):
-        return UnsupportedModelError(
-            f"{name} ({model_type}) computes attention in classes of its own, which transformers' attention "
-            "interface does not reach, so it cannot be read. Choose another model; `cagsr doctor` tells."
-        )
-    if isinstance(error, ValueError):
-        why = "." if "Unrecognized configuration class" in str(error) else f": {reason(error)}"
-        return UnsupportedModelError(
-            f"{name} ({model_type}) cannot generate, or not as {kind}; needs a causal or encoder-decoder LM{why}"
-        )
-    return _not_loaded("the weights", name, error)
 
 
 def _load_adapter(name: str, adapter: Path, **where: Any) -> tuple[PreTrainedModel, dict[str, float]]:
@@ -138,21 +123,11 @@ def _load_adapter(name: str, adapter: Path, **where: Any) -> tuple[PreTrainedMod
             "which can run code. Save it again with a current PEFT."
         )
     base = found_base(adapter)
-    with _of_adapter(name):
+    with of_adapter(name):
         model, dropout = load_model(base.name, revision=base.revision, **where)
     if (adapter / GENERATION).is_file():
         model.generation_config = GenerationConfig.from_pretrained(str(adapter))
     return merged_onto(model, adapter), dropout
-
-
-@contextmanager
-def _of_adapter(name: str) -> Iterator[None]:
-    """Context manager in which a base is loaded: what is wrong is said of that, and not of its adapter ``name``."""
-    try:
-        yield
-    except InputError as error:
-        why = str(error).removeprefix("model.name: ")
-        raise type(error)(f"model.name: the base of the LoRA adapter {name} does not load: {why}") from error
 
 
 def merged(name: str, directory: Path) -> str:
@@ -181,7 +156,7 @@ def load_tokenizer(
     adapter = adapter_at(name, revision)
     if adapter is not None and not (adapter / "tokenizer_config.json").is_file():
         base = found_base(adapter)
-        with _of_adapter(name):
+        with of_adapter(name):
             return load_tokenizer(base.name, revision=base.revision, trust_remote_code=trust_remote_code)
     if adapter is not None:
         name, revision = str(adapter), None
@@ -191,7 +166,7 @@ def load_tokenizer(
             files, revision=revision, trust_remote_code=trust_remote_code
         )
     except Exception as error:  # libraries raise errors of any class for broken files
-        raise _not_loaded("the tokenizer", name, error) from error
+        raise not_loaded("the tokenizer", name, error) from error
     tokenizer.name_or_path = name
     return tokenizer
 
@@ -213,7 +188,7 @@ def make_policy(
     Raises UnsupportedModelError for a model whose attention cannot be read exactly, or that computes something else
     alone than among others.
     """
-    _check_vocabulary(model, tokenizer)
+    check_vocabulary(model, tokenizer)
     readable = inspect(model, layers)
     policy = POLICIES[readable.kind](
         model,
@@ -308,39 +283,3 @@ def _untied(model: PreTrainedModel) -> dict[str, Tensor] | None:
 
 def _kind_of(config: PretrainedConfig) -> str:
     return "encoder-decoder" if config.is_encoder_decoder else "causal"
-
-
-def _check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    # The decoder of a composite may have another vocabulary than its encoder.
-    halves = (
-        getattr(half, "weight", None)
-        for half in (model.get_input_embeddings(), model.get_output_embeddings())
-    )
-    rows = min(len(weight) for weight in halves if weight is not None)
-    if len(tokenizer) > rows:
-        raise InputError(
-            f"the tokenizer knows {len(tokenizer)} tokens and the model embeds {rows}: they do not belong together. "
-            "Load both from one place, or resize the model's embeddings."
-        )
-
-
-def _check_weights(name: str, found: dict[str, Any]) -> None:
-    for keys, problem in (
-        (sorted(found["missing_keys"]), "are not in the checkpoint"),
-        (sorted(key[0] for key in found["mismatched_keys"]), "have other shapes in the checkpoint"),
-    ):
-        if keys:
-            raise InputError(
-                f"model.name: {name}: {len(keys)} weights that config.json asks for {problem} (first: {keys[0]}). "
-                "Load a language model whose config and weights belong together."
-            )
-
-
-def _not_loaded(part: str, name: str, error: Exception) -> InputError:
-    if os.path.isdir(name):
-        if part == "the tokenizer" and not any(file.startswith("tokenizer") for file in os.listdir(name)):
-            return InputError(
-                f"model.name: {name!r} has no tokenizer (tokenizer.json); save that of the model it was made from there"
-            )
-        return InputError(f"model.name: {part} in {name!r} cannot be loaded: {reason(error)}")
-    return InputError(f"model.name: no directory {name!r} here, and not loaded from the hub: {reason(error)}")

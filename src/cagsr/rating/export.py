@@ -12,16 +12,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import krippendorff
 import numpy as np
 
 from cagsr.errors import InputError, closest
 from cagsr.io.atomic_write import write_atomically
 from cagsr.metrics.bootstrap import interval
-from cagsr.rating.agreement import alpha
 from cagsr.rating.items import QUESTIONS, Item, Mode, passed
 from cagsr.rating.store import Store
 
-__all__ = ["PAIRS", "RATINGS", "export"]
+__all__ = ["PAIRS", "RATINGS", "alpha", "export"]
 
 RATINGS, PAIRS = "ratings.jsonl", "pairs.jsonl"
 
@@ -160,6 +160,23 @@ def _agreement(mode: Mode, said: _Said) -> dict[str, dict[str, float | int | Non
         value, items = alpha(ratings)
         found[question] = {"alpha": value, "items": items}
     return found
+
+
+def alpha(ratings: Mapping[str, Mapping[int, int]]) -> tuple[float | None, int]:
+    """Krippendorff's alpha for ordinal values, and the number of items that two raters or more have rated.
+
+    ``ratings`` are rater -> item -> value. 1 is perfect agreement, 0 what chance gives, below 0 worse; None where
+    it is not defined: no item with two ratings, or one and the same value everywhere.
+
+    Source: Krippendorff, Content Analysis, 4th edition, 2019, chapter 12; computed by the package ``krippendorff``.
+    """
+    items = sorted({item for given in ratings.values() for item in given})
+    table = np.array([[given.get(item, np.nan) for item in items] for given in ratings.values()], dtype=float)
+    shared = table[:, (~np.isnan(table)).sum(0) >= 2] if table.size else table
+    values = np.unique(shared[~np.isnan(shared)])
+    if len(values) < 2:
+        return None, shared.shape[1] if shared.ndim == 2 else 0
+    return float(krippendorff.alpha(shared, level_of_measurement="ordinal")), shared.shape[1]
 
 
 def _raters(said: _Said) -> dict[str, dict[str, int]]:

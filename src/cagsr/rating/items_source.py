@@ -9,6 +9,7 @@ from random import Random
 from typing import Any
 
 from cagsr.errors import InputError, StorageError, closest
+from cagsr.io.atomic_write import reading
 from cagsr.runs.directory import CANDIDATES
 from cagsr.runs.turns import by_role
 
@@ -110,10 +111,8 @@ def _group(prompt: str, written: Sequence[tuple[str, str]], shown: str | None) -
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
+    with reading(path):
         lines = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise StorageError(f"{path} cannot be read: {error.strerror or error}") from error
     rows = []
     # What follows the last line break is nothing, or a row torn by a kill.
     for number, line in enumerate(lines[:-1], start=1):

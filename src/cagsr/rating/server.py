@@ -39,14 +39,13 @@ class Session:
     def state(self, rater: str) -> dict[str, Any]:
         """A rater's progress: the first item that is not answered, or none; nothing in it names a system."""
         answers = self.store.answers(rater, self.study.mode)
-        last = self.store.last(rater, self.study.mode)
         numbers = self.order(rater)
         done = [number for number in numbers if self._complete(number, answers)]
         following = next((number for number in numbers if not self._complete(number, answers)), None)
         return {
             "done": len(done),
             "total": len(numbers),
-            "last": None if last is None else last.sequence,
+            "last": self.store.last(rater, self.study.mode),
             "item": None if following is None else self._item(rater, following, answers),
         }
 

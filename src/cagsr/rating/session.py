@@ -4,6 +4,7 @@ import ipaddress
 import os
 import socket
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -108,17 +109,12 @@ def open_rating(
     names = _names(raters)
     path = directory / DATABASE
     _check_directory("RUN", directory)
-    listener = _listen(host, port, open_to_network)
-    try:
+    with ExitStack() as undone:
+        listener = undone.enter_context(_listen(host, port, open_to_network))
         store, study = _study(path, mode, items, systems, seed)
-        try:
-            tokens = {name: store.admit(name) for name in names}
-        except BaseException:
-            store.close()
-            raise
-    except BaseException:
-        listener.close()
-        raise
+        undone.callback(store.close)
+        tokens = {name: store.admit(name) for name in names}
+        undone.pop_all()
     hosts = _hosts(host, listener.getsockname()[1])
     links = {name: f"http://{hosts[0]}{cagsr.rating.server.ENTER}?token={tokens[name]}" for name in names}
     return Rating(store, study, links, listener, hosts, not _is_loopback(host))
@@ -135,11 +131,8 @@ def export_ratings(directory: Path, output: Path | None, raters: str | None) -> 
         raise InputError(f"{error.name}: {PACKAGES}") from None
     _check_directory("RUN", directory)
     _check_directory("--output", output or directory)
-    store = Store(directory / DATABASE)
-    try:
+    with closing(Store(directory / DATABASE)) as store:
         return export(store, output or directory, None if raters is None else _names(raters))
-    finally:
-        store.close()
 
 
 def _check_directory(what: str, path: Path) -> None:

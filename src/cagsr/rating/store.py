@@ -26,7 +26,7 @@ from typing import Any
 from cagsr.errors import InputError, StorageError
 from cagsr.rating.items import Item, Mode, from_json, to_json
 
-__all__ = ["Last", "Store", "Study"]
+__all__ = ["Store", "Study"]
 
 # "cagr" in the header of an SQLite file marks it as a ratings database.
 APPLICATION = 0x63616772
@@ -73,14 +73,6 @@ class Study:
     @property
     def seed(self) -> int:
         return self.options["seed"]
-
-
-@dataclass(frozen=True)
-class Last:
-    """A rater's newest answer that is not undone: the one that an undo takes back."""
-
-    sequence: int
-    item: int
 
 
 class Store:
@@ -170,10 +162,11 @@ class Store:
                 )
                 self._set(key, value)
 
-    def last(self, rater: str, mode: Mode) -> Last | None:
-        asked = f"SELECT sequence, item FROM history WHERE rater = ? AND mode = ? AND {STANDING}"
+    def last(self, rater: str, mode: Mode) -> int | None:
+        """The number of a rater's newest answer that is not undone: the one that an undo takes back."""
+        asked = f"SELECT sequence FROM history WHERE rater = ? AND mode = ? AND {STANDING}"
         found = self._read(f"{asked} ORDER BY sequence DESC LIMIT 1", rater, mode)
-        return Last(*found[0]) if found else None
+        return found[0][0] if found else None
 
     def undo(self, rater: str, mode: Mode, sequence: int) -> bool:
         """Take back one answer of this rater by a row of its own; the value before it then holds again.

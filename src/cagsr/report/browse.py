@@ -82,15 +82,13 @@ def _group(rows: list[Candidate], signals: list[str]) -> dict[str, Any]:
     }
     for key, of_each in (("d", [row.explained for row in rows]), ("o", [row.looked for row in rows])):
         if first.segments and all(len(values) == len(first.segments) for values in of_each):
-            entry["g"] = [_words_of(prompt, segment) for segment in first.segments]
+            written = [
+                {prompt.of[at] for at in segment if 0 <= at < len(prompt.of)} for segment in first.segments
+            ]
+            entry["g"] = [sorted(piece for piece in pieces if piece is not None) for pieces in written]
             for shown, values in zip(entry["w"], of_each, strict=True):
                 shown[key] = [_short(value) for value in values]
     return entry
-
-
-def _words_of(prompt: Words, tokens: Sequence[int]) -> list[int]:
-    found = (prompt.of[token] for token in tokens if 0 <= token < len(prompt.of))
-    return sorted({piece for piece in found if piece is not None})
 
 
 def _that_count(prompt: Words, salience: list[float]) -> list[int]:

@@ -22,6 +22,7 @@ def run_facts(run: Run) -> list[Fact]:
         if isinstance(terms, list)
         else []
     )
+    prompts, candidates = train.get("prompts_per_step"), sampling.get("candidates")
     tokens = sum(row.get("tokens", 0.0) for row in run.metrics)
     found: list[tuple[str, Any]] = [
         ("state", _state(run)),
@@ -30,7 +31,7 @@ def run_facts(run: Run) -> list[Fact]:
         ("reward", ", ".join(signals) if signals else reward.get("preset")),
         ("observer", reward.get("observer")),
         ("algorithm", algorithm.get("name")),
-        ("a step", _joined(train.get("prompts_per_step"), sampling.get("candidates"))),
+        ("a step", f"{prompts} prompts × {candidates} candidates" if prompts and candidates else None),
         ("time", _duration(run)),
         ("generated", f"{tokens:,.0f} tokens" if tokens else None),
         ("seed", train.get("seed")),
@@ -66,10 +67,6 @@ def _duration(run: Run) -> str | None:
     if seconds >= 5400:
         return f"{number(seconds / 3600)} hours"
     return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds" if seconds else None
-
-
-def _joined(prompts: Any, candidates: Any) -> str | None:
-    return f"{prompts} prompts × {candidates} candidates" if prompts and candidates else None
 
 
 def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -54,10 +54,8 @@ def comparable(responses: Mapping[tuple[str, str], Sequence[Response]]) -> dict[
     systems = [entry for entry in systems if [row.prompt for row in entry[2]] == prompts]
     if len(systems) < 2:
         return None
-    measured = [
-        name for name in systems[0][2][0].metrics if all(name in row.metrics for row in systems[0][2])
-    ]
-    metrics = [name for name in measured if all(name in row.metrics for entry in systems for row in entry[2])]
+    measured = [row.metrics for entry in systems for row in entry[2]]
+    metrics = [name for name in measured[0] if all(name in values for values in measured)]
     return {
         "prompts": [visible(by_role(row.prompt, row.turns)[0]) for row in systems[0][2]],
         "metrics": [

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, ValidationError
@@ -47,6 +47,7 @@ def _text(value: Any) -> str:
 
 Text = Annotated[str, PlainValidator(_text)]
 Spans = list[tuple[int, int]]
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
 class Record(BaseModel):
@@ -177,8 +178,9 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
     run.config = _config(run)
     run.outcome = _mapping(run, SUMMARY, needed=False)
     if "systems" in run.outcome:
-        run.summary = _summary(run)
-    run.heads = _heads(run)
+        run.summary = _validated(run, SUMMARY, run.outcome, Summary, "the comparison is")
+    if found := _mapping(run, HEADS, needed=False):
+        run.heads = _validated(run, HEADS, found, Heads, "the heads are")
     for row in _rows(run, METRICS, TypeAdapter(dict[str, Any])):
         _add_metrics(run, row)
     run.candidates = list(_rows(run, CANDIDATES, TypeAdapter(Candidate)))
@@ -217,9 +219,8 @@ def _add_children(run: Run) -> None:
     here: dict[str, list[Path]] = {}
     for pattern in INSIDE:
         for place in sorted(run.path.glob(pattern)):
-            here.setdefault(place.parent.name if place.name.startswith("seed-") else place.name, []).append(
-                place
-            )
+            system = place.parent.name if place.name.startswith("seed-") else place.name
+            here.setdefault(system, []).append(place)
     trained = {}
     for system in run.summary.systems if run.summary else here:
         places = here.get(system, [])
@@ -237,22 +238,12 @@ def _add_children(run: Run) -> None:
     run.not_drawn = names[DRAWN:]
 
 
-def _summary(run: Run) -> Summary | None:
+def _validated(run: Run, name: str, found: dict[str, Any], kind: type[Kind], what: str) -> Kind | None:
     try:
-        return Summary.model_validate(run.outcome)
+        return kind.model_validate(found)
     except ValidationError as error:
         place = ".".join(map(str, error.errors()[0]["loc"]))
-        run.problems.append(f"{SUMMARY}: {place} is not as expected; the comparison is left out.")
-        return None
-
-
-def _heads(run: Run) -> Heads | None:
-    found = _mapping(run, HEADS, needed=False)
-    try:
-        return Heads.model_validate(found) if found else None
-    except ValidationError as error:
-        place = ".".join(map(str, error.errors()[0]["loc"]))
-        run.problems.append(f"{HEADS}: {place} is not as expected; the heads are left out.")
+        run.problems.append(f"{name}: {place} is not as expected; {what} left out.")
         return None
 
 

@@ -5,6 +5,7 @@ address: a page elsewhere that has its own name point here (DNS rebinding) is re
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from hashlib import sha256
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -30,10 +31,11 @@ class Live:
 
     def state(self) -> str:
         """A fingerprint of the runs' files, which changes when one of them does."""
-        files = [file for directory in self.directories for file in files_of(directory)]
-        stamps = [
-            f"{file} {status.st_size} {status.st_mtime_ns}" for file in files if (status := _status(file))
-        ]
+        stamps = []
+        for file in (file for directory in self.directories for file in files_of(directory)):
+            with suppress(FileNotFoundError):  # it was there a moment ago
+                status = file.stat()
+                stamps.append(f"{file} {status.st_size} {status.st_mtime_ns}")
         return sha256("\n".join(stamps).encode("utf-8", "surrogateescape")).hexdigest()
 
     def page(self) -> bytes:
@@ -104,10 +106,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing is printed of requests: the terminal belongs to the run."""
-
-
-def _status(file: Path):
-    try:
-        return file.stat()
-    except FileNotFoundError:
-        return None

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cagsr.evaluation.leaderboard import PRIMARY
+from cagsr.evaluation.leaderboard import PRIMARY, compared_with
 from cagsr.metrics import higher_is_better
 from cagsr.metrics.titles import metric_title
 from cagsr.report.names import number
@@ -15,6 +15,7 @@ __all__ = ["costs", "headline", "standings"]
 
 WIDTH, EDGE = 108, 5
 SIGNIFICANT = 0.05
+BETTER = {True: "higher is better", False: "lower is better", None: ""}
 
 
 def standings(summary: Summary) -> list[dict[str, Any]]:
@@ -23,12 +24,7 @@ def standings(summary: Summary) -> list[dict[str, Any]]:
     A difference counts as seen where its interval leaves out 0 and Holm's corrected p, if there is one, is small.
     """
     tables = [_table("Held out, greedy", summary.systems, relative=False)]
-    others = [
-        name
-        for name in summary.systems
-        if any(f"{one}-{name}" in summary.differences for one in summary.systems)
-    ]
-    for other in others:
+    for other in compared_with(summary.systems, summary.differences):
         pairs = {
             name: summary.differences[f"{name}-{other}"]
             for name in summary.systems
@@ -102,7 +98,7 @@ def _table(name: str, systems: Systems, relative: bool) -> dict[str, Any]:
         "columns": [
             {
                 "title": visible(metric_title(metric)),
-                "better": _better(metric),
+                "better": BETTER[higher_is_better(metric)],
                 "zero": scales[metric](0.0) if relative else None,
             }
             for metric in metrics
@@ -168,10 +164,6 @@ def _verdict(found: Interval, metric: str) -> str:
     if higher is None:
         return "higher" if found.mean > 0 else "lower"
     return "better" if (found.mean > 0) == higher else "worse"
-
-
-def _better(metric: str) -> str:
-    return {True: "higher is better", False: "lower is better", None: ""}[higher_is_better(metric)]
 
 
 def _scale(found: Sequence[Interval], relative: bool) -> Scale:

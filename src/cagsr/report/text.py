@@ -1,10 +1,11 @@
 """Text for display: invisible characters made visible, and words aligned with tokens."""
 
 import re
-import unicodedata
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+import regex
 
 __all__ = ["Words", "visible"]
 
@@ -15,6 +16,8 @@ _INVISIBLE = re.compile(
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 _RUNS = re.compile(r"\S+")
+# From the first letter or digit of a run to the last.
+_INNER = regex.compile(r"[\p{L}\p{M}\p{N}](?:\S*[\p{L}\p{M}\p{N}])?")
 # A run of characters without spaces that has more tokens than this is no word but a clause, as in Chinese.
 MOST_TOKENS = 8
 
@@ -54,18 +57,15 @@ class Words:
 
 def is_word(piece: str) -> bool:
     """Whether a piece has a letter or a digit."""
-    return any(_is_letter(character) for character in piece)
+    return _INNER.search(piece) is not None
 
 
 def _bounds(text: str, token_starts: list[int]) -> list[int]:
     """Start positions of the pieces; the first is 0, so that leading spaces belong to it."""
     bounds: list[int] = []
     for run in _RUNS.finditer(text):
-        start, end = run.span()
-        while start < end and not _is_letter(text[start]):
-            start += 1
-        while end > start and not _is_letter(text[end - 1]):
-            end -= 1
+        inner = _INNER.search(text, *run.span())
+        start, end = inner.span() if inner else (run.end(), run.end())
         inside = [position for position in token_starts if start < position < end]
         cuts = inside if len(inside) >= MOST_TOKENS else []
         bounds += sorted({run.start(), start, *cuts, end} - {run.end()})
@@ -75,7 +75,3 @@ def _bounds(text: str, token_starts: list[int]) -> list[int]:
 def _first_character(text: str, start: int, end: int) -> int | None:
     """The first character of a token that is no space: tokenizers give the space before a word to it."""
     return next((at for at in range(max(start, 0), min(end, len(text))) if not text[at].isspace()), None)
-
-
-def _is_letter(character: str) -> bool:
-    return unicodedata.category(character)[0] in "LMN"

@@ -31,14 +31,6 @@ STATE = "cagsr.json"
 NAME = re.compile(r"step-(\d{6,})(?:-update-(\d{4,}))?")
 
 
-def _silent(message: str) -> None:
-    pass
-
-
-def _nothing() -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class Checkpoints:
     """The checkpoints of one run, ``run`` by id, in ``root``; the ``keep`` newest stay.
@@ -51,8 +43,8 @@ class Checkpoints:
     root: Path
     run: str
     keep: int = 2
-    say: Callable[[str], None] = _silent
-    before: Callable[[], None] = _nothing
+    say: Callable[[str], object] = lambda message: None
+    before: Callable[[], object] = lambda: None
 
     def save(
         self,
@@ -73,7 +65,8 @@ class Checkpoints:
         NumericsError for weights that are not finite.
         """
         self._check_weights(step)
-        final, staging = self.root / _name(step, update), self.root / f".staging-{self.run}"
+        name = f"step-{step:06d}" + (f"-update-{update:04d}" if update else "")
+        final, staging = self.root / name, self.root / f".staging-{self.run}"
 
         def begin() -> None:
             self.before()
@@ -103,11 +96,15 @@ class Checkpoints:
         return final
 
     def _put_in_place(self, staging: Path, final: Path) -> None:
-        aside = self._set_aside(final)
+        """Rename a save to its final name; a checkpoint that has that name already is renamed first."""
+        aside, number = final.with_name(f"aside-{final.name}"), 1
+        while aside.exists():
+            aside, number = final.with_name(f"aside-{final.name}-{number}"), number + 1
+        replaced = final.rename(aside) if final.exists() else None
         staging.rename(final)
         sync_directory(self.root)
-        if aside is not None and self._problem(aside) is None:
-            seal.remove(aside)  # the same step of this run, saved anew
+        if replaced is not None and self._problem(replaced) is None:
+            seal.remove(replaced)  # the same step of this run, saved anew
         self._prune(final)
 
     def newest(self) -> Path | None:
@@ -233,13 +230,6 @@ class Checkpoints:
             what = str(problem or f"{final} could not be written by another process")
             raise StorageError(f"{what}. The earlier checkpoints are untouched.") from problem
 
-    def _set_aside(self, path: Path) -> Path | None:
-        """Rename a checkpoint that has a name which is needed, if there is one; returns its new path."""
-        aside, number = path.with_name(f"aside-{path.name}"), 1
-        while aside.exists():
-            aside, number = path.with_name(f"aside-{path.name}-{number}"), number + 1
-        return path.rename(aside) if path.exists() else None
-
     def _prune(self, newest: Path) -> None:
         """Delete this run's checkpoints beyond the ``keep`` newest, and never the one that has just been sealed."""
         mine = []
@@ -265,10 +255,6 @@ def forward(scheduler: LRScheduler, updates: int) -> None:
     for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
         group["lr"] = rate
     scheduler._last_lr = rates
-
-
-def _name(step: int, update: int) -> str:
-    return f"step-{step:06d}" + (f"-update-{update:04d}" if update else "")
 
 
 def _named(root: Path) -> list[Path]:

@@ -17,28 +17,23 @@ class Field:
     values: Mapping[str, tuple[str, ...]]
 
 
+@dataclass(eq=False)
 class Description(Task):
     """Task base: describe a thing of four to six fields; each reference says about two thirds, in any order.
 
     ``subjects`` begin the first sentence, ``pronouns`` the later ones.
     """
 
-    def __init__(
-        self,
-        name: str,
-        fields: Mapping[str, Field],
-        subjects: Sequence[str],
-        pronouns: Sequence[str],
-        shares: tuple[float, float, float],
-    ):
-        self.name = name
-        self.fields = fields
-        self.subjects = subjects
-        self.pronouns = pronouns
-        self.shares = shares
+    name: str
+    fields: Mapping[str, Field]
+    subjects: Sequence[str]
+    pronouns: Sequence[str]
+    shares: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
         self.phrases = Phrases(
             (phrase, (field, value))
-            for field, grammar in fields.items()
+            for field, grammar in self.fields.items()
             for value, realisations in grammar.values.items()
             for phrase in realisations
         )
@@ -61,10 +56,6 @@ class Description(Task):
             grammar = self.fields[field]
             text += " " + random.choice(grammar.frames).format(random.choice(grammar.values[value]))
         return text + " ."
-
-    def complete(self, row: Mapping[str, Any], random: Random) -> str:
-        slots = [(field, value) for field, value in row["slots"]]
-        return self.write(random.sample(slots, len(slots)), random)
 
     def check(self, row: Mapping[str, Any], response: str) -> Check:
         return count(((field, value) for field, value in row["slots"]), self.phrases.find(response))

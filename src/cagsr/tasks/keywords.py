@@ -8,37 +8,10 @@ from cagsr.tasks.phrases import Phrases
 from cagsr.tasks.task import Check, Slot, Task, count, leave_out
 
 THINGS = (
-    "lamp",
-    "garden",
-    "river",
-    "bridge",
-    "kettle",
-    "ladder",
-    "basket",
-    "candle",
-    "mirror",
-    "window",
-    "carpet",
-    "wagon",
-    "bicycle",
-    "teapot",
-    "blanket",
-    "piano",
-    "hammer",
-    "bucket",
-    "saddle",
-    "compass",
-    "lantern",
-    "anchor",
-    "barrel",
-    "curtain",
-    "drawer",
-    "feather",
-    "pillow",
-    "ribbon",
-    "shovel",
-    "stove",
-)
+    "lamp", "garden", "river", "bridge", "kettle", "ladder", "basket", "candle", "mirror", "window", "carpet",
+    "wagon", "bicycle", "teapot", "blanket", "piano", "hammer", "bucket", "saddle", "compass", "lantern",
+    "anchor", "barrel", "curtain", "drawer", "feather", "pillow", "ribbon", "shovel", "stove",
+)  # fmt: skip
 TONES = {
     "cheerful": ("hooray , good news !", "what a lovely day !"),
     "formal": ("dear sir or madam ,", "to whom it may concern :"),
@@ -104,10 +77,6 @@ class Keywords(Task):
         body = [random.choice(SENTENCES).format(value) for field, value in slots if field == "thing"]
         closing = [random.choice(ENDINGS[value]) for field, value in slots if field == "ending"]
         return " ".join(opening + body + closing)
-
-    def complete(self, row: Mapping[str, Any], random: Random) -> str:
-        slots = [(field, value) for field, value in row["slots"]]
-        return self.write(random.sample(slots, len(slots)), random)
 
     def check(self, row: Mapping[str, Any], response: str) -> Check:
         return count(((field, value) for field, value in row["slots"]), self.phrases.find(response))

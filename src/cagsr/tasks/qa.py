@@ -75,7 +75,7 @@ class Question(Task):
         answered = random.sample(asked, random.randint(1, 2))
         return {
             "prompt": f"{context} . {' and '.join(questions)} ?",
-            "reference": self.write(answered),
+            "reference": self.write(answered, random),
             "slots": [list(slot) for slot in asked],
             "facts": [list(fact) for fact in facts],
         }
@@ -88,12 +88,8 @@ class Question(Task):
         (who, field), what = fact[0].split(), fact[1]
         return RELATIONS[field].statement.format(who=who, what=what)
 
-    def write(self, facts: Sequence[Slot]) -> str:
-        return " and ".join(self.state(fact) for fact in facts) + " ."
-
-    def complete(self, row: Mapping[str, Any], random: Random) -> str:
-        slots = [(subject, value) for subject, value in row["slots"]]
-        return self.write(random.sample(slots, len(slots)))
+    def write(self, slots: Sequence[Slot], random: Random) -> str:
+        return " and ".join(self.state(fact) for fact in slots) + " ."
 
     def check(self, row: Mapping[str, Any], response: str) -> Check:
         """Count slots; a fact of the context that was not asked counts as hallucinated, as a wrong one does."""

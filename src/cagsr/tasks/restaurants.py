@@ -50,18 +50,15 @@ class Restaurants(Task):
         facts = "; ".join(f"{field}: {value}" for field, value in slots)
         return {
             "prompt": [{"role": "user", "content": f"{ASK} {facts}"}],
-            "reference": self.write(slots[:1] + leave_out(random, slots[1:], 0.5, 0.85, 0.1)),
+            "reference": self.write(slots[:1] + leave_out(random, slots[1:], 0.5, 0.85, 0.1), random),
             "slots": [list(slot) for slot in slots],
         }
 
-    def write(self, slots: Sequence[Slot]) -> str:
+    def write(self, slots: Sequence[Slot], random: Random) -> str:
         """One sentence that says the slots in the order given, the name first."""
-        said = [FIELDS[field][1].format(_worded(field, value)) for field, value in slots if field != "name"]
+        worded = {("familyFriendly", "yes"): "", ("familyFriendly", "no"): "not "}
+        said = [FIELDS[slot[0]][1].format(worded.get(slot, slot[1])) for slot in slots if slot[0] != "name"]
         return f"{dict(slots).get('name', 'It')} {' and '.join(said)}."
-
-    def complete(self, row: Mapping[str, Any], random: Random) -> str:
-        (name, *others) = [(field, value) for field, value in row["slots"]]
-        return self.write([name, *random.sample(others, len(others))])
 
     def check(self, row: Mapping[str, Any], response: str) -> Check:
         return E2E_CHECKER.check(row, response)
@@ -71,10 +68,6 @@ class Restaurants(Task):
             f"the task {self.name} has no vocabulary of its own: it is for a pretrained instruct model; name one in "
             "model.name"
         )
-
-
-def _worded(field: str, value: str) -> str:
-    return {"yes": "", "no": "not "}[value] if field == "familyFriendly" else value
 
 
 RESTAURANTS = Restaurants()

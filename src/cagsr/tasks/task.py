@@ -118,8 +118,13 @@ class Task(ABC):
         """Count slots missing, hallucinated and repeated in ``response``."""
 
     @abstractmethod
+    def write(self, slots: Sequence[Slot], random: Random) -> str:
+        """A response that says these slots, each once."""
+
     def complete(self, row: Mapping[str, Any], random: Random) -> str:
-        """A response to the row that says every slot once."""
+        """A response to the row that says every slot once, in random order."""
+        slots = [(field, value) for field, value in row["slots"]]
+        return self.write(random.sample(slots, len(slots)), random)
 
     @abstractmethod
     def vocabulary_texts(self) -> list[str]:

@@ -13,13 +13,11 @@ from cagsr.errors import InputError, closest
 from cagsr.experiments.systems.bench import Bench
 from cagsr.experiments.systems.cagsr import cagsr_grpo, cagsr_ppo
 from cagsr.experiments.systems.controls import CONTROLS
-from cagsr.experiments.systems.hybrid import hybrid
 from cagsr.experiments.systems.no_rl import continued_sft, no_rl
 from cagsr.experiments.systems.policy_gradient import policy_gradient
 from cagsr.experiments.systems.ranking import best_of_k, dpo, s3ft, sft_best
 from cagsr.experiments.systems.recipe import Recipe
-from cagsr.experiments.systems.rlhf import rlhf
-from cagsr.experiments.systems.synthetic_preference import synthetic_preference
+from cagsr.experiments.systems.reward_models import hybrid, rlhf, synthetic_preference
 
 System = Callable[[Bench], Recipe]
 

@@ -95,17 +95,21 @@ class Bench:
     @cached_property
     def _samples(self) -> Answers:
         started = time.perf_counter()
-        answers = answer(
+        answers = self.sampled(self.prompts)
+        self.sampling_seconds = time.perf_counter() - started
+        return answers
+
+    def sampled(self, prompts: Sequence[Prompt]) -> Answers:
+        """K samples of the base for each of these prompts, with the signals of the reward."""
+        return answer(
             self.base,
-            self.prompts,
+            prompts,
             self.sampling,
             world=self.world,
             prompts_per_pass=self.prompts_per_pass,
             seed=self.seed,
             measure=measure_signals(self.reward, self.base, self.salience),
         )
-        self.sampling_seconds = time.perf_counter() - started
-        return answers
 
     @cached_property
     def rewards(self) -> np.ndarray:

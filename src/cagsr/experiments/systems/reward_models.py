@@ -1,5 +1,6 @@
-"""RL on a reward model of synthetic pairs: a response of the base against the same response corrupted."""
+"""Reinforcement learning on reward models: of people's pairs, alone or beside attention, and of synthetic pairs."""
 
+from collections.abc import Callable
 from random import Random
 
 from cagsr.config.schema import Term
@@ -8,7 +9,29 @@ from cagsr.data.preferences import Pair
 from cagsr.experiments.systems.bench import Bench
 from cagsr.experiments.systems.recipe import NotForThisDataError, Recipe, Reinforce
 
-__all__ = ["synthetic_preference"]
+__all__ = ["hybrid", "rlhf", "synthetic_preference"]
+
+# In deviations of the group: about as much as the attention reward itself differs between a prompt's candidates.
+WEIGHT = 0.5
+
+
+def rlhf(bench: Bench) -> Recipe:
+    """A reward model of all human pairs, then RL on it."""
+    pairs = bench.people()
+    path = bench.reward_model("rlhf", pairs)
+    return Reinforce((Term("reward_model", options={"path": path}),), labels=len(pairs))
+
+
+def hybrid(count: int) -> Callable[[Bench], Recipe]:
+    """The system that adds a reward model of ``count`` human pairs to the attention reward: the paper's future work."""
+
+    def system(bench: Bench) -> Recipe:
+        path = bench.reward_model(f"hybrid-{count}", bench.people(count))
+        learnt = Term("reward_model", weight=WEIGHT, options={"path": path})
+        return Reinforce((*bench.reward.terms, learnt), labels=count)
+
+    system.__doc__ = f"The attention reward and a reward model of {count} human pairs."
+    return system
 
 
 def synthetic_preference(bench: Bench) -> Recipe:
