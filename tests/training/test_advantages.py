@@ -5,6 +5,7 @@ import torch
 
 from cagsr.config import registry
 from cagsr.training.estimators.batch_baseline import batch_baseline
+from cagsr.training.estimators.centred import group_centred
 from cagsr.training.estimators.gae import gae, token_rewards, whiten
 from cagsr.training.estimators.group import group_relative
 from cagsr.training.estimators.leave_one_out import leave_one_out
@@ -39,10 +40,16 @@ def test_trap_19_group_advantages_do_not_depend_on_the_scale_of_the_reward(scale
 def test_trap_19_advantages_do_not_depend_on_where_a_group_sits():
     rewards = torch.randn(21, generator=torch.Generator().manual_seed(0))
     order = [4, 0, 6, 2, 1, 5, 3]
-    for name in ("grpo", "rloo", "policy-gradient"):
+    for name in ("grpo", "dr-grpo", "rloo", "policy-gradient"):
         estimate = registry.load(registry.ESTIMATORS[name])
         moved = estimate(rewards.view(7, 3)[order].flatten(), 3)
         torch.testing.assert_close(moved, estimate(rewards, 3).view(7, 3)[order].flatten())
+
+
+def test_a_group_that_is_only_centred_keeps_its_spread():
+    # Means 3 and 10.
+    advantages = group_centred(torch.tensor([1.0, 2.0, 6.0, 12.0, 9.0, 9.0]), 3)
+    assert advantages.tolist() == [-2.0, -1.0, 3.0, 2.0, -1.0, -1.0]
 
 
 def test_leave_one_out_subtracts_the_mean_of_the_others():

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import tiny
 from cagsr.attention.sharing import Sharing
 from cagsr.config.registry import ESTIMATORS
-from cagsr.config.schema import AlgorithmSettings, Term
+from cagsr.config.schema import AlgorithmSettings, Loss, Term
 from cagsr.errors import NumericsError, SignalError
 from cagsr.models.reference import Reference
 from cagsr.rewards.reward import Reward
@@ -109,6 +109,8 @@ def plain_loss(algorithm, policy, reference, rollout, coefficient):
     groups = total.view(-1, K)
     if algorithm.settings.name == "grpo":
         shared = ((groups - groups.mean(1, keepdim=True)) / groups.std(1, keepdim=True)).flatten()
+    elif algorithm.settings.name == "dr-grpo":
+        shared = (groups - groups.mean(1, keepdim=True)).flatten()
     elif algorithm.settings.name == "rloo":
         shared = torch.stack([g[k] - (g.sum() - g[k]) / (K - 1) for g in groups for k in range(K)])
     elif algorithm.settings.name == "policy-gradient":
@@ -136,15 +138,19 @@ def plain_loss(algorithm, policy, reference, rollout, coefficient):
     for row, (logprobs, values, ref, _) in enumerate(rows):
         ratio = (logprobs - logprobs.detach()).exp()
         losses = -ratio * per_token[row]
+        if algorithm.settings.loss.name == "cispo":
+            losses = -logprobs * per_token[row]
         if algorithm.kl_placement == "loss":
-            losses = losses + coefficient * (logprobs - ref) ** 2 / 2
+            k3 = (ref - logprobs).exp() - 1 - (ref - logprobs)
+            k2 = (logprobs - ref) ** 2 / 2
+            losses = losses + coefficient * (k3 if algorithm.settings.kl_estimate == "k3" else k2)
         if values is not None:
             losses = losses + algorithm.settings.value_coefficient * (values - targets[row]) ** 2 / 2
         share = {
             "token": 1 / tokens,
             "sequence": 1 / (len(rows) * len(logprobs)),
             "constant": 1 / (len(rows) * 7),
-        }[algorithm.settings.loss_normalisation]
+        }[algorithm.normalisation]
         loss = loss + share * losses.sum()
     return loss
 
@@ -164,6 +170,9 @@ SETTINGS = [
             name="ppo", kl_placement="loss", loss_normalisation="constant", value_coefficient=0.5
         )
     ),
+    Algorithm(AlgorithmSettings(name="dr-grpo", kl_estimate="k3")),
+    Algorithm(AlgorithmSettings(loss=Loss(name="cispo"))),
+    Algorithm(AlgorithmSettings(loss=Loss(name="gspo"), loss_normalisation="sequence")),
 ]
 
 
@@ -171,7 +180,7 @@ SETTINGS = [
 @pytest.mark.parametrize(
     "algorithm",
     SETTINGS,
-    ids=lambda a: f"{a.settings.name}-{a.kl_placement}-{a.settings.loss_normalisation}",
+    ids=lambda a: f"{a.settings.name}-{a.settings.loss.name}-{a.kl_placement}-{a.normalisation}",
 )
 def test_the_loss_and_its_gradient_are_those_of_the_plain_computation(name, algorithm):
     settings = {"algorithm": algorithm, "kl_controller": KLController(0.3), "optimizer": torch.optim.SGD}
@@ -190,6 +199,19 @@ def test_the_loss_and_its_gradient_are_those_of_the_plain_computation(name, algo
     largest = max(float(gradient.abs().max()) for gradient in expected)
     for parameter, old, gradient in zip(policy.parameters(), before, expected, strict=True):
         torch.testing.assert_close(old - parameter.detach(), gradient, rtol=1e-3, atol=1e-4 * largest)
+
+
+@pytest.mark.parametrize(
+    ("settings", "normalisation"),
+    [
+        ({}, "token"),
+        ({"name": "dr-grpo"}, "constant"),
+        ({"name": "ppo"}, "token"),
+        ({"name": "dr-grpo", "loss_normalisation": "sequence"}, "sequence"),
+    ],
+)
+def test_an_algorithm_brings_its_normalisation_unless_one_is_named(settings, normalisation):
+    assert Algorithm(AlgorithmSettings(**settings)).normalisation == normalisation
 
 
 @pytest.mark.parametrize("how", NORMALISATIONS)
@@ -321,7 +343,7 @@ def test_a_policy_that_cannot_read_while_it_writes_observes_part_by_part(name):
     torch.testing.assert_close(passed.scores.signals, seen.scores.signals, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "rloo", "policy-gradient"])
+@pytest.mark.parametrize("algorithm", ["grpo", "dr-grpo", "rloo", "policy-gradient"])
 @pytest.mark.parametrize("name", ["t5", "llama"])
 def test_a_single_update_tells_what_a_pass_before_it_would_have_told(name, algorithm, monkeypatch):
     ends = {}

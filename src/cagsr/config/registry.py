@@ -12,6 +12,7 @@ __all__ = ["ESTIMATORS", "POLICY_LOSSES", "SIGNALS", "TASKS", "load"]
 
 ESTIMATORS = {
     "grpo": "cagsr.training.estimators.group.group_relative",
+    "dr-grpo": "cagsr.training.estimators.centred.group_centred",
     "ppo": "cagsr.training.estimators.gae.gae",
     "rloo": "cagsr.training.estimators.leave_one_out.leave_one_out",
     "policy-gradient": "cagsr.training.estimators.batch_baseline.batch_baseline",
@@ -20,6 +21,8 @@ ESTIMATORS = {
 
 POLICY_LOSSES = {
     "clipped": "cagsr.training.policy_losses.clipped.clipped",
+    "cispo": "cagsr.training.policy_losses.cispo.cispo",
+    "gspo": "cagsr.training.policy_losses.gspo.gspo",
 }
 """algorithm.loss.name -> the loss of each token."""
 

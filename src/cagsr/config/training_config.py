@@ -33,6 +33,10 @@ MENDS = {
     "gradient_accumulation_steps": "a step is split into passes of micro_batch responses by itself",
     "num_train_epochs": "set max_steps; an epoch is the number of prompts / prompts_per_step",
     "epsilon": "set loss={'name': 'clipped', 'options': {'clip': 0.2}}",
+    "epsilon_high": "set loss={'name': 'clipped', 'options': {'clip_high': 0.28}}",
+    "importance_sampling_level": "set loss='gspo' for a ratio of whole responses",
+    "vllm_importance_sampling_mode": "set algorithm={'importance': 'sequence_mask'}, with TRL's names",
+    "vllm_importance_sampling_clip_max": "set algorithm={'importance_limit': 3.0}",
     "max_length": "set max_prompt_length and max_completion_length",
     "logging_steps": "every step is logged",
     "reward_weights": "give Trainer(reward=[Term('coverage', weight=1.0), ...])",
@@ -42,8 +46,9 @@ MENDS = {
     "eval_strategy": "set eval_steps; 0 evaluates at the end alone",
     "save_strategy": "set save_steps; 0 saves at the end alone",
     "warmup_ratio": "set warmup_steps",
-    "loss_type": "set loss, and algorithm={'loss_normalisation': 'token'}, 'sequence' or 'constant'",
-    "scale_rewards": "set algorithm='rloo' for a reward that is not divided by the group's deviation",
+    "loss_type": "set loss='clipped', 'cispo' or 'gspo', algorithm='dr-grpo', or algorithm={'loss_normalisation': "
+    "'token'}, 'sequence' or 'constant'",
+    "scale_rewards": "set algorithm='dr-grpo' for a reward that is not divided by the group's deviation",
     "push_to_hub": "call trainer.push_to_hub(repo_id) after training",
     "remove_unused_columns": "columns are kept; rewards and checkers may read them",
 }
@@ -61,7 +66,7 @@ def _as_key(name: str, value: Any) -> Any:
 class TrainingConfig(Section):
     """The settings of a run, flat, with the names of transformers and TRL where they have one.
 
-    ``algorithm`` is a name ("grpo", "ppo", "rloo", "policy-gradient"), or the keys of that section.
+    ``algorithm`` is a name ("grpo", "dr-grpo", "ppo", "rloo", "policy-gradient"), or the keys of that section.
 
     Each field stands for a key of `cagsr.Config`, whose meaning, range and default it has (``cagsr reference`` prints
     them all). What has no field of its own is given by section, ``TrainingConfig(watch={"kl": {"limit": 0.5}})``; a

@@ -19,6 +19,7 @@ MEANINGS = {
     "clipped": "share of tokens whose ratio was cut",
     "importance": "the policy's probability of a token over that of the engine that drew it",
     "importance_max": "of all tokens of a step",
+    "importance_cut": "share of tokens whose ratio to the engine that drew them is above the limit",
     "mismatch": "nats a token between the engine that sampled and the policy",
 }
 

@@ -11,7 +11,8 @@ from cagsr.distributed.process_group import World
 from cagsr.models.predictions import Scored
 from cagsr.training import kl
 from cagsr.training.estimators.gae import token_rewards, whiten
-from cagsr.training.losses import clipped_value_loss, importance_weight
+from cagsr.training.importance import importance_weight
+from cagsr.training.losses import clipped_value_loss
 from cagsr.training.policy_losses import find_loss
 from cagsr.types import TrainBatch
 
@@ -22,15 +23,18 @@ class Algorithm:
     """The estimator, loss and KL penalty of ``algorithm``. Raises InputError for an unknown loss or option.
 
     ``kl_placement``: "reward" subtracts the coefficient times k1 from the reward of every token, as the CAGSR
-    paper's PPO does; "loss" adds the coefficient times k2 to the loss, as GRPO does with k3 (see `training.kl`).
+    paper's PPO does; "loss" adds the coefficient times k2 to the loss, or k3 as GRPO does (see `training.kl`).
+    ``normalisation``: how the loss is averaged (see `losses.token_weights`).
     """
 
     def __init__(self, settings: AlgorithmSettings):
         self.settings = settings
         self.needs_critic = settings.name == "ppo"
-        self.kl_placement = settings.kl_placement
-        if self.kl_placement == "auto":
-            self.kl_placement = "reward" if self.needs_critic else "loss"
+        self.kl_placement = "reward" if settings.kl_in_reward else "loss"
+        self.normalisation = settings.loss_normalisation
+        if self.normalisation == "auto":
+            self.normalisation = "constant" if settings.name == "dr-grpo" else "token"
+        self._kl_estimate = {"k2": kl.k2, "k3": kl.k3}[settings.kl_estimate]
         self._estimator = registry.load(registry.ESTIMATORS[settings.name])
         self._policy_loss = find_loss(settings.loss)
 
@@ -96,24 +100,26 @@ class Algorithm:
         """The loss [N T] of each token, and its terms, for the metrics.
 
         Where another engine drew the tokens, the terms that are right on average over the policy's own tokens are
-        weighted by `importance_weight`: the policy's loss and k2. Entropy and values are not of one token.
+        weighted by `importance_weight`: the policy's loss and the KL. Entropy and values are not of one token.
         """
         assert batch.advantages is not None, "estimate() comes before a loss"
+        settings, mask = self.settings, batch.rollout.response_mask
         old = scored.logprobs.detach() if batch.old_logprobs is None else batch.old_logprobs
-        sampled, weight = batch.rollout.sampled_logprobs, 1.0
-        if sampled is not None:
-            weight = importance_weight(old, sampled)
-        given = scored.logprobs, old, batch.advantages, batch.rollout.response_mask
-        per_token, clipped = self._policy_loss(*given)
-        policy = weight * per_token
-        parts = {"policy_loss": policy.detach(), "clipped": clipped.float()}
-        loss = policy
+        per_token, clipped = self._policy_loss(scored.logprobs, old, batch.advantages, mask)
+        weight, cut = 1.0, {}
+        if (sampled := batch.rollout.sampled_logprobs) is not None:
+            weight, beyond = importance_weight(
+                old, sampled, mask, settings.importance, settings.importance_limit
+            )
+            cut = {"importance_cut": beyond.float()}
+        loss = weight * per_token
+        parts = {"policy_loss": loss.detach(), "clipped": clipped.float(), **cut}
         if self.kl_placement == "loss" and kl_coefficient:
-            loss = loss + kl_coefficient * weight * kl.k2(scored.logprobs, batch.ref_logprobs)
-        if self.settings.entropy_coefficient:
-            loss = loss - self.settings.entropy_coefficient * scored.entropy
+            loss = loss + kl_coefficient * weight * self._kl_estimate(scored.logprobs, batch.ref_logprobs)
+        if settings.entropy_coefficient:
+            loss = loss - settings.entropy_coefficient * scored.entropy
         if scored.values is not None and batch.values is not None and batch.returns is not None:
-            value = clipped_value_loss(scored.values, batch.values, batch.returns, self.settings.value_clip)
+            value = clipped_value_loss(scored.values, batch.values, batch.returns, settings.value_clip)
             parts["value_loss"] = value.detach()
-            loss = loss + self.settings.value_coefficient * value
+            loss = loss + settings.value_coefficient * value
         return loss, parts

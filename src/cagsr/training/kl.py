@@ -7,7 +7,8 @@ With d = log p(y) - log q(y), y drawn from the policy p and q the reference (nat
     k2 = d^2 / 2              as a loss, the expected gradient is that of the divergence of this token's own
                               distribution, given the tokens before it.
     k3 = exp(-d) - 1 + d      unbiased, never negative, low variance: for display. As a loss its expected
-                              gradient is that of KL(q || p).
+                              gradient is that of KL(q || p), another direction: a sample pulls with 1 - exp(-d),
+                              at most 1 however unlikely the reference finds the token, where k2 pulls with d.
 
 A token also decides which distributions the later tokens are drawn from. Of the divergence of whole responses,
 
@@ -19,7 +20,7 @@ one token the two are equal.
 Source: J. Schulman, "Approximating KL divergence" (2020); for the gradients, tests/training/test_kl.py checks each
 against the exact divergence, for one token and for two, on a small vocabulary.
 Differs: GRPO (arXiv 2402.03300) puts k3 into the loss, whose gradient is of the other direction even for the
-token's own distribution; we put k2 there.
+token's own distribution; we put k2 there, unless ``algorithm.kl_estimate`` says k3.
 """
 
 from torch import Tensor
@@ -38,7 +39,7 @@ def k2(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
 
 
 def k3(logprobs: Tensor, ref_logprobs: Tensor) -> Tensor:
-    """exp(log q - log p) - 1 + log p - log q [N T], at least 0: for display."""
+    """exp(log q - log p) - 1 + log p - log q [N T], at least 0: for display; for the loss see above."""
     difference = logprobs - ref_logprobs
     return (-difference).exp() - 1 + difference
 

@@ -8,31 +8,9 @@ micro-batches add up, whatever their sizes and lengths.
 import torch
 from torch import Tensor
 
-__all__ = [
-    "NORMALISATIONS",
-    "clipped_value_loss",
-    "importance_weight",
-    "token_weights",
-]
+__all__ = ["NORMALISATIONS", "clipped_value_loss", "token_weights"]
 
 NORMALISATIONS = ("token", "sequence", "constant")
-
-LARGEST_IMPORTANCE = 2.0
-
-
-def importance_weight(logprobs: Tensor, sampled_logprobs: Tensor) -> Tensor:
-    """Truncated importance weight min(exp(logprobs - sampled_logprobs), 2) of each token drawn by another engine.
-
-    Without gradient. ``logprobs`` are the policy's own for the weights that the engine had. Truncation biases a little
-    and bounds the variance; a token that the engine drew more often than the policy would is counted down without a
-    bound.
-    Token by token, not for a whole response: the product over a response is near 0 or large for long ones, whatever
-    is done about it, and the ratio of a policy update (`policy_losses.clipped`) is one of tokens too.
-
-    Source: Yao et al. 2025, "Your Efficient RL Framework Secretly Brings You Off-Policy RL Training" (TIS), whose
-    bound is 2. Differs: TRL 1.16 masks whole responses by default.
-    """
-    return (logprobs - sampled_logprobs).exp().clamp(max=LARGEST_IMPORTANCE).detach()
 
 
 def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, clip: float) -> Tensor:

@@ -197,7 +197,7 @@ class Step:
         bad.append((batch, ~per_token.detach().isfinite().all(-1)))
         weights = token_weights(
             batch.rollout.response_mask,
-            self.algorithm.settings.loss_normalisation,
+            self.algorithm.normalisation,
             tokens=tokens,
             rows=rows,
             length_limit=self.sampling.max_new_tokens,

@@ -29,7 +29,7 @@ def measure(collected: Collected, world: World) -> dict[str, float]:
     kl                nats a token, k3;  kl_response: nats a response, k1;  entropy: nats a token
     tokens            response tokens, a sum
     importance        where another engine sampled: the policy's probability of a token over the engine's, before
-                      `training.losses.importance_weight` bounds it;  importance_max: the largest of all tokens
+                      `training.importance` bounds it;  importance_max: the largest of all tokens
     mismatch          nats a token, KL of the engine's distribution to the policy's, k1: 0 if they have the same
 
     kl, kl_response and entropy are the update's to tell where `collect` left them to it (see `Algorithm.needs_old`).

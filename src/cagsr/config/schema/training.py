@@ -32,7 +32,8 @@ class Loss(Section):
     options: dict[str, Scalar | list[Scalar]] = Field(
         default_factory=dict,
         description="Keyword arguments of the loss. clipped: clip (0.2), the furthest that the probability ratio may "
-        "move from 1 in one rollout.",
+        "move from 1 in one rollout, and clip_high (as clip), the furthest upwards. cispo: largest (5), the largest "
+        "ratio that weighs. gspo: clip (3e-4) and clip_high (4e-4), of the ratio of a response.",
     )
 
 
@@ -51,19 +52,37 @@ class AlgorithmSettings(Section):
         default="auto",
         description="Where the KL is charged; auto: in the reward for ppo, in the loss otherwise.",
     )
+    kl_estimate: Literal["k2", "k3"] = Field(
+        default="k2",
+        description="Estimate of the KL in the loss. k2 pulls towards the reference; k3, which TRL and GRPO have, "
+        "has the gradient of the other direction, KL(reference || policy).",
+    )
     loss: Loss = Field(default_factory=Loss, description="The policy loss of each token.")
     value_clip: Positive = Field(default=0.2, description="Furthest a value may move in one rollout (ppo).")
     value_coefficient: NotNegative = Field(default=0.1, description="Weight of the value loss (ppo).")
     gamma: Share = Field(default=1.0, description="Discount per token (ppo).")
     gae_lambda: Share = Field(default=0.95, description="Lambda of generalised advantage estimation (ppo).")
-    loss_normalisation: Literal["token", "sequence", "constant"] = Field(
-        default="token", description="Divide by all tokens, by each response's length, or by max_new_tokens."
+    loss_normalisation: Literal["auto", "token", "sequence", "constant"] = Field(
+        default="auto",
+        description="Divide by all tokens, by each response's length, or by max_new_tokens; auto: by max_new_tokens "
+        "for dr-grpo, by all tokens otherwise.",
     )
     epochs: AtLeastOne = Field(default=1, description="Passes over each rollout.")
     minibatches: AtLeastOne = Field(
         default=1, description="Optimizer steps per pass; divides prompts_per_step."
     )
     entropy_coefficient: NotNegative = Field(default=0.0, description="Weight of an entropy bonus.")
+    importance: Literal["token_truncate", "token_mask", "sequence_truncate", "sequence_mask"] = Field(
+        default="token_truncate",
+        description="How tokens that vLLM drew count: by the ratio of the policy's probability to vLLM's, of each "
+        "token or of the whole response, which is cut at importance_limit or counts nothing above it.",
+    )
+    importance_limit: Positive = Field(default=2.0, description="Largest such ratio.")
+
+    @property
+    def kl_in_reward(self) -> bool:
+        """Whether the KL is charged in the reward of every token; otherwise in the loss."""
+        return self.kl_placement == "reward" or (self.kl_placement == "auto" and self.name == "ppo")
 
 
 class Train(Section):
