@@ -63,7 +63,7 @@ def test_a_misspelt_override_is_named_as_an_override(tmp_path):
         ("sampling: {top_p: 1.5}", "sampling.top_p: got 1.5, expected a number above 0, at most 1"),
         (
             "algorithm: {name: ppoo}",
-            'algorithm.name: got "ppoo", expected one of grpo, ppo, rloo, policy-gradient; '
+            'algorithm.name: got "ppoo", expected one of grpo, dr-grpo, ppo, rloo, policy-gradient; '
             "did you mean 'ppo'?",
         ),
         ("model: {lora: {r: 1.5}}", "model.lora.r: got 1.5, expected an integer of at least 1"),
@@ -183,6 +183,12 @@ def test_a_broken_override_is_refused_by_name(tmp_path, override, message):
         (TASK + "sampling: {candidates: 1}", [], "cfg.yaml:2 grpo compares the candidates"),
         (TASK, ["sampling.candidates=1"], "override sampling.candidates: grpo compares the candidates"),
         (
+            TASK + "train: {replacements: 2}\nalgorithm: {name: ppo}\nsampling: {candidates: 1}",
+            [],
+            "cfg.yaml:2 train.replacements looks for prompts whose candidates differ in reward",
+        ),
+        (TASK + "algorithm: {name: dr-grpo}", ["sampling.candidates=1"], "dr-grpo compares the candidates"),
+        (
             TASK + "algorithm: {name: ppo}\nsampling: {candidates: 1}\nreward: {terms: [{signal: a}]}",
             [],
             "cfg.yaml:3 standardise: group compares the candidates",
@@ -206,6 +212,16 @@ def test_a_broken_override_is_refused_by_name(tmp_path, override, message):
             "cfg.yaml:2 algorithm.minibatches (3) must divide train.prompts_per_step (8)",
         ),
         (TASK + "algorithm: {kl_target: 3, kl_coefficient: 0}", [], "cfg.yaml:2 algorithm.kl_target adapts"),
+        (
+            TASK + "algorithm: {name: ppo, kl_estimate: k3}",
+            [],
+            "cfg.yaml:2 algorithm.kl_estimate: k3 is for a KL in the loss, and this one is in the reward",
+        ),
+        (
+            TASK,
+            ["algorithm.kl_placement=reward", "algorithm.kl_estimate=k3"],
+            "algorithm.kl_estimate: k3 is for",
+        ),
         (TASK + "train: {micro_batch: 7}", [], "cfg.yaml:2 train.micro_batch (7) must hold"),
         (TASK + "train: {warmup_steps: 101}", [], "cfg.yaml:2 train.warmup_steps (101) exceeds train.steps"),
         (TASK + "sft: {warmup_steps: 1001}", [], "cfg.yaml:2 sft.warmup_steps (1001) exceeds sft.steps"),

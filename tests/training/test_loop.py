@@ -7,9 +7,10 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import tiny
-from cagsr.config.schema import AlgorithmSettings, Train
+from cagsr.config.schema import AlgorithmSettings, Term, Train
 from cagsr.errors import InputError, InterruptedRunError, NumericsError, StoppedError
 from cagsr.io.shutdown import Stops
+from cagsr.rewards.reward import Reward
 from cagsr.runs.checkpoint import Checkpoints
 from cagsr.training.algorithms import Algorithm
 from cagsr.training.collapse_watch import Collapsed
@@ -355,6 +356,29 @@ def test_a_run_stopped_at_every_place_there_is_ends_with_the_same_bits(tmp_path)
     assert stops == 12
     for key, value in unbroken.step.policy.state_dict().items():
         assert torch.equal(trainer.step.policy.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_run_stopped_in_a_step_with_replaced_prompts_goes_on_to_the_same_bits(at, tmp_path):
+    def partly_equal(evidence):
+        alike = torch.tensor([prompt.index % 2 == 0 for prompt in evidence.rollout.prompts])
+        return tiny.low_tokens(evidence).masked_fill(evidence.per_row(alike), 0.25)
+
+    def made(place, **given):
+        reward = Reward([Term("partly_equal", standardise="none")], extra={"partly_equal": partly_equal})
+        schedule = Train(steps=1, prompts_per_step=4, seed=11, replacements=2)
+        return make_trainer(tmp_path / place, reward=reward, schedule=schedule, **given)
+
+    recorder = Recorder()
+    unbroken = made("whole", observers=[recorder])
+    unbroken.run()
+    assert recorder.rows[0]["replaced"] > 0
+    with pytest.raises(StoppedError, match=f"in step 1, after {at} optimizer"):
+        made("broken", stops=Asked(at + 1)).run()
+    resumed = made("broken")
+    resumed.run(resume=True)
+    for key, value in unbroken.step.policy.state_dict().items():
+        assert torch.equal(resumed.step.policy.state_dict()[key], value), key
 
 
 class Urgent(Stops):

@@ -96,7 +96,13 @@ def _groups(config: Sections) -> Iterator[Conflict]:
         )
     if candidates > 1:
         return
-    if algorithm.name in ("grpo", "rloo"):
+    if config.train.replacements:
+        yield Conflict(
+            ("train.replacements", "sampling.candidates"),
+            "train.replacements looks for prompts whose candidates differ in reward; set sampling.candidates to 2 "
+            "or more",
+        )
+    if algorithm.name in ("grpo", "dr-grpo", "rloo"):
         yield Conflict(
             ("sampling.candidates", "algorithm.name"),
             f"{algorithm.name} compares the candidates of a prompt; set sampling.candidates to 2 or more",
@@ -138,6 +144,12 @@ def _training(config: Sections) -> Iterator[Conflict]:
         yield Conflict(
             ("algorithm.kl_target", "algorithm.kl_coefficient"),
             "algorithm.kl_target adapts algorithm.kl_coefficient, which starts at 0; set it above 0",
+        )
+    if algorithm.kl_in_reward and algorithm.kl_estimate != "k2":
+        yield Conflict(
+            ("algorithm.kl_estimate", "algorithm.kl_placement"),
+            f"algorithm.kl_estimate: {algorithm.kl_estimate} is for a KL in the loss, and this one is in the reward, "
+            "where it is k1; set algorithm.kl_placement to loss, or leave kl_estimate out",
         )
     if train.prompts_per_step % algorithm.minibatches:
         yield Conflict(

@@ -6,6 +6,8 @@ MEANINGS = {
     "reward": "mean over the candidates of a step; standardised terms compare them, so 0 is usual",
     "evaluation/reward": "change from the base, in units of the base's own spread; not the reward of a step",
     "reward_spread": "deviation within a prompt's candidates; at 0 there is nothing to learn from",
+    "replaced": "prompts of a step that gave way to others, whose candidates differ in reward",
+    "flat": "prompts of a step whose candidates all have the same reward",
     "kl": "nats a token away from the reference",
     "length": "tokens a response",
     "repetition": "share of repeated trigrams",

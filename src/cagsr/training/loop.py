@@ -15,7 +15,7 @@ from cagsr.models.load import save_model
 from cagsr.runs.checkpoint import Checkpoints, forward
 from cagsr.runs.interruption import interruptible
 from cagsr.training.collapse_watch import Collapsed, CollapseWatch
-from cagsr.training.prompt_order import prompts_for, step_seed
+from cagsr.training.dynamic_sampling import collect_step, prompts_of_rounds
 from cagsr.training.rollout_buffer import load_buffer, save_buffer
 from cagsr.training.step import Collected, Progress, Step
 from cagsr.training.step_metrics import measure, shuffled_share
@@ -142,10 +142,9 @@ class TrainingLoop:
 
     def _begin(self, number: int) -> Begun:
         schedule, world = self.schedule, self.step.world
-        prompts = prompts_for(self.prompts, number, schedule.prompts_per_step, schedule.seed)
         with whole(self.step.policy, self.step.accelerator):
-            collected = self.step.collect(world.share(prompts), seed=step_seed(schedule.seed, number))
-            row = measure(collected, world)
+            collected, counted = collect_step(self.step, self.prompts, number, schedule)
+            row = measure(collected, world) | counted
             if number % self.watch.settings.shuffled_every == 0:
                 share = shuffled_share(self.step, collected)
                 if share is not None:
@@ -285,7 +284,8 @@ class TrainingLoop:
             self.evaluate.start = state["evaluation"]
         if not updates:
             return done, None
-        prompts = prompts_for(self.prompts, done, self.schedule.prompts_per_step, self.schedule.seed)
+        rounds = prompts_of_rounds(self.prompts, done, self.schedule)
+        prompts = [prompt for of_round in rounds for prompt in of_round]
         collected = load_buffer(newest, self.step.world.rank, prompts, self.step.world.device)
         return done, Begun(collected, state["row"], Progress(updates, state["means"]))
 

@@ -12,7 +12,7 @@ from cagsr.types import Prompt
 __all__ = ["prompts_for", "step_seed"]
 
 
-def prompts_for(prompts: Sequence[Prompt], number: int, size: int, seed: int) -> list[Prompt]:
+def prompts_for(prompts: Sequence[Prompt], number: int, size: int, seed: int | str) -> list[Prompt]:
     """The prompts of step ``number``: consecutive slices of reshuffled passes over all of them.
 
     A function of the seed and the number alone, so there is no position to save and every process agrees. A prompt

@@ -89,10 +89,16 @@ class Step:
         """Sample responses to the prompts, observe and reward them, and estimate advantages; no gradients."""
         with self.accelerator.autocast():
             rollout, seen = self._sample(prompts, seed)
-            needs_old = self.algorithm.needs_old or rollout.sampled_logprobs is not None
-            parts, measured, attended = [], [], []
-            for start in range(0, len(prompts), self.groups_per_pass):
-                stop = min(start + self.groups_per_pass, len(prompts))
+        return self.experience(rollout, seen)
+
+    @torch.no_grad()
+    def experience(self, rollout: Rollout, seen: Observation | None = None) -> Collected:
+        """`collect` of responses that were sampled already; ``seen`` is what the observer saw of them meanwhile."""
+        needs_old = self.algorithm.needs_old or rollout.sampled_logprobs is not None
+        parts, measured, attended = [], [], []
+        with self.accelerator.autocast():
+            for start in range(0, len(rollout.prompts), self.groups_per_pass):
+                stop = min(start + self.groups_per_pass, len(rollout.prompts))
                 part = rollout.groups(start, stop)
                 observation = seen.of_groups(rollout, start, stop) if seen else self.observer.observe(part)
                 watched = self.observer is self.reference

@@ -90,6 +90,11 @@ class Train(Section):
 
     steps: AtLeastOne = Field(default=100, description="Rollouts to collect and learn from.")
     prompts_per_step: AtLeastOne = Field(default=8, description="Prompts per rollout, over all processes.")
+    replacements: Count = Field(
+        default=0,
+        description="Most rounds of sampling other prompts in place of those whose candidates all have the same "
+        "reward (dynamic sampling); 0: never. A round costs as much as sampling the step did.",
+    )
     micro_batch: AtLeastOne = Field(
         default=64, description="Responses per forward pass; at least one whole group."
     )

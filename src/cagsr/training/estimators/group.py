@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-__all__ = ["group_relative"]
+__all__ = ["group_relative", "without_spread"]
 
 
 def group_relative(reward_N: Tensor, group_size: int) -> Tensor:
@@ -15,7 +15,11 @@ def group_relative(reward_N: Tensor, group_size: int) -> Tensor:
     """
     rewards = reward_N.cpu().double().view(-1, group_size)  # not every device has float64
     centred = rewards - rewards.mean(1, keepdim=True)
-    spread = rewards.std(1, keepdim=True)
-    negligible = spread <= 1e-6 * rewards.abs().amax(1, keepdim=True)
+    spread, negligible = rewards.std(1, keepdim=True), without_spread(rewards)
     scaled = torch.where(negligible, 0.0, centred / torch.where(negligible, 1.0, spread))
     return scaled.view(-1).to(reward_N)
+
+
+def without_spread(rewards_PK: Tensor) -> Tensor:
+    """[P 1] bool: the rewards of a group differ by no more than rounding, so that nothing can be learnt from them."""
+    return rewards_PK.std(1, keepdim=True) <= 1e-6 * rewards_PK.abs().amax(1, keepdim=True)
