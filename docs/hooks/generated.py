@@ -16,6 +16,7 @@ from typer.cli import get_docs_for_click
 from cagsr.cli.main import app
 from cagsr.config import Config
 from cagsr.config.messages import expected, section_of
+from cagsr.config.registry import ESTIMATORS, POLICY_LOSSES
 from cagsr.experiments.systems import find_systems
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +37,7 @@ def pages() -> dict[str, str]:
         "reference/config.md": _config(),
         "reference/presets.md": _presets(),
         "reference/signals.md": _signals(),
+        "reference/losses.md": _losses(),
         "reference/systems.md": _systems(),
         "notebook.md": _notebook(),
         "changelog.md": (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"),
@@ -114,6 +116,18 @@ def _signals() -> str:
     for name in names:
         if name not in ("__init__", "ingredients"):
             text += f"::: cagsr.rewards.signals.{name}.{name}\n    options: {{heading_level: 2}}\n\n"
+    return text
+
+
+def _losses() -> str:
+    text = (
+        "# Losses and estimators\n\nWhat `algorithm.loss` and `algorithm.name` name, each with its source ([which to "
+        "choose](../guides/losses.md)). Keyword arguments of a loss are its `options`.\n"
+    )
+    for title, known in (("Losses", POLICY_LOSSES), ("Estimators", ESTIMATORS)):
+        text += f"\n## {title}\n\n"
+        for name, path in known.items():
+            text += f"`{name}`\n\n::: {path}\n    options: {{heading_level: 3}}\n\n"
     return text
 
 

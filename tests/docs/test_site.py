@@ -15,6 +15,7 @@ import cagsr
 from browser import browser, installed, open_file
 from cagsr.cli.main import app
 from cagsr.config import Config
+from cagsr.config.registry import ESTIMATORS, POLICY_LOSSES
 from cagsr.rewards.signals import SIGNALS
 
 ROOT = Path(__file__).parents[2]
@@ -43,6 +44,9 @@ def test_every_config_key_command_and_signal_is_in_the_reference(site):
     signals = (site / "reference/signals.html").read_text()
     for name in SIGNALS:
         assert f'id="cagsr.rewards.signals.{name}.{name}"' in signals
+    losses = (site / "reference/losses.html").read_text()
+    for path in (*POLICY_LOSSES.values(), *ESTIMATORS.values()):
+        assert f'id="{path}"' in losses
 
 
 @pytest.mark.parametrize("name", cagsr.__all__)

@@ -14,7 +14,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tiny
-from cagsr.config.schema import AlgorithmSettings, Term
+from cagsr.config.schema import AlgorithmSettings, Loss, Term
 from cagsr.rewards.reward import Reward
 from cagsr.training.algorithms import Algorithm
 from cagsr.training.kl import KLController
@@ -31,6 +31,16 @@ TERMS = [
 ALGORITHMS = {
     "ppo": Algorithm(AlgorithmSettings(name="ppo", kl_placement="reward", epochs=2, minibatches=2)),
     "grpo": Algorithm(AlgorithmSettings(name="grpo", loss_normalisation="sequence")),
+    # Two optimizer steps a rollout, so that ratios leave 1 and the losses differ.
+    "dr-grpo": Algorithm(AlgorithmSettings(name="dr-grpo", kl_estimate="k3", epochs=2)),
+    **{
+        name: Algorithm(AlgorithmSettings(epochs=2, loss=Loss(name=loss, options=options)))
+        for name, loss, options in (
+            ("asymmetric", "clipped", {"clip": 0.02, "clip_high": 0.03}),
+            ("cispo", "cispo", {"largest": 1.05}),
+            ("gspo", "gspo", {}),
+        )
+    },
 }
 RUNS = [f"{name} {algorithm}" for name in ("t5", "llama") for algorithm in ALGORITHMS]
 
