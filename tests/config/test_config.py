@@ -187,7 +187,11 @@ def test_a_broken_override_is_refused_by_name(tmp_path, override, message):
             [],
             "cfg.yaml:2 train.replacements looks for prompts whose candidates differ in reward",
         ),
-        (TASK + "algorithm: {name: dr-grpo}", ["sampling.candidates=1"], "dr-grpo compares the candidates"),
+        (
+            TASK + "algorithm: {name: dr-grpo}",
+            ["sampling.candidates=1"],
+            "override sampling.candidates: dr-grpo compares",
+        ),
         (
             TASK + "algorithm: {name: ppo}\nsampling: {candidates: 1}\nreward: {terms: [{signal: a}]}",
             [],
@@ -220,7 +224,7 @@ def test_a_broken_override_is_refused_by_name(tmp_path, override, message):
         (
             TASK,
             ["algorithm.kl_placement=reward", "algorithm.kl_estimate=k3"],
-            "algorithm.kl_estimate: k3 is for",
+            "override algorithm.kl_estimate: algorithm.kl_estimate: k3 is for a KL in the loss",
         ),
         (TASK + "train: {micro_batch: 7}", [], "cfg.yaml:2 train.micro_batch (7) must hold"),
         (TASK + "train: {warmup_steps: 101}", [], "cfg.yaml:2 train.warmup_steps (101) exceeds train.steps"),
