@@ -2,13 +2,18 @@
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from cagsr.config import registry
+from cagsr.config.schema import AlgorithmSettings
+from cagsr.distributed.process_group import World
+from cagsr.training.algorithms import Algorithm
 from cagsr.training.estimators.batch_baseline import batch_baseline
 from cagsr.training.estimators.centred import group_centred
 from cagsr.training.estimators.gae import gae, token_rewards, whiten
 from cagsr.training.estimators.group import group_relative
 from cagsr.training.estimators.leave_one_out import leave_one_out
+from cagsr.types import Rollout, TrainBatch
 
 
 def test_a_group_is_centred_and_divided_by_its_own_spread():
@@ -148,3 +153,42 @@ def test_whitened_advantages_have_mean_0_and_variance_1_over_all_processes():
 def test_whitening_equal_advantages_gives_zeros():
     mask = torch.tensor([[True, True, False]])
     assert whiten(torch.full((1, 3), 7.0), mask, lambda local: local).tolist() == [[0.0, 0.0, 0.0]]
+
+
+def given_rewards(rewards, lengths, group_size, **settings):
+    """Returns and advantages of PPO's estimate for responses with these rewards, a critic that says 0 and no KL."""
+    mask = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    ids, prompts = mask.long(), [None] * (len(rewards) // group_size)
+    rollout = Rollout(prompts, ids, mask, ids, mask, mask[:, 0], [""] * len(rewards))
+    zeros = torch.zeros(mask.shape)
+    part = TrainBatch(rollout, zeros, old_logprobs=zeros, entropy=zeros, values=zeros)
+    algorithm = Algorithm(AlgorithmSettings(name="ppo", **settings))
+    world = World(Accelerator(cpu=True))
+    (batch,) = algorithm.estimate(torch.tensor(rewards), [part], kl_coefficient=0.1, world=world)
+    return batch.returns, batch.advantages
+
+
+def test_a_critic_starts_from_the_mean_of_the_other_candidates():
+    # Groups 1, 3, 8 and 5, 5, 20: less the mean of the others -4.5, -1.5, 6 and -7.5, -7.5, 15.
+    lengths = [3, 1, 2, 2, 3, 1]
+    returns, advantages = given_rewards([1.0, 3.0, 8.0, 5.0, 5.0, 20.0], lengths, 3)
+    expected = [-4.5, -1.5, 6.0, -7.5, -7.5, 15.0]
+    for row, (value, length) in enumerate(zip(expected, lengths, strict=True)):
+        assert returns[row].tolist() == [value] * length + [0.0] * (3 - length)
+    # All tokens of a response have one advantage; over tokens their mean is 0 and their variance 1.
+    tokens = torch.tensor(
+        [value for value, length in zip(expected, lengths, strict=True) for _ in range(length)]
+    )
+    standard = (torch.tensor(expected) - tokens.mean()) / tokens.std(unbiased=False)
+    torch.testing.assert_close(advantages[:, 0], standard)
+
+
+def test_a_critic_starts_from_nothing_where_it_is_told_to_or_has_no_group():
+    for group_size, settings in ((2, {"value_baseline": "none"}), (1, {})):
+        returns, _ = given_rewards([1.0, 3.0], [2, 3], group_size, **settings)
+        assert returns.tolist() == [[1.0, 1.0, 0.0], [3.0, 3.0, 3.0]]
+
+
+def test_below_1_lambda_takes_the_reward_from_the_first_tokens_of_a_critic_that_knows_nothing():
+    returns, _ = given_rewards([1.0, 3.0], [2, 3], 2, gae_lambda=0.5)
+    assert returns.tolist() == [[-1.0, -2.0, 0.0], [0.5, 1.0, 2.0]]

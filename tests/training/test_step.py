@@ -117,9 +117,13 @@ def plain_loss(algorithm, policy, reference, rollout, coefficient):
         shared = torch.stack([r - (total.sum() - r) / (len(total) - 1) for r in total])
     if algorithm.settings.name == "ppo":
         per_token, targets = [], []
-        for (_, values, _, reward), kl in zip(rows, spent, strict=True):
+        raw = [reward for *_, reward in rows]
+        for row, ((_, values, _, reward), kl) in enumerate(zip(rows, spent, strict=True)):
             values, earned = values.detach(), -kl
-            earned[-1] += reward
+            first = row - row % K
+            others = [raw[other] for other in range(first, first + K) if other != row]
+            mean = sum(others) / len(others) if algorithm.settings.value_baseline == "group" else 0.0
+            earned[-1] += reward - mean
             size = len(values)
             ahead = torch.cat([values[1:], torch.zeros(1)])
             delta = earned + algorithm.settings.gamma * ahead - values
@@ -167,7 +171,11 @@ SETTINGS = [
     ),
     Algorithm(
         AlgorithmSettings(
-            name="ppo", kl_placement="loss", loss_normalisation="constant", value_coefficient=0.5
+            name="ppo",
+            kl_placement="loss",
+            loss_normalisation="constant",
+            value_coefficient=0.5,
+            value_baseline="none",
         )
     ),
     Algorithm(AlgorithmSettings(name="dr-grpo", kl_estimate="k3")),

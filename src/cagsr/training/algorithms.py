@@ -11,6 +11,7 @@ from cagsr.distributed.process_group import World
 from cagsr.models.predictions import Scored
 from cagsr.training import kl
 from cagsr.training.estimators.gae import token_rewards, whiten
+from cagsr.training.estimators.leave_one_out import leave_one_out
 from cagsr.training.importance import importance_weight
 from cagsr.training.losses import clipped_value_loss
 from cagsr.training.policy_losses import find_loss
@@ -62,12 +63,14 @@ class Algorithm:
             else beta * kl.k1(part.old_logprobs, part.ref_logprobs)
             for part in parts
         ]
-        rewards = reward_N.split([len(part.rollout.responses) for part in parts])
+        sizes, group_size = [len(part.rollout.responses) for part in parts], parts[0].rollout.group_size
         if self.needs_critic:
-            return self._with_gae(rewards, penalties, parts, world)
+            if self.settings.value_baseline == "group" and group_size > 1:
+                reward_N = world.mine(leave_one_out(world.gather(reward_N), group_size))
+            return self._with_gae(reward_N.split(sizes), penalties, parts, world)
         spent = torch.cat([penalty.sum(-1) for penalty in penalties])
-        everywhere = self._estimator(world.gather(reward_N - spent), parts[0].rollout.group_size)
-        shared = world.mine(everywhere).split([len(reward) for reward in rewards])
+        everywhere = self._estimator(world.gather(reward_N - spent), group_size)
+        shared = world.mine(everywhere).split(sizes)
         return [
             part.with_advantages(advantage_N[:, None] * part.rollout.response_mask)
             for part, advantage_N in zip(parts, shared, strict=True)

@@ -61,7 +61,16 @@ class AlgorithmSettings(Section):
     value_clip: Positive = Field(default=0.2, description="Furthest a value may move in one rollout (ppo).")
     value_coefficient: NotNegative = Field(default=0.1, description="Weight of the value loss (ppo).")
     gamma: Share = Field(default=1.0, description="Discount per token (ppo).")
-    gae_lambda: Share = Field(default=0.95, description="Lambda of generalised advantage estimation (ppo).")
+    gae_lambda: Share = Field(
+        default=1.0,
+        description="Lambda of generalised advantage estimation (ppo). Below 1 the reward, which is of the whole "
+        "response, reaches its first tokens only as far as the critic has learnt to foresee it.",
+    )
+    value_baseline: Literal["group", "none"] = Field(
+        default="group",
+        description="What the critic starts from (ppo). group: the mean reward of a prompt's other candidates, so "
+        "that it learns only how a response differs from them; none, and with one candidate: 0.",
+    )
     loss_normalisation: Literal["auto", "token", "sequence", "constant"] = Field(
         default="auto",
         description="Divide by all tokens, by each response's length, or by max_new_tokens; auto: by max_new_tokens "

@@ -25,7 +25,8 @@ def gae(
 
     delta_t = r_t + discount * V_{t+1} - V_t;  A_t = delta_t + discount * trace * A_{t+1};  returns = A + V.
     The value after the last token is 0, also for a response cut off at the length limit: the reward is of the
-    response as it stands.
+    response as it stands. With values of 0, discount 1 and a reward at the last token alone,
+    A_t = trace^(T - t) * reward: below 1 an advantage then tells of a token's place before it tells of the response.
 
     Source: Schulman et al., arXiv 1506.02438, equation 16; trace is their lambda.
     """
