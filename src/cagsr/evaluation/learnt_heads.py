@@ -14,10 +14,10 @@ from cagsr.errors import InputError
 from cagsr.io.atomic_write import write_atomically
 from cagsr.models.policy import Policy
 from cagsr.rewards.heads import agreement, best_heads, follows, looks, undecided
-from cagsr.rewards.salience import Salience, evidence_of
+from cagsr.rewards.salience import Salience
 from cagsr.rewards.segments import knockout
 from cagsr.runs.directory import HEADS
-from cagsr.types import Prompt
+from cagsr.types import Evidence, Prompt
 
 __all__ = [
     "HEADS",
@@ -134,7 +134,8 @@ def _asked(
 ) -> tuple[dict[int, Tensor], Tensor, dict[int, Tensor], int]:
     """Of one prompt: looks by layer [H N J], knockouts [N J], agreement by layer [H], and how many pieces count."""
     rollout = policy.sample([prompt], sampling, seed=seed)
-    evidence = evidence_of(rollout, policy.observe(rollout), salience, policy)
+    pieces_PJS = salience.pieces(rollout)
+    evidence = Evidence(rollout, policy.observe(rollout), salience(rollout), policy, pieces_PJS)
     looked = {layer: look.cpu() for layer, look in looks(policy, evidence).items()}
     agreed = {layer: agreement(look.to(policy.device), evidence) for layer, look in looked.items()}
     pieces = next(iter(agreed.values()))[1]
