@@ -34,6 +34,7 @@ from cagsr.runs.directory import RunDirectory
 from cagsr.runs.identity import of_model
 from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
+from cagsr.tasks.task import Checker
 from cagsr.types import Prompt, Rollout
 
 __all__ = ["evaluate", "named_models", "split_arguments"]
