@@ -165,7 +165,7 @@ def test_a_reward_of_ones_own_is_probed_beside_the_presets(probe):
     summary = json.loads(probe("data.task=slots", terms, "--json").out)
     assert summary["configured"] == "reward.terms"
     assert next(iter(summary["rewards"])) == "reward.terms"
-    assert "robust" in summary["rewards"]
+    assert "knockout" in summary["rewards"]
 
 
 def test_a_single_response_is_refused(probe):
