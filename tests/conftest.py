@@ -3,6 +3,7 @@
 import gc
 import os
 import signal
+import tempfile
 
 import pytest
 
@@ -11,6 +12,11 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 # Bitwise claims are claims about one order of summation. torch reads it when it is imported, and so does every process
 # that a test starts.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+# What commands keep in the user's cache is kept for the tests of one process, and not in the user's.
+_CACHE = tempfile.TemporaryDirectory(prefix="cagsr-tests-")
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 
 gc.disable()  # imports make objects by the hundred thousand and no garbage; looking for it takes a fifth of their time

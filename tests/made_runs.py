@@ -195,6 +195,7 @@ HEADS = {
     "agreement": 0.325,
     "pieces": 23,
     "follows": 0.782,
+    "undecided": 0.27,
 }
 
 

@@ -99,8 +99,10 @@ def _presets() -> str:
         "options. Which to take is what [`cagsr probe`](../guides/probe.md) is for.\n"
     )
     for name, preset in found.items():
-        terms = source.split(f"\n{name}:\n")[1].split("\n  terms:\n")[1].split("\n\n")[0]
-        text += f"\n## {name}\n\n{preset['about']}\n\n```yaml\nterms:\n{terms.rstrip()}\n```\n"
+        text += f"\n## {name}\n\n{preset['about']}\n"
+        if "terms" in preset:
+            terms = source.split(f"\n{name}:\n")[1].split("\n  terms:\n")[1].split("\n\n")[0]
+            text += f"\n```yaml\nterms:\n{terms.rstrip()}\n```\n"
     return text
 
 

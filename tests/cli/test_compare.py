@@ -376,3 +376,21 @@ def test_heads_are_learnt_once_and_read_by_every_system(cagsr, small):
     again = cagsr("compare", *small, *given, "--resume")
     assert again.code == 0, again.err
     assert json.loads(Path("compared/heads.json").read_text()) == learnt
+
+
+def test_the_reward_of_a_comparison_is_chosen_once_for_all_its_systems(cagsr, small, models, monkeypatch):
+    given = ["data.task=slots", f"model.name={models / 't5'}", "compare.systems=[no-rl, cagsr-grpo, length]"]
+    given += ["compare.seeds=[0]", "compare.directory=compared", "--json"]
+    outcome = cagsr("compare", *small, *given)
+    assert outcome.code == 0, outcome.err
+    assert " ".join(outcome.err.split()).count("reward: robust is knockout for this base: ") == 1
+    assert json.loads(outcome.out)["reward"] == "knockout"
+    kept = Path("compared/heads.json").read_text()
+    assert json.loads(kept)["preset"] == "knockout"
+    for system in ("cagsr-grpo", "length"):
+        assert not Path(f"compared/{system}/seed-0/heads.json").exists()
+    monkeypatch.setattr("cagsr.evaluation.chosen_reward.find_heads", None)
+    again = cagsr("compare", *small, *given, "--resume")
+    assert again.code == 0, again.err
+    assert "(as in compared/heads.json)" in " ".join(again.err.split())
+    assert Path("compared/heads.json").read_text() == kept

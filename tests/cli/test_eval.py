@@ -21,8 +21,11 @@ def test_json_has_the_shape_of_the_demos_summary(cagsr, models):
         "eval", f"base={models / 't5'}", f"other={models / 'llama'}", "data.task=slots", *SMALL, "--json"
     )
     assert outcome.code == 0
-    said = [f"{name}, heldout prompts: 5 of 5 rows used." for name in ("base", "other")]
-    assert outcome.err.splitlines()[:2] == said
+    said = " ".join(outcome.err.split())
+    first, then = (f"{name}, heldout prompts: 5 of 5 rows used." for name in ("base", "other"))
+    assert said.startswith(f"{first} reward: robust is knockout for this base: ")
+    signals = "knockout, surprise, retold, reference_logprob, repetition, unfinished"
+    assert f" the reward that is measured is the preset knockout, as base reads it: {signals} {then}" in said
     assert "warning: intervals over 5 prompts are too narrow" in outcome.err
     summary = json.loads(outcome.out)
     assert {"task", "seed", "seconds", "systems", "differences"} <= set(summary)
@@ -72,6 +75,43 @@ def test_prompts_of_ones_own_need_no_other_model_name(cagsr, models, rows):
     summary = json.loads(outcome.out)
     assert set(summary["systems"]["base"]) == LABEL_FREE | {"length"}
     assert (summary["task"], summary["decoding"]) == ("p.jsonl", "8 samples a prompt")
+
+
+@pytest.fixture
+def tuned(train, models, monkeypatch) -> str:
+    """A model that was trained by its base's own heads."""
+    with monkeypatch.context() as patched:
+        patched.setattr("cagsr.rewards.heads_found.FOLLOWS", -1.0)
+        patched.setattr("cagsr.rewards.heads_found.ENOUGH", 1)
+        patched.setattr("cagsr.rewards.heads_found.UNDECIDED", 0.0)
+        assert train().code == 0
+    return "tuned=run/model"
+
+
+def test_a_run_is_measured_by_its_own_heads_where_its_base_observes(cagsr, models, tuned, monkeypatch):
+    monkeypatch.setattr("cagsr.evaluation.chosen_reward.find_heads", None)
+    outcome = cagsr("eval", f"base={models / 't5'}", tuned, "data.task=slots", *SMALL, "--json")
+    assert outcome.code == 0, outcome.err
+    said = " ".join(outcome.err.split())
+    assert "reward: robust is attention-values for this base: its heads follow" in said
+    assert "(as in run/heads.json)" in said
+    assert "the reward that is measured is the preset attention-values, as base reads it: attended, " in said
+    assert "signal/attended" in json.loads(outcome.out)["systems"]["tuned"]
+
+
+@pytest.mark.parametrize(
+    ("base", "given"), [("llama", []), ("t5", ["reward.layers=last"]), ("t5", ["reward.preset=coverage"])]
+)
+def test_of_another_base_or_other_layers_nothing_of_a_run_is_read(cagsr, models, tuned, base, given):
+    outcome = cagsr("eval", f"base={models / base}", tuned, "data.task=slots", *SMALL, *given)
+    assert outcome.code == 0, outcome.err
+    assert "(as in run/heads.json)" not in " ".join((outcome.out + outcome.err).split())
+
+
+def test_a_run_whose_records_are_damaged_is_measured_all_the_same(cagsr, models, tuned):
+    Path("run/run.json").write_text("{")
+    outcome = cagsr("eval", f"base={models / 't5'}", tuned, "data.task=slots", *SMALL)
+    assert outcome.code == 0, outcome.err
 
 
 def test_two_models_of_one_name_are_refused(cagsr, models):

@@ -23,15 +23,19 @@ def probe(cagsr, models):
 def test_json_is_one_line_with_a_verdict_and_its_reasons(probe, model):
     outcome = probe("data.task=slots", "--json", model=model)
     assert outcome.code == 0
-    assert outcome.err.startswith(
-        "development prompts: 5 of 5 rows used.\nthe prompt of row 1 as the model reads"
+    told = " ".join(outcome.err.split())
+    assert told.startswith(
+        "development prompts: 5 of 5 rows used. reward: robust is knockout for this base: "
     )
+    assert "the prompt of row 1 as the model reads" in told
     assert outcome.out.count("\n") == 1
     summary = json.loads(outcome.out)
     assert summary["verdict"] in ("go", "caution", "no")
     assert summary["reasons"]
     assert (summary["prompts"], summary["candidates"], summary["split"]) == (5, 3, "development")
     assert next(iter(summary["rewards"])) == summary["configured"] == "robust"
+    assert summary["measured"] == "knockout"
+    assert not {"knockout", "attention-values"} & set(summary["rewards"])
     for found in summary["rewards"].values():
         assert set(found) >= {"quality", "said", "invented", "repeated", "rouge_l", "adversaries", "verdict"}
         assert all(share is None or 0 <= share <= 1 for share in found["adversaries"].values())
@@ -76,7 +80,7 @@ def test_learnt_heads_are_a_table_of_layers_and_decide_between_attention_and_kno
     assert [(one["layer"], one["heads"]) for one in heads["layers"]] == [(0, 2), (1, 2)]
     assert sum(one["read"] for one in heads["layers"]) > 0
     assert heads["follows"] < FOLLOWS
-    assert (heads["preset"], found["configured"], found["preset"]) == ("robust", "attention", "robust")
+    assert (heads["preset"], found["configured"], found["preset"]) == ("knockout", "attention", "knockout")
     lines = above.out.splitlines()
     assert max(map(len, lines)) <= 80
     at = lines.index(" layer  agree  read")
@@ -84,15 +88,32 @@ def test_learnt_heads_are_a_table_of_layers_and_decide_between_attention_and_kno
     assert [(int(layer), int(read)) for layer, _, read in shown] == [
         (one["layer"], one["read"]) for one in heads["layers"]
     ]
-    assert "ask for knockouts (reward.preset: robust)" in " ".join(above.out.split())
+    assert "ask for knockouts (reward.preset: knockout)" in " ".join(above.out.split())
     monkeypatch.setattr("cagsr.rewards.heads_found.FOLLOWS", heads["follows"])
+    monkeypatch.setattr("cagsr.rewards.heads_found.ENOUGH", heads["pieces"])
+    monkeypatch.setattr("cagsr.rewards.heads_found.UNDECIDED", heads["undecided"])
     served = json.loads(probe("data.task=slots", *ASKED, "--json", model=telling).out)
     assert (served["heads"]["preset"], served["preset"]) == ("attention", "attention")
 
 
+def test_a_choice_is_measured_as_what_it_is_for_this_base(probe, telling, monkeypatch):
+    monkeypatch.setattr("cagsr.rewards.heads_found.FOLLOWS", -1.0)
+    monkeypatch.setattr("cagsr.rewards.heads_found.ENOUGH", 1)
+    monkeypatch.setattr("cagsr.rewards.heads_found.UNDECIDED", 0.0)
+    given = ["data.task=slots", "sampling.candidates=5"]
+    found = json.loads(probe(*given, "--json", model=telling).out)
+    assert (found["configured"], found["measured"]) == ("robust", "attention-values")
+    named = json.loads(probe(*given, "reward.preset=attention-values", "--json", model=telling).out)
+    assert found["rewards"]["robust"] == named["rewards"]["attention-values"]
+    assert "knockout" in found["rewards"]
+    shown = " ".join(probe(*given, model=telling).out.split())
+    assert "- robust is attention-values for this base" in shown
+    assert found["yaml"] is None or "  preset: robust\n" in found["yaml"] or found["preset"] != "robust"
+
+
 def test_without_learnt_heads_a_probe_says_in_a_line_how_to_have_them(probe):
-    outcome = probe("data.task=slots")
-    assert "  heads: none learnt; with reward.preset=attention a probe says whether" in outcome.out
+    outcome = probe("data.task=slots", "reward.preset=coverage")
+    assert "  heads: none learnt; with reward.preset=robust a probe says whether" in outcome.out
     assert "agree" not in {word for line in outcome.out.splitlines() for word in line.split()}
 
 
@@ -144,7 +165,7 @@ def test_a_reward_of_ones_own_is_probed_beside_the_presets(probe):
     summary = json.loads(probe("data.task=slots", terms, "--json").out)
     assert summary["configured"] == "reward.terms"
     assert next(iter(summary["rewards"])) == "reward.terms"
-    assert "robust" in summary["rewards"]
+    assert "knockout" in summary["rewards"]
 
 
 def test_a_single_response_is_refused(probe):

@@ -37,7 +37,7 @@ STARTED = (
 def test_a_run_directory_holds_what_the_contract_says(finished):
     names = {path.name for path in Path("run").iterdir()}
     files = {"config.yaml", "run.json", "run.lock", "metrics.jsonl", "candidates.jsonl", "summary.json"}
-    files |= {"evaluations.jsonl", "report.html"}
+    files |= {"evaluations.jsonl", "heads.json", "report.html"}
     assert names == files | {"checkpoints", "model", "best"}
     assert [path.name for path in Path("run/checkpoints").iterdir()] == ["step-000002"]
     config = Config.load("run/config.yaml")
@@ -74,6 +74,58 @@ def test_candidates_say_what_a_knockout_found_where_the_reward_made_one(train):
         # Said is a sigmoid of nats; the signal is their mean.
         said = [1 / (1 + math.exp(3 - nats)) for nats in row["explained"]]
         assert sum(said) / len(said) == pytest.approx(row["signals"]["knockout"], abs=0.01)
+
+
+def test_what_the_reward_is_for_this_base_is_said_once_and_kept(finished):
+    assert " ".join(finished.out.split()).count("reward: robust is knockout for this base: ") == 1
+    kept = json.loads(Path("run/heads.json").read_text())
+    assert kept["preset"] == "knockout"
+    assert f"for this base: {kept['reason']}" in " ".join(finished.out.split())
+    identity = json.loads(Path("run/run.json").read_text())["identity"]
+    assert identity["reward that was chosen"] == "knockout"
+    config = Config.load("run/config.yaml").reward
+    assert (config.preset, config.heads, config.salience.kind) == ("robust", None, None)
+
+
+@pytest.fixture
+def attentive(monkeypatch):
+    """As if every base had heads that follow its knockouts."""
+    with monkeypatch.context() as patched:
+        patched.setattr("cagsr.rewards.heads_found.FOLLOWS", -1.0)
+        patched.setattr("cagsr.rewards.heads_found.ENOUGH", 1)
+        patched.setattr("cagsr.rewards.heads_found.UNDECIDED", 0.0)
+        yield patched
+
+
+def test_a_run_goes_on_with_the_reward_that_was_chosen(finished, train, attentive):
+    more = ["--resume", "--accept-changes", "train.steps=3", "train.evaluate_every=1"]
+    outcome = train(*more)
+    assert outcome.code == 0, outcome.err
+    assert "reward: robust is knockout for this base" in outcome.out
+    assert "(as in run/heads.json)" in " ".join(outcome.out.split())
+    assert "signal/knockout" in lines("run/metrics.jsonl")[-2]
+
+
+def test_a_run_whose_reward_was_exchanged_is_refused(finished, train):
+    kept = json.loads(Path("run/heads.json").read_text())
+    Path("run/heads.json").write_text(json.dumps(kept | {"preset": "attention-values"}))
+    Path("run/summary.json").unlink()  # a run that is finished loads nothing
+    outcome = train("--resume", "train.evaluate_every=1", "train.learning_rate=0.01")
+    assert outcome.code == 2
+    assert "reward that was chosen: attention-values, was knockout" in " ".join(outcome.err.split())
+
+
+def test_where_heads_serve_the_reward_reads_them_from_the_first_step_on(train, attentive):
+    outcome = train("sampling.candidates=3")
+    assert outcome.code == 0, outcome.err
+    said = " ".join(outcome.out.split())
+    assert "reward: robust is attention-values for this base: its heads follow the knockouts of" in said
+    assert " heads of cross-attention of " in said
+    steps = [row for row in lines("run/metrics.jsonl") if "loss" in row]
+    signals = {"attended", "swapped", "surprise", "repetition", "unfinished"}
+    assert all({f"signal/{name}" for name in signals} <= set(row) for row in steps)
+    assert all(row["looked"] for row in lines("run/candidates.jsonl"))
+    assert json.loads(Path("run/heads.json").read_text())["preset"] == "attention-values"
 
 
 def test_every_evaluation_keeps_greedy_responses_of_the_base_and_of_the_model_as_it_was(finished, train):
@@ -136,7 +188,7 @@ def test_the_model_card_says_reward_algorithm_and_steps(finished, models):
         card = Path(f"run/{name}/README.md").read_text()
         assert "/t5` after 2 steps of grpo on 11 prompts" in card
         assert str(models) not in card
-        assert "preset `robust`" in card
+        assert "Reward: preset `knockout`, chosen by `robust`; observer: reference; salience: uniform" in card
         assert "| slot_error_rate |" in card
 
 

@@ -6,6 +6,7 @@ import sys
 from functools import partial
 
 import broken_processes
+import choosing_processes
 import processes
 import pytest
 import torch
@@ -34,6 +35,17 @@ def test_trap_19_two_processes_write_the_same_groups_and_end_with_the_same_weigh
         torch.testing.assert_close(together["weights"][key], value, rtol=1e-5, atol=1e-5, msg=key)
         moved = max(moved, float((start[key] - value).abs().max()))
     assert moved > 1e-3
+
+
+def test_every_process_has_the_reward_and_the_heads_that_the_main_one_chose():
+    found = found_by_two(choosing_processes.chosen)
+    assert found["asked"] == [True, False]
+    assert found["presets"] == ["attention-values", "attention-values"]
+    assert found["heads"][0] == found["heads"][1]
+    assert found["read"][0] == found["read"][1]
+    first, second = found["errors"]
+    assert first == second
+    assert "never differ in what they take up" in first
 
 
 def test_when_one_process_is_in_trouble_all_stop_save_or_fail_together_and_go_on_to_the_same_bits(tmp_path):

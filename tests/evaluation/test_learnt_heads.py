@@ -1,25 +1,19 @@
 """Learnt heads: found from a base's own responses, kept beside the run, read again, refused where they do not fit."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
 import torch
 
 import tiny
-from cagsr.config import Config
 from cagsr.errors import InputError
-from cagsr.evaluation.learnt_heads import choose_heads, find_heads, keep_heads, said_of
+from cagsr.evaluation.learnt_heads import NothingToldError, find_heads, keep_heads, read_file, read_heads
 from cagsr.models.reference import Reference
 from cagsr.rewards.heads import TOLD, agreement, follows, looks
 from cagsr.rewards.salience import Uniform, evidence_of
 from cagsr.rewards.segments import knockout
-
-
-def config(heads: str, seed: int) -> Config:
-    given = Config.load(None, ["data.task=slots", f"reward.heads={heads}", f"train.seed={seed}"])
-    return given.model_copy(update={"sampling": SAMPLING})
-
 
 SAMPLING = tiny.sampling(candidates=5, max_new_tokens=7, temperature=1.0)
 
@@ -62,72 +56,82 @@ def test_the_heads_found_are_those_whose_looks_order_responses_as_knockouts_do(n
         assert chosen == [float(value > 0) for value in found["all"][layer]]  # fewer heads than are kept
 
 
-def test_what_was_learnt_is_kept_and_read_again_and_the_reference_reads_it_too(tmp_path: Path):
+def test_a_policy_reads_the_heads_that_were_found_and_its_reference_does_too():
     policy = telling()
-    prompts, kept = tiny.prompts(policy, (11, 7, 13)), tmp_path / "heads.json"
-    keep_heads(choose_heads(policy, config("learn", 3), prompts, Uniform(), kept), kept)
-    found = json.loads(kept.read_text())
+    prompts = tiny.prompts(policy, (11, 7, 13))
+    found = find_heads(policy, prompts, Uniform(), SAMPLING, seed=3)
+    rollout = policy.sample(prompts, SAMPLING, seed=5)
+    before = policy.observe(rollout).attention
+    read_heads(policy, found, "here")
     heads = sum(sum(row) for row in found["weights"].values())
     assert str(policy.readable).startswith(
         f"{heads:.0f} heads of self-attention of {len(found['weights'])} of "
     )
-    rollout = policy.sample(prompts, SAMPLING, seed=5)
     read = policy.observe(rollout).attention
+    assert not torch.allclose(before, read)
     torch.testing.assert_close(Reference(policy).observe(rollout).attention, read)
     again = telling()
-    before = again.observe(rollout).attention
-    choose_heads(again, config(str(kept), 11), prompts, Uniform(), tmp_path / "other.json")
+    read_heads(again, json.loads(json.dumps(found)), "a file")
     assert torch.equal(again.observe(rollout).attention, read)
-    assert not torch.allclose(before, read)
-    assert not (tmp_path / "other.json").exists()
-
-
-def test_all_heads_change_nothing(tmp_path: Path):
-    policy = telling()
-    before = policy.readable
-    assert choose_heads(policy, config("all", 3), [], Uniform(), tmp_path / "heads.json") is None
-    assert policy.readable is before
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("found", "message"),
     [
-        (None, "is no file of heads: .*No such file"),
-        ("[1]", "is no file of heads: no object"),
         (
-            '{"weights": {"97": [1.0]}, "agreement": 0.5, "pieces": 3}',
-            "does not fit this model: weights of heads",
+            {"weights": {"97": [1.0]}, "agreement": 0.5, "pieces": 3},
+            "mine.json does not fit this model: weights",
         ),
-        ('{"agreement": 0.5}', "does not fit this model: 'weights'"),
+        ({"agreement": 0.5}, "mine.json does not fit this model: 'weights'"),
+        ({"weights": [1.0]}, "mine.json does not fit this model"),
     ],
 )
-def test_a_file_that_is_none_of_this_models_heads_is_refused(
-    tmp_path: Path, content: str | None, message: str
-):
+def test_heads_that_are_none_of_this_model_are_refused(found: dict, message: str):
+    with pytest.raises(InputError, match=message):
+        read_heads(tiny.policy("llama"), found, "mine.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "No such file"), ("[1]", "no object"), ("{", "Expecting property name")]
+)
+def test_a_file_that_is_none_of_heads_is_refused(tmp_path: Path, content: str | None, message: str):
     path = tmp_path / "heads.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(InputError, match=message):
-        choose_heads(tiny.policy("llama"), config(str(path), 3), [], Uniform(), tmp_path / "kept.json")
+    with pytest.raises(InputError, match=f"{path} is no file of heads: .*{message}.* Give all, learn"):
+        read_file(path)
+
+
+def test_what_was_found_is_kept_once(tmp_path: Path):
+    kept = tmp_path / "heads.json"
+    keep_heads(None, kept)
+    assert not kept.exists()
+    keep_heads({"weights": {2: [1.0]}}, kept)
+    assert json.loads(kept.read_text()) == {"weights": {"2": [1.0]}}
+    written = kept.stat().st_mtime_ns
+    keep_heads({"weights": {"2": [1.0]}}, kept)
+    assert kept.stat().st_mtime_ns == written
+    keep_heads({"weights": {"3": [1.0]}}, kept)
+    assert json.loads(kept.read_text()) == {"weights": {"3": [1.0]}}
+
+
+def test_finding_heads_takes_no_number_of_the_training():
+    policy = telling()
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    begun: list[int] = []
+    find_heads(policy, tiny.prompts(policy, (11, 7, 13)), Uniform(), SAMPLING, seed=3, begins=begun.append)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert begun == [1, 2, 3]
 
 
 def test_responses_that_never_differ_are_refused():
     policy = tiny.policy("llama")
     same = tiny.sampling(candidates=3, max_new_tokens=3, temperature=0.0)
     assert TOLD > 0
-    with pytest.raises(InputError, match="never differ in what they take up"):
+    with pytest.raises(NothingToldError, match="never differ in what they take up") as error:
         find_heads(policy, tiny.prompts(policy), Uniform(), same, seed=3)
-
-
-@pytest.mark.parametrize(
-    ("follows", "said"),
-    [
-        (0.82, "which they follow by 0.82 (at most 1). Without labels that says: attention serves"),
-        (0.31, "which they follow by 0.31 (at most 1). Without labels that says: ask for knockouts"),
-    ],
-)
-def test_a_run_says_whether_its_heads_serve(follows: float, said: str):
-    found = {"follows": follows, "agreement": 0.3, "pieces": 14, "weights": {0: [1.0, 0.0], 2: [1.0, 1.0]}}
-    line = said_of(found | {"all": {0: [0.4, 0.1], 2: [0.2, 0.3]}})
-    assert line.startswith("heads: 3 are read, found by knockouts of 14 pieces, ")
-    assert said in line
+    # As it goes from the main process to the others.
+    handed = pickle.loads(pickle.dumps(error.value))
+    assert str(handed) == str(error.value)
+    assert str(handed).startswith(f"reward.heads: {handed.why}. Set reward.heads to all")

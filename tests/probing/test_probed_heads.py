@@ -16,6 +16,7 @@ from cagsr.probing.table import _base_lines, _layers
 def test_heads_are_told_by_layer_with_what_follows():
     assert heads_as_data(made_runs.HEADS) == {
         "follows": 0.782,
+        "undecided": 0.27,
         "agreement": 0.325,
         "pieces": 23,
         "preset": "attention",
@@ -38,15 +39,18 @@ def test_heads_that_were_not_learnt_are_none(found):
 @pytest.mark.parametrize(
     ("follows", "configured", "expected"),
     [
-        (0.65, "robust", "attention"),
+        (0.65, "knockout", "attention"),
         (0.65, "attention", "attention"),
-        (0.64, "attention", "robust"),
+        (0.64, "attention", "knockout"),
+        (0.64, "robust", "robust"),
         (0.64, "coverage", "coverage"),
         (0.9, "reward.terms", "reward.terms"),
         (None, "attention", "attention"),
     ],
 )
-def test_between_attention_and_robust_the_heads_decide_and_other_rewards_stay(follows, configured, expected):
+def test_between_attention_and_knockout_the_heads_decide_and_other_rewards_stay(
+    follows, configured, expected
+):
     assert favoured(heads_as_data(made_runs.HEADS | {"follows": follows}), configured) == expected
 
 
@@ -80,7 +84,7 @@ def test_the_table_of_layers_ends_with_the_decision():
 @pytest.mark.parametrize(
     ("follows", "said"),
     [
-        (0.3, "heads follow the knockouts +.30 (below .65): ask for knockouts (reward.preset: robust)"),
+        (0.3, "heads follow the knockouts +.30 (below .65): ask for knockouts (reward.preset: knockout)"),
         (None, "heads follow the knockouts: not known (these heads were learnt before it was measured)"),
     ],
 )
@@ -104,27 +108,45 @@ def test_many_layers_stand_beside_one_another_and_none_is_lost():
 
 def test_without_learnt_heads_a_line_says_how_to_have_them():
     base = {"headroom": None, "empty": 0.0, "unfinished": 0.0, "repeated": 0.0, "alike": 0.0, "unread": 0.0}
-    summary = {"base": base | {"entropy": 1.0}, "missing": {}}
-    line = "heads: none learnt; with reward.preset=attention a probe says whether attention serves"
+    summary = {
+        "base": base | {"entropy": 1.0},
+        "missing": {},
+        "configured": "coverage",
+        "measured": "coverage",
+    }
+    line = "heads: none learnt; with reward.preset=robust a probe says whether attention serves"
     assert list(_base_lines(summary | {"heads": None}))[-1] == line
     assert line not in list(_base_lines(summary | {"heads": heads_as_data(made_runs.HEADS)}))
+    chosen = {"heads": None, "configured": "robust", "measured": "knockout"}
+    line = "heads: nothing told them apart, so that robust is knockout here"
+    assert list(_base_lines(summary | chosen))[-1] == line
 
 
 @pytest.mark.parametrize(
     ("given", "chosen", "reward"),
     [
-        ([], "robust", "  preset: robust\n"),
+        (["reward.preset=knockout"], "robust", "  preset: robust\n"),
+        (["reward.preset=attention-values"], "robust", "  preset: robust\n"),
+        (
+            ["reward.preset=attention", "reward.salience.kind=idf"],
+            "robust",
+            "  preset: robust\n  salience: {kind: idf}\n",
+        ),
         (["reward.preset=attention"], "attention", "  preset: attention\n"),
         # Measured with pieces: without the line the preset would have words. It reads no heads.
-        (["reward.preset=attention"], "robust", "  preset: robust\n  salience: {kind: pieces}\n"),
+        (["reward.preset=attention"], "knockout", "  preset: knockout\n  salience: {kind: pieces}\n"),
         (
             ["reward.preset=attention"],
             "coverage",
             "  preset: coverage\n  heads: learn\n  salience: {kind: pieces}\n",
         ),
-        ([], "attention", "  preset: attention\n  heads: all\n  salience: {kind: uniform}\n"),
         (
-            ["reward.heads=learn", "reward.salience.kind=pieces"],
+            ["reward.preset=coverage"],
+            "attention",
+            "  preset: attention\n  heads: all\n  salience: {kind: uniform}\n",
+        ),
+        (
+            ["reward.preset=coverage", "reward.heads=learn", "reward.salience.kind=pieces"],
             "attention",
             "  preset: attention\n",
         ),

@@ -5,6 +5,7 @@ import pytest
 import made_runs
 from cagsr.report import plot
 from cagsr.report.curves import Chart, Line, Threshold, curves
+from cagsr.report.facts import run_facts
 from cagsr.report.heads import heads_picture
 from cagsr.report.page import render
 from cagsr.report.plot import Scale, picture
@@ -166,13 +167,59 @@ OVER = "Rank correlation with the knockouts, over all responses and pieces: "
     [
         (0.782, ".782, at least .65. Attention serves: read heads (reward.preset: attention)."),
         (0.65, ".650, at least .65. Attention serves: read heads (reward.preset: attention)."),
-        (0.64, ".640, below .65. Ask for knockouts (reward.preset: robust)."),
-        (-0.1, "−.100, below .65. Ask for knockouts (reward.preset: robust)."),
+        (0.64, ".640, below .65. Ask for knockouts (reward.preset: knockout)."),
+        (-0.1, "−.100, below .65. Ask for knockouts (reward.preset: knockout)."),
         (None, "not known (these heads were learnt before it was measured)."),
     ],
 )
 def test_what_follows_from_the_heads_is_said(tmp_path, follows, says):
     assert heads(tmp_path, follows=follows)["criterion"] == OVER + says
+
+
+def test_too_few_pieces_tell_nothing(tmp_path):
+    few = heads(tmp_path, follows=0.9, pieces=9)["criterion"]
+    assert (
+        few
+        == f"{OVER}.900, at least .65. Too few pieces to tell: ask for knockouts (reward.preset: knockout)."
+    )
+
+
+def test_knockouts_that_are_clear_by_themselves_need_no_heads(tmp_path):
+    clear = heads(tmp_path, undecided=0.194)["criterion"]
+    assert clear == (
+        f"{OVER}.782, at least .65. Knockouts are clear by themselves (19% undecided, below 20%): ask for knockouts "
+        "(reward.preset: knockout)."
+    )
+    at_least = heads(tmp_path, undecided=0.2)["criterion"]
+    assert at_least == f"{OVER}.782, at least .65. Attention serves: read heads (reward.preset: attention)."
+
+
+def test_the_reward_that_the_heads_chose_is_a_fact_of_the_run(tmp_path):
+    chosen = {
+        "preset": "knockout",
+        "reason": "its heads follow the knockouts of 23 pieces by 0.41, below 0.65",
+    }
+    run = read_run(made_runs.make_learnt(tmp_path / "run", made_runs.HEADS | {"follows": 0.41} | chosen))
+    fact = (
+        "chosen for this base",
+        "knockout: its heads follow the knockouts of 23 pieces by 0.41, below 0.65",
+    )
+    assert fact in run_facts(run)
+    assert run.heads is not None
+    assert heads_picture(run.heads, "run", "heads-0")["says"].startswith(
+        "2 of 6 heads would be read, in 2 of 3"
+    )
+    served = run.heads.model_copy(update={"preset": "attention-values"})
+    assert heads_picture(served, "run", "heads-0")["says"].startswith("2 of 6 heads are read, in 2 of 3")
+
+
+def test_a_base_that_told_no_heads_apart_has_a_reason_and_no_picture(tmp_path):
+    run = read_run(
+        made_runs.make_learnt(tmp_path, {"preset": "knockout", "reason": "responses never differ"})
+    )
+    assert (run.heads, run.problems) == (None, [])
+    assert ("chosen for this base", "knockout: responses never differ") in run_facts(run)
+    assert 'id="heads"' not in render([run])
 
 
 def test_heads_of_before_the_criterion_are_shown_too(tmp_path):

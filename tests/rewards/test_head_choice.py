@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import tiny
-from cagsr.rewards.heads import agreement, best_heads, follows, looks
+from cagsr.rewards.heads import agreement, best_heads, follows, looks, undecided
 from cagsr.rewards.salience import Uniform, evidence_of
 from cagsr.rewards.segments import knockout, segments
 from cagsr.types import Explanations
@@ -67,6 +67,12 @@ def test_looks_are_the_largest_mean_over_a_piece_that_each_head_gives(architectu
                     )
                     torch.testing.assert_close(looked[row, piece], expected)
     assert knockout(evidence).shape[-1] == next(iter(found.values())).shape[-1]
+
+
+def test_knockouts_near_their_threshold_are_undecided():
+    """Within 2 nats of 3, the ends excluded: 1.5, 4.9 and 3 of eight."""
+    lost = [torch.tensor([[-1.0, 1.0], [1.5, 4.9]]), torch.tensor([[3.0, 5.0, 30.0, 0.0]])]
+    assert undecided(lost) == 3 / 8
 
 
 def test_looks_follow_knockouts_by_their_rank_correlation_over_responses_and_pieces():

@@ -13,7 +13,17 @@ from cagsr.config import Config
 from cagsr.config.schema import Term
 from cagsr.errors import InputError, SignalError
 from cagsr.evaluation.score import chosen_reward
-from cagsr.rewards.presets import PRESETS, as_read, load_preset
+from cagsr.rewards.presets import (
+    CHOICES,
+    PRESETS,
+    as_read,
+    build_reward,
+    choice_of,
+    learns_heads,
+    load_preset,
+    possible,
+    settled,
+)
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.signals import SIGNALS, resolve
 from evidence import make_evidence, make_prompt, random_evidence
@@ -422,7 +432,7 @@ def test_the_prompts_of_the_factory_have_offsets_for_every_token():
 @pytest.mark.parametrize(
     ("settings", "read"),
     [
-        ([], ("all", "uniform")),
+        (["reward.preset=knockout"], ("all", "uniform")),
         (["reward.preset=attention"], ("learn", "pieces")),
         (["reward.preset=attention", "reward.heads=all"], ("all", "pieces")),
         (["reward.preset=attention", "reward.salience.kind=idf"], ("learn", "idf")),
@@ -436,6 +446,44 @@ def test_what_is_read_is_what_the_config_says_and_else_the_preset(tmp_path, sett
     config = as_read(Config.load(None, ["data.task=slots", *given]))
     assert (config.reward.heads, config.reward.salience.kind) == read
     assert as_read(config) == config
+
+
+def config_of(*settings: str) -> Config:
+    return Config.load(None, ["data.task=slots", *settings])
+
+
+def test_a_choice_is_read_as_nothing_until_it_is_settled_and_then_keeps_what_was_named():
+    config = config_of()
+    assert as_read(config) == config
+    assert choice_of(config) == CHOICES["robust"]
+    attention = settled(config, "attention").reward
+    assert (attention.preset, attention.heads, attention.salience.kind) == ("attention", "learn", "pieces")
+    named = settled(config_of("reward.heads=all", "reward.salience.kind=idf"), "attention").reward
+    assert (named.heads, named.salience.kind) == ("all", "idf")
+    assert choice_of(config_of("reward.preset=knockout")) is None
+    assert choice_of(config_of("reward.terms=[{signal: length}]")) is None
+
+
+def test_a_choice_is_checked_for_all_that_it_may_become():
+    names = [each.reward.preset for each in possible(config_of())]
+    assert names == ["knockout", "attention", "attention-values"]
+    alone = config_of("sampling.candidates=1", "algorithm.name=ppo")
+    assert [each.reward.preset for each in possible(alone)] == ["knockout"]
+    assert possible(config_of("reward.preset=attention")) == [as_read(config_of("reward.preset=attention"))]
+
+
+def test_what_a_choice_names_is_there_and_learns_its_heads_where_it_is_to_follow_them():
+    for choice in CHOICES.values():
+        assert {choice.attention, choice.values, choice.knockouts} <= set(PRESETS) - set(CHOICES)
+        assert (learns_heads(choice.attention), learns_heads(choice.values)) == (True, True)
+        assert not learns_heads(choice.knockouts)
+        assert "swapped" in [term.signal for term in load_preset(choice.values)]
+
+
+def test_where_no_base_is_sampled_a_choice_stands_for_its_knockouts():
+    assert load_preset("robust") == load_preset("knockout")
+    assert chosen_reward("robust", None).terms == tuple(load_preset("knockout"))
+    assert build_reward(config_of().reward, None).terms == tuple(load_preset("knockout"))
 
 
 def test_a_preset_that_reads_learnt_heads_scores_nothing_by_itself():

@@ -1,7 +1,7 @@
 """`cagsr eval`: models side by side on held-out prompts, with paired intervals."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ from cagsr.data.in_memory import is_conversation
 from cagsr.data.row_messages import say_few, say_not_measured, say_rows
 from cagsr.distributed.launcher import refuse_unseen
 from cagsr.distributed.process_group import World, accelerated
-from cagsr.errors import InputError
+from cagsr.errors import InputError, StorageError
 from cagsr.evaluation import metrics_from_config as instruments
+from cagsr.evaluation.chosen_reward import choose_reward
 from cagsr.evaluation.evaluator import Answers, answer, measure_signals, read_by, spread_of
-from cagsr.evaluation.learnt_heads import choose_heads
+from cagsr.evaluation.learnt_heads import HEADS
 from cagsr.evaluation.scoreboard import Scoreboard, on_common_prompts, preference_summary
 from cagsr.io.adapters import identity_with_base
 from cagsr.io.places import expanded
@@ -28,10 +29,12 @@ from cagsr.io.terminal import say
 from cagsr.metrics.bootstrap import summarise
 from cagsr.models.build import build_policy, check_sampling
 from cagsr.models.policy import Policy
-from cagsr.rewards.presets import build_reward
-from cagsr.rewards.reward import Reward
-from cagsr.rewards.salience import build_salience
+from cagsr.rewards.presets import build_reward, possible
+from cagsr.runs.directory import RunDirectory
+from cagsr.runs.identity import of_model
+from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
+from cagsr.tasks.task import Checker
 from cagsr.types import Prompt, Rollout
 
 __all__ = ["evaluate", "named_models", "split_arguments"]
@@ -126,7 +129,8 @@ def _answered(
     answers: dict[str, Answers] = {}
     observer = scoreboard = None
     checker = find_checker(config.data)
-    reward = build_reward(config.reward, checker)
+    for each in possible(config):
+        build_reward(each.reward, checker)  # what is wrong with it is found before a model is loaded
     rows = splits.read_rows(config, split)
     for name, path in models.items():
         alone = config.replaced({"model.name": path})
@@ -137,19 +141,23 @@ def _answered(
         say_rows(console, f"{name}, {split} prompts", report)
         prompts = prompts[: config.data.evaluation_count]
         if observer is None:
-            observer = SharedObserver(config, policy, prompts, reward, world)
+            kept = heads_of_a_run(config, path, models.values())
+            observer = SharedObserver(alone, policy, prompts, checker, world, console, kept)
+            reward = f"{observer.named}, as {name} reads it: {', '.join(observer.reward.names)}"
+            say(console, f"the reward that is measured is {reward}")
             scoreboard = instruments.build_scoreboard(alone, policy, checker, split)
         prompts = _shared(prompts, asked, name)
         asked[name] = prompts
-        answers[name] = answer(
-            policy,
-            prompts,
-            decoding,
-            world=world,
-            prompts_per_pass=max(1, config.train.micro_batch // decoding.candidates),
-            seed=config.train.seed,
-            measure=observer.measures(policy),
-        )
+        with console.status(f"{name} answers {len(prompts)} prompts"):
+            answers[name] = answer(
+                policy,
+                prompts,
+                decoding,
+                world=world,
+                prompts_per_pass=max(1, config.train.micro_batch // decoding.candidates),
+                seed=config.train.seed,
+                measure=observer.measures(policy),
+            )
     assert observer is not None, "at least one model"
     assert scoreboard is not None
     return asked, answers, observer, scoreboard
@@ -199,26 +207,56 @@ def _opinions(
     return found
 
 
+def heads_of_a_run(config: Config, observer: str, models: Iterable[str]) -> Path | None:
+    """heads.json of the first of the models that a run trained from this observer; None where there is none.
+
+    The reward that such a model was trained by is then measured, instead of one that is found anew.
+    """
+    base = of_model(observer, config.model.revision) | {"reward.layers": config.reward.layers}
+    for path in models:
+        run = Path(path).parent
+        try:
+            trained = RunDirectory(run, "").identity() if (run / HEADS).is_file() else {}
+        except (InputError, StorageError):  # no run, or one whose records are damaged
+            continue
+        if trained and all(trained.get(key) == value for key, value in base.items()):
+            return run / HEADS
+    return None
+
+
 class SharedObserver:
-    """The first model, as the observer of every model's responses, in its own tokens."""
+    """The first model, as the observer of every model's responses, in its own tokens.
+
+    ``config`` names that model, and ``kept`` is a file of its heads, if there is one. ``named`` is its reward.
+    """
 
     def __init__(
-        self, config: Config, policy: Policy, prompts: Sequence[Prompt], reward: Reward, world: World
+        self,
+        config: Config,
+        policy: Policy,
+        prompts: Sequence[Prompt],
+        checker: Checker | None,
+        world: World,
+        console: Console,
+        kept: Path | None = None,
     ):
-        self.policy, self.reward = policy, reward
+        self.policy = policy
         self.prompts = {prompt.index: prompt for prompt in prompts}
-        salience = build_salience(config, prompts)
-        choose_heads(policy, config, prompts, salience)
-        self._measure = measure_signals(reward, policy, salience)
-        self.spread = spread_of(
-            policy,
-            prompts,
-            config.sampling,
-            reward,
-            self._measure,
-            world=world,
-            prompts_per_pass=config.train.micro_batch,
-        )
+        model = of_model(base_name(config), config.model.revision)
+        config, salience, _ = choose_reward(policy, config, prompts, world, console, kept=kept, model=model)
+        self.reward = build_reward(config.reward, checker)
+        self.named = f"the preset {config.reward.preset}" if config.reward.terms is None else "reward.terms"
+        self._measure = measure_signals(self.reward, policy, salience)
+        with console.status("the first model answers a few prompts, to tell how much its answers vary"):
+            self.spread = spread_of(
+                policy,
+                prompts,
+                config.sampling,
+                self.reward,
+                self._measure,
+                world=world,
+                prompts_per_pass=config.train.micro_batch,
+            )
 
     def measures(self, policy: Policy) -> Callable[[Rollout], torch.Tensor]:
         """The signals of ``policy``'s responses: of its very tokens where both models read them alike."""

@@ -1,7 +1,7 @@
 """The heads that `reward.heads` names: found from the base's own responses to a few prompts, or read from a file."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -9,90 +9,99 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cagsr.config import Config
 from cagsr.config.schema import Sampling
 from cagsr.errors import InputError
 from cagsr.io.atomic_write import write_atomically
 from cagsr.models.policy import Policy
-from cagsr.rewards.heads import agreement, best_heads, follows, looks
-from cagsr.rewards.heads_found import Heads
-from cagsr.rewards.presets import as_read
-from cagsr.rewards.salience import Salience, evidence_of
+from cagsr.rewards.heads import agreement, best_heads, follows, looks, undecided
+from cagsr.rewards.salience import Salience
 from cagsr.rewards.segments import knockout
 from cagsr.runs.directory import HEADS
-from cagsr.types import Prompt
+from cagsr.types import Evidence, Prompt
 
-__all__ = ["HEADS", "choose_heads", "find_heads", "keep_heads", "said_of"]
+__all__ = [
+    "HEADS",
+    "NothingToldError",
+    "find_heads",
+    "keep_heads",
+    "prompts_for_heads",
+    "read_file",
+    "read_heads",
+]
 
 PROMPTS = 4
 """Prompts that heads are found on: the ranking of heads hardly changes with more (docs/lab-notes.md)."""
 
 
-def choose_heads(
-    policy: Policy, config: Config, prompts: Sequence[Prompt], salience: Salience, kept: Path | None = None
-) -> dict[str, Any] | None:
-    """Let the policy read the heads that ``reward.heads``, or the preset, names; returns them, None where it reads all.
+class NothingToldError(InputError):
+    """The base's responses do not tell one head from another; ``why`` says so without place and mend."""
 
-    What "learn" found the caller keeps (`keep_heads`) in the file ``kept``, if it has a place for one: where it exists
-    it is read, so that a run goes on with the same heads.
+    def __init__(
+        self, message: str, why: str = ""
+    ) -> None:  # with one argument, as processes hand errors over
+        super().__init__(message)
+        self.why = why
 
-    Raises InputError for a file that is none of heads, or not of this model.
+    @classmethod
+    def because(cls, why: str, mend: str) -> "NothingToldError":
+        return cls(f"reward.heads: {why}. {mend}", why)
+
+
+def read_heads(policy: Policy, found: Mapping[str, Any], name: str) -> None:
+    """Let the policy read the heads that were ``found``, as of `find_heads`; ``name`` says where.
+
+    Raises InputError for what is none of heads, or not of this model.
     """
-    heads = str(as_read(config).reward.heads)
-    if heads == "all":
-        return None
-    path = Path(heads) if heads != "learn" else kept
-    if path is None or (heads == "learn" and not path.exists()):
-        found = find_heads(policy, prompts, salience, config.sampling, seed=config.train.seed)
-    else:
-        found = _read(path)
     try:
         weights = {int(layer): row for layer, row in found["weights"].items()}
         policy.readable = policy.readable.weighted(weights)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(
-            f"reward.heads: {path} does not fit this model: {error}. Set reward.heads to learn, or to a file that "
+            f"reward.heads: {name} does not fit this model: {error}. Set reward.heads to learn, or to a file that "
             "was learnt with it."
         ) from error
-    return found
 
 
-def keep_heads(found: dict[str, Any] | None, kept: Path) -> None:
-    """Write what `choose_heads` returned, if anything, beside the run; what is there already stays."""
-    if found is not None and not kept.exists():
-        write_atomically(kept, json.dumps(found, indent=1) + "\n")
+def keep_heads(found: Mapping[str, Any] | None, kept: Path) -> None:
+    """Write what was found of heads, if anything was, beside the run; what says the same already stays."""
+    text = json.dumps(found, indent=1) + "\n"
+    if found is not None and not (kept.exists() and kept.read_text(encoding="utf-8") == text):
+        write_atomically(kept, text)
 
 
-def said_of(found: dict[str, Any]) -> str:
-    """What a run says of its heads: how many are read, how well they follow the knockouts, and what that advises."""
-    heads = Heads.model_validate(found)
-    read = sum(layer.read for layer in heads.layers.values())
-    followed = "" if heads.follows is None else f", which they follow by {heads.follows:.2f} (at most 1)"
-    return (
-        f"heads: {read} are read, found by knockouts of {heads.pieces} pieces{followed}. Without labels that says: "
-        f"{heads.decision}"
-    )
+def prompts_for_heads(prompts: Sequence[Prompt], seed: int) -> list[Prompt]:
+    """The prompts that heads are found on, a function of ``seed``."""
+    return Random(f"heads {seed}").sample(list(prompts), min(PROMPTS, len(prompts)))
 
 
 def find_heads(
-    policy: Policy, prompts: Sequence[Prompt], salience: Salience, sampling: Sampling, *, seed: int
+    policy: Policy,
+    prompts: Sequence[Prompt],
+    salience: Salience,
+    sampling: Sampling,
+    *,
+    seed: int,
+    begins: Callable[[int], object] = lambda number: None,
 ) -> dict[str, Any]:
     """Find the heads that tell what responses took up of their prompts (`rewards.heads`), without labels.
 
-    For `PROMPTS` of the prompts (a function of ``seed``) the policy samples ``sampling.candidates`` responses each and
-    is asked again without every piece: a pass a piece. Returns, ready for JSON, ``weights`` (layer -> a weight per
-    head), ``follows`` (`rewards.heads.follows`, of these heads on these prompts), ``agreement`` (mean rank correlation
-    of the chosen heads within a piece), ``pieces`` that were counted, and ``all`` (layer -> that of every head).
+    For `prompts_for_heads` the policy samples ``sampling.candidates`` responses each and is asked again without every
+    piece: a pass a piece; ``begins`` is told the number of each prompt. Returns, ready for JSON, ``weights`` (layer ->
+    a weight per head), ``follows`` and ``undecided`` (`rewards.heads`, of these heads on these prompts), ``agreement``
+    (mean rank correlation of the chosen heads within a piece), ``pieces`` that were counted, and ``all`` (layer -> that
+    of every head).
 
-    Raises InputError where responses differ in no piece, or no head agrees.
+    Raises NothingToldError where responses differ in no piece, or no head agrees.
     """
-    chosen = Random(f"heads {seed}").sample(list(prompts), min(PROMPTS, len(prompts)))
-    asked = [_asked(policy, prompt, salience, sampling, seed) for prompt in chosen]
+    asked = []
+    for number, prompt in enumerate(prompts_for_heads(prompts, seed), start=1):
+        begins(number)
+        asked.append(_asked(policy, prompt, salience, sampling, seed))
     counted = sum(pieces for *_, pieces in asked)
     if not counted:
-        raise InputError(
-            "reward.heads: the base's responses to one prompt never differ in what they take up, so no head "
-            "can be told from another. Set reward.heads to all, or raise sampling.temperature or sampling.candidates."
+        raise NothingToldError.because(
+            "the base's responses to one prompt never differ in what they take up, so no head can be told from another",
+            "Set reward.heads to all, or raise sampling.temperature or sampling.candidates.",
         )
     means = {
         layer: (torch.stack([sums[layer] for _, _, sums, _ in asked]).sum(0) / counted).tolist()
@@ -101,7 +110,7 @@ def find_heads(
     try:
         weights = best_heads(means)
     except ValueError as error:
-        raise InputError(f"reward.heads: {error}. Set reward.heads to all.") from error
+        raise NothingToldError.because(str(error), "Set reward.heads to all.") from error
     agreed = [
         value for layer, row in weights.items() for value, one in zip(means[layer], row, strict=True) if one
     ]
@@ -109,8 +118,10 @@ def find_heads(
         torch.cat([of_prompt[layer][torch.tensor(row) > 0] for layer, row in weights.items()]).mean(0)
         for of_prompt, *_ in asked
     ]
+    lost = [of_prompt for _, of_prompt, _, _ in asked]
     return {
-        "follows": follows(looked, [lost for _, lost, _, _ in asked]),
+        "follows": follows(looked, lost),
+        "undecided": undecided(lost),
         "agreement": sum(agreed) / len(agreed),
         "pieces": counted,
         "weights": weights,
@@ -123,7 +134,8 @@ def _asked(
 ) -> tuple[dict[int, Tensor], Tensor, dict[int, Tensor], int]:
     """Of one prompt: looks by layer [H N J], knockouts [N J], agreement by layer [H], and how many pieces count."""
     rollout = policy.sample([prompt], sampling, seed=seed)
-    evidence = evidence_of(rollout, policy.observe(rollout), salience, policy)
+    pieces_PJS = salience.pieces(rollout)
+    evidence = Evidence(rollout, policy.observe(rollout), salience(rollout), policy, pieces_PJS)
     looked = {layer: look.cpu() for layer, look in looks(policy, evidence).items()}
     agreed = {layer: agreement(look.to(policy.device), evidence) for layer, look in looked.items()}
     pieces = next(iter(agreed.values()))[1]
@@ -135,7 +147,8 @@ def _asked(
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_file(path: Path) -> dict[str, Any]:
+    """What a file says of heads. Raises InputError for one that is no object of JSON."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):

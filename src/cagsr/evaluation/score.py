@@ -64,7 +64,8 @@ def score(
     tokenizer  None: the one that lies where the model was loaded from.
     prompts    texts, or conversations as lists of ``{role, content}``, which the chat template renders.
     responses  a text for each prompt, or a list of texts for each; N counts the texts. None of the special tokens.
-    preset     name or YAML file of a preset; ``reward``, a `Reward` or its terms, takes its place.
+    preset     name or YAML file of a preset (``robust`` stands for ``knockout``: no base is sampled here);
+               ``reward``, a `Reward` or its terms, takes its place.
     salience   which prompt tokens are to be covered; "idf" weighs words by how few of these prompts have them.
     layers, temperature   as of `load_policy`; ``batch_size``: responses in one pass of the model.
     finished   shaped as ``responses``: False for one that was cut off, which then has no end token; None: all ended.
@@ -230,7 +231,7 @@ def only_one(reward: Reward, prompts: Sequence[Prompt], instead: str = "adds 0")
     return (
         f"reward: {len(alone)} of {len(_groups(prompts))} prompts have a single response, to which {', '.join(terms)} "
         f"{instead}, because it compares responses to one prompt; give each prompt several, or choose a reward without "
-        "standardise: group, such as the preset robust"
+        "standardise: group, such as the preset knockout"
     )
 
 

@@ -12,18 +12,20 @@ from cagsr.config import Config
 from cagsr.data import prompts as data
 from cagsr.data import readers as sources
 from cagsr.data.row_messages import say_cut, say_rows
-from cagsr.distributed.process_group import accelerated
+from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError, StorageError
-from cagsr.evaluation.learnt_heads import choose_heads
+from cagsr.evaluation.chosen_reward import choose_reward
 from cagsr.evaluation.score import encode_responses, measured, not_compared, only_one, was_finished
 from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.template_date import pinned_date
 from cagsr.models.build import build_policy
 from cagsr.models.policy import Policy
-from cagsr.rewards.presets import build_reward
+from cagsr.rewards.presets import build_reward, choice_of, settled
 from cagsr.rewards.reward import Reward
-from cagsr.rewards.salience import Salience, build_salience
+from cagsr.rewards.salience import Salience
+from cagsr.runs.identity import of_model
+from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
 from cagsr.types import Evidence, Prompt, Scores
 
@@ -44,10 +46,15 @@ def score_file(
     compares those. The reward of a prompt's single response is then None, which the console is told. ``batch`` is all
     rows.
 
+    The preset `robust` stands for its knockouts: no base is sampled here.
+
     ``save_attention``: a directory that gets ``row-00001.npz`` with ``A`` [T S] float32, ``prompt_ids`` [S],
     ``response_ids`` [T] and ``layers`` for each row, so that the capture can be checked with other tools.
     """
     limit = config.sampling.max_new_tokens
+    if (choice := choice_of(config)) is not None:
+        # What others wrote may be a single response a prompt, of which only raw terms can say anything.
+        config = settled(config, choice.knockouts)
     reward = build_reward(config.reward, find_checker(config.data))
     rows = _rows(config, source)
     if save_attention is not None:
@@ -85,9 +92,9 @@ def _salience(
     config: Config, policy: Policy, reward: Reward, prompts: list[Prompt], console: Console
 ) -> Salience:
     """The salience of the config; the policy reads the chosen heads, and the console is told what to look at."""
-    salience = build_salience(config, prompts)
+    model = of_model(base_name(config), config.model.revision)
+    _, salience, _ = choose_reward(policy, config, prompts, World(accelerated()), console, model=model)
     say_prompt(console, prompts, policy, salience)
-    choose_heads(policy, config, prompts, salience)
     for told in (
         only_one(reward, prompts, "cannot add anything, so that the reward is null"),
         salience.uncovered(prompts),

@@ -27,7 +27,7 @@ from cagsr.io.provenance import identity
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.terminal import say
 from cagsr.report.command import report_at_end
-from cagsr.rewards.presets import build_reward, check_signal
+from cagsr.rewards.presets import build_reward, check_signal, possible
 from cagsr.runs.identity import of_start
 from cagsr.runs.session import Claim
 from cagsr.tasks.bases import base_name
@@ -119,7 +119,8 @@ def _check(config: Config, systems: Mapping[str, System]) -> None:
     splits.check_evaluation_data(config)
     splits.check_pairs(config)
     checker = find_checker(config.data)
-    check_training(config, build_reward(config.reward, checker))
+    for each in possible(config):
+        check_training(each, build_reward(each.reward, checker))
     if "policy-gradient" in systems:
         check_signal("compare.conventional_reward", config.compare.conventional_reward, checker)
 
@@ -182,6 +183,7 @@ def _summary(runner: ComparisonRunner, not_for: dict[str, str]) -> dict[str, Any
         "base_model": runner.base_model,
         "seeds": list(config.compare.seeds),
         "prompts": len(runner.prompts),
+        "reward": config.reward.preset if config.reward.terms is None else "reward.terms",
         "budget": _budget(config),
         **_compared(runner.results, config),
         "not_for_this_data": not_for,

@@ -17,6 +17,7 @@ from cagsr.config import Config, check_paths
 from cagsr.data import splits
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError, printable
+from cagsr.evaluation.chosen_reward import ChosenReward, choose_reward
 from cagsr.evaluation.evaluator import (
     Answers,
     answer,
@@ -25,7 +26,7 @@ from cagsr.evaluation.evaluator import (
     response_rows,
     values_of,
 )
-from cagsr.evaluation.learnt_heads import HEADS, choose_heads
+from cagsr.evaluation.learnt_heads import HEADS
 from cagsr.evaluation.tables import comparison_table, legend, shaded, shades, show_differences
 from cagsr.experiments.instruct_model import instruct_model
 from cagsr.experiments.recipes import trained_policy
@@ -37,8 +38,7 @@ from cagsr.models.build import build_policy
 from cagsr.models.load import load_model, load_tokenizer
 from cagsr.models.policy import Policy
 from cagsr.report.command import report_at_end
-from cagsr.rewards.presets import as_read, build_reward
-from cagsr.rewards.salience import build_salience
+from cagsr.rewards.presets import build_reward
 from cagsr.runs.directory import RESPONSES, SUMMARY, RunDirectory
 from cagsr.tasks.bases import BASES
 from cagsr.tasks.checkers import find_checker
@@ -84,7 +84,7 @@ def demo(
     settings = [f"train.seed={seed}", f"run.directory={directory}", *overrides]
     if kind == "instruct" and not any(setting.startswith(("model.name=", "model=")) for setting in overrides):
         settings.append(f"model.name={instruct_model(console)}")
-    config = as_read(Config.load(DEMOS / CONFIGS[kind], settings))
+    config = Config.load(DEMOS / CONFIGS[kind], settings)
     check_paths(config)
     check_launch(accelerated(mixed_precision=config.train.mixed_precision), "cagsr demo")
     directory = Path(config.run.directory)
@@ -99,13 +99,14 @@ def demo(
     prompts, _ = splits.build_prompts(config, base, "heldout")
     about = f"{len(prompts)} held-out prompts, {base.readable}, seed {config.train.seed}"
     say(console, f"{config.data.task}: {about}")
-    trained = {}
-    for name in ("cagsr", *(CONTROLS if full else ())):
-        chosen = config if name == "cagsr" else _with_preset(config, name, directory / "controls" / name)
-        trained[name] = _greedy(_trained(chosen, name, resume, console), prompts, config)
+    trained = {"cagsr": _greedy(_trained(config, "cagsr", resume, console), prompts, config)}
+    # Training has learnt what the reward reads, and which it is: the controls are given the same heads and pieces.
+    chosen = choose_reward(base, config, prompts, _world(config), Console(quiet=True), kept=directory / HEADS)
+    for name in CONTROLS if full else ():
+        control = _with_preset(chosen.config, name, directory / "controls" / name)
+        trained[name] = _greedy(_trained(control, name, resume, console), prompts, config)
     systems = {"base": _greedy(base, prompts, config)}
-    # After training, which has learnt the heads that the reward reads, where it reads some.
-    systems |= _best_of_base(base, prompts, config, checker) | trained
+    systems |= _best_of_base(base, prompts, chosen, config.reward.preset, checker) | trained
     summary = _measured(config, systems, prompts, checker, started)
     _show(summary, console)
     _show_samples(base, prompts, systems, console)
@@ -163,7 +164,7 @@ def _is_finished_demo(directory: Path) -> bool:
 
 
 def _with_preset(config: Config, preset: str, directory: Path) -> Config:
-    """The config with another reward, whose observer reads the heads that were learnt for the demo's own."""
+    """A settled config with another reward, whose observer reads the heads that were learnt for the demo's own."""
     learnt = Path(config.run.directory) / HEADS
     heads = str(learnt) if config.reward.heads == "learn" else config.reward.heads
     other = {"reward.preset": preset, "reward.terms": None, "reward.heads": heads}
@@ -181,16 +182,19 @@ def _world(config: Config) -> World:
 
 
 def _best_of_base(
-    base: Policy, prompts: list[Prompt], config: Config, checker: Checker
+    base: Policy, prompts: list[Prompt], chosen: ChosenReward, asked: str, checker: Checker
 ) -> dict[str, Answers]:
-    """The base's own samples: one at random, and the best of K by each reward. What choosing alone gains."""
-    salience, k = build_salience(config, prompts), config.sampling.candidates
-    directory = Path(config.run.directory)
+    """The base's own samples: one at random, and the best of K by each reward. What choosing alone gains.
+
+    The reward that was chosen goes by the name of the preset that was ``asked`` for.
+    """
+    config, salience = chosen.config, chosen.salience
+    k, directory = config.sampling.candidates, Path(config.run.directory)
+    presets = {asked: config.reward.preset} | {preset: preset for preset in BEST_OF_CONTROLS}
     rewards = {
-        preset: build_reward(_with_preset(config, preset, directory).reward, checker)
-        for preset in (config.reward.preset, *BEST_OF_CONTROLS)
+        name: build_reward(_with_preset(config, preset, directory).reward, checker)
+        for name, preset in presets.items()
     }
-    choose_heads(base, config, prompts, salience, directory / HEADS)
     measures = [measure_signals(reward, base, salience) for reward in rewards.values()]
     answers = answer(
         base,

@@ -18,8 +18,9 @@ from cagsr.data.row_messages import say_few, say_rows
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation import metrics_from_config as instruments
+from cagsr.evaluation.chosen_reward import choose_reward
 from cagsr.evaluation.evaluator import Answers, answer, best_by_reward, response_rows, values_of
-from cagsr.evaluation.learnt_heads import HEADS, choose_heads, keep_heads
+from cagsr.evaluation.learnt_heads import HEADS, keep_heads
 from cagsr.experiments.recipes import train_recipe
 from cagsr.experiments.results import (
     PREFERENCES,
@@ -40,10 +41,9 @@ from cagsr.io.terminal import duration, fitting, say
 from cagsr.metrics.judge import Preferences
 from cagsr.models.build import build_policy, check_sampling
 from cagsr.models.policy import Policy
-from cagsr.rewards.presets import as_read, build_reward
-from cagsr.rewards.salience import build_salience
+from cagsr.rewards.presets import build_reward
 from cagsr.runs.directory import METRICS, RESPONSES, RunDirectory, fingerprint
-from cagsr.runs.identity import of_data
+from cagsr.runs.identity import of_data, of_model
 from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
 from cagsr.training.kl import k1
@@ -63,13 +63,11 @@ class ComparisonRunner:
     """
 
     def __init__(self, config: Config, directory: Path, console: Console, accept_changes: bool = False):
-        # Controls are given the heads and the pieces of the reward that they are compared with.
-        self.config = config = as_read(config)
+        self.config = config
         self.directory, self.console = directory, console
         self.accept_changes, self.results = accept_changes, Results()
         self.world = World(accelerated(mixed_precision=config.train.mixed_precision))
         self.checker = find_checker(config.data)
-        self.reward = build_reward(config.reward, self.checker)
         rows = {split: splits.read_rows(config, split) for split in ("heldout", "train")}
         self.base_model = identity_with_base(base_name(config), config.model.revision)
         self.base = build_policy(config.replaced({"algorithm.name": "grpo"}))  # it needs no critic
@@ -77,8 +75,17 @@ class ComparisonRunner:
         self.base.to(self.world.device)
         self.prompts = self._prompts("heldout", rows["heldout"])[: config.data.evaluation_count]
         self.training = self._prompts("train", rows["train"])
-        self.salience = build_salience(config, self.training)
-        self.heads = choose_heads(self.base, config, self.training, self.salience, directory / HEADS)
+        # Controls are given the heads and the pieces of the reward that they are compared with.
+        self.config, self.salience, self.heads = choose_reward(
+            self.base,
+            config,
+            self.training,
+            self.world,
+            console,
+            kept=directory / HEADS,
+            model=of_model(base_name(config), config.model.revision),
+        )
+        self.reward = build_reward(self.config.reward, self.checker)
         pairs, report = splits.build_pairs(config, self.base)
         if pairs:
             say_rows(console, "pairs", report)

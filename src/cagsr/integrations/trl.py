@@ -38,7 +38,8 @@ class AttentionReward:
                       the trainer gets it), or a PEFT model (its base with the adapter off; frozen weights are shared
                       and not copied).
     processing_class  its tokenizer, which must be the trainer's; None: the one that lies where the model was loaded.
-    preset            name or YAML file of a preset; ``reward``, a `Reward` or its terms, takes its place.
+    preset            name or YAML file of a preset (``robust`` stands for ``knockout``: no base is sampled here);
+                      ``reward``, a `Reward` or its terms, takes its place.
     salience          which prompt tokens are to be covered; None: all content words alike.
     batch_size        completions in one pass of the observer.
     chat_template_kwargs  None: those of the trainer that asks, or none where nobody can be asked.
@@ -53,7 +54,7 @@ class AttentionReward:
     Completions of equal prompts are a group, and a term that is standardised ``group`` compares them; ``batch`` means
     all that one call brings. Each process calls for its own completions alone: where a group is split among processes,
     each part is compared within itself, and a warning says so. It is never split where ``per_device_train_batch_size *
-    steps_per_generation`` is a multiple of ``num_generations``; a reward of raw terms (``robust``) is not concerned.
+    steps_per_generation`` is a multiple of ``num_generations``; a reward of raw terms (``knockout``) is not concerned.
 
     The trainer logs the mean of every signal as ``NAME/SIGNAL``, and with ``log_completions`` each value in the table.
     NAME is ``__name__``, "attention_" and the preset unless you set another. ``observer`` is the `Policy` that reads;

@@ -19,6 +19,7 @@ from cagsr.io.atomic_write import storing, sync_directory, sync_file
 from cagsr.io.provenance import file_digest, identity, is_gguf, tokenizer_beside
 from cagsr.io.safetensors_only import reason
 from cagsr.io.terminal import say
+from cagsr.io.user_cache import user_cache
 from cagsr.models import gguf_conversion, gguf_tokenizer
 
 __all__ = ["files_of", "weights_of"]
@@ -60,10 +61,7 @@ def _copy(path: Path, _written: int, beside: Path | None) -> Path:
     made_of = [file_digest(source) for source in (gguf_conversion.__file__, gguf_tokenizer.__file__)]
     made_of += [transformers.__version__, *([file_digest(beside)] if beside else [])]
     digest = str(identity(str(path))["sha256"])
-    cache_of_user = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    place = Path(
-        cache_of_user, "cagsr", "gguf", digest[:16], hashlib.sha256(repr(made_of).encode()).hexdigest()[:8]
-    )
+    place = user_cache("gguf") / digest[:16] / hashlib.sha256(repr(made_of).encode()).hexdigest()[:8]
     with _alone(place.parent):
         if not place.is_dir():
             _convert(path, place, beside, digest)

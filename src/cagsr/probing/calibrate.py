@@ -20,10 +20,10 @@ from cagsr.data import prompts as data
 from cagsr.data import readers as sources
 from cagsr.data.corruptions import CONTRASTS
 from cagsr.data.row_messages import say_cut, say_rows
-from cagsr.distributed.process_group import accelerated
+from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
+from cagsr.evaluation.chosen_reward import choose_reward
 from cagsr.evaluation.evaluator import measure_signals
-from cagsr.evaluation.learnt_heads import choose_heads
 from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.io.atomic_write import refuse_existing, write_atomically
 from cagsr.io.quiet_libraries import warn
@@ -32,9 +32,10 @@ from cagsr.io.terminal import say
 from cagsr.models.build import build_policy, check_sampling
 from cagsr.models.policy import Policy
 from cagsr.rewards.calibration import Fit, Pairs, calibrated_terms, cross_validated
-from cagsr.rewards.presets import as_read, build_reward
+from cagsr.rewards.presets import as_read, build_reward, possible
 from cagsr.rewards.reward import SMALLEST_UNIT, Reward
-from cagsr.rewards.salience import build_salience
+from cagsr.runs.identity import of_model
+from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
 from cagsr.types import Prompt, Rollout
 
@@ -86,8 +87,9 @@ def calibrate(
     config, console = Config.of(config), console or Console()
     started = time.perf_counter()
     _check_arguments(output, pairs, labels)
-    reward = build_reward(config.reward, find_checker(config.data))
-    if config.sampling.candidates < 2 and any(term.standardise != "none" for term in reward.terms):
+    checker = find_checker(config.data)
+    terms = [term for each in possible(config) for term in build_reward(each.reward, checker).terms]
+    if config.sampling.candidates < 2 and any(term.standardise != "none" for term in terms):
         raise InputError(
             "cagsr calibrate measures standardised terms in the spread of a prompt's responses: set "
             "sampling.candidates to 2 or more"
@@ -97,14 +99,16 @@ def calibrate(
     unlabelled = splits.read_rows(config, "train")
     policy = build_policy(config)
     check_sampling(policy, console)
-    policy.to(accelerated().device)
+    world = World(accelerated())
+    policy.to(world.device)
     found, report = splits.build_prompts(config, policy, "train", rows=unlabelled)
     say_rows(console, "train prompts", report)
-    salience = build_salience(config, found)
+    model = of_model(base_name(config), config.model.revision)
+    config, salience, _ = choose_reward(policy, config, found, world, console, model=model)
+    reward = build_reward(config.reward, checker)
     say_prompt(console, found, policy, salience)
     if (uncovered := salience.uncovered(found)) is not None:
         warn(console, uncovered)
-    choose_heads(policy, config, found, salience)
     chosen = _some(found, prompts, seed)
     measure = measure_signals(reward, policy, salience)
     ruler, contrasts = _contrasts(config, policy, chosen, reward, measure)

@@ -5,16 +5,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cagsr.rewards.heads_found import Heads
+from cagsr.rewards.heads_found import ATTENTION, KNOCKOUT, Heads
 
 __all__ = ["favoured", "heads_as_data"]
 
 # Rewards that say the same, by reading heads and by asking again: between these the heads decide.
-DECIDED = ("attention", "robust")
+DECIDED = (ATTENTION, KNOCKOUT)
 
 
 def heads_as_data(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What `evaluation.learnt_heads.choose_heads` returned, by layer, with what follows; None where all are read.
+    """What `evaluation.chosen_reward` found of heads, by layer, with what follows; None where all are read.
 
     None too for a file of one's own that has weights alone: nothing was learnt that could be told.
     """
@@ -25,9 +25,10 @@ def heads_as_data(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
     layers = [{"layer": layer, **about._asdict()} for layer, about in heads.layers.items()]
     return {
         "follows": heads.follows,
+        "undecided": heads.undecided,
         "agreement": heads.agreement,
         "pieces": heads.pieces,
-        "preset": heads.preset,
+        "preset": heads.advised,
         "decision": heads.decision,
         "layers": layers,
     }

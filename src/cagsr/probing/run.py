@@ -18,8 +18,8 @@ from cagsr.data.row_messages import say_rows
 from cagsr.distributed.launcher import refuse_unseen
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
+from cagsr.evaluation.chosen_reward import choose_reward
 from cagsr.evaluation.evaluator import Answers, measure_signals
-from cagsr.evaluation.learnt_heads import choose_heads
 from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.io.adapters import identity_with_base
 from cagsr.io.quiet_libraries import warn
@@ -32,11 +32,21 @@ from cagsr.probing.labels import find_agreement, find_truths
 from cagsr.probing.ranking import Ranked, rank
 from cagsr.probing.samples import SHUFFLED, Probed, adversary_shares, observe, share_flat
 from cagsr.probing.verdict import Base, Found, advised, hint, judge_base, judge_reward, overall
-from cagsr.rewards.presets import PRESETS, as_read, build_reward, checker_signals, load_preset
+from cagsr.rewards.heads_found import KNOCKOUT
+from cagsr.rewards.presets import (
+    CHOICES,
+    PRESETS,
+    as_read,
+    build_reward,
+    checker_signals,
+    load_preset,
+    possible,
+)
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.reward_set import Panel, label
-from cagsr.rewards.salience import Salience, build_salience
+from cagsr.rewards.salience import Salience
 from cagsr.rewards.signals import SIGNALS
+from cagsr.runs.identity import of_model
 from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
 from cagsr.tasks.task import Checker
@@ -46,6 +56,7 @@ __all__ = ["probe"]
 
 # These need what prompts alone may not have: a reference, people's pairs, values to exchange.
 NEEDING_MORE = ("reference_overlap", "reward_model", "swapped")
+OWN_TERMS = "reward.terms"
 LOG_PROBABILITY, ENTROPY = "reference_logprob", "entropy"
 
 
@@ -57,6 +68,7 @@ def probe(config: Config | str | Path, console: Console | None = None, prompts: 
     Returns what was found, as data: ``base``, ``rewards`` and ``signals`` by name, the ``verdict`` with its
     ``reasons`` and the ``preset`` that it is about, ``yaml`` lines to use (None where the verdict is no), ``cost``, and
     where heads were learnt (``reward.heads``) ``heads``: their layers, whether they serve, and the preset that follows.
+    ``configured`` is the reward of the config, and ``measured`` what it came to where that was a choice.
 
     ``config`` is a `Config` or a YAML file. This is `cagsr probe`. Raises InputError where a prompt gets a single
     response, and for fewer than two prompts.
@@ -72,16 +84,20 @@ def _probed(config: Config, console: Console, prompts: int) -> dict[str, Any]:
     if sampling.candidates < 2:
         raise InputError("cagsr probe compares responses to one prompt: set sampling.candidates to 2 or more")
     checker = find_checker(config.data)
-    rewards, configured = _rewards(config, checker)
-    panel, adversarial = _panels(rewards, checker)
+    for each in possible(config):
+        _panels(_rewards(each, checker), checker)
     split = "development" if splits.has_evaluation_data(config) else "train"
     config = _of_prompts(config, split, prompts)
     policy, asked, world = _loaded(config, split, prompts, console)
-    salience = build_salience(config, asked)
+    configured = config.reward.preset if config.reward.terms is None else OWN_TERMS
+    model = of_model(base_name(config), config.model.revision)
+    config, salience, learnt = choose_reward(policy, config, asked, world, console, model=model)
+    rewards = _rewards(config, checker, configured)
+    panel, adversarial = _panels(rewards, checker)
     say_prompt(console, asked, policy, salience)
     if (uncovered := salience.uncovered(asked)) is not None:
         warn(console, uncovered)
-    heads = heads_as_data(choose_heads(policy, config, asked, salience))
+    heads = heads_as_data(learnt)
     per_pass = max(1, config.train.micro_batch // sampling.candidates)
     how: dict[str, Any] = {"prompts_per_pass": per_pass, "world": world, "seed": config.train.seed}
     probed = observe(policy, asked, sampling, panel, adversarial, salience, **how)
@@ -115,6 +131,7 @@ def _probed(config: Config, console: Console, prompts: int) -> dict[str, Any]:
         "reasons": list(verdict.reasons),
         "preset": chosen,
         "configured": configured,
+        "measured": config.reward.preset if config.reward.terms is None else OWN_TERMS,
         "heads": heads,
         "hint": hint(found, chosen),
         "yaml": None if verdict.level == "no" else _yaml(config, chosen),
@@ -166,19 +183,22 @@ def _found(
     )
 
 
-def _rewards(config: Config, checker: Checker | None) -> tuple[dict[str, Sequence[Term]], str]:
-    """Every preset that can be measured here and the config's own reward; and what that is called."""
+def _rewards(config: Config, checker: Checker | None, name: str = OWN_TERMS) -> dict[str, Sequence[Term]]:
+    """The reward of a settled config, which is called ``name``, and every other preset that can be measured here."""
+    own = build_reward(config.reward, checker).terms
     rewards: dict[str, Sequence[Term]] = {
-        name: load_preset(name) for name in PRESETS if name != "oracle" or checker is not None
+        preset: load_preset(preset)
+        for preset in PRESETS
+        if preset not in CHOICES and (preset != "oracle" or checker is not None)
     }
     rewards = {
-        name: terms
-        for name, terms in rewards.items()
+        preset: terms
+        for preset, terms in rewards.items()
         if not any(term.signal in NEEDING_MORE for term in terms)
     }
-    own = build_reward(config.reward, checker).terms
-    name = config.reward.preset if config.reward.terms is None else "reward.terms"
-    return {name: own} | {other: terms for other, terms in rewards.items() if other != name}, name
+    # What was chosen goes by the name of the choice, and by no other.
+    known = (name,) if config.reward.terms else (name, config.reward.preset)
+    return {name: own} | {other: terms for other, terms in rewards.items() if other not in known}
 
 
 def _signals(rewards: Mapping[str, Sequence[Term]]) -> dict[str, Sequence[Term]]:
@@ -253,13 +273,14 @@ def _quality(
 
 
 def _yaml(config: Config, name: str) -> str:
-    if name == "reward.terms":
+    if name == OWN_TERMS:
         return "reward:  # yours, as it stands\n"
     given, read = config.sampling, as_read(config).reward
     left = read.salience.model_copy(update={"kind": None})
-    of_preset = as_read(config.replaced({"reward": RewardSettings(preset=name, salience=left)})).reward
-    # Every preset was measured with the heads and the salience of this config. What robust asks reads no heads.
-    heads = f"  heads: {read.heads}\n" if read.heads != of_preset.heads and name != "robust" else ""
+    measured = read.preset if name in CHOICES else name
+    of_preset = as_read(config.replaced({"reward": RewardSettings(preset=measured, salience=left)})).reward
+    # Every preset was measured with the heads and the salience of this config. Knockouts read no heads.
+    heads = f"  heads: {read.heads}\n" if read.heads != of_preset.heads and measured != KNOCKOUT else ""
     kind = read.salience.kind
     salience = f"  salience: {{kind: {kind}}}\n" if kind != of_preset.salience.kind else ""
     return (

@@ -81,8 +81,11 @@ def _base_lines(summary: Mapping[str, Any]) -> Iterator[str]:
     yield f"entropy {base['entropy']:.2f} nats a token; as likely under another prompt: {base['unread']:.0%}"
     for what, why in summary["missing"].items():
         yield f"no {what}: {why}"
-    if summary["heads"] is None:
-        yield "heads: none learnt; with reward.preset=attention a probe says whether attention serves"
+    chosen = summary["configured"] != summary["measured"]
+    if summary["heads"] is None and chosen:
+        yield f"heads: nothing told them apart, so that {summary['configured']} is {summary['measured']} here"
+    elif summary["heads"] is None:
+        yield "heads: none learnt; with reward.preset=robust a probe says whether attention serves"
 
 
 def _layers(heads: Mapping[str, Any], console: Console) -> None:
@@ -170,8 +173,10 @@ def _verdict(summary: Mapping[str, Any], console: Console) -> None:
     if name != configured:
         own = summary["rewards"][configured]
         reasons.append(f"{configured}, as configured: {own['verdict']}; {own['reasons'][0]}")
-    decided = (summary["heads"] or {}).get("preset")
-    if decided not in (None, name):
+    decided, chosen = (summary["heads"] or {}).get("preset"), configured != summary["measured"]
+    if chosen:
+        reasons.append(f"{configured} is {summary['measured']} for this base")
+    if decided not in (None, name) and not (chosen and name == configured):
         reasons.append(f"its heads alone, without labels, name {decided}")
     reasons += [summary["hint"]] if summary["hint"] else []
     for reason in reasons:

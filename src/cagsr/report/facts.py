@@ -29,6 +29,7 @@ def run_facts(run: Run) -> list[Fact]:
         ("model", model.get("name") or (f"base of {data['task']}" if data.get("task") else None)),
         ("data", data.get("task") or data.get("source")),
         ("reward", ", ".join(signals) if signals else reward.get("preset")),
+        ("chosen for this base", run.chosen),
         ("observer", reward.get("observer")),
         ("algorithm", algorithm.get("name")),
         ("a step", f"{prompts} prompts × {candidates} candidates" if prompts and candidates else None),

@@ -3,7 +3,7 @@
 from typing import Any
 
 from cagsr.report.names import number, tick
-from cagsr.rewards.heads_found import FOLLOWS, Heads
+from cagsr.rewards.heads_found import FOLLOWS, KNOCKOUT, Heads
 
 __all__ = ["heads_picture"]
 
@@ -61,8 +61,9 @@ def _said(found: Heads) -> dict[str, str]:
     """The heads in words: how many are read, of how many layers, what they agree with, and what follows."""
     layers = found.layers
     read = [layer.read for layer in layers.values()]
+    are = "would be read" if found.preset == KNOCKOUT else "are read"
     says = (
-        f"{sum(read)} of {sum(layer.heads for layer in layers.values())} heads are read, in "
+        f"{sum(read)} of {sum(layer.heads for layer in layers.values())} heads {are}, in "
         f"{sum(count > 0 for count in read)} of {len(read)} layers: those that look at a piece of the prompt where the "
         f"base's responses would lose it (rank correlation within a piece {number(found.agreement)} on the average, "
         f"{found.pieces} pieces)."

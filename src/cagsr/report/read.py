@@ -139,7 +139,8 @@ class Run:
     outcome      summary.json as it is; ``summary`` where it is that of a comparison or a demo
     responses    (system, seed) -> rows on held-out prompts
     evaluated    step -> rows on development prompts; 0: the base
-    heads        the attention heads that its reward reads, where they were learnt
+    heads        the attention heads that its reward reads, or was chosen by, where they were learnt
+    chosen       the preset that was chosen for its base and why, where the config left that open
     children     runs inside a comparison: DRAWN of the trained systems, ours first; ``not_drawn`` names the others
     problems     what could not be read, in sentences
     """
@@ -157,6 +158,7 @@ class Run:
     responses: dict[tuple[str, str], list[Response]] = field(default_factory=dict)
     evaluated: dict[int, list[Response]] = field(default_factory=dict)
     heads: Heads | None = None
+    chosen: str | None = None
     children: list["Run"] = field(default_factory=list)
     not_drawn: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -179,7 +181,13 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
     run.outcome = _mapping(run, SUMMARY, needed=False)
     if "systems" in run.outcome:
         run.summary = _validated(run, SUMMARY, run.outcome, Summary, "the comparison is")
-    if found := _mapping(run, HEADS, needed=False):
+    found = _mapping(run, HEADS, needed=False)
+    preset, reason = found.get("preset"), found.get("reason")
+    if isinstance(preset, str) and isinstance(reason, str):
+        run.chosen = f"{preset}: {reason}"
+    if found and (
+        run.chosen is None or "weights" in found
+    ):  # of a base that told no heads apart it says why alone
         run.heads = _validated(run, HEADS, found, Heads, "the heads are")
     for row in _rows(run, METRICS, TypeAdapter(dict[str, Any])):
         _add_metrics(run, row)

@@ -15,10 +15,12 @@ from cagsr.rewards.heads_found import FOLLOWS
 from cagsr.rewards.segments import knockout, segments
 from cagsr.types import Evidence, Observer, Rollout
 
-__all__ = ["FOLLOWS", "HeadObserver", "agreement", "best_heads", "follows", "looks"]
+__all__ = ["FOLLOWS", "HeadObserver", "agreement", "best_heads", "follows", "looks", "undecided"]
 
 KEPT = 24
 """How many heads are read. Fewer say less of a piece, more mix in heads that look elsewhere."""
+SAID, NEAR = 3.0, 2.0
+"""Nats that a piece said costs a response at least, as in the preset `knockout`, and how near to it nothing is sure."""
 TOLD = 1.0
 """Nats by which knockouts of a piece must differ among a prompt's responses: below, their order is noise."""
 
@@ -75,6 +77,16 @@ def follows(looked: Sequence[Tensor], lost: Sequence[Tensor]) -> float:
         if scale > 0:  # a prompt of which all is alike tells nothing
             found.append((of_look @ of_loss / scale).item())
     return sum(found) / max(len(found), 1)
+
+
+def undecided(lost: Sequence[Tensor]) -> float:
+    """Share in [0, 1] of knockouts (each [N J], of one prompt) that lie within `NEAR` nats of `SAID`.
+
+    Where it is low, hiding a piece tells whether a response took it up; a base whose responses make up for a hidden
+    piece by what the others imply leaves much between. A criterion without labels, beside `follows`.
+    """
+    every = torch.cat([losses.flatten() for losses in lost])
+    return ((every - SAID).abs() < NEAR).float().mean().item()
 
 
 def best_heads(sums: Mapping[int, Sequence[float]], kept: int = KEPT) -> dict[int, list[float]]:

@@ -4,15 +4,22 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["FOLLOWS", "Heads", "Layer"]
+__all__ = ["ATTENTION", "ENOUGH", "FOLLOWS", "KNOCKOUT", "Heads", "Layer"]
 
 FOLLOWS = 0.65
 """From which correlation (`rewards.heads.follows`) on the heads are read instead of asking for knockouts. In the lab
 notes: .82 on a pretrained model, where attention ranks better than knockout, and .28 to .54 on small ones, where it
 ranks worse."""
+UNDECIDED = 0.2
+"""Share of knockouts near their threshold (`rewards.heads.undecided`) from which on heads are asked at all. Below,
+knockouts say clearly what was taken up, and heads that follow them say less. In the lab notes: .07 to .14 on small
+models, whose heads follow by up to .70 on some prompts, and more on a pretrained one."""
+ENOUGH = 10
+"""Pieces that must have told heads from one another: with fewer the correlation is chance."""
+ATTENTION, KNOCKOUT = "attention", "knockout"
 DECISIONS = {
-    "attention": "attention serves: read heads (reward.preset: attention)",
-    "robust": "ask for knockouts (reward.preset: robust)",
+    ATTENTION: f"attention serves: read heads (reward.preset: {ATTENTION})",
+    KNOCKOUT: f"ask for knockouts (reward.preset: {KNOCKOUT})",
     None: "not known (these heads were learnt before it was measured)",
 }
 
@@ -26,7 +33,11 @@ class Layer(NamedTuple):
 
 
 class Heads(BaseModel):
-    """Heads as `evaluation.learnt_heads.find_heads` found them. Files of earlier versions lack ``follows``."""
+    """Heads as `evaluation.learnt_heads.find_heads` found them.
+
+    Files of earlier versions lack ``follows`` and ``undecided``. ``preset`` is the reward that they decided, where they
+    were asked to: None where the config named one.
+    """
 
     model_config = ConfigDict(allow_inf_nan=False)
 
@@ -35,6 +46,8 @@ class Heads(BaseModel):
     agreement: float
     pieces: int
     follows: float | None = None
+    undecided: float | None = None
+    preset: str | None = None
 
     @property
     def layers(self) -> dict[int, Layer]:
@@ -46,11 +59,45 @@ class Heads(BaseModel):
         }
 
     @property
-    def preset(self) -> str | None:
+    def advised(self) -> str | None:
         """The preset that the criterion without labels names; None where ``follows`` was not measured."""
-        return None if self.follows is None else "attention" if self.follows >= FOLLOWS else "robust"
+        if self.follows is None:
+            return None
+        serves = self.follows >= FOLLOWS and self.pieces >= ENOUGH and not self._are_clear
+        return ATTENTION if serves else KNOCKOUT
+
+    @property
+    def _are_clear(self) -> bool:
+        """Whether knockouts leave little for heads to tell."""
+        return self.undecided is not None and self.undecided < UNDECIDED
+
+    @property
+    def reason(self) -> str:
+        """Why `advised` is what it is, in words."""
+        if self.follows is None:
+            return "the file of its heads does not say how well they follow the knockouts"
+        if self.pieces < ENOUGH:
+            return f"{self.pieces} pieces are too few to tell its heads from one another"
+        by = f"its heads follow the knockouts of {self.pieces} pieces by {self.follows:.2f}"
+        if self.follows < FOLLOWS:
+            return f"{by}, below {FOLLOWS}"
+        if self.undecided is None:
+            return f"{by}, at least {FOLLOWS}"
+        share = f"{self.undecided:.0%} of these are undecided"
+        if self._are_clear:
+            return (
+                f"{by}, at least {FOLLOWS}, but {share}, below {UNDECIDED:.0%}: they are clear by themselves"
+            )
+        return f"{by}, at least {FOLLOWS}, and {share}, at least {UNDECIDED:.0%}"
 
     @property
     def decision(self) -> str:
         """What follows for the reward, in words."""
-        return DECISIONS[self.preset]
+        why = ""
+        if self.follows is not None and self.pieces < ENOUGH:
+            why = "too few pieces to tell: "
+        elif self.follows is not None and self._are_clear:
+            why = (
+                f"knockouts are clear by themselves ({self.undecided:.0%} undecided, below {UNDECIDED:.0%}): "
+            )
+        return f"{why}{DECISIONS[self.advised]}"

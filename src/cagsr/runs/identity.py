@@ -21,8 +21,10 @@ from cagsr.runs.directory import fingerprint
 from cagsr.tasks.bases import base_name
 from cagsr.types import Prompt
 
-__all__ = ["of_checker", "of_data", "of_start"]
+__all__ = ["model_of", "of_checker", "of_data", "of_model", "of_start"]
 
+# What identifies a model in an identity: `of_model`, and of one that was in memory `models.build.model_digest`.
+OF_MODEL = ("model", "tokenizer and model config", "base of the adapter", "tokenizer")
 # Keys that change where and when a run saves, never its numbers.
 FREE = {"train.save_every", "train.keep_checkpoints", "sft.directory", "sft.save_every"}
 FREE |= {"sampling.vllm.base_url", "sampling.vllm.group_port", "sampling.vllm.timeout"}
@@ -51,7 +53,7 @@ def of_start(
     if loaded is not None:
         found |= loaded
     elif "sft" not in read or config.sft.scratch is None:
-        found |= _of_model(base_name(config), config.model.revision)
+        found |= of_model(base_name(config), config.model.revision)
     if terms:
         found |= _of_terms(terms)
     if "." in config.algorithm.loss.name and "algorithm" in read:
@@ -70,13 +72,19 @@ def of_data(prompts: Iterable[Prompt], name: str = "data") -> dict[str, str]:
     return {name: fingerprint(texts)}
 
 
-def _of_model(name: str, revision: str | None) -> dict[str, Any]:
+def of_model(name: str, revision: str | None) -> dict[str, Any]:
+    """Identity of a model by its name: its weights, what is beside them, and the base of an adapter."""
     found = {"model": _content(name, revision), "tokenizer and model config": settings_digest(name)}
     adapter = adapter_at(name, revision)
     if adapter is not None:
         base = found_base(adapter)
         found["base of the adapter"] = base.content or base.name
     return found
+
+
+def model_of(found: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of an identity that identifies the model."""
+    return {key: found[key] for key in OF_MODEL if key in found}
 
 
 def _content(name: str, revision: str | None) -> str | None:

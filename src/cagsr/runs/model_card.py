@@ -16,10 +16,12 @@ def model_card(
     evaluation: Mapping[str, float] | None,
     prompts: int,
     form: str = "the whole model",
+    asked: str | None = None,
 ) -> str:
     """README.md of a trained model. ``run`` has the resolved sections of a config, ``evaluation`` this model's numbers.
 
-    ``form`` says what the files are, as of `models.load.saved_form`.
+    ``form`` says what the files are, as of `models.load.saved_form`; ``asked`` is the preset that was asked for, where
+    that was a choice.
 
     A base that is a local directory is called by its last names only: a path means nothing elsewhere. ``base_model`` is
     written for a name that the hub can have, and for no other: the hub refuses a card that names one.
@@ -35,7 +37,8 @@ def model_card(
         else name
     )
     chosen = reward["terms"]
-    terms = ", ".join(term["signal"] for term in chosen) if chosen else f"preset `{reward['preset']}`"
+    by = "" if asked in (None, reward["preset"]) else f", chosen by `{asked}`"
+    terms = ", ".join(term["signal"] for term in chosen) if chosen else f"preset `{reward['preset']}`{by}"
     library = "peft" if form.startswith("a LoRA adapter") else "transformers"
     lines = ["---", f"library_name: {library}", "tags: [cagsr, reinforcement-learning]"]
     lines += [f"base_model: {name}"] if name is not None and not local and _can_be_on_the_hub(name) else []

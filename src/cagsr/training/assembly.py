@@ -15,8 +15,9 @@ from cagsr.data.splits import DataSets
 from cagsr.distributed.fsdp import prepare
 from cagsr.distributed.process_group import World
 from cagsr.errors import InputError
+from cagsr.evaluation.chosen_reward import choose_reward
 from cagsr.evaluation.evaluator import Evaluator, measure_signals
-from cagsr.evaluation.learnt_heads import HEADS, choose_heads, keep_heads, said_of
+from cagsr.evaluation.learnt_heads import HEADS, keep_heads
 from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.shutdown import Stops
@@ -26,10 +27,11 @@ from cagsr.models.load import saved_form
 from cagsr.models.policy import Policy
 from cagsr.models.reference import Reference
 from cagsr.models.vllm import Client, VLLMSampler
+from cagsr.rewards.presets import build_reward
 from cagsr.rewards.reward import Reward
-from cagsr.rewards.salience import Salience, build_salience
+from cagsr.rewards.salience import Salience
 from cagsr.runs.directory import fingerprint
-from cagsr.runs.identity import of_data
+from cagsr.runs.identity import model_of, of_data
 from cagsr.runs.session import Claim
 from cagsr.tasks.task import Checker
 from cagsr.training import kl
@@ -55,7 +57,6 @@ class Assembled(NamedTuple):
 
 def assemble(
     config: Config,
-    reward: Reward,
     claim: Claim,
     console: Console,
     *,
@@ -66,7 +67,7 @@ def assemble(
     evaluate: bool,
     shows_prompt: bool,
 ) -> Assembled:
-    """Read the data, load the policy and build the loop of a run whose directory is claimed.
+    """Read the data, load the policy, settle its reward and build the loop of a run whose directory is claimed.
 
     ``loaded``, ``tokenizer`` and ``datasets`` are what the caller has in memory; the config names the rest. Without
     ``evaluate`` nothing is evaluated. The console is told of the rows, and with ``shows_prompt`` of the first prompt.
@@ -78,22 +79,23 @@ def assemble(
     check_sampling(policy, console)
     prompts, report = splits.build_prompts(config, policy, "train", rows=rows)
     say_rows(console, "train prompts", report)
-    salience = build_salience(config, prompts)
+    policy.to(claim.accelerator.device)
+    kept, model = claim.directory / HEADS, model_of(claim.identity)
+    config, salience, heads = choose_reward(
+        policy, config, prompts, World(claim.accelerator), console, kept=kept, model=model
+    )
     if shows_prompt:
         say_prompt(console, prompts, policy, salience)
     if (uncovered := salience.uncovered(prompts)) is not None:
         warn(console, uncovered)
-    policy.to(claim.accelerator.device)
-    kept = claim.directory / HEADS
-    heads = choose_heads(policy, config, prompts, salience, kept)
-    if heads is not None and shows_prompt:
-        say(console, said_of(heads))
+    reward = build_reward(config.reward, checker)
     step = build_step(config, policy, reward, salience, claim.accelerator, client)
     if loaded is not None:
         refuse_trained_adapter(policy, step.reference, prompts[0])
     evaluator = _evaluator(config, step, checker, datasets, console) if evaluate else None
     evaluated = of_data(evaluator.prompts, "evaluation data") if evaluator else {}
-    claim.start(of_data(prompts) | evaluated)
+    chosen = {"reward that was chosen": heads["preset"]} if heads and "preset" in heads else {}
+    claim.start(of_data(prompts) | evaluated | chosen)
     if claim.accelerator.is_main_process:
         keep_heads(heads, kept)
     loop = _loop(config, claim, console, step, prompts, evaluator)

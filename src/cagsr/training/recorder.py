@@ -24,8 +24,9 @@ KEPT_RESPONSES = 24
 class Recorder:
     """A `RunObserver` that writes metrics, candidates, evaluations and model cards, and then tells the dashboards.
 
-    ``form`` is what the model's files are, for its card. ``warnings`` are of what is optional and failed: they are said
-    when it fails, kept in metrics.jsonl and summary.json, and said again at the end.
+    ``config`` is that of the claim with its reward settled. ``form`` is what the model's files are, for its card.
+    ``warnings`` are of what is optional and failed: they are said when it fails, kept in metrics.jsonl and
+    summary.json, and said again at the end.
     """
 
     def __init__(
@@ -99,7 +100,10 @@ class Recorder:
 
     def _write_card(self, name: str, step: int, evaluation: dict[str, float] | None, prompts: int) -> None:
         try:
-            card = model_card(self.config.model_dump(mode="json"), step, evaluation, prompts, self.form)
+            asked = self.claim.config.reward.preset
+            card = model_card(
+                self.config.model_dump(mode="json"), step, evaluation, prompts, self.form, asked
+            )
             write_atomically(self.directory / name / "README.md", card)
         except CagsrError:
             raise

@@ -22,7 +22,7 @@ from cagsr.models.load import saved_form
 from cagsr.models.load_policy import load_policy
 from cagsr.models.lora import is_adapted
 from cagsr.models.policy import Policy
-from cagsr.rewards.presets import as_read, build_reward, terms_of
+from cagsr.rewards.presets import as_read, build_reward, possible, terms_of
 from cagsr.rewards.reward import Reward
 from cagsr.runs.identity import of_checker, of_start
 from cagsr.runs.session import Claim
@@ -180,7 +180,8 @@ class Trainer:
         evaluate: bool = True,
     ) -> Trained:
         """`train`, as the commands call it; without ``evaluate`` nothing is evaluated and no best/ is kept."""
-        # What a preset leaves to be read is a part of the run's config and identity.
+        # What a preset leaves to be read is a part of the run's config and identity; a choice is left until the base is
+        # loaded (`evaluation.chosen_reward`), and is then kept beside them.
         self.config = config = as_read(self.config)
         console = self.console
         if self.policy is not None and self.loaded is not None:
@@ -191,8 +192,9 @@ class Trainer:
         check_paths(config)
         check_trackers(config.run.trackers)
         checker = self.checker or find_checker(config.data)
-        reward = build_reward(config.reward, checker)
-        check_training(config, reward)
+        rewards = [build_reward(each.reward, checker) for each in possible(config)]
+        for each, reward in zip(possible(config), rewards, strict=True):
+            check_training(each, reward)
         accelerator = accelerated(mixed_precision=config.train.mixed_precision)
         check_launch(accelerator, "cagsr train", config)
         console.quiet = console.quiet or not accelerator.is_main_process
@@ -200,7 +202,7 @@ class Trainer:
         claim = Claim(
             config.run.directory,
             config,
-            of_start(config, READ, accelerator, reward.terms, known)
+            of_start(config, READ, accelerator, [term for reward in rewards for term in reward.terms], known)
             | ({} if self.checker is None else of_checker(self.checker)),
             accelerator,
             resume=resume,
@@ -213,15 +215,12 @@ class Trainer:
                 say(console, f"{claim.directory} is finished (step {config.train.steps}); nothing to do.")
                 self.outcome = finished
                 return Trained(None, finished)
-            return self._train(name, reward, checker, claim, evaluate)
+            return self._train(name, checker, claim, evaluate)
 
-    def _train(
-        self, name: str, reward: Reward, checker: Checker | None, claim: Claim, evaluate: bool
-    ) -> Trained:
+    def _train(self, name: str, checker: Checker | None, claim: Claim, evaluate: bool) -> Trained:
         console, steps = self.console, self.config.train.steps
         policy, loop, recorder = assemble(
             self.config,
-            reward,
             claim,
             console,
             loaded=self.loaded,
@@ -231,7 +230,7 @@ class Trainer:
             evaluate=evaluate,
             shows_prompt=name == "train",  # a comparison trains many times on the same prompts
         )
-        say(console, f"{name}: {policy.readable}; reward {', '.join(reward.names)}")
+        say(console, f"{name}: {policy.readable}; reward {', '.join(loop.step.reward.names)}")
         if is_adapted(policy.model):
             say(console, f"model/ will be {saved_form(policy)}", style="dim")
         if not policy.sharing.possible:

@@ -67,7 +67,9 @@ class RewardSettings(Section):
     """The reward: a preset or terms, and the observer that it is read from."""
 
     preset: Place = Field(
-        default="robust", description="Name of a built-in preset, or path of a preset file."
+        default="robust",
+        description="Name of a built-in preset, or path of a preset file. robust is attention-values (attention where "
+        "prompts have no values) or knockout, as the base's own heads say before the first step, without labels.",
     )
     terms: Annotated[list[Term], Field(min_length=1)] | None = Field(
         default=None, description="The sum spelt out, in place of the preset's."

@@ -5,7 +5,7 @@ content token. Which side is padded does not matter; the prompt mask says where 
 """
 
 from cagsr.rewards.salience.base import Salience, evidence_of
-from cagsr.rewards.salience.build import build_salience, demand_content
+from cagsr.rewards.salience.build import NothingToCoverError, build_salience, demand_content
 from cagsr.rewards.salience.column import Column
 from cagsr.rewards.salience.content import Idf, Span, Uniform
 from cagsr.rewards.salience.divided import Pieces
@@ -13,6 +13,7 @@ from cagsr.rewards.salience.divided import Pieces
 __all__ = [
     "Column",
     "Idf",
+    "NothingToCoverError",
     "Pieces",
     "Salience",
     "Span",

@@ -11,11 +11,17 @@ from cagsr.rewards.salience.content import Idf, Span, Uniform
 from cagsr.rewards.salience.divided import Pieces
 from cagsr.types import Prompt
 
-__all__ = ["build_salience", "demand_content"]
+__all__ = ["NothingToCoverError", "build_salience", "demand_content"]
+
+
+class NothingToCoverError(InputError):
+    """What counts is in none of the prompts; ``why`` says so in short."""
+
+    why = "no prompt has a piece of its own"
 
 
 def demand_content(salience: Salience, prompts: Sequence[Prompt]) -> None:
-    """Raise InputError where what was asked for (a span, a column, rare words, roles, pieces) is in no prompt."""
+    """Raise NothingToCoverError where what was asked for (a span, a column, rare words, roles, ...) is in no prompt."""
     roles = getattr(salience, "roles", ROLES)
     if isinstance(salience, Span):
         kind, mend = "span", "Correct its start, end or pattern"
@@ -34,7 +40,7 @@ def demand_content(salience: Salience, prompts: Sequence[Prompt]) -> None:
     else:
         return
     if len(salience.without_content(prompts)) == len(prompts):
-        raise InputError(
+        raise NothingToCoverError(
             f"salience {kind}: none of {len(prompts)} prompts has a token that counts, so every response would cover "
             f"nothing. {mend}; the first prompt is {prompts[0].text!r:.160}"
         )
@@ -43,7 +49,7 @@ def demand_content(salience: Salience, prompts: Sequence[Prompt]) -> None:
 def build_salience(config: Config, prompts: Sequence[Prompt]) -> Salience:
     """Build the salience of ``reward.salience``, or the preset's; document frequencies are those of ``prompts``.
 
-    Raises InputError as `demand_content` does.
+    Raises NothingToCoverError as `demand_content` does.
     """
     given = as_read(config).reward.salience
     salience: Salience = Uniform(roles=given.roles)

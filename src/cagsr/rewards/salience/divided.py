@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -27,7 +28,12 @@ class Pieces(Salience):
         self.common = Common(
             "\n".join(prompt.text[start:stop] for start, stop in prompt.written(roles)) for prompt in prompts
         )
-        self._contrasts = Contrasts(prompts, self._apart)
+        self._prompts = prompts
+
+    @cached_property
+    def _contrasts(self) -> Contrasts:
+        # All prompts are divided for it, which takes seconds where there are thousands, and not every reward asks.
+        return Contrasts(self._prompts, self._apart)
 
     @property
     def contrasts(self) -> Callable[[Prompt], Mapping[int, Sequence[int]]] | None:
