@@ -8,7 +8,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3 python; d
 	$$name -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { echo $$name; break; }; done)
 
-.PHONY: demo test suite check docs bench gpu-check table prove prove-pages golden
+.PHONY: demo test suite check docs bench gpu-check table table-real prove prove-pages golden
 
 demo: $(READY)
 	$(BIN)/cagsr demo $(ARGS)
@@ -42,6 +42,10 @@ gpu-check: $(READY)
 
 table: $(READY)
 	$(BIN)/python -m benchmarks.table $(ARGS)
+
+# Twenty minutes a run on a core, and dozens of runs: every reward on SmolLM2-135M-Instruct. What docs/real.json has is done.
+table-real: $(READY)
+	$(BIN)/python -m benchmarks.table_real $(ARGS)
 
 # About twenty minutes on 2 cores: what the program promises, each at its full count. Writes docs/reliability.md.
 prove: $(READY)

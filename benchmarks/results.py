@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.record import table
 from benchmarks.verdicts import matrix
 
-__all__ = ["Record", "every_case", "keep", "overview", "read", "read_table", "verdict_counts"]
+__all__ = ["Record", "as_text", "every_case", "keep", "overview", "read", "read_table", "verdict_counts"]
 
 Record = dict[str, dict[str, Any]]
 
@@ -38,10 +38,10 @@ def keep(
     found = {**record, **cases, VERDICTS: {**verdicts, "rows": rows}}
     others = [name for name in record if name not in order and name != VERDICTS]
     names = [*others, VERDICTS, *(name for name in order if name in found)]
-    path.write_text(_json({name: found[name] for name in names}), encoding="utf-8")
+    path.write_text(as_text({name: found[name] for name in names}), encoding="utf-8")
 
 
-def _json(record: Record) -> str:
+def as_text(record: Record) -> str:
     """A line for every row, so that one measured again is one line changed."""
     parts = []
     for name, part in record.items():
