@@ -61,7 +61,7 @@ class Clock:
 def watch(step: Step, clock: Clock) -> None:
     """Have the clock time what ``step`` calls, by the names that anybody may call."""
     calls = [
-        (step.policy, "sample", "sampling"),
+        (step.sampler or step.policy, "sample", "sampling"),
         (step.observer, "observe", "reference"),
         (step.observer, "logprobs", "asked again"),
         (step.reward, "measure", REWARD),

@@ -29,7 +29,8 @@ class Sampler(Protocol):
     learnt from them, because nobody here sees which weights it has.
     """
 
-    held_to_policy: bool
+    @property
+    def held_to_policy(self) -> bool: ...
 
     def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout: ...
 
