@@ -233,6 +233,6 @@ def build(name: str, shape: Shape, model: Path, own: Path) -> tuple[Step, list[P
         step.reference = step.observer = Unread(step.policy)
     if way.autocast:
         # As Accelerate does it with mixed precision, which is one for all steps of a process.
-        step.accelerator.autocast = partial(torch.autocast, "cpu", torch.bfloat16)  # pyright: ignore[reportAttributeAccessIssue]
+        step.accelerator.autocast = partial(torch.autocast, "cpu", torch.bfloat16)
         step.policy.forward = torch.autocast("cpu", torch.bfloat16)(step.policy.forward)
     return step, prompts[: shape.prompts]
