@@ -173,6 +173,7 @@ def build_step(
     training, algorithm = config.train, config.algorithm
     policy.to(accelerator.device)
     reference = Reference(policy)
+    sampler = _sampler(config, policy, accelerator, client)
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer: Any = torch.optim.AdamW(trained, lr=training.learning_rate, weight_decay=training.weight_decay)
     network, optimizer = prepare(policy, optimizer, accelerator)
@@ -196,7 +197,7 @@ def build_step(
         accelerator=accelerator,
         groups_per_pass=_groups_per_pass(config, accelerator.num_processes),
         max_grad_norm=training.max_grad_norm,
-        sampler=_sampler(config, policy, accelerator, client),
+        sampler=sampler,
     )
 
 
