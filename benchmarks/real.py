@@ -52,7 +52,7 @@ own template, and are of unequal length (%s). One optimizer step on all of them 
 - **{UNREAD}**: the reward is the response's length, and the reference gives log-probabilities for the KL penalty and
   nothing else: what a step costs whose reward looks at nothing.
 - **cagsr, ...** are presets. `attention` and `attention-values` read {LEARNT} heads of a file, as many as are learnt;
-  `robust` asks the observer again for each of a prompt's pieces. Some are measured at the shorter prompts only.
+  `knockout` asks the observer again for each of a prompt's pieces. Some are measured at the shorter prompts only.
 - **{WRITING}**: with `sampling.dtype: bfloat16`.
 - **{ROUNDED}**: with `train.mixed_precision: bf16` as well.
 

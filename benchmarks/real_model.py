@@ -55,7 +55,7 @@ SHARING, WIDE = 3, 8 / 3
 """Query heads for each key head, and width of the feed-forward layer over the hidden one, as SmolLM2 has them."""
 
 UNREAD = "cagsr, nothing read"
-ATTENTION, KNOCKOUT = "cagsr, attention", "cagsr, robust"
+ATTENTION, KNOCKOUT = "cagsr, attention", "cagsr, knockout"
 WRITING, ROUNDED = "attention, bfloat16 writes", "attention, bfloat16"
 
 
@@ -74,7 +74,7 @@ WAYS = {
     "cagsr, coverage": Way("coverage"),
     ATTENTION: Way("attention"),
     "cagsr, attention-values": Way("attention-values"),
-    KNOCKOUT: Way("robust"),
+    KNOCKOUT: Way("knockout"),
     WRITING: Way("attention", WRITES),
     ROUNDED: Way("attention", WRITES, autocast=True),
 }

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cagsr.config import Config
 from cagsr.data.splits import build_prompts
-from cagsr.evaluation.learnt_heads import choose_heads
+from cagsr.evaluation.learnt_heads import read_file, read_heads
 from cagsr.models.build import build_policy
 from cagsr.models.from_scratch import new_model
 from cagsr.models.policy import Policy
@@ -150,13 +150,14 @@ def step_of(
 
 
 def step_from(config: Config, as_policy: type[Policy] | None = None) -> tuple[Step, list[Prompt]]:
-    """The step of a config, with the heads that it names, and its prompts."""
+    """The step of a config, with the heads of the file that it names, if any, and its prompts."""
     policy = build_policy(config)
     if as_policy is not None:
         policy = as_policy(policy.model, policy.tokenizer, policy.readable, policy.sharing)
     prompts, _ = build_prompts(config, policy, "train")
     salience = build_salience(config, prompts)
-    choose_heads(policy, config, prompts, salience)
+    if config.reward.heads is not None:
+        read_heads(policy, read_file(Path(config.reward.heads)), config.reward.heads)
     accelerator = Accelerator(cpu=True)
     step = build_step(config, policy, build_reward(config.reward, None), salience, accelerator)
     return step, prompts
