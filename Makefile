@@ -32,7 +32,7 @@ docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict $(ARGS)
 	@echo "$(CURDIR)/site/index.html"
 
-# About fifteen minutes on 2 cores that do nothing else: what things cost. Writes docs/performance.md and .json.
+# About half an hour on 2 cores that do nothing else: what things cost. Writes docs/performance.md and .json.
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(ARGS)
 

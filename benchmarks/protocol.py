@@ -27,11 +27,16 @@ class Taken:
     wall: float
 
 
-def take_turns(ways: Mapping[str, Way], rounds: int, seed: int = 0) -> dict[str, list[Taken]]:
-    """Every way once a round, in an order drawn anew for each; a round before the first warms up and is not kept."""
+def take_turns(
+    ways: Mapping[str, Way], rounds: int, seed: int = 0, warm: bool = False
+) -> dict[str, list[Taken]]:
+    """Every way once a round, in an order drawn anew for each.
+
+    A round before the first warms up and is not kept, unless the ways are ``warm`` already.
+    """
     taken: dict[str, list[Taken]] = {name: [] for name in ways}
     order, shuffle = list(ways), random.Random(seed).shuffle
-    for number in range(rounds + 1):
+    for number in range(warm, rounds + 1):
         shuffle(order)
         for name in order:
             cpu, wall = time.process_time(), time.perf_counter()

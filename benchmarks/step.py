@@ -12,7 +12,7 @@ from benchmarks.record import Part, Plan, Table
 from benchmarks.subjects import Shape, saved, step_of, whole_step
 from cagsr.training.step import Step
 
-__all__ = ["Clock", "measure"]
+__all__ = ["PARTS", "Clock", "measure", "noting", "shares", "watch"]
 
 SHAPES = {
     "causal": Shape(prompts=2, prompt_tokens=128, response_tokens=32),
@@ -61,7 +61,7 @@ class Clock:
 def watch(step: Step, clock: Clock) -> None:
     """Have the clock time what ``step`` calls, by the names that anybody may call."""
     calls = [
-        (step.policy, "sample", "sampling"),
+        (step.sampler or step.policy, "sample", "sampling"),
         (step.observer, "observe", "reference"),
         (step.observer, "logprobs", "asked again"),
         (step.reward, "measure", REWARD),
@@ -87,15 +87,17 @@ def measure(plan: Plan) -> Part:
                 step, prompts = step_of(shape, directory, preset)
                 watch(step, clock)
                 clocks[name], kept[name] = clock, []
-                ways[name] = _noting(clock, kept[name], clock.timed("row", whole_step), step, prompts)
+                ways[name] = noting(clock, kept[name], clock.timed("row", whole_step), step, prompts)
         taken = take_turns(ways, plan.rounds)
     tables = [_table(kept, taken)]
     return Part("Where the time of a step goes", ABOUT, tables, _bounds(kept), taken)
 
 
-def _noting(
+def noting(
     clock: Clock, kept: list[dict[str, float]], work: Callable[..., Any], *given: Any
 ) -> Callable[[], object]:
+    """``work`` as a way, whose seconds by part are appended to ``kept`` at each turn."""
+
     def turn() -> None:
         clock.seconds = defaultdict(float)
         work(*given)
@@ -104,14 +106,14 @@ def _noting(
     return turn
 
 
-def _shares(kept: list[dict[str, float]], part: str) -> list[float]:
+def shares(kept: list[dict[str, float]], part: str) -> list[float]:
     """Percent of each step; the first step of all warmed up."""
     return [100 * seconds[part] / sum(seconds.values()) for seconds in kept[1:]]
 
 
 def _table(kept: dict[str, list[dict[str, float]]], taken: dict[str, list[Taken]]) -> Table:
     rows = [
-        [name, spread(cpu(taken[name])).text(), *(spread(_shares(each, part)).text(1) for part in PARTS)]
+        [name, spread(cpu(taken[name])).text(), *(spread(shares(each, part)).text(1) for part in PARTS)]
         for name, each in kept.items()
     ]
     return Table("Percent of the step:", ["Step", "Seconds", *PARTS], rows)
@@ -120,7 +122,7 @@ def _table(kept: dict[str, list[dict[str, float]]], taken: dict[str, list[Taken]
 def _bounds(kept: dict[str, list[dict[str, float]]]) -> list[Bound]:
     return [
         Bound(
-            f"signals and standardising, of a step ({name})", "most", 1.0, spread(_shares(each, REWARD)), " %"
+            f"signals and standardising, of a step ({name})", "most", 1.0, spread(shares(each, REWARD)), " %"
         )
         for name, each in kept.items()
     ]

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from cagsr.config import Config
 from cagsr.data.splits import build_prompts
+from cagsr.evaluation.learnt_heads import read_file, read_heads
 from cagsr.models.build import build_policy
 from cagsr.models.from_scratch import new_model
 from cagsr.models.policy import Policy
@@ -25,7 +26,7 @@ from cagsr.training.step import Step
 from cagsr.training.step_metrics import measure
 from cagsr.types import Prompt
 
-__all__ = ["Shape", "saved", "segment_count", "step_of", "texts", "whole_step"]
+__all__ = ["Shape", "saved", "segment_count", "step_from", "step_of", "texts", "whole_step"]
 
 PAD, EOS, UNKNOWN = "<pad>", "</s>", "<unk>"
 
@@ -145,14 +146,20 @@ def step_of(
     shape: Shape, directory: Path, preset: str = "coverage", as_policy: type[Policy] | None = None
 ) -> tuple[Step, list[Prompt]]:
     """The step that `cagsr train` would take, and its prompts; ``as_policy``: with a policy of another class."""
-    config = config_of(shape, directory, preset)
+    return step_from(config_of(shape, directory, preset), as_policy)
+
+
+def step_from(config: Config, as_policy: type[Policy] | None = None) -> tuple[Step, list[Prompt]]:
+    """The step of a config, with the heads of the file that it names, if any, and its prompts."""
     policy = build_policy(config)
     if as_policy is not None:
         policy = as_policy(policy.model, policy.tokenizer, policy.readable, policy.sharing)
     prompts, _ = build_prompts(config, policy, "train")
-    reward = build_reward(config.reward, None)
+    salience = build_salience(config, prompts)
+    if config.reward.heads is not None:
+        read_heads(policy, read_file(Path(config.reward.heads)), config.reward.heads)
     accelerator = Accelerator(cpu=True)
-    step = build_step(config, policy, reward, build_salience(config, prompts), accelerator)
+    step = build_step(config, policy, build_reward(config.reward, None), salience, accelerator)
     return step, prompts
 
 

@@ -1,7 +1,7 @@
 """TRL's GRPOTrainer at its best ordinary settings, one step of its own training loop at a time."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -91,9 +91,20 @@ class TrlStep:
     Generation, reference and reward, loss, backward pass, clipping, optimizer: the loop is TRL's own, untouched.
     ``reward`` and ``compact`` can be changed between two calls. Compact, its head computes the responses' positions
     only, as it does on a GPU; on a CPU, TRL computes those of the prompts too, and no setting of it says otherwise.
+    ``prompts`` are texts or lists of messages, the shape's own by default; ``adapter`` is a PEFT config to train with.
     """
 
-    def __init__(self, shape: Shape, directory: Path, reward: Callable[..., list[float]], **settings: Any):
+    def __init__(
+        self,
+        shape: Shape,
+        directory: Path,
+        reward: Callable[..., list[float]],
+        *,
+        prompts: Sequence[Any] | None = None,
+        adapter: Any = None,
+        output: Path | None = None,
+        **settings: Any,
+    ):
         from trl import GRPOConfig, GRPOTrainer
 
         self.reward, self.compact = reward, False
@@ -104,7 +115,7 @@ class TrlStep:
                 AutoModelForCausalLM.from_pretrained(directory, attn_implementation="sdpa"),
                 self._ask,
                 GRPOConfig(
-                    output_dir=str(directory / "trl"),
+                    output_dir=str(output or directory / "trl"),
                     per_device_train_batch_size=shape.prompts * shape.candidates,
                     num_generations=shape.candidates,
                     max_completion_length=shape.response_tokens,
@@ -112,9 +123,10 @@ class TrlStep:
                     max_steps=1_000_000,
                     **given,
                 ),
-                Dataset.from_dict({"prompt": texts(shape)}),
+                Dataset.from_dict({"prompt": list(prompts or texts(shape))}),
                 processing_class=AutoTokenizer.from_pretrained(directory),
                 callbacks=[_Pause()],
+                peft_config=adapter,
             )
         self._loop = greenlet(self.trainer.train)
         self._loop.switch()

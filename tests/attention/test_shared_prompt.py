@@ -17,6 +17,7 @@ from cagsr.attention.capture import attention_forward
 from cagsr.attention.rows import fold, of_each, unfold
 from cagsr.attention.shared_prompt import SharedPrompt
 from cagsr.attention.sharing import Sharing
+from cagsr.config.schema import Sampling
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.models import policy as policy_module
 from cagsr.models import proof
@@ -223,7 +224,24 @@ def test_bfloat16_models_share_to_their_own_precision(name: str):
     assert policy.observe(rollout).attention.dtype == torch.float32
 
 
-def test_autocast_runs_attention_in_its_own_type():
+def test_under_autocast_a_cpu_computes_attention_in_float32(monkeypatch):
+    policy = policy_of("llama", torch.float32, initializer_range=0.1)
+    rollout, types = rolled(policy), set()
+
+    def watched(query, *given, **named):
+        types.add(query.dtype)
+        return sdpa(query, *given, **named)
+
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+    with torch.autocast("cpu", torch.bfloat16):
+        scored = policy(rollout).logprobs
+        policy.sample(rollout.prompts, Sampling(candidates=2, max_new_tokens=3))
+    assert types == {torch.float32}
+    assert scored.requires_grad
+
+
+def test_autocast_shares_to_its_own_precision():
     policy = policy_of("llama", torch.float32, initializer_range=0.1)
     rollout = rolled(policy)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):

@@ -132,6 +132,7 @@ def test_what_would_not_be_trained_in_shards_is_refused_before_anything_is_writt
     [
         ("model.lora={r: 2}", "FSDP: not with model.lora. Launch with data parallelism"),
         ("sampling.engine=vllm", "FSDP: not with sampling.engine: vllm. Launch with data parallelism"),
+        ("sampling.dtype=bfloat16", "FSDP: not with sampling.dtype. Launch with data parallelism"),
     ],
 )
 def test_what_does_not_go_with_shards_is_refused_before_anything_is_written(

@@ -301,6 +301,22 @@ def test_bf16_and_gradient_checkpointing_train(train, model):
     )
 
 
+def test_a_rounded_copy_writes_and_a_run_goes_on_to_the_same_bits(train):
+    settings = ["sampling.dtype=bfloat16", "model.lora.r=2", "train.learning_rate=0.01", "train.save_every=1"]
+    for outcome in (
+        train(*settings, "train.steps=2", "run.directory=whole", model="llama"),
+        train(*settings, "train.steps=1", model="llama"),
+        train(*settings, "train.steps=2", "--resume", "--accept-changes", model="llama"),
+    ):
+        assert outcome.code == 0, outcome.err
+    whole, resumed = (load_file(f"{name}/model/adapter_model.safetensors") for name in ("whole", "run"))
+    assert all(torch.equal(weight, resumed[name]) for name, weight in whole.items())
+    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    for row in [row for row in rows if "loss" in row]:
+        assert row["importance"] == pytest.approx(1, abs=0.1)
+        assert 0 < abs(row["mismatch"]) < 0.1
+
+
 @pytest.mark.parametrize("lora", [[], ["model.lora.r=2"]])
 def test_gradient_checkpointing_changes_nothing_but_memory(train, lora):
     settings = ["train.learning_rate=0.01", "sampling.max_new_tokens=5", *lora]

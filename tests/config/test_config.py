@@ -259,6 +259,11 @@ def test_a_broken_override_is_refused_by_name(tmp_path, override, message):
             "cfg.yaml:3 sampling.vllm is for sampling.engine: vllm; set that, or remove sampling.vllm",
         ),
         (
+            TASK + "sampling: {engine: vllm, dtype: bfloat16}",
+            [],
+            "cfg.yaml:2 sampling.dtype is for sampling.engine: policy; a vLLM server is started with its own",
+        ),
+        (
             TASK + "sampling: {engine: vllm}\nmodel: {architecture: encoder-decoder}",
             [],
             "cfg.yaml:2 sampling.engine: vllm writes with causal models only",

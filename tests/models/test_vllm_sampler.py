@@ -202,7 +202,7 @@ def test_log_probabilities_that_agree_leave_the_update_as_it_is(server):
             rollout = sampler.sample(tiny.prompts(step.policy), tiny.SHORT)
         mine = step.policy.logprobs(rollout)
         given = replace(rollout, sampled_logprobs=mine if corrected else None)
-        step.sampler = type("Given", (), {"sample": lambda *_, given=given: given})()
+        step.sampler = type("Given", (), {"sample": lambda *_, given=given: given, "held_to_policy": True})()
         step.update(step.collect(rollout.prompts, 0).batches)
         ends.append(weights(step.policy))
     for name in ends[0]:

@@ -123,6 +123,11 @@ def _engine(config: Sections) -> Iterator[Conflict]:
                 "sampling.vllm is for sampling.engine: vllm; set that, or remove sampling.vllm",
             )
         return
+    if sampling.dtype is not None:
+        yield Conflict(
+            ("sampling.dtype", "sampling.engine"),
+            "sampling.dtype is for sampling.engine: policy; a vLLM server is started with its own, remove one of them",
+        )
     if config.model.architecture == "encoder-decoder":
         yield Conflict(
             ("sampling.engine", "model.architecture"),

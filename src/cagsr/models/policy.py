@@ -15,7 +15,7 @@ from cagsr.attention.reading import EachHead, Readable
 from cagsr.attention.sharing import Sharing, Tried
 from cagsr.config.schema import Sampling
 from cagsr.io.adapters import Base
-from cagsr.models.decoding import Decoder, decode
+from cagsr.models.decoding import Decoder, Written, decode
 from cagsr.models.generation_rules import GenerationRules
 from cagsr.models.hf_generate import generate
 from cagsr.models.predictions import Predictions, Scored, in_rows, joined, observed
@@ -89,8 +89,12 @@ class Policy(TokenizedModel, ABC):
     # Sampling, scoring and observing --------------------------------------------------------------------------
 
     @torch.no_grad()
-    def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout:
+    def sample(
+        self, prompts: list[Prompt], sampling: Sampling, seed: int = 0, written: Written | None = None
+    ) -> Rollout:
         """Sample K candidates per prompt. The same seed and prompts give the same responses in any batch.
+
+        ``written`` is called as by `models.decoding.decode`; never where responses cannot share their prompt.
 
         Raises InputError where the model's generation config asks for what is not kept (``rules``).
         """
@@ -101,7 +105,8 @@ class Policy(TokenizedModel, ABC):
         with evaluating(self.model):
             if self._shares(prompt_ids, sampling):
                 decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates, reads=False)
-                response_ids = decode(decoder, sampling, numbers, self.eos_ids, self.pad_id, self.rules)
+                ends = (self.eos_ids, self.pad_id)
+                response_ids = decode(decoder, sampling, numbers, *ends, self.rules, written)
             else:
                 response_ids = self.generated(prompt_ids, prompt_mask, sampling, numbers)
         return self._rollout(prompts, prompt_ids, prompt_mask, response_ids)

@@ -23,7 +23,14 @@ WITHOUT_FLOAT64 = "mps"
 
 
 class Sampler(Protocol):
-    """Protocol of a source of rollouts: the policy itself, or an engine that has the policy's current weights."""
+    """Protocol of a source of rollouts: the policy itself, or an engine that has the policy's current weights.
+
+    ``held_to_policy`` says whether its responses are held to the policy's own log-probabilities before anything is
+    learnt from them, because nobody here sees which weights it has.
+    """
+
+    @property
+    def held_to_policy(self) -> bool: ...
 
     def sample(self, prompts: list[Prompt], sampling: Sampling, seed: int = 0) -> Rollout: ...
 

@@ -12,7 +12,7 @@ Causal models only, and every process must hold all weights.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -23,6 +23,7 @@ from cagsr.config.schema import Sampling, Vllm
 from cagsr.distributed.process_group import World
 from cagsr.errors import CagsrError, EndpointError, InputError, ran_out_of_memory
 from cagsr.io.shutdown import waiting
+from cagsr.models.merging import adapters, merged_weight
 from cagsr.models.policy import Policy
 from cagsr.models.sampling import response_mask
 from cagsr.types import Prompt, Rollout
@@ -132,6 +133,7 @@ class VLLMSampler:
     policy: Policy
     client: Client | None
     world: World
+    held_to_policy: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
         if self.policy.rules.never or self.policy.rules.not_first:
@@ -245,27 +247,15 @@ def written(
 def served(model: nn.Module) -> list[tuple[str, Tensor, Callable[[], Tensor]]]:
     """All weights of a causal model for the server: name, the tensor for its shape and dtype, a function that gives it.
 
-    A LoRA adapter is added to a copy of what it adapts, when that is asked for. Merged in place and taken out again,
-    as TRL does it, it would leave the frozen weights a rounding away from what they were, at every step.
+    A LoRA adapter is added to a copy of what it adapts, when that is asked for. TRL merges it in place.
     """
-    adapted = {
-        id(module.get_base_layer().weight): module  # type: ignore[operator]
-        for module in model.modules()
-        if hasattr(module, "get_delta_weight")
-    }
+    adapted = adapters(model)
     return [
         (
             name.removeprefix("base_model.model.").replace(".base_layer.", "."),
             weight,
-            partial(_whole, weight.detach(), adapted.get(id(weight))),
+            partial(merged_weight, weight.detach(), adapted.get(id(weight))),
         )
         for name, weight in model.named_parameters()
         if ".lora_" not in name
     ]
-
-
-def _whole(weight: Tensor, adapter: Any) -> Tensor:
-    if adapter is not None:
-        for name in adapter.active_adapters:
-            weight = (weight + adapter.get_delta_weight(name)).to(weight.dtype)
-    return weight

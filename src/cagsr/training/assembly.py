@@ -26,7 +26,9 @@ from cagsr.models.build import build_policy, check_sampling, connect_engine
 from cagsr.models.load import saved_form
 from cagsr.models.policy import Policy
 from cagsr.models.reference import Reference
+from cagsr.models.sampling import Sampler
 from cagsr.models.vllm import Client, VLLMSampler
+from cagsr.models.writing_copy import WritingCopy
 from cagsr.rewards.presets import build_reward
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Salience
@@ -171,6 +173,7 @@ def build_step(
     training, algorithm = config.train, config.algorithm
     policy.to(accelerator.device)
     reference = Reference(policy)
+    sampler = _sampler(config, policy, accelerator, client)
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer: Any = torch.optim.AdamW(trained, lr=training.learning_rate, weight_decay=training.weight_decay)
     network, optimizer = prepare(policy, optimizer, accelerator)
@@ -194,10 +197,16 @@ def build_step(
         accelerator=accelerator,
         groups_per_pass=_groups_per_pass(config, accelerator.num_processes),
         max_grad_norm=training.max_grad_norm,
-        sampler=None
-        if config.sampling.engine == "policy"
-        else VLLMSampler(policy, client, World(accelerator)),
+        sampler=sampler,
     )
+
+
+def _sampler(
+    config: Config, policy: Policy, accelerator: Accelerator, client: Client | None
+) -> Sampler | None:
+    if config.sampling.engine == "vllm":
+        return VLLMSampler(policy, client, World(accelerator))
+    return None if config.sampling.dtype is None else WritingCopy(policy)
 
 
 def _groups_per_pass(config: Config, processes: int) -> int:

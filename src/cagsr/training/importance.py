@@ -17,7 +17,7 @@ Differs: no lower limit.
 
 from torch import Tensor
 
-__all__ = ["importance_weight"]
+__all__ = ["importance_sums", "importance_weight"]
 
 
 def importance_weight(
@@ -34,3 +34,9 @@ def importance_weight(
     ratio = moved.exp()
     beyond = ratio > limit
     return ratio.clamp(max=limit) if bound == "truncate" else ratio.masked_fill(beyond, 0.0), beyond
+
+
+def importance_sums(logprobs: Tensor, sampled_logprobs: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """``importance`` and ``mismatch``, as `step_metrics.measure` defines them, summed over tokens."""
+    difference = (logprobs - sampled_logprobs)[mask]
+    return {"importance": difference.exp().sum(), "mismatch": -difference.sum()}

@@ -97,3 +97,5 @@ def _check_sharded(accelerator: Accelerator, command: str, config: Config | None
         raise InputError(f"FSDP: not with model.lora. {ALONE}, or set model.lora to null.")
     if config.sampling.engine == "vllm":
         raise InputError(f"FSDP: not with sampling.engine: vllm. {ALONE}, or set sampling.engine to policy.")
+    if config.sampling.dtype is not None:
+        raise InputError(f"FSDP: not with sampling.dtype. {ALONE}, or set sampling.dtype to null.")

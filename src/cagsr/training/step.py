@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from cagsr.config.schema import Sampling
 from cagsr.distributed.process_group import World
 from cagsr.errors import NumericsError
+from cagsr.models.casts import casts_kept
 from cagsr.models.policy import Policy
 from cagsr.models.predictions import Scored
 from cagsr.models.reference import Reference
@@ -30,6 +31,7 @@ from cagsr.rewards.salience import evidence_of
 from cagsr.training import kl
 from cagsr.training.algorithms import Algorithm
 from cagsr.training.attention_summary import Look, look
+from cagsr.training.importance import importance_sums
 from cagsr.training.losses import token_weights
 from cagsr.types import Observation, Prompt, Rollout, Scores, TrainBatch
 
@@ -79,7 +81,7 @@ class Step:
     accelerator: Accelerator
     groups_per_pass: int
     max_grad_norm: float
-    sampler: Sampler | None = None  # another engine that writes responses; None: the policy
+    sampler: Sampler | None = None  # what writes responses in the policy's place; None: the policy
 
     def __post_init__(self):
         self.world = World(self.accelerator)
@@ -87,14 +89,15 @@ class Step:
     @torch.no_grad()
     def collect(self, prompts: list[Prompt], seed: int) -> Collected:
         """Sample responses to the prompts, observe and reward them, and estimate advantages; no gradients."""
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), casts_kept(self.policy.model):
             rollout, seen = self._sample(prompts, seed)
         return self.experience(rollout, seen)
 
     @torch.no_grad()
     def experience(self, rollout: Rollout, seen: Observation | None = None) -> Collected:
         """`collect` of responses that were sampled already; ``seen`` is what the observer saw of them meanwhile."""
-        needs_old = self.algorithm.needs_old or rollout.sampled_logprobs is not None
+        held = self.sampler is not None and self.sampler.held_to_policy
+        needs_old = self.algorithm.needs_old or held
         parts, measured, attended = [], [], []
         with self.accelerator.autocast():
             for start in range(0, len(rollout.prompts), self.groups_per_pass):
@@ -144,8 +147,8 @@ class Step:
     ) -> dict[str, float]:
         """Train on collected parts; returns the means, over tokens and updates, of the terms of the loss.
 
-        Where `collect` left that to the update (see `Algorithm.needs_old`), also kl, kl_response and entropy as of
-        `step_metrics.measure`.
+        Where `collect` left that to the update (see `Algorithm.needs_old`), also kl, kl_response, entropy, and where
+        another sampler wrote importance and mismatch, as of `step_metrics.measure`.
 
         ``after`` is called between two optimizer steps, and may raise to leave there; a later call with the same
         batches and that ``progress`` takes the rest.
@@ -214,6 +217,10 @@ class Step:
             means |= {
                 name: value / (rows if name == "kl_response" else tokens) for name, value in measured.items()
             }
+            sampled = batch.rollout.sampled_logprobs
+            if sampled is not None:
+                given = (scored.logprobs.detach(), sampled, batch.rollout.response_mask)
+                means |= {name: value / tokens for name, value in importance_sums(*given).items()}
         return (per_token * weights).sum(), means
 
     def _check_finite(self, loss: float, norm: float, bad: Sequence[tuple[TrainBatch, Tensor]]) -> None:

@@ -32,8 +32,8 @@ def measure(collected: Collected, world: World) -> dict[str, float]:
                       `training.importance` bounds it;  importance_max: the largest of all tokens
     mismatch          nats a token, KL of the engine's distribution to the policy's, k1: 0 if they have the same
 
-    kl, kl_response and entropy are the update's to tell where `collect` left them to it (see `Algorithm.needs_old`).
-    Raises NumericsError for an engine that cannot have the policy's weights.
+    kl, kl_response, entropy, importance and mismatch are the update's to tell where `collect` left them to it (see
+    `Algorithm.needs_old`). Raises NumericsError for an engine that cannot have the policy's weights.
     """
     rollout, scores = collected.rollout, collected.scores
     # Summed in float64 on the CPU: not every device has it, and these are a few numbers a response.
@@ -63,7 +63,9 @@ def measure(collected: Collected, world: World) -> dict[str, float]:
         means[name] /= rows * world.size
     for name in means.keys() & {"kl", "entropy"}:
         means[name] /= max(means["tokens"], 1.0)
-    if rollout.sampled_logprobs is not None:
+    if rollout.sampled_logprobs is not None and all(
+        batch.old_logprobs is not None for batch in collected.batches
+    ):
         means |= _against_the_engine(collected, means["tokens"], world)
     return means
 

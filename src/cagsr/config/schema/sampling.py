@@ -53,6 +53,12 @@ class Sampling(Section):
         "by its own randomness: neither seed nor --resume gives the same responses again. Whatever is not trained "
         "on, evaluations among it, the policy writes.",
     )
+    dtype: Literal["bfloat16"] | None = Field(
+        default=None,
+        description="bfloat16: a copy of the policy, rounded to it for every rollout and with LoRA merged, writes the "
+        "responses that are trained on, and the loss is corrected for the rounding. Faster on a processor that "
+        "multiplies bfloat16; needs half the memory of float32 weights once more. null: the policy itself writes.",
+    )
     vllm: Vllm = Field(default=Vllm(), description="The server, for engine: vllm.")
 
     def greedy(self) -> Self:
