@@ -138,16 +138,13 @@ class Requests(Task):
         content = _laid_out(random.choice(LAYOUTS), person, occasion, asked)
         return {
             "prompt": [{"role": "user", "content": content}],
-            "reference": self.write(leave_out(random, slots, 0.5, 0.85, 0.1)),
+            "reference": self.write(leave_out(random, slots, 0.5, 0.85, 0.1), random),
             "slots": [list(slot) for slot in slots],
         }
 
-    def write(self, slots: Sequence[Slot]) -> str:
+    def write(self, slots: Sequence[Slot], random: Random) -> str:
         """A sentence for each of the slots, in their order."""
         return " ".join(PARTS[field][value].reference for field, value in slots)
-
-    def complete(self, row: Mapping[str, Any], random: Random) -> str:
-        return self.write(random.sample([(field, value) for field, value in row["slots"]], len(row["slots"])))
 
     def check(self, row: Mapping[str, Any], response: str) -> Check:
         """Count parts missing, invented (another day, place, thing or number) and told again in a later sentence."""
