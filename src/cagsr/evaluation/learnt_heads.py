@@ -114,19 +114,20 @@ def find_heads(
     agreed = [
         value for layer, row in weights.items() for value, one in zip(means[layer], row, strict=True) if one
     ]
-    looked = [
-        torch.cat([of_prompt[layer][torch.tensor(row) > 0] for layer, row in weights.items()]).mean(0)
-        for of_prompt, *_ in asked
-    ]
     lost = [of_prompt for _, of_prompt, _, _ in asked]
     return {
-        "follows": follows(looked, lost),
+        "follows": follows([_mean_look(looked, weights) for looked, *_ in asked], lost),
         "undecided": undecided(lost),
         "agreement": sum(agreed) / len(agreed),
         "pieces": counted,
         "weights": weights,
         "all": means,
     }
+
+
+def _mean_look(looked: Mapping[int, Tensor], weights: Mapping[int, Sequence[float]]) -> Tensor:
+    """[N J] how strongly the heads that are read look, of looks by layer [H N J]."""
+    return torch.cat([looked[layer][torch.tensor(row) > 0] for layer, row in weights.items()]).mean(0)
 
 
 def _asked(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,11 +71,6 @@ def score_file(
     places = [f"{rows[prompt.index].place}: the response" for prompt in prompts]
     encoded = encode_responses(policy, prompts, responses, ended, name=places.__getitem__)
 
-    def save(members: list[int], evidence: Evidence) -> None:
-        if save_attention is not None:
-            numbers = [prompts[position].index + 1 for position in members]
-            _save(save_attention, numbers, evidence, policy.readable.layers)
-
     scores = measured(
         policy,
         prompts,
@@ -83,9 +79,21 @@ def score_file(
         salience,
         batch_size=config.train.micro_batch,
         responses=responses,
-        seen=save,
+        seen=partial(_save_group, save_attention, prompts, policy.readable.layers),
     )
     return _as_rows(scores, prompts, responses, not_compared(reward, prompts))
+
+
+def _save_group(
+    directory: Path | None,
+    prompts: list[Prompt],
+    layers: Sequence[int],
+    members: list[int],
+    evidence: Evidence,
+) -> None:
+    """Write the attention of the responses ``members``, if there is a directory to write it to."""
+    if directory is not None:
+        _save(directory, [prompts[position].index + 1 for position in members], evidence, layers)
 
 
 def _salience(

@@ -22,7 +22,7 @@ from cagsr.data.corruptions import CONTRASTS
 from cagsr.data.row_messages import say_cut, say_rows
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
-from cagsr.evaluation.chosen_reward import choose_reward
+from cagsr.evaluation.chosen_reward import ChosenReward, choose_reward
 from cagsr.evaluation.evaluator import measure_signals
 from cagsr.evaluation.shown_prompt import say_prompt
 from cagsr.io.atomic_write import refuse_existing, write_atomically
@@ -89,26 +89,12 @@ def calibrate(
     _check_arguments(output, pairs, labels)
     checker = find_checker(config.data)
     terms = [term for each in possible(config) for term in build_reward(each.reward, checker).terms]
-    if config.sampling.candidates < 2 and any(term.standardise != "none" for term in terms):
-        raise InputError(
-            "cagsr calibrate measures standardised terms in the spread of a prompt's responses: set "
-            "sampling.candidates to 2 or more"
-        )
+    _check_candidates(config, terms)
     seed = config.train.seed
     rows = None if pairs is None else _labelled(config, pairs, labels)
     unlabelled = splits.read_rows(config, "train")
-    policy = build_policy(config)
-    check_sampling(policy, console)
-    world = World(accelerated())
-    policy.to(world.device)
-    found, report = splits.build_prompts(config, policy, "train", rows=unlabelled)
-    say_rows(console, "train prompts", report)
-    model = of_model(base_name(config), config.model.revision)
-    config, salience, _ = choose_reward(policy, config, found, world, console, model=model)
+    policy, found, (config, salience, _) = _loaded(config, unlabelled, console)
     reward = build_reward(config.reward, checker)
-    say_prompt(console, found, policy, salience)
-    if (uncovered := salience.uncovered(found)) is not None:
-        warn(console, uncovered)
     chosen = _some(found, prompts, seed)
     measure = measure_signals(reward, policy, salience)
     ruler, contrasts = _contrasts(config, policy, chosen, reward, measure)
@@ -126,6 +112,32 @@ def calibrate(
     write_atomically(output, write_document(preset))
     _tell(console, summary, output)
     return summary
+
+
+def _loaded(
+    config: Config, rows: Sequence[sources.Row], console: Console
+) -> tuple[Policy, list[Prompt], ChosenReward]:
+    """The base, its prompts and the reward that is chosen for it; the console is told of each."""
+    policy = build_policy(config)
+    check_sampling(policy, console)
+    world = World(accelerated())
+    policy.to(world.device)
+    prompts, report = splits.build_prompts(config, policy, "train", rows=rows)
+    say_rows(console, "train prompts", report)
+    model = of_model(base_name(config), config.model.revision)
+    chosen = choose_reward(policy, config, prompts, world, console, model=model)
+    say_prompt(console, prompts, policy, chosen.salience)
+    if (uncovered := chosen.salience.uncovered(prompts)) is not None:
+        warn(console, uncovered)
+    return policy, prompts, chosen
+
+
+def _check_candidates(config: Config, terms: Sequence[Term]) -> None:
+    if config.sampling.candidates < 2 and any(term.standardise != "none" for term in terms):
+        raise InputError(
+            "cagsr calibrate measures standardised terms in the spread of a prompt's responses: set "
+            "sampling.candidates to 2 or more"
+        )
 
 
 def _check_arguments(output: Path, pairs: str | None, labels: int | None) -> None:

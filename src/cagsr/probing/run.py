@@ -81,22 +81,16 @@ def probe(config: Config | str | Path, console: Console | None = None, prompts: 
 
 def _probed(config: Config, console: Console, prompts: int) -> dict[str, Any]:
     sampling = config.sampling
-    if sampling.candidates < 2:
-        raise InputError("cagsr probe compares responses to one prompt: set sampling.candidates to 2 or more")
-    checker = find_checker(config.data)
-    for each in possible(config):
-        _panels(_rewards(each, checker), checker)
+    checker = _checked(config)
     split = "development" if splits.has_evaluation_data(config) else "train"
     config = _of_prompts(config, split, prompts)
     policy, asked, world = _loaded(config, split, prompts, console)
-    configured = config.reward.preset if config.reward.terms is None else OWN_TERMS
+    configured = _reward_name(config)
     model = of_model(base_name(config), config.model.revision)
     config, salience, learnt = choose_reward(policy, config, asked, world, console, model=model)
     rewards = _rewards(config, checker, configured)
     panel, adversarial = _panels(rewards, checker)
-    say_prompt(console, asked, policy, salience)
-    if (uncovered := salience.uncovered(asked)) is not None:
-        warn(console, uncovered)
+    _say(console, asked, policy, salience)
     heads = heads_as_data(learnt)
     per_pass = max(1, config.train.micro_batch // sampling.candidates)
     how: dict[str, Any] = {"prompts_per_pass": per_pass, "world": world, "seed": config.train.seed}
@@ -116,9 +110,7 @@ def _probed(config: Config, console: Console, prompts: int) -> dict[str, Any]:
     verdict = overall(judge_base(base), verdicts[chosen])
     judged = {name: {"verdict": one.level, "reasons": list(one.reasons)} for name, one in verdicts.items()}
     return {
-        "task": config.data.task or config.data.source,
-        "model": base_name(config),
-        "weights": identity_with_base(base_name(config), config.model.revision),
+        **_subject(config),
         "split": split,
         "prompts": len(asked),
         "candidates": sampling.candidates,
@@ -131,12 +123,41 @@ def _probed(config: Config, console: Console, prompts: int) -> dict[str, Any]:
         "reasons": list(verdict.reasons),
         "preset": chosen,
         "configured": configured,
-        "measured": config.reward.preset if config.reward.terms is None else OWN_TERMS,
+        "measured": _reward_name(config),
         "heads": heads,
         "hint": hint(found, chosen),
         "yaml": None if verdict.level == "no" else _yaml(config, chosen),
         "cost": _cost(config, policy, asked[:per_pass], panel.rewards[chosen], salience, probed.sampled),
     }
+
+
+def _checked(config: Config) -> Checker | None:
+    """The checker of the data; what is wrong with the settings or a reward is found before a model is loaded."""
+    if config.sampling.candidates < 2:
+        raise InputError("cagsr probe compares responses to one prompt: set sampling.candidates to 2 or more")
+    checker = find_checker(config.data)
+    for each in possible(config):
+        _panels(_rewards(each, checker), checker)
+    return checker
+
+
+def _subject(config: Config) -> dict[str, Any]:
+    """What is probed: the data and the weights."""
+    return {
+        "task": config.data.task or config.data.source,
+        "model": base_name(config),
+        "weights": identity_with_base(base_name(config), config.model.revision),
+    }
+
+
+def _reward_name(config: Config) -> str:
+    return config.reward.preset if config.reward.terms is None else OWN_TERMS
+
+
+def _say(console: Console, prompts: list[Prompt], policy: Policy, salience: Salience) -> None:
+    say_prompt(console, prompts, policy, salience)
+    if (uncovered := salience.uncovered(prompts)) is not None:
+        warn(console, uncovered)
 
 
 def _panels(rewards: Mapping[str, Sequence[Term]], checker: Checker | None) -> tuple[Panel, Panel]:

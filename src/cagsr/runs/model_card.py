@@ -29,13 +29,7 @@ def model_card(
     algorithm, training, reward = run["algorithm"], run["train"], run["reward"]
     name = run["model"]["name"]
     local = name is None or Path(name).exists()
-    base = (
-        f"the base of {run['data']['task']}"
-        if name is None
-        else "/".join(Path(name).parts[-2:])
-        if local
-        else name
-    )
+    base = name if not local else _local_name(name, run["data"]["task"])
     chosen = reward["terms"]
     by = "" if asked in (None, reward["preset"]) else f", chosen by `{asked}`"
     terms = ", ".join(term["signal"] for term in chosen) if chosen else f"preset `{reward['preset']}`{by}"
@@ -61,6 +55,10 @@ def model_card(
     lines += _table(evaluation) if evaluation else []
     lines += ["Judge the model on your own prompts: the reward checks no fact.", ""]
     return "\n".join(lines)
+
+
+def _local_name(name: str | None, task: str | None) -> str:
+    return f"the base of {task}" if name is None else "/".join(Path(name).parts[-2:])
 
 
 def _table(evaluation: Mapping[str, float]) -> list[str]:
