@@ -134,7 +134,10 @@ def _cagsr(*arguments: str) -> str:
     print("cagsr", *arguments, flush=True)
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "cagsr", *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, env=environment, text=True).stdout
+    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, text=True)
+    if done.returncode:
+        sys.exit(done.returncode)  # it has said why
+    return done.stdout
 
 
 def _mean(value: float) -> str:
