@@ -82,9 +82,10 @@ def test_what_heads_are_a_function_of_finds_them_anew(place, asked, change):
 
 
 def test_a_model_whose_weights_nothing_identifies_is_not_cached(place, asked):
-    for model in (None, {}, {"model": None}, {"model": "main"}):
+    adapter = MODEL | {"base of the adapter": "main"}
+    for model in (None, {}, {"model": None}, {"model": "main"}, adapter):
         learn(model=model)
-    assert len(asked) == 4
+    assert len(asked) == 5
     assert not place.exists()
 
 

@@ -46,7 +46,8 @@ class HeadsCache:
         salience: Salience,
     ) -> None:
         self.path: Path | None = None
-        if not DIGEST.fullmatch(str(model.get("model"))):
+        weights = [model.get("model"), *(model[key] for key in ("base of the adapter",) if key in model)]
+        if not all(DIGEST.fullmatch(str(digest)) for digest in weights):
             return
         asked = prompts_for_heads(prompts, config.train.seed)
         # Not which engine will write, nor what a new adapter is like: it changes nothing yet.
