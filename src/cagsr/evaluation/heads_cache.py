@@ -57,6 +57,8 @@ class HeadsCache:
             "sampling": config.sampling.model_dump(mode="json", exclude={"engine", "vllm"}),
             "layers": config.reward.layers,
             "seed": config.train.seed,
+            # A program may have given its tokenizer another, which no digest tells.
+            "ends": list(policy.eos_ids),
             "prompts": [[prompt.index, prompt.occurrence, list(prompt.ids)] for prompt in asked],
             "pieces": [[salience.divide(prompt), salience.weigh(prompt)] for prompt in asked],
             "device": policy.device.type,
