@@ -82,7 +82,7 @@ def test_a_policy_reads_the_heads_that_were_found_and_its_reference_does_too():
             {"weights": {"97": [1.0]}, "agreement": 0.5, "pieces": 3},
             "mine.json does not fit this model: weights",
         ),
-        ({"agreement": 0.5}, "mine.json does not fit this model: 'weights'"),
+        ({"preset": "knockout", "reason": "why"}, "mine.json names no heads to read"),
         ({"weights": [1.0]}, "mine.json does not fit this model"),
     ],
 )

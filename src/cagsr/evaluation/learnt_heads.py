@@ -52,6 +52,11 @@ def read_heads(policy: Policy, found: Mapping[str, Any], name: str) -> None:
 
     Raises InputError for what is none of heads, or not of this model.
     """
+    if "weights" not in found:
+        raise InputError(
+            f"reward.heads: {name} names no heads to read, as of a run whose base told none apart. Set reward.heads to "
+            "learn, to all, or to a file that names some."
+        )
     try:
         weights = {int(layer): row for layer, row in found["weights"].items()}
         policy.readable = policy.readable.weighted(weights)
