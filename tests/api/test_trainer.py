@@ -237,7 +237,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(place):
         ({"per_device_train_batch_size": 8}, "it counts completions; set prompts_per_step"),
         ({"max_steps": -1}, "train.steps: got -1, expected an integer of at least 1"),
         ({"watch": {"kl": {"limt": 1}}}, "unknown key 'limt'; did you mean 'limit'?"),
-        ({"num_generations": 1}, "grpo compares the candidates of a prompt"),
+        ({"num_generations": 1}, "TrainingConfig: grpo compares the candidates of a prompt"),
         ({"algorithm": "gpro"}, "did you mean 'grpo'?"),
     ],
 )

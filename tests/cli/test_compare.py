@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cagsr.config import Config
 from cagsr.errors import EndpointError
 from chat_models import save_assistant
 from command_line import Outcome, typed_once
@@ -105,6 +106,15 @@ def test_a_used_directory_is_refused_and_resume_adds_seeds_without_doing_anythin
     assert more.code == 0, more.err
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert json.loads((directory / "summary.json").read_text())["seeds"] == [0, 1]
+
+
+def test_an_estimate_of_the_kl_in_the_loss_is_for_the_systems_that_have_one(compared):
+    outcome, directory = compared(
+        "compare.seeds=[0]", "compare.systems=[no-rl, cagsr-ppo, lexical]", "algorithm.kl_estimate=k3"
+    )
+    assert outcome.code == 0, outcome.err
+    for name, estimate in (("cagsr-ppo", "k2"), ("lexical", "k3")):
+        assert Config.load(directory / name / "seed-0/config.yaml").algorithm.kl_estimate == estimate
 
 
 def test_resume_with_another_budget_is_refused_by_the_name_of_what_changed(compared):

@@ -145,6 +145,8 @@ def test_without_values_that_can_be_exchanged_it_is_attention_alone(monkeypatch)
         ([], {"temperature": 0.0}, "never differ in what they take up"),
         ([], {"candidates": 1}, "a prompt has a single candidate"),
         (["reward.heads=all"], {}, "reward.heads: all leaves no heads to be learnt"),
+        # Knockouts cover what is named as well as attention would.
+        (["reward.salience.kind=idf"], {"temperature": 0.0}, "never differ in what they take up"),
     ],
 )
 def test_where_nothing_can_be_told_it_is_knockout_and_says_why(decides, given, sampling, why):
@@ -166,9 +168,10 @@ def test_prompts_without_pieces_of_their_own_are_for_knockouts_unless_pieces_wer
         chosen(policy, config("reward.salience.kind=pieces"), same)
 
 
-def test_heads_that_are_to_be_learnt_and_cannot_be_are_an_error():
+@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"candidates": 1}])
+def test_heads_that_are_to_be_learnt_and_cannot_be_are_an_error(sampling):
     with pytest.raises(NothingToldError, match="never differ"):
-        chosen(telling(), config("reward.heads=learn", temperature=0.0))
+        chosen(telling(), config("reward.heads=learn", **sampling))
 
 
 def test_a_salience_that_is_named_is_that_of_both(decides):
@@ -223,6 +226,43 @@ def test_a_file_of_heads_decides_by_what_it_says_and_is_read(tmp_path, decides, 
     policy = telling()
     found, _ = chosen(policy, config(f"reward.heads={path}"))
     assert found.config.reward.preset == preset
+
+
+def test_a_single_candidate_is_for_knockouts_which_read_the_heads_of_a_file(tmp_path, decides):
+    decides(-1.0)
+    learnt, _ = chosen(telling(), config("reward.preset=attention"))
+    keep_heads(learnt.heads, path := tmp_path / "mine.json")
+    policy, other = telling(), telling()
+    found, said = chosen(policy, config(f"reward.heads={path}", candidates=1))
+    assert found.config.reward.preset == "knockout"
+    assert f"a prompt has a single candidate, which there is none to compare with (as in {path})" in said
+    chosen(other, config("reward.preset=knockout", f"reward.heads={path}"))
+    assert policy.readable.heads == other.readable.heads != telling().readable.heads
+
+
+@pytest.mark.parametrize("how", ["kept", "named"])
+def test_heads_of_a_run_that_chose_by_them_say_nothing_of_a_reward_that_is_named(tmp_path, how):
+    learnt, _ = chosen(telling(), config("reward.preset=attention"))
+    path = tmp_path / "heads.json"
+    path.write_text(json.dumps({**(learnt.heads or {}), "preset": "knockout", "reason": "so it was"}))
+    given = [f"reward.heads={path}"] if how == "named" else []
+    kept = path if how == "kept" else None
+    found, _ = chosen(telling(), config("reward.preset=attention", *given), kept=kept)
+    assert found.heads == json.loads(json.dumps(learnt.heads))
+
+
+def test_a_damaged_file_of_a_run_says_how_to_go_on_and_one_without_reason_is_not_believed(tmp_path):
+    kept = tmp_path / "heads.json"
+    kept.write_text("{")
+    with pytest.raises(
+        InputError, match=r"heads\.json is no file of heads: .* remove it, and they are found"
+    ):
+        chosen(telling(), config(), kept=kept)
+    kept.write_text('{"preset": "knockout"}')
+    found, said = chosen(telling(), config(), kept=kept)
+    assert found.heads is not None
+    assert found.heads["reason"] == "2 pieces are too few to tell its heads from one another"
+    assert "(as in" not in said
 
 
 def test_any_other_reward_stays_and_says_what_it_reads(tmp_path):

@@ -81,10 +81,19 @@ def test_what_heads_are_a_function_of_finds_them_anew(place, asked, change):
     assert len(list(place.iterdir())) == 2
 
 
+def test_a_base_whose_responses_end_otherwise_is_another(place, asked):
+    learn()
+    policy = telling()
+    policy.eos_ids = [*policy.eos_ids, 20]
+    learn(policy)
+    assert len(asked) == 2
+
+
 def test_a_model_whose_weights_nothing_identifies_is_not_cached(place, asked):
-    for model in (None, {}, {"model": None}, {"model": "main"}):
+    adapter = MODEL | {"base of the adapter": "main"}
+    for model in (None, {}, {"model": None}, {"model": "main"}, adapter):
         learn(model=model)
-    assert len(asked) == 4
+    assert len(asked) == 5
     assert not place.exists()
 
 

@@ -82,7 +82,7 @@ def test_a_policy_reads_the_heads_that_were_found_and_its_reference_does_too():
             {"weights": {"97": [1.0]}, "agreement": 0.5, "pieces": 3},
             "mine.json does not fit this model: weights",
         ),
-        ({"agreement": 0.5}, "mine.json does not fit this model: 'weights'"),
+        ({"preset": "knockout", "reason": "why"}, "mine.json names no heads to read"),
         ({"weights": [1.0]}, "mine.json does not fit this model"),
     ],
 )
@@ -98,8 +98,8 @@ def test_a_file_that_is_none_of_heads_is_refused(tmp_path: Path, content: str | 
     path = tmp_path / "heads.json"
     if content is not None:
         path.write_text(content)
-    with pytest.raises(InputError, match=f"{path} is no file of heads: .*{message}.* Give all, learn"):
-        read_file(path)
+    with pytest.raises(InputError, match=f"{path} is no file of heads: .*{message}.* Mend it"):
+        read_file(path, "Mend it.")
 
 
 def test_what_was_found_is_kept_once(tmp_path: Path):

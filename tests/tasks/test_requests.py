@@ -36,6 +36,8 @@ def counted(response: str, slots: list[list[str]] = ALL) -> tuple[int, int, int]
         # Two mentions in a sentence are one, in two sentences they are two.
         ("On Tuesday, yes Tuesday. Tuesday it is.", (5, 0, 1)),
         ("You do not have to pay. It is confidential. My apologies.", (3, 0, 0)),
+        # Typographic apostrophes and hyphens, as models write them.
+        ("You don’t have to pay. I can’t wait! Don’t share it.", (4, 0, 0)),
         # Neither "free to" nor "freedom" says that nobody pays.
         ("Feel free to come, and enjoy the freedom.", (6, 0, 0)),
         ("", (6, 0, 0)),
@@ -43,6 +45,11 @@ def counted(response: str, slots: list[list[str]] = ALL) -> tuple[int, int, int]
 )
 def test_what_is_said_is_counted(response: str, expected: tuple[int, int, int]):
     assert counted(response) == expected
+
+
+@pytest.mark.parametrize("written", ["555-0142", "555 0142", "5550142", "555‑0142", "555–0142"])
+def test_a_number_is_said_however_it_is_divided(written: str):
+    assert counted(f"Call {written}.", [["number", "555-0142"]]) == (0, 0, 0)
 
 
 def test_half_of_the_parts_are_to_be_said_in_other_words():

@@ -35,7 +35,11 @@ def _explain(detail: Any, document: Document, root: type[BaseModel]) -> Iterator
     for conflict in conflicts:
         paths = [tuple(key.split(".")) for key in conflict.keys]
         path = next((path for path in paths if path in document.places), ())
-        yield (*path, conflict.message), document.places.get(path, f"{document.name}:"), conflict.message
+        yield (
+            (*path, conflict.message),
+            document.places.get(path, f"{document.name.removesuffix(':')}:"),
+            conflict.message,
+        )
     if conflicts:
         return
     if detail["type"] == "extra_forbidden":

@@ -32,6 +32,9 @@ from cagsr.types import Prompt
 
 __all__ = ["ChosenReward", "choose_reward"]
 
+MEND = "Give all, learn, or the heads.json of a run."
+SINGLE = "a prompt has a single candidate, which there is none to compare with"
+
 
 class ChosenReward(NamedTuple):
     """A config whose reward leaves nothing to choose, the salience of its prompts, and what was found of heads.
@@ -101,10 +104,10 @@ class _Base:
         """The heads that ``reward.heads`` names: of a file, or learnt, now or before."""
         heads = str(config.reward.heads)
         if heads != "learn":
-            return _Found(read_file(Path(heads)), heads, before=True)
+            return _Found(_unchosen(read_file(Path(heads), MEND)), heads, before=True)
         known = self._known()
         if known is not None and "weights" in known:
-            return _Found(known, str(self.kept), before=True)
+            return _Found(_unchosen(known), str(self.kept), before=True)
         salience = build_salience(config, self.prompts)
         cache = HeadsCache(self.model, self.policy, config, self.prompts, salience)
         if (found := cache.read()) is not None:
@@ -125,18 +128,21 @@ class _Base:
     def decided(self, config: Config, choice: Choice) -> _Found:
         """Which of a choice it is for this base, with the reason in words: as ``kept`` has it, or by the heads."""
         known, attentive = self._known(), settled(config, choice.attention)
-        if known is not None and known.get("preset") in (choice.knockouts, choice.attention, choice.values):
+        presets = (choice.knockouts, choice.attention, choice.values)
+        if known is not None and "reason" in known and known.get("preset") in presets:
             serves = known["preset"] != choice.knockouts
             return self._as(_Found(known, str(self.kept), before=True), config, choice, serves)
-        nothing = partial(self._nothing_told, choice)
-        if config.sampling.candidates < 2:
-            return nothing("a prompt has a single candidate, which there is none to compare with")
+        nothing, alone = partial(self._nothing_told, choice), config.sampling.candidates < 2
+        if alone and config.reward.heads is None:
+            return nothing(SINGLE)
         if attentive.reward.heads == "all":
             return nothing("reward.heads: all leaves no heads to be learnt")
         try:
             found = self.heads(attentive)
         except (NothingToldError, NothingToCoverError) as error:
-            if config.reward.heads is not None or config.reward.salience.kind is not None:
+            # Knockouts cover what was named too, but they need no heads.
+            uncovered = isinstance(error, NothingToCoverError) and config.reward.salience.kind is not None
+            if config.reward.heads is not None or uncovered:
                 raise
             return nothing(error.why)
         try:
@@ -145,10 +151,13 @@ class _Base:
             reason, serves = f"{found.place} says nothing but which heads are read", False
         else:
             reason, serves = heads.reason, heads.advised == ATTENTION
+        if alone:  # heads of a file, which were found elsewhere
+            reason, serves = SINGLE, False
         return self._as(found._replace(heads=found.heads | {"reason": reason}), config, choice, serves)
 
     def _known(self) -> dict[str, Any] | None:
-        return read_file(self.kept) if self.kept is not None and self.kept.exists() else None
+        mend = "A run keeps its heads there; remove it, and they are found anew."
+        return read_file(self.kept, mend) if self.kept is not None and self.kept.exists() else None
 
     def _as(self, found: _Found, config: Config, choice: Choice, serves: bool) -> _Found:
         preset = choice.knockouts
@@ -159,6 +168,11 @@ class _Base:
 
     def _nothing_told(self, choice: Choice, why: str) -> _Found:
         return _Found({"preset": choice.knockouts, "reason": why}, "what was learnt")
+
+
+def _unchosen(heads: dict[str, Any]) -> dict[str, Any]:
+    """What a file says of heads, without what another run chose by them."""
+    return {key: value for key, value in heads.items() if key not in ("preset", "reason")}
 
 
 def _said(found: _Found, asked: str | None) -> str:

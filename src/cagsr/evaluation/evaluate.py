@@ -210,7 +210,8 @@ def _opinions(
 def heads_of_a_run(config: Config, observer: str, models: Iterable[str]) -> Path | None:
     """heads.json of the first of the models that a run trained from this observer; None where there is none.
 
-    The reward that such a model was trained by is then measured, instead of one that is found anew.
+    The preset `robust` is then what it was for that run, and another that learns heads reads the run's, instead of any
+    that are found anew. The preset itself is this command's: one that a run named has to be named again.
     """
     base = of_model(observer, config.model.revision) | {"reward.layers": config.reward.layers}
     for path in models:

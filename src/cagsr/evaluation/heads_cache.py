@@ -46,7 +46,8 @@ class HeadsCache:
         salience: Salience,
     ) -> None:
         self.path: Path | None = None
-        if not DIGEST.fullmatch(str(model.get("model"))):
+        weights = [model.get("model"), *(model[key] for key in ("base of the adapter",) if key in model)]
+        if not all(DIGEST.fullmatch(str(digest)) for digest in weights):
             return
         asked = prompts_for_heads(prompts, config.train.seed)
         # Not which engine will write, nor what a new adapter is like: it changes nothing yet.
@@ -56,6 +57,8 @@ class HeadsCache:
             "sampling": config.sampling.model_dump(mode="json", exclude={"engine", "vllm"}),
             "layers": config.reward.layers,
             "seed": config.train.seed,
+            # A program may have given its tokenizer another, which no digest tells.
+            "ends": list(policy.eos_ids),
             "prompts": [[prompt.index, prompt.occurrence, list(prompt.ids)] for prompt in asked],
             "pieces": [[salience.divide(prompt), salience.weigh(prompt)] for prompt in asked],
             "device": policy.device.type,

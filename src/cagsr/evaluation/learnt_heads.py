@@ -52,6 +52,11 @@ def read_heads(policy: Policy, found: Mapping[str, Any], name: str) -> None:
 
     Raises InputError for what is none of heads, or not of this model.
     """
+    if "weights" not in found:
+        raise InputError(
+            f"reward.heads: {name} names no heads to read, as of a run whose base told none apart. Set reward.heads to "
+            "learn, to all, or to a file that names some."
+        )
     try:
         weights = {int(layer): row for layer, row in found["weights"].items()}
         policy.readable = policy.readable.weighted(weights)
@@ -148,14 +153,12 @@ def _asked(
     )
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """What a file says of heads. Raises InputError for one that is no object of JSON."""
+def read_file(path: Path, mend: str) -> dict[str, Any]:
+    """What a file says of heads. Raises InputError, with the ``mend``, for one that is no object of JSON."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("no object")
         return found
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"reward.heads: {path} is no file of heads: {error}. Give all, learn, or the heads.json of a run."
-        ) from error
+        raise InputError(f"reward.heads: {path} is no file of heads: {error}. {mend}") from error

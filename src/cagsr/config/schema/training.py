@@ -102,7 +102,8 @@ class Train(Section):
     replacements: Count = Field(
         default=0,
         description="Most rounds of sampling other prompts in place of those whose candidates all have the same "
-        "reward (dynamic sampling); 0: never. A round costs as much as sampling the step did.",
+        "reward (dynamic sampling); 0: never. A round costs as much as the step's own responses and their reward did, "
+        "and where a prompt gave way that reward once more.",
     )
     micro_batch: AtLeastOne = Field(
         default=64, description="Responses per forward pass; at least one whole group."
