@@ -40,6 +40,7 @@ def counted(response: str, slots: list[list[str]] = ALL) -> tuple[int, int, int]
         ("You don’t have to pay. I can’t wait! Don’t share it.", (4, 0, 0)),
         # Neither "free to" nor "freedom" says that nobody pays.
         ("Feel free to come, and enjoy the freedom.", (6, 0, 0)),
+        ("Are you free at noon?", (6, 0, 0)),
         ("", (6, 0, 0)),
     ],
 )

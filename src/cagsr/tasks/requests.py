@@ -77,7 +77,7 @@ REWORDED: dict[str, dict[str, Part]] = {
     "cost": {
         "free": Part(
             "make clear that nobody has to pay",
-            r"free(?! to)|no (?:charge|cost|fee|payment)|without (?:charge|paying)|nothing to pay|"
+            r"free(?! to| on| at| for)|no (?:charge|cost|fee|payment)|without (?:charge|paying)|nothing to pay|"
             r"(?:not|\w+n't) (?:have|need) to pay|complimentary|no (?:one|body) (?:has|needs) to pay",
             "It is free of charge.",
         )
