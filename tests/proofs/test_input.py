@@ -9,6 +9,7 @@ import pytest
 import fuzzed_input
 import rows_accounted_for
 import suggestions
+from cagsr.data import data_report
 from cagsr.data import prompts as data
 from cagsr.data import readers as sources
 from cagsr.data.readers import Row
@@ -104,9 +105,9 @@ def test_text_that_is_tidied_up_is_found(monkeypatch: pytest.MonkeyPatch):
 @pytest.mark.filterwarnings("ignore")
 def test_a_refusal_that_names_no_row_is_found(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(data, "_too_long", lambda *_: "too long")
-    shortened = data._shortened
+    shortened = data_report._shortened
     monkeypatch.setattr(
-        data, "_shortened", lambda lines: [line.partition(": ")[2] for line in shortened(lines)]
+        data_report, "_shortened", lambda lines: [line.partition(": ")[2] for line in shortened(lines)]
     )
     assert "names no row" in careless(monkeypatch)
 

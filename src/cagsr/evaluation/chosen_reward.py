@@ -32,7 +32,6 @@ from cagsr.types import Prompt
 
 __all__ = ["ChosenReward", "choose_reward"]
 
-MEND = "Give all, learn, or the heads.json of a run."
 SINGLE = "a prompt has a single candidate, which there is none to compare with"
 
 
@@ -104,7 +103,7 @@ class _Base:
         """The heads that ``reward.heads`` names: of a file, or learnt, now or before."""
         heads = str(config.reward.heads)
         if heads != "learn":
-            return _Found(_unchosen(read_file(Path(heads), MEND)), heads, before=True)
+            return _Found(_unchosen(read_file(Path(heads))), heads, before=True)
         known = self._known()
         if known is not None and "weights" in known:
             return _Found(_unchosen(known), str(self.kept), before=True)

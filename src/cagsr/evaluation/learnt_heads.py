@@ -153,7 +153,7 @@ def _asked(
     )
 
 
-def read_file(path: Path, mend: str) -> dict[str, Any]:
+def read_file(path: Path, mend: str = "Give all, learn, or the heads.json of a run.") -> dict[str, Any]:
     """What a file says of heads. Raises InputError, with the ``mend``, for one that is no object of JSON."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

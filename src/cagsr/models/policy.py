@@ -44,6 +44,8 @@ class Policy(TokenizedModel, ABC):
     ``proof`` says how the ways of computing agreed with the plain model when the policy was made (`models.proof`).
     """
 
+    held_to_policy: bool = False  # it is the policy (`models.sampling.Sampler`)
+
     def __init__(
         self,
         model: PreTrainedModel,
