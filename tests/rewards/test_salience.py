@@ -167,6 +167,19 @@ def test_column_weighs_what_the_users_data_lists_stop_words_included():
     }
 
 
+def test_each_text_of_a_column_is_a_piece_wherever_it_stands_and_a_token_is_in_one_alone():
+    prompt = make_prompt("Italian family friendly Italian Blue Spice", row={"key": []})
+    listed = replace(prompt, row={"key": ["family friendly", "Italian", "blue spice", "spice"]})
+    column = Column("key")
+    assert column.divide(listed) == [[1, 2], [0, 3], [4, 5]]
+    assert column.divide(prompt) == []
+    found = column.pieces(rollout_of(listed, prompt, side="right"))
+    assert found is not None
+    assert found.shape[:2] == (2, 3)
+    assert found[0].nonzero().tolist() == [[0, 1], [0, 2], [1, 0], [1, 3], [2, 4], [2, 5]]
+    assert not found[1].any()
+
+
 def test_column_with_an_empty_list_has_no_content():
     prompt = make_prompt("cats", row={"key": []})
     assert Column("key").without_content([prompt]) == [0]

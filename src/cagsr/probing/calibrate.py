@@ -1,25 +1,20 @@
 """`cagsr calibrate`: the weights of a reward's terms, fitted to a model without labels, or with a few on top."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
-from torch import Tensor
 
 from cagsr.config import Config
 from cagsr.config.schema import Term
 from cagsr.config.yaml_document import write_document
-from cagsr.data import preferences, splits
-from cagsr.data import prompts as data
 from cagsr.data import readers as sources
-from cagsr.data.corruptions import CONTRASTS
-from cagsr.data.row_messages import say_cut, say_rows
+from cagsr.data import splits
+from cagsr.data.row_messages import say_rows
 from cagsr.distributed.process_group import World, accelerated
 from cagsr.errors import InputError
 from cagsr.evaluation.chosen_reward import ChosenReward, choose_reward
@@ -31,36 +26,22 @@ from cagsr.io.template_date import pinned_date
 from cagsr.io.terminal import say
 from cagsr.models.build import build_policy, check_sampling
 from cagsr.models.policy import Policy
+from cagsr.probing.signal_differences import contrast_pairs, labelled_pairs, read_labelled
 from cagsr.rewards.calibration import Fit, Pairs, calibrated_terms, cross_validated
 from cagsr.rewards.presets import as_read, build_reward, possible
-from cagsr.rewards.reward import SMALLEST_UNIT, Reward
+from cagsr.rewards.reward import Reward
 from cagsr.runs.identity import of_model
 from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
-from cagsr.types import Prompt, Rollout
+from cagsr.types import Prompt
 
 __all__ = ["calibrate"]
 
-Measure = Callable[[Rollout], Tensor]
 NO_CONTRASTS = (
     "A response without words, or cut short, cannot be made worse: raise --prompts or sampling.max_new_tokens, or "
     "train the base further."
 )
 NO_PAIRS = "Add pairs of other prompts, raise --labels, or leave out --pairs: weights need no labels."
-
-
-@dataclass(frozen=True)
-class Ruler:
-    """units [C]: what one of a term's weight is worth, 1 where it is raw; spreads [C]: the base's, in those units."""
-
-    units: np.ndarray
-    spreads: np.ndarray
-
-    @classmethod
-    def of(cls, signals: Tensor, candidates: int, reward: Reward) -> "Ruler":
-        units = reward.spread(signals, candidates).numpy()
-        within = signals.double().view(-1, candidates, len(units)).var(1, correction=0).mean(0).sqrt()
-        return cls(units, within.clamp(min=SMALLEST_UNIT).numpy() / units)
 
 
 @pinned_date()
@@ -91,18 +72,18 @@ def calibrate(
     terms = [term for each in possible(config) for term in build_reward(each.reward, checker).terms]
     _check_candidates(config, terms)
     seed = config.train.seed
-    rows = None if pairs is None else _labelled(config, pairs, labels)
+    rows = None if pairs is None else read_labelled(config, pairs, labels)
     unlabelled = splits.read_rows(config, "train")
     policy, found, (config, salience, _) = _loaded(config, unlabelled, console)
     reward = build_reward(config.reward, checker)
     chosen = _some(found, prompts, seed)
     measure = measure_signals(reward, policy, salience)
-    ruler, contrasts = _contrasts(config, policy, chosen, reward, measure)
+    ruler, contrasts = contrast_pairs(config, policy, chosen, reward, measure)
     fitted = _fitted(contrasts, "contrasts", NO_CONTRASTS, seed)
     summary: dict[str, Any] = {"prompts": len(chosen), "seed": seed, "contrasts": _told(fitted, contrasts)}
     weights, differences = fitted.weights, contrasts.differences
     if rows is not None:
-        given = _given(config, policy, rows, measure, ruler, console)
+        given = labelled_pairs(config, policy, rows, measure, ruler, console)
         labelled = _fitted(given, f"--pairs {pairs}", NO_PAIRS, seed, prior=weights)
         summary["labels"] = _told(labelled, given)
         weights, differences = labelled.weights, np.concatenate([differences, given.differences])
@@ -157,70 +138,6 @@ def _some(prompts: Sequence[Prompt], count: int, seed: int) -> list[Prompt]:
     return Random(f"calibration {seed}").sample(distinct, min(count, len(distinct)))
 
 
-def _contrasts(
-    config: Config, policy: Policy, prompts: Sequence[Prompt], reward: Reward, measure: Measure
-) -> tuple[Ruler, Pairs]:
-    """How the signals are measured, and pairs of the base's own responses against the same made worse."""
-    sampling, seed = config.sampling, config.train.seed
-    sampled_signals: list[Tensor] = []
-    own: list[list[str]] = []
-    for part in _parts(prompts, config.train.micro_batch // sampling.candidates):
-        greedy = policy.sample(part, sampling.greedy(), seed)
-        sampled = policy.sample(part, sampling, seed)
-        sampled_signals.append(measure(sampled).cpu())
-        firsts = sampled.responses[:: sampled.group_size]
-        own += [list(dict.fromkeys(texts)) for texts in zip(greedy.responses, firsts, strict=True)]
-    ruler = Ruler.of(torch.cat(sampled_signals), sampling.candidates, reward)
-    groups = []
-    for number, prompt in enumerate(prompts):
-        other = (number + 1) % len(prompts)
-        random = Random(f"{seed} {prompt.index}")
-        for text in own[number]:
-            made = {
-                kind: contrast(text, prompt.text, own[other][0], prompts[other].text, random)
-                for kind, contrast in CONTRASTS.items()
-            }
-            groups.append((prompt, text, _within(policy, made, sampling.max_new_tokens)))
-    return ruler, _pairs(config, policy, groups, measure, ruler)
-
-
-def _within(policy: Policy, made: dict[str, str | None], limit: int) -> dict[str, str]:
-    """Those that there is room for: one that must be cut would be unfinished too, which is another fault."""
-    texts = {kind: text for kind, text in made.items() if text is not None}
-    rows = policy.encode(list(texts.values())) if texts else []
-    return {kind: text for (kind, text), row in zip(texts.items(), rows, strict=True) if len(row) <= limit}
-
-
-def _parts(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
-    for start in range(0, len(items), max(1, size)):
-        yield list(items[start : start + max(1, size)])
-
-
-def _pairs(
-    config: Config,
-    policy: Policy,
-    groups: Sequence[tuple[Prompt, str, dict[str, str]]],
-    measure: Measure,
-    ruler: Ruler,
-) -> Pairs:
-    """The differences between each prompt's better response and its worse ones, by what made them worse."""
-    size = 1 + max((len(worse) for _, _, worse in groups), default=0)
-    differences, prompts, kinds = [], [], []
-    for part in _parts(groups, config.train.micro_batch // size):
-        # A group that has fewer is filled with its better response, which is then not looked at.
-        texts = [[better, *worse.values(), *[better] * (size - 1 - len(worse))] for _, better, worse in part]
-        asked = [prompt for prompt, _, _ in part]
-        rollout = policy.given(asked, [text for row in texts for text in row], config.sampling.max_new_tokens)
-        signals = measure(rollout).cpu().double().numpy().reshape(len(part), size, -1)
-        for (prompt, _, worse), measured in zip(part, signals, strict=True):
-            for position, kind in enumerate(worse):
-                differences.append((measured[0] - measured[1 + position]) / ruler.units)
-                prompts.append(prompt.index)
-                kinds.append(kind)
-    table = np.array(differences).reshape(-1, len(ruler.units))
-    return Pairs(table, np.array(prompts), np.array(kinds), ruler.spreads)
-
-
 def _terms(reward: Reward, weights: np.ndarray, differences: np.ndarray) -> list[Term]:
     try:
         return calibrated_terms(reward.terms, weights, differences)
@@ -233,45 +150,6 @@ def _fitted(pairs: Pairs, what: str, mend: str, seed: int, prior: np.ndarray | N
         return cross_validated(pairs, prior=prior, seed=seed)
     except ValueError as error:
         raise InputError(f"{what}: {error}. {mend}") from error
-
-
-def _labelled(config: Config, source: str, labels: int | None) -> list[sources.Row]:
-    """Rows of pairs as `preferences.pair_rows`: all of them, or ``labels`` that can be used, drawn by the seed."""
-    rows = preferences.pair_rows(source)
-    data.refuse_invalid(rows, config.data.skip_invalid)
-    if labels is None:
-        return rows
-    usable = [row for row in rows if not row.problem]
-    if labels > len(usable):
-        raise InputError(f"--labels: {source} has {len(usable)} pairs, fewer than {labels}; lower --labels")
-    return Random(f"labels {config.train.seed}").sample(usable, labels)
-
-
-def _given(
-    config: Config,
-    policy: Policy,
-    rows: Sequence[sources.Row],
-    measure: Measure,
-    ruler: Ruler,
-    console: Console,
-) -> Pairs:
-    """Labelled pairs as differences. Prompts are encoded as all others are."""
-    how = data.encoding(policy, config.data, config.sampling.max_new_tokens)
-    labelled, report = preferences.encoded_pairs(rows, **how)
-    say_rows(console, "pairs", report)
-    texts = [text for pair in labelled for text in (pair.chosen, pair.rejected)]
-    say_cut(
-        console,
-        policy,
-        "responses of pairs",
-        texts,
-        config.sampling.max_new_tokens,
-        "sampling.max_new_tokens",
-    )
-    # Pairs of one prompt must stay in one fold, and every row of a file has an index of its own.
-    first = {pair.prompt.text: pair.prompt for pair in reversed(labelled)}
-    groups = [(first[pair.prompt.text], pair.chosen, {"labelled": pair.rejected}) for pair in labelled]
-    return _pairs(config, policy, groups, measure, ruler)
 
 
 def _told(fitted: Fit, pairs: Pairs) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from cagsr.config import Config
-from cagsr.config.schema import RewardSettings, Term
+from cagsr.config.schema import RewardSettings
 from cagsr.data import splits
 from cagsr.data.row_messages import say_rows
 from cagsr.distributed.launcher import refuse_unseen
@@ -29,35 +29,22 @@ from cagsr.models.build import build_policy, check_sampling
 from cagsr.models.policy import Policy
 from cagsr.probing.heads import favoured, heads_as_data
 from cagsr.probing.labels import find_agreement, find_truths
+from cagsr.probing.panels import ENTROPY, LOG_PROBABILITY, OWN_TERMS, build_panels, measured_rewards
 from cagsr.probing.ranking import Ranked, rank
 from cagsr.probing.samples import SHUFFLED, Probed, adversary_shares, observe, share_flat
 from cagsr.probing.verdict import Base, Found, advised, hint, judge_base, judge_reward, overall
 from cagsr.rewards.heads_found import KNOCKOUT
-from cagsr.rewards.presets import (
-    CHOICES,
-    PRESETS,
-    as_read,
-    build_reward,
-    checker_signals,
-    load_preset,
-    possible,
-)
+from cagsr.rewards.presets import CHOICES, as_read, possible
 from cagsr.rewards.reward import Reward
-from cagsr.rewards.reward_set import Panel, label
+from cagsr.rewards.reward_set import Panel
 from cagsr.rewards.salience import Salience
-from cagsr.rewards.signals import SIGNALS
 from cagsr.runs.identity import of_model
 from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
 from cagsr.tasks.task import Checker
-from cagsr.types import Evidence, Prompt
+from cagsr.types import Prompt
 
 __all__ = ["probe"]
-
-# These need what prompts alone may not have: a reference, people's pairs, values to exchange.
-NEEDING_MORE = ("reference_overlap", "reward_model", "swapped")
-OWN_TERMS = "reward.terms"
-LOG_PROBABILITY, ENTROPY = "reference_logprob", "entropy"
 
 
 @pinned_date()
@@ -88,8 +75,8 @@ def _probed(config: Config, console: Console, prompts: int) -> dict[str, Any]:
     configured = _reward_name(config)
     model = of_model(base_name(config), config.model.revision)
     config, salience, learnt = choose_reward(policy, config, asked, world, console, model=model)
-    rewards = _rewards(config, checker, configured)
-    panel, adversarial = _panels(rewards, checker)
+    rewards = measured_rewards(config, checker, configured)
+    panel, adversarial = build_panels(rewards, checker)
     _say(console, asked, policy, salience)
     heads = heads_as_data(learnt)
     per_pass = max(1, config.train.micro_batch // sampling.candidates)
@@ -137,7 +124,7 @@ def _checked(config: Config) -> Checker | None:
         raise InputError("cagsr probe compares responses to one prompt: set sampling.candidates to 2 or more")
     checker = find_checker(config.data)
     for each in possible(config):
-        _panels(_rewards(each, checker), checker)
+        build_panels(measured_rewards(each, checker), checker)
     return checker
 
 
@@ -158,13 +145,6 @@ def _say(console: Console, prompts: list[Prompt], policy: Policy, salience: Sali
     say_prompt(console, prompts, policy, salience)
     if (uncovered := salience.uncovered(prompts)) is not None:
         warn(console, uncovered)
-
-
-def _panels(rewards: Mapping[str, Sequence[Term]], checker: Checker | None) -> tuple[Panel, Panel]:
-    """What is measured of samples (every reward and signal), and of adversaries (every reward, log-probability)."""
-    extra = {ENTROPY: _entropy, **checker_signals(checker)}
-    logprob = {LOG_PROBABILITY: [Term(LOG_PROBABILITY, weight=1.0, standardise="none")]}
-    return Panel({**rewards, **_signals(rewards)}, extra), Panel({**rewards, **logprob}, extra)
 
 
 def _loaded(config: Config, split: str, count: int, console: Console) -> tuple[Policy, list[Prompt], World]:
@@ -202,46 +182,6 @@ def _found(
         adversaries={} if adversarial is None else adversary_shares(name, probed, panel, adversarial),
         flat=share_flat(_scores(name, panel, probed)),
     )
-
-
-def _rewards(config: Config, checker: Checker | None, name: str = OWN_TERMS) -> dict[str, Sequence[Term]]:
-    """The reward of a settled config, which is called ``name``, and every other preset that can be measured here."""
-    own = build_reward(config.reward, checker).terms
-    rewards: dict[str, Sequence[Term]] = {
-        preset: load_preset(preset)
-        for preset in PRESETS
-        if preset not in CHOICES and (preset != "oracle" or checker is not None)
-    }
-    rewards = {
-        preset: terms
-        for preset, terms in rewards.items()
-        if not any(term.signal in NEEDING_MORE for term in terms)
-    }
-    # What was chosen goes by the name of the choice, and by no other.
-    known = (name,) if config.reward.terms else (name, config.reward.preset)
-    return {name: own} | {other: terms for other, terms in rewards.items() if other not in known}
-
-
-def _signals(rewards: Mapping[str, Sequence[Term]]) -> dict[str, Sequence[Term]]:
-    """Every signal with its defaults, and with the options that some reward gives it, by its label."""
-    terms = [Term(name, weight=1.0, standardise="none") for name in SIGNALS if name not in NEEDING_MORE]
-    terms += [
-        Term(term.signal, weight=1.0, standardise="none", options=term.options)
-        for used in rewards.values()
-        for term in used
-        if term.signal != "oracle"
-    ]
-    named: dict[str, Sequence[Term]] = {label(term): [term] for term in terms}
-    # A reward and a signal may have one name, as length does: it is then the same thing.
-    return {name: term for name, term in named.items() if name not in rewards} | {
-        ENTROPY: [Term(ENTROPY, weight=1.0, standardise="none")]
-    }
-
-
-def _entropy(evidence: Evidence) -> torch.Tensor:
-    """[N] nats a token of the observer's distribution."""
-    lengths = evidence.rollout.lengths.clamp(min=1)
-    return evidence.observation.entropy.sum(-1) / lengths
 
 
 def _of_prompts(config: Config, split: str, count: int) -> Config:

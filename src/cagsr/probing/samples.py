@@ -1,4 +1,4 @@
-"""Is a reward worth following here? What the base's own samples, and adversaries made of them, tell before training."""
+"""Samples of the base, and adversarial responses made of them, with the signals of each: what `cagsr probe` ranks."""
 
 __all__ = ["SHUFFLED", "Probed", "adversary_shares", "observe", "pair_accuracy", "share_flat"]
 

@@ -67,7 +67,8 @@ class Data(Section):
     )
     salience_column: Text | None = Field(
         default=None,
-        description="Column with the parts of a prompt that matter, for reward.salience.kind: column.",
+        description="Column that lists the parts of a prompt that matter, each of them a piece, for "
+        "reward.salience.kind: column.",
     )
     checker: Text | None = Field(
         default=None,

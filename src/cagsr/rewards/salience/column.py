@@ -14,7 +14,7 @@ class Column(Salience):
     """Salience of the words and phrases that a column of the user's data lists for each prompt.
 
     ``prompt.row[name]`` is a list of texts, each of which must occur in a turn, whoever wrote it, whole words in
-    either case; all its occurrences count, stop words and punctuation inside them too.
+    either case; all its occurrences count, stop words and punctuation inside them too. Each text is a piece.
 
     Raises InputError naming the row when the column is missing, is no list of texts, or lists what the
     prompt does not say.
@@ -24,9 +24,17 @@ class Column(Salience):
         self.name = name
 
     def weigh(self, prompt: Prompt) -> list[float]:
-        spans = [span for phrase in self._phrases(prompt) for span in self._occurrences(phrase, prompt)]
-        inside = tokens_in(prompt, spans)
+        inside = {token for piece in self.divide(prompt) for token in piece}
         return [float(token in inside) for token in range(len(prompt.ids))]
+
+    def divide(self, prompt: Prompt) -> list[list[int]]:
+        found, taken = [], set[int]()
+        for phrase in self._phrases(prompt):
+            # A token of two phrases ("Blue Spice", "spice") belongs to the first.
+            own = tokens_in(prompt, self._occurrences(phrase, prompt)) - taken
+            taken |= own
+            found.append(sorted(own))
+        return [tokens for tokens in found if tokens]
 
     def _phrases(self, prompt: Prompt) -> list[str]:
         if self.name not in prompt.row:
