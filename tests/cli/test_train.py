@@ -119,7 +119,7 @@ def test_where_heads_serve_the_reward_reads_them_from_the_first_step_on(train, a
     outcome = train("sampling.candidates=3")
     assert outcome.code == 0, outcome.err
     said = " ".join(outcome.out.split())
-    assert "reward: robust is attention-values for this base: its heads follow the knockouts of" in said
+    assert "reward: robust is attention-values for this base: its attention agrees with hiding " in said
     assert " heads of cross-attention of " in said
     steps = [row for row in lines("run/metrics.jsonl") if "loss" in row]
     signals = {"attended", "swapped", "surprise", "repetition", "unfinished"}

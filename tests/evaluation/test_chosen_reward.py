@@ -87,17 +87,18 @@ def test_heads_that_follow_the_knockouts_make_it_attention_with_the_heads_that_a
     assert policy.readable.heads == other.readable.heads
     follows, pieces = expected["follows"], expected["pieces"]
     assert said == (
-        f"reward: robust is attention-values for this base: its heads follow the knockouts of {pieces} pieces by "
-        f"{follows:.2f}, at least -1.0, and {expected['undecided']:.0%} of these are undecided, at least 0%"
+        f"reward: robust is attention-values for this base: its attention agrees with hiding {pieces} pieces one after "
+        f"another ({follows:.2f}; -1.0 is needed), and hiding leaves it open whether a piece was taken up for "
+        f"{expected['undecided']:.0%} of them (0% is needed)"
     )
 
 
 @pytest.mark.parametrize(
     ("least", "pieces", "clear", "why"),
     [
-        (1.01, 1, 0.0, ", below 1.01"),
+        (1.01, 1, 0.0, "its attention agrees too little with hiding "),
         (-1.0, 1000, 0.0, "pieces are too few to tell its heads"),
-        (-1.0, 1, 1.01, "are undecided, below 101%: they are clear by themselves"),
+        (-1.0, 1, 1.01, " of them (101% is needed)"),
     ],
 )
 def test_heads_that_do_not_or_cannot_tell_make_it_knockout_as_if_nothing_had_been_learnt(
@@ -195,7 +196,7 @@ def test_a_run_goes_on_with_what_was_chosen_and_asks_nobody_again(tmp_path, deci
     found, said = chosen(again, config(), kept=kept)
     assert found.config == served.config
     assert again.readable.heads == first.readable.heads
-    assert said.endswith(f" undecided, at least 0% (as in {kept})")
+    assert said.endswith(f" of them (0% is needed) (as in {kept})")
     kept.write_text(json.dumps({"preset": "knockout", "reason": "so it was"}))
     found, said = chosen(telling(), config(), kept=kept)
     assert found.config.reward.preset == "knockout"

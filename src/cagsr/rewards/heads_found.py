@@ -78,17 +78,16 @@ class Heads(BaseModel):
             return "the file of its heads does not say how well they follow the knockouts"
         if self.pieces < ENOUGH:
             return f"{self.pieces} pieces are too few to tell its heads from one another"
-        by = f"its heads follow the knockouts of {self.pieces} pieces by {self.follows:.2f}"
+        asked = f"hiding {self.pieces} pieces one after another"
         if self.follows < FOLLOWS:
-            return f"{by}, below {FOLLOWS}"
+            return f"its attention agrees too little with {asked} ({self.follows:.2f}; {FOLLOWS} is needed)"
+        by = f"its attention agrees with {asked} ({self.follows:.2f}; {FOLLOWS} is needed)"
         if self.undecided is None:
-            return f"{by}, at least {FOLLOWS}"
-        share = f"{self.undecided:.0%} of these are undecided"
+            return by
+        share = f"for {self.undecided:.0%} of them ({UNDECIDED:.0%} is needed)"
         if self._are_clear:
-            return (
-                f"{by}, at least {FOLLOWS}, but {share}, below {UNDECIDED:.0%}: they are clear by themselves"
-            )
-        return f"{by}, at least {FOLLOWS}, and {share}, at least {UNDECIDED:.0%}"
+            return f"{by}, but hiding leaves it open whether a piece was taken up only {share}"
+        return f"{by}, and hiding leaves it open whether a piece was taken up {share}"
 
     @property
     def decision(self) -> str:
