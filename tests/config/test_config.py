@@ -264,6 +264,16 @@ def test_a_broken_override_is_refused_by_name(tmp_path, override, message):
             "cfg.yaml:2 sampling.dtype is for sampling.engine: policy; a vLLM server is started with its own",
         ),
         (
+            TASK + "sampling: {dtype: bfloat16}\nmodel: {lora: {use_dora: true}}",
+            [],
+            "cfg.yaml:3 model.lora.use_dora: what DoRA trains cannot be merged for every rollout, which sampling.dtype",
+        ),
+        (
+            TASK + "sampling: {engine: vllm}\nmodel: {lora: {use_dora: true}}",
+            [],
+            "cfg.yaml:3 model.lora.use_dora: what DoRA trains cannot be merged for every rollout",
+        ),
+        (
             TASK + "sampling: {engine: vllm}\nmodel: {architecture: encoder-decoder}",
             [],
             "cfg.yaml:2 sampling.engine: vllm writes with causal models only",

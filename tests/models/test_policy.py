@@ -9,6 +9,9 @@ from torch import Tensor
 
 import tiny
 from cagsr.attention.naive import eager_weights
+from cagsr.config.schema import Lora
+from cagsr.models.load import save_model
+from cagsr.models.load_policy import load_policy
 from cagsr.models.lora import with_lora
 from cagsr.models.policy import Policy
 from cagsr.models.reference import Reference
@@ -291,3 +294,43 @@ def test_lora_trains_the_adapter_alone_and_its_reference_is_the_start(name):
     torch.testing.assert_close(on.logprobs, policy(rollout).logprobs.detach(), rtol=1e-4, atol=1e-4)
     # Reading through the adapter leaves it switched on and trainable.
     assert {key for key, parameter in policy.named_parameters() if parameter.requires_grad} == trained
+
+
+def test_rslora_divides_by_the_root_of_the_rank():
+    added = []
+    for rooted in (False, True):
+        policy = tiny.policy("llama")
+        with_lora(policy, r=4, alpha=6, target_modules=["q_proj"], use_rslora=rooted)
+        for name, weight in policy.model.named_parameters():
+            if ".lora_" in name:
+                torch.nn.init.ones_(weight)
+        module = next(part for part in policy.model.modules() if hasattr(part, "get_delta_weight"))
+        added.append(module.get_delta_weight("default"))
+    # Ones times ones over a rank of 4, times 6 / 4, and times 6 / 2.
+    assert torch.equal(added[0], torch.full_like(added[0], 6.0))
+    assert torch.equal(added[1], torch.full_like(added[1], 12.0))
+
+
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_dora_begins_as_the_base_trains_lengths_too_and_comes_back_as_it_was_saved(name, tmp_path):
+    tiny.save_models(tmp_path)
+    plain = load_policy(tmp_path / name)
+    targets = {"t5": ["q", "v"], "llama": ["q_proj", "v_proj"]}[name]
+    policy = load_policy(tmp_path / name, lora=Lora(r=3, alpha=7, target_modules=targets, use_dora=True))
+    trained = [key for key, weight in policy.named_parameters() if weight.requires_grad]
+    assert sum("magnitude" in key for key in trained) == sum("lora_A" in key for key in trained) > 0
+    rollout, reference = plain.sample(tiny.prompts(plain), tiny.SHORT, seed=3), Reference(policy)
+    start = plain.logprobs(rollout)
+    torch.testing.assert_close(policy.logprobs(rollout), start, rtol=1e-5, atol=1e-5)
+    optimizer = torch.optim.SGD([weight for weight in policy.parameters() if weight.requires_grad], lr=1.0)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (-policy(rollout).logprobs.mean()).backward()
+        optimizer.step()
+    moved = policy.logprobs(rollout)
+    assert not torch.allclose(moved, start, atol=1e-2)
+    torch.testing.assert_close(reference.observe(rollout).logprobs, start, rtol=1e-5, atol=1e-5)
+    save_model(policy, tmp_path / "model")
+    assert (tmp_path / "model/adapter_config.json").is_file()
+    again = load_policy(tmp_path / "model")
+    torch.testing.assert_close(again.logprobs(rollout), moved, rtol=1e-4, atol=1e-4)

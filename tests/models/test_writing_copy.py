@@ -4,15 +4,18 @@ import copy
 
 import pytest
 import torch
+from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 
 import tiny
 from cagsr.attention.sharing import Sharing
 from cagsr.config.schema import AlgorithmSettings
+from cagsr.distributed.process_group import World
 from cagsr.errors import UnsupportedModelError
 from cagsr.models import writing_copy
 from cagsr.models.load_policy import load_policy
 from cagsr.models.lora import with_lora
+from cagsr.models.vllm import VLLMSampler
 from cagsr.models.writing_copy import WritingCopy
 from cagsr.training.algorithms import Algorithm
 from cagsr.training.step_metrics import measure
@@ -167,11 +170,14 @@ def test_the_gradient_is_corrected_by_the_copys_own_log_probabilities():
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-4, atol=1e-6)
 
 
-def test_an_adapter_that_cannot_be_merged_weight_by_weight_is_refused():
-    settings = LoraConfig(r=2, target_modules="all-linear", use_dora=True, task_type="CAUSAL_LM")
-    policy = load_policy(get_peft_model(tiny.make_model("llama"), settings), tiny.policy("llama").tokenizer)
-    with pytest.raises(UnsupportedModelError, match=r"sampling\.dtype: the adapter is of a kind"):
+@pytest.mark.parametrize("more", [{"use_dora": True}, {"lora_bias": True}], ids=["DoRA", "bias"])
+def test_an_adapter_that_cannot_be_merged_weight_by_weight_is_refused(more):
+    settings = LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM", **more)
+    policy = load_policy(get_peft_model(tiny.make_model("qwen2"), settings), tiny.policy("qwen2").tokenizer)
+    with pytest.raises(UnsupportedModelError, match=r"sampling\.dtype: the adapter of .* is of a kind"):
         WritingCopy(policy)
+    with pytest.raises(UnsupportedModelError, match=r"sampling\.engine: the adapter of .* is of a kind"):
+        VLLMSampler(policy, None, World(Accelerator(cpu=True)))
 
 
 def test_a_model_that_rounding_changes_too_much_is_refused(monkeypatch):

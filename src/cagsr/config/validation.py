@@ -116,6 +116,13 @@ def _groups(config: Sections) -> Iterator[Conflict]:
 
 def _engine(config: Sections) -> Iterator[Conflict]:
     sampling = config.sampling
+    merging = "sampling.dtype" if sampling.dtype is not None else "sampling.engine"
+    if config.model.lora and config.model.lora.use_dora and (sampling.dtype or sampling.engine == "vllm"):
+        yield Conflict(
+            ("model.lora.use_dora", merging),
+            f"model.lora.use_dora: what DoRA trains cannot be merged for every rollout, which {merging} needs; leave "
+            "one of them out",
+        )
     if sampling.engine == "policy":
         if sampling.vllm != Vllm():
             yield Conflict(

@@ -91,7 +91,7 @@ def load_policy(
     else:
         policy = _of_loaded(model, processing_class, adapter, where, speech, settings)
     if adapter is not None:
-        with_lora(policy, r=adapter.r, alpha=adapter.alpha, target_modules=adapter.target_modules)
+        with_lora(policy, **adapter.model_dump())
     return policy.eval()
 
 

@@ -47,10 +47,18 @@ LOST = 0.3
 """Largest share of an adapter that rounding may take: about where it changes weights by their last bit."""
 
 
-def with_lora(policy: Policy, *, r: int, alpha: int, target_modules: str | list[str]) -> None:
+def with_lora(
+    policy: Policy,
+    *,
+    r: int,
+    alpha: int,
+    target_modules: str | list[str],
+    use_rslora: bool = False,
+    use_dora: bool = False,
+) -> None:
     """Freeze the policy's weights and train a LoRA adapter instead; the reference is then the adapter switched off.
 
-    The adapter's own weights are float32, whatever the policy's are.
+    The adapter's own weights are float32, whatever the policy's are. rsLoRA is arXiv 2312.03732, DoRA 2402.09353.
     Raises InputError when PEFT is not installed or one of the names is no module's.
     """
     peft = _peft("model.lora")
@@ -58,7 +66,13 @@ def with_lora(policy: Policy, *, r: int, alpha: int, target_modules: str | list[
         check_targets(policy.model, target_modules, "model.lora.target_modules")
     kind = "SEQ_2_SEQ_LM" if policy.model.config.is_encoder_decoder else "CAUSAL_LM"
     adapter = peft.LoraConfig(
-        r=r, lora_alpha=alpha, target_modules=target_modules, lora_dropout=0.0, task_type=kind
+        r=r,
+        lora_alpha=alpha,
+        target_modules=target_modules,
+        use_rslora=use_rslora,
+        use_dora=use_dora,
+        lora_dropout=0.0,
+        task_type=kind,
     )
     try:
         policy.model = cast(

@@ -4,16 +4,28 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cagsr.errors import UnsupportedModelError
+
 __all__ = ["adapters", "merged_weight"]
 
 
-def adapters(model: nn.Module) -> dict[int, Any]:
-    """The modules of a model that carry an adapter, by the ``id`` of the weight that each adapts."""
-    return {
-        id(module.get_base_layer().weight): module  # type: ignore[operator]
-        for module in model.modules()
-        if hasattr(module, "get_delta_weight")
-    }
+def adapters(model: nn.Module, key: str) -> dict[int, Any]:
+    """The modules of a model that carry an adapter, by the ``id`` of the weight that each adapts.
+
+    Raises UnsupportedModelError, which names the config ``key`` that asks for merging, for an adapter that is more than
+    something added to a weight: DoRA scales the sum, others have a bias of their own.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        if hasattr(module, "get_delta_weight"):
+            part: Any = module
+            if getattr(part, "lora_variant", None) or any(getattr(part, "lora_bias", {}).values()):
+                raise UnsupportedModelError(
+                    f"{key}: the adapter of {name} is of a kind that cannot be merged weight by weight (such as DoRA, "
+                    f"or one with a bias). Leave {key} out, or use plain LoRA."
+                )
+            found[id(part.get_base_layer().weight)] = part
+    return found
 
 
 def merged_weight(weight: Tensor, adapter: Any) -> Tensor:

@@ -127,7 +127,8 @@ def _asking(url: str) -> Iterator[None]:
 class VLLMSampler:
     """A `models.sampling.Sampler` on a vLLM server. ``client`` is from `connect`: the first process asks for all.
 
-    Raises InputError where the model's generation config forbids tokens.
+    Raises InputError where the model's generation config forbids tokens, UnsupportedModelError for an adapter that
+    cannot be merged.
     """
 
     policy: Policy
@@ -136,6 +137,7 @@ class VLLMSampler:
     held_to_policy: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
+        adapters(self.policy.model, "sampling.engine")  # one that cannot be merged is refused now
         if self.policy.rules.never or self.policy.rules.not_first:
             raise InputError(
                 "sampling.engine: the model's generation_config.json forbids tokens (bad_words_ids, suppress_tokens or "
@@ -249,7 +251,7 @@ def served(model: nn.Module) -> list[tuple[str, Tensor, Callable[[], Tensor]]]:
 
     A LoRA adapter is added to a copy of what it adapts, when that is asked for. TRL merges it in place.
     """
-    adapted = adapters(model)
+    adapted = adapters(model, "sampling.engine")
     return [
         (
             name.removeprefix("base_model.model.").replace(".base_layer.", "."),

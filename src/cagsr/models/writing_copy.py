@@ -99,7 +99,7 @@ def _copied(policy: Policy, dtype: torch.dtype) -> tuple[Policy, Weights]:
     # Everything else is copied; an adapter's weights are not needed, the network's are made in the other type.
     known: dict[int, Any] = {id(policy.tokenizer): policy.tokenizer}
     pairs = []
-    adapted = adapters(policy.model)
+    adapted = adapters(policy.model, "sampling.dtype")
     for weight in policy.model.parameters():
         if id(weight) in of_adapter:
             known[id(weight)] = weight
@@ -116,11 +116,6 @@ def _copied(policy: Policy, dtype: torch.dtype) -> tuple[Policy, Weights]:
 def _without_adapters(model: Any) -> Any:
     for name, module in list(model.named_modules()):
         if hasattr(module, "get_delta_weight"):
-            if getattr(module, "lora_variant", None):
-                raise UnsupportedModelError(
-                    "sampling.dtype: the adapter is of a kind that cannot be merged weight by weight (such as DoRA). "
-                    "Leave sampling.dtype out, or use plain LoRA."
-                )
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, module.get_base_layer())
     return model

@@ -16,6 +16,15 @@ class Lora(Section):
     alpha: AtLeastOne = Field(
         default=32, description="Scale of the adapter; its output is multiplied by alpha / r."
     )
+    use_rslora: Switch = Field(
+        default=False,
+        description="Multiply by alpha / sqrt(r) instead (rsLoRA): larger ranks then learn as fast.",
+    )
+    use_dora: Switch = Field(
+        default=False,
+        description="Train the length of each weight's rows beside it (DoRA). Slower; not with sampling.dtype nor "
+        "sampling.engine: vllm, which merge an adapter for every rollout.",
+    )
     target_modules: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = Field(
         default="all-linear", description="Names of the modules that get an adapter."
     )
