@@ -55,6 +55,7 @@ SYSTEMS = {
     "token-copy": ["reward.terms=[{signal: token_copy}, {signal: repetition, standardise: none}]"],
     "length": ["reward.preset=length"],
     "self-certainty": ["reward.preset=self-certainty"],
+    "reconstruction": ["reward.terms=[{signal: reconstruction}, {signal: repetition, standardise: none}]"],
     "random": ["reward.terms=[{signal: random_reward}]"],
     "oracle": ["reward.preset=oracle"],
 }

@@ -27,8 +27,8 @@ MEANINGS = 2000
 """Of E2E: some 1,600 to train on, 200 of development and 200 held out, by a stable hash of the meaning (`split_of`)."""
 
 BETTER = {
-    "restaurants": "Describe this restaurant in one short sentence. Use all of the facts and only these facts, word for "
-    "word.",
+    "restaurants": "Describe this restaurant in one short sentence. Use all of the facts and only these facts, word "
+    "for word.",
     "requests": "Write the message alone, in short sentences. It must say every one of these points, each of them "
     "once. Do not add anything that is not asked for.",
 }
