@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+import numpy as np
 import pytest
 
 from benchmarks import results
 from benchmarks import table_real as real
 from benchmarks import table_real_answers as keeping
+from benchmarks import table_real_rows as made_of
+from benchmarks import table_real_text as text
 from cagsr.tasks import TASKS
 
-ROWS = TASKS["restaurants"].rows("heldout", real.PROMPTS)
+ROWS = TASKS["restaurants"].rows("heldout", made_of.PROMPTS)
 
 
 def complete(row) -> str:
@@ -83,7 +86,7 @@ def table(tmp_path, monkeypatch):
         texts = [["", "", "It has a Michelin star.", *[""] * 4, complete(row)] for row in ROWS]
         return kept(path, config, asked, texts, chosen=[2] * len(ROWS), reward="attention")
 
-    monkeypatch.setattr(real, "_cagsr", cagsr)
+    monkeypatch.setattr(made_of, "_cagsr", cagsr)
     monkeypatch.setattr(real, "instruct_model", lambda console: "smol")
     monkeypatch.setattr(keeping, "answer_greedily", greedily)
     monkeypatch.setattr(keeping, "sample_candidates", candidates)
@@ -130,8 +133,8 @@ def test_a_run_is_resumed_and_one_in_the_record_is_left_alone(table):
     systems = ["--system", "length", "--system", "oracle"]
     assert table(*ONE, *systems) == [
         ("train", "length-0", "resumed"),
-        ("answers", "length-0", "answers-plain"),
         ("answers", "no-rl", "answers-plain"),
+        ("answers", "length-0", "answers-plain"),
         ("train", "oracle-0", "begun"),
         ("answers", "oracle-0", "answers-plain"),
     ]
@@ -150,6 +153,33 @@ def test_what_is_trained_is_measured_again_without_training_and_from_the_answers
     assert table(*ONE, "--measure", "--system", "oracle") == [("answers", "oracle-0", "answers-plain")]
 
 
+def test_measuring_again_takes_every_way_of_asking_that_was_answered_and_no_other(table):
+    table(*ONE, "--system", "oracle", "--variant", "better")
+    table.record.unlink()
+    # What is trained is asked plainly in any case; the base was, to compare with.
+    assert table(*ONE, "--measure") == [("answers", "oracle-0", "answers-plain")]
+    asked = [(row["system"], row["asked"]) for row in found(table.record)]
+    assert asked == [("no-rl", "plain"), ("no-rl", "better"), ("oracle", "plain"), ("oracle", "better")]
+    wanted = ["--system", "oracle", "--variant", "examples"]
+    assert table(*ONE, "--measure", *wanted) == [
+        ("answers", "oracle-0", "answers-examples"),
+        ("answers", "no-rl", "answers-examples"),
+    ]
+
+
+def test_what_was_forgotten_is_told_beside_the_base(table, tmp_path, monkeypatch):
+    read = {"smol": np.log([8.0, 8.0, 8.0]), "model": np.log([8.0, 8.8, 9.68])}
+    monkeypatch.setattr(text, "nats", lambda path, config, model, pieces: read[Path(model).name])
+    source = tmp_path / "elsewhere.txt"
+    source.write_text("a b\n\nc d")
+    table(*ONE, "--system", "oracle", "--system", "best-of-8", "--text", str(source))
+    base, best, _, trained = found(table.record)
+    assert (base["perplexity elsewhere"], base[made_of.FORGOTTEN]) == ("8.0", "")
+    assert (best["perplexity elsewhere"], best[made_of.FORGOTTEN]) == ("", "")
+    assert trained["perplexity elsewhere"] == "8.8"  # 0, 10 and 21 % more, the mean in nats: 10 %
+    assert trained[made_of.FORGOTTEN] == "+10.0 [+0.0, +21.0]"
+
+
 def test_answers_to_other_prompts_are_not_taken_for_these(table):
     table(*ONE, "--system", "oracle")
     path = table.runs / "restaurants" / "oracle-0" / "answers-plain.json"
@@ -164,16 +194,16 @@ def test_a_prompt_is_a_rival_of_the_base_and_adds_to_what_training_gains(table):
     better = rows["no-rl", "better"]
     assert better["slot errors to no-rl"] == "**-1.000 [-1.000, -1.000]**"
     assert better["foreign names to no-rl"] == "**+1.000 [+1.000, +1.000]**"
-    assert better[real.SAME] == ""
+    assert better[made_of.SAME] == ""
     # Both say all: asked alike there is no difference left.
-    assert rows["oracle", "better"][real.SAME] == "+.000 [+.000, +.000]"
-    assert rows["oracle", "plain"][real.SAME] == ""
+    assert rows["oracle", "better"][made_of.SAME] == "+.000 [+.000, +.000]"
+    assert rows["oracle", "plain"][made_of.SAME] == ""
 
 
 def test_the_best_of_eight_is_chosen_by_the_reward_and_by_the_checker(table):
     assert table(*ONE, "--system", "best-of-8") == [
-        ("answers", "best-of-8-0", "answers-plain"),
         ("answers", "no-rl", "answers-plain"),
+        ("answers", "best-of-8-0", "answers-plain"),
     ]
     _, chosen, oracle = found(table.record)
     assert (chosen["system"], chosen["foreign names"], chosen["minutes"]) == ("best-of-8", "1.000", "")
@@ -193,7 +223,7 @@ def test_untrained_rivals_come_first_and_the_base_is_asked_in_every_wording():
         (0, "best-of-8", "plain"),
         (0, "attention-values", "plain"),
     ]
-    assert len(asked) == 3 + 2 * (1 + len(real.SYSTEMS))
+    assert len(asked) == 3 + 2 * (1 + len(made_of.SYSTEMS))
 
 
 @pytest.mark.parametrize(
@@ -213,13 +243,13 @@ def test_what_cannot_be_asked_is_refused_in_a_line(table, capsys, arguments, sai
     assert capsys.readouterr().err.startswith(said)
 
 
-@pytest.mark.parametrize("system", real.SYSTEMS)
+@pytest.mark.parametrize("system", made_of.SYSTEMS)
 def test_every_system_is_a_valid_config(system: str):
     from cagsr.config import Config
     from cagsr.rewards.presets import as_read
 
-    for task in real.TASKS:
-        settings = real.Table(task, Path("runs"), "smol").settings
-        config = Config.load(real.CONFIG, [*settings, *real.SYSTEMS[system]])
+    for task in made_of.TASKS:
+        settings = made_of.Table(task, Path("runs"), "smol").settings
+        config = Config.load(made_of.CONFIG, [*settings, *made_of.SYSTEMS[system]])
         assert as_read(config).reward.heads in ("all", "learn")
         assert (config.data.task or config.data.checker) == task

@@ -66,7 +66,7 @@ def test_a_chat_model_reads_the_response_as_the_users_turn():
         ]
         for each, text in zip((prompt, *turned), texts, strict=True)
     ]
-    assert [policy.tokenizer.decode(ids).strip() for ids in words] == list(texts)
+    assert [str(policy.tokenizer.decode(ids)).strip() for ids in words] == list(texts)
     rollout = policy.given_ids([prompt], [[*ids, policy.eos_ids[0]] for ids in words[1:]])
     evidence = make_evidence(torch.zeros(2, rollout.response_ids.shape[1], rollout.prompt_ids.shape[1]))
     found = reconstruction(replace(evidence, rollout=rollout, observer=policy))
