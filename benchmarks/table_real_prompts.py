@@ -1,7 +1,8 @@
 """What the table on a real assistant asks: its tasks, E2E's meanings in five layouts, and two ways to ask better.
 
-A better wording and two worked examples are the rivals that need no training. Each has one wording a task, which was
-fixed on development prompts and is never chosen by what it does to held-out ones.
+A better wording and two worked examples are the rivals that need no training. Each task has one of either: the wording
+with the fewest slot errors of three, on eight development prompts of restaurants and six of requests; examples as turns
+of the conversation, which did better there than in one message. None was tried on held-out prompts.
 """
 
 import json
@@ -29,8 +30,7 @@ MEANINGS = 2000
 BETTER = {
     "restaurants": "Describe this restaurant in one short sentence. Use all of the facts and only these facts, word "
     "for word.",
-    "requests": "Write the message alone, in short sentences. It must say every one of these points, each of them "
-    "once. Do not add anything that is not asked for.",
+    "requests": "Remember: every one of these points must be in the message, and nothing else. Keep it short.",
 }
 EXAMPLES = {
     "restaurants": [
