@@ -20,6 +20,7 @@ from benchmarks import table_real_answers as keeping
 from benchmarks import table_real_text as text
 from benchmarks.table_real_prompts import E2E, VARIANTS, checker_of, messages, rows_of
 from cagsr.config import Config
+from cagsr.errors import InputError
 from cagsr.metrics.bootstrap import Interval, difference
 
 CONFIG = "examples/instruct.yaml"
@@ -108,8 +109,14 @@ class Table:
 
     @cached_property
     def rows(self) -> list[dict[str, Any]]:
-        """The held-out rows, which no run has seen."""
-        return rows_of(self.task, "heldout", PROMPTS, self.prepared)
+        """The held-out rows, which no run has seen. Raises InputError where E2E's file gives fewer than PROMPTS."""
+        found = rows_of(self.task, "heldout", PROMPTS, self.prepared)
+        if len(found) < PROMPTS:
+            raise InputError(
+                f"{self.prepared}: {len(found)} held-out meanings, and the table asks {PROMPTS}; remove it, and give "
+                "--e2e a file with more"
+            )
+        return found
 
     def place(self, system: str, seed: int) -> Path:
         name = system if system == BASE else f"{system}-{seed}"

@@ -243,6 +243,14 @@ def test_what_cannot_be_asked_is_refused_in_a_line(table, capsys, arguments, sai
     assert capsys.readouterr().err.startswith(said)
 
 
+def test_a_file_with_too_few_meanings_is_refused(table, tmp_path, capsys):
+    source = tmp_path / "few.jsonl"
+    source.write_text("".join(f'{{"mr": "name[N{n}]", "reference": "N{n}."}}\n' for n in range(20)))
+    with pytest.raises(SystemExit):
+        table("--task", "e2e", "--e2e", str(source), "--system", "no-rl")
+    assert "held-out meanings, and the table asks 120" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("system", made_of.SYSTEMS)
 def test_every_system_is_a_valid_config(system: str):
     from cagsr.config import Config
