@@ -29,6 +29,7 @@ from typing import Any
 
 from benchmarks import results
 from benchmarks.record import table
+from benchmarks.table_real_page import every_task
 
 __all__ = ["PAGES", "Problem", "fill", "fill_all", "read_sources", "unsourced"]
 
@@ -102,7 +103,8 @@ def fill(text: str, sources: Sources, page: str) -> tuple[str, list[Problem]]:
 
     def block(place: re.Match[str]) -> str:
         try:
-            new = place[1] + BLOCKS[place["kind"]](place["source"], sources) + "\n\n" + place[4]
+            content = BLOCKS[place["kind"]](place["source"], sources)
+            new = place[1] + (f"{content}\n\n" if content else "") + place[4]
         except LookupError as error:
             complain(place, str(error.args[0]))
             return place[0]
@@ -250,6 +252,7 @@ BUILT: dict[str, Callable[[Sources], str]] = {
     "results, verdicts counted": lambda sources: results.verdict_counts(sources["results"]).rstrip(),
     "results, every case": lambda sources: results.every_case(sources["results"]),
     "gains": gains,
+    "real, every task": lambda sources: every_task(sources["real"]),
 }
 BLOCKS: dict[str, Callable[[str, Sources], str]] = {"table": _table, "text": _text}
 

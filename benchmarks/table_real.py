@@ -1,181 +1,143 @@
-"""The table on a real assistant: docs/real.json, run by run, and the pages that quote it.
+"""The table on a real assistant: docs/real.json, row by row, and the pages that quote it.
 
     make table-real                                  every system, task and seed that is not in docs/real.json yet
     make table-real ARGS="--task requests --system lexical --seed 0"
+    make table-real ARGS="--task e2e --e2e FILE"     E2E's meanings, from a file with the columns mr and reference
+    make table-real ARGS="--system attention-values --variant better --variant examples"
+    make table-real ARGS="--measure --text FILE"     perplexity of a text that no run is about, before and after
+    make table-real ARGS="--measure"                 nothing is trained; what there is, is measured again
 
 SmolLM2-135M-Instruct (`cagsr demo --model instruct` fetches it) is trained by each reward with the settings of
-examples/instruct.yaml, and compared with itself untrained on held-out prompts, greedily. A run takes some twenty
-minutes on a core, so that the table grows over days: a run that was stopped is resumed, one that is in the record is
-not made again, and what one found is a row of its own, with its interval over prompts and its date.
+examples/instruct.yaml, and compared with itself untrained on held-out prompts, greedily: as it stands, asked better,
+with two worked examples, and by the best of eight samples. A run takes some twenty minutes on a core, so that the table
+grows over days: a run that was stopped is resumed, one that is trained is not trained again, and what one found is a
+row of its own, with intervals over prompts and its date. Answers are kept beside the runs, and metrics are computed
+from them.
 """
 
 import argparse
-import json
-import os
-import subprocess
 import sys
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from importlib.metadata import version
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from benchmarks import results
 from benchmarks.pages import fill_all
+from benchmarks.table_real_prompts import E2E, VARIANTS, WORDINGS, prepare_e2e
+from benchmarks.table_real_rows import (
+    BASE,
+    BEST_BY_CHECKER,
+    BEST_OF,
+    KEY,
+    SYSTEMS,
+    TASKS,
+    Table,
+    add,
+    rows_in,
+)
+from benchmarks.table_real_text import pieces_of
+from cagsr.errors import CagsrError, InputError
 from cagsr.experiments.instruct_model import instruct_model
 from cagsr.io.atomic_write import write_atomically
 
-CONFIG = "examples/instruct.yaml"
 RECORD = Path("docs/real.json")
-PROMPTS = 120
-TASKS = {"restaurants": [], "requests": ["sampling.max_new_tokens=96"]}
-"""Generated tasks for instruct models, and their settings."""
-BASE = "no-rl"
-SYSTEMS = {
-    "attention-values": ["reward.preset=attention-values"],
-    "attention": ["reward.preset=attention"],
-    "knockout": ["reward.preset=knockout", "reward.salience.kind=pieces"],
-    "paper": ["reward.preset=paper"],
-    "lexical": ["reward.preset=lexical"],
-    "token-copy": ["reward.terms=[{signal: token_copy}, {signal: repetition, standardise: none}]"],
-    "length": ["reward.preset=length"],
-    "self-certainty": ["reward.preset=self-certainty"],
-    "random": ["reward.terms=[{signal: random_reward}]"],
-    "oracle": ["reward.preset=oracle"],
-}
-"""Rewards to train by; the controls read no attention."""
-METRICS = {
-    "slot_error_rate": "slot errors",
-    "coverage": "said",
-    "hallucination": "invented",
-    "repetition": "said twice",
-}
-COLUMNS = [
-    "system",
-    "seed",
-    *(name for metric in METRICS.values() for name in (metric, f"{metric} to {BASE}")),
-    "tokens",
-    "minutes",
-    "measured",
-]
 
 
-def train(task: str, system: str, seed: int, model: str, place: Path) -> float:
-    """Train, or go on training, by a system's reward; returns the minutes that its steps took."""
-    begun = (place / "run.json").exists()
-    given = [
-        f"model.name={model}",
-        f"data.task={task}",
-        "data.source=null",
-        "data.holdout_column=null",
-        "data.count=400",
-        "data.evaluation_count=16",  # of the run's own curve; the table has prompts of its own
-        *TASKS[task],
-        *SYSTEMS[system],
-        f"train.seed={seed}",
-        f"run.directory={place}",
-    ]
-    _cagsr("train", "--config", CONFIG, *["--resume"] * begun, *given)
-    lines = (place / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return sum(json.loads(line).get("seconds", 0.0) for line in lines) / 60
+def cells(
+    systems: Sequence[str] | None, seeds: Sequence[int], variants: Sequence[str] | None
+) -> Iterator[tuple[int, str, str]]:
+    """Seed, system and variant of every row that is asked for, what needs no training first.
+
+    Where no variant is named, the base is asked in each wording, and every other system in the plain one.
+    """
+    named = systems or [BASE, BEST_OF, *SYSTEMS]
+    if BASE in named:
+        yield from ((0, BASE, variant) for variant in variants or WORDINGS)
+    for seed, system in product(seeds, [name for name in named if name != BASE]):
+        yield from ((seed, system, variant) for variant in variants or WORDINGS[:1])
 
 
-def measure(task: str, model: str, trained: Path) -> dict[str, Any]:
-    """What `cagsr eval` prints of the base and the trained model, on prompts that no run has seen."""
-    given = [
-        f"data.task={task}",
-        "data.source=null",
-        "data.holdout_column=null",
-        f"data.evaluation_count={PROMPTS}",
-        *TASKS[task],
-        "reward.preset=length",  # nothing to be asked for: the checker counts
-    ]
-    systems = [f"{BASE}={model}", f"trained={trained}"]
-    return json.loads(_cagsr("eval", "--config", CONFIG, "--json", *systems, *given))
+def fill(table: Table, path: Path, asked: Iterator[tuple[int, str, str]]) -> None:
+    """Train and measure what the record lacks."""
+    for seed, system, variant in asked:
+        key = [system, "" if system == BASE else str(seed), variant]
+        if any(one[:KEY] == key for one in rows_in(results.read(path), table.task)):
+            continue
+        if not table.is_trained(system, seed):
+            table.train(system, seed)
+        keep(table, path, seed, system, variant)
 
 
-def row(system: str, seed: int, found: Mapping[str, Any], minutes: float) -> list[str]:
-    """A line of the table: a run's means, their differences from the base and the 95 % intervals over prompts."""
-    means, difference = found["systems"]["trained"], found["differences"][f"trained-{BASE}"]
-    cells = [
-        cell for metric in METRICS for cell in (_mean(means[metric]["mean"]), _interval(difference[metric]))
-    ]
-    return [system, str(seed), *cells, f"{means['length']['mean']:.0f}", f"{minutes:.0f}", _today()]
+def measure(table: Table, path: Path, asked: Iterator[tuple[int, str, str]], demanded: bool) -> None:
+    """Measure again what is answered, and what is trained and was not asked yet: plainly, or as is ``demanded``."""
+    for seed, system, variant in asked:
+        asks = system != BEST_OF and table.is_trained(system, seed) and (demanded or variant == WORDINGS[0])
+        if asks or table.kept_at(system, seed, variant).exists():
+            keep(table, path, seed, system, variant)
 
 
-def base_row(found: Mapping[str, Any]) -> list[str]:
-    """The line of the untrained model."""
-    means = found["systems"][BASE]
-    cells = [cell for metric in METRICS for cell in (_mean(means[metric]["mean"]), "")]
-    return [BASE, "", *cells, f"{means['length']['mean']:.0f}", "", _today()]
+def keep(table: Table, path: Path, seed: int, system: str, variant: str) -> None:
+    """Put the row of a system in the record, and that of the base, which it is compared with."""
+    rows = [] if system == BASE else [table.row(BASE, 0, WORDINGS[0])]
+    rows.append(table.row(system, seed, variant))
+    if system == BEST_OF:
+        rows.append(table.row(BEST_BY_CHECKER, seed, variant))
+    write_atomically(path, results.as_text(add(results.read(path), table.task, rows)))
 
 
-def add(record: results.Record, task: str, rows: list[list[str]]) -> results.Record:
-    """The record with these rows in a task's part, in the order of `SYSTEMS`; a row of the same run is replaced."""
-    order = [BASE, *SYSTEMS]
-    kept = {(one[0], one[1]): one for one in [*record.get(task, {"rows": []})["rows"], *rows]}
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
-    part = {
-        "measured": _today(),
-        "machine": f"{os.cpu_count()} CPU cores, float32, {packages}",
-        "command": f"make table-real ARGS='--task {task}'",
-        "about": f"SmolLM2-135M-Instruct, a rounded (Q4_1) copy, LoRA, 40 steps of 4 prompts x 6 candidates; {PROMPTS} "
-        "held-out prompts, greedy.",
-        "columns": COLUMNS,
-        "rows": sorted(kept.values(), key=lambda one: (order.index(one[0]), one[1])),
-    }
-    return {**record, task: part}
-
-
-def _cagsr(*arguments: str) -> str:
-    print("cagsr", *arguments, flush=True)
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "cagsr", *arguments]
-    done = subprocess.run(command, stdout=subprocess.PIPE, env=environment, text=True)
-    if done.returncode:
-        sys.exit(done.returncode)  # it has said why
-    return done.stdout
-
-
-def _mean(value: float) -> str:
-    return f"{value:.3f}".replace("0.", ".", 1)
-
-
-def _interval(found: Mapping[str, float]) -> str:
-    mean, low, high = (f"{found[end]:+.3f}".replace("0.", ".", 1) for end in ("mean", "low", "high"))
-    text = f"{mean} [{low}, {high}]"
-    return f"**{text}**" if found["low"] > 0 or found["high"] < 0 else text
-
-
-def _today() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%d}"
-
-
-def main() -> None:
+def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--task", action="append", choices=list(TASKS), help="only this; again for more")
-    parser.add_argument("--system", action="append", choices=list(SYSTEMS), help="only this; again for more")
+    parser.add_argument("--task", choices=list(TASKS), help="only this; again for more", action="append")
+    systems = [BASE, BEST_OF, *SYSTEMS]
+    parser.add_argument("--system", choices=systems, help="only this; again for more", action="append")
     parser.add_argument(
-        "--seed", action="append", type=int, help="only this; again for more; default 0 and 1"
+        "--seed", type=int, help="only this; again for more; default 0 and 1", action="append"
     )
+    asked = "asked so; again for more; default: plain, and the base in every wording"
+    parser.add_argument("--variant", choices=VARIANTS, help=asked, action="append")
+    parser.add_argument("--e2e", type=Path, metavar="FILE", help="rows of E2E with mr and reference")
+    elsewhere = "rows with a column text, or a .txt file, of which perplexity is measured"
+    parser.add_argument("--text", type=Path, metavar="FILE", help=elsewhere)
+    again = "train nothing; measure again what is trained"
+    parser.add_argument("--measure", action="store_true", help=again)
     parser.add_argument("--directory", type=Path, default=Path("runs/real"))
     parser.add_argument("--record", type=Path, default=RECORD, help=f"default {RECORD}")
-    chosen = parser.parse_args()
-    model = instruct_model(Console())
-    for task, seed, system in product(chosen.task or TASKS, chosen.seed or (0, 1), chosen.system or SYSTEMS):
-        record = results.read(chosen.record)
-        if any(one[:2] == [system, str(seed)] for one in record.get(task, {"rows": []})["rows"]):
-            continue
-        place = chosen.directory / task / f"{system}-{seed}"
-        minutes = train(task, system, seed, model, place)
-        found = measure(task, model, place / "model")
-        grown = add(record, task, [base_row(found), row(system, seed, found, minutes)])
-        write_atomically(chosen.record, results.as_text(grown))
+    return parser.parse_args()
+
+
+def run(chosen: argparse.Namespace) -> None:
+    """Fill the record for what is chosen. Raises InputError for E2E without its file, and a layout of other tasks."""
+    tasks = chosen.task or [name for name in TASKS if name != E2E or chosen.e2e]
+    console = Console()
+    model = instruct_model(console)
+    pieces = None if chosen.text is None else pieces_of(chosen.text)
+    for task in tasks:
+        if task != E2E and set(chosen.variant or ()) - set(WORDINGS):
+            raise InputError(f"--variant: the task {task} is asked as {', '.join(WORDINGS)} only")
+        table = Table(task, chosen.directory, model, pieces, console)
+        if task == E2E and not table.prepared.exists():  # runs stand on it: it is written once
+            if chosen.e2e is None:
+                raise InputError("--task e2e needs E2E's rows: --e2e FILE, with the columns mr and reference")
+            prepare_e2e(chosen.e2e, table.prepared)
+        variants = chosen.variant or (VARIANTS if chosen.measure else None)
+        asked = cells(chosen.system, chosen.seed or (0, 1), variants)
+        if chosen.measure:
+            measure(table, chosen.record, asked, demanded=bool(chosen.variant))
+        else:
+            fill(table, chosen.record, asked)
+
+
+def main() -> None:
+    chosen = arguments()
+    try:
+        run(chosen)
+    except CagsrError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
     if chosen.record == RECORD:
         for page in fill_all(write=True):
             print(page)

@@ -1,90 +1,263 @@
-"""The table on a real assistant: what is in the record is not measured again, and a row says what a run found."""
+"""The table on a real assistant: what is in the record is not made again, and a row says what a run found."""
 
 import json
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import pytest
 
 from benchmarks import results
 from benchmarks import table_real as real
+from benchmarks import table_real_answers as keeping
+from benchmarks import table_real_rows as made_of
+from benchmarks import table_real_text as text
+from cagsr.tasks import TASKS
 
-MEANS = {"slot_error_rate": 0.7, "coverage": 0.5, "hallucination": 0.05, "repetition": 0.1, "length": 62.6}
-
-
-def found() -> dict:
-    better = {name: {"mean": value / 2} for name, value in MEANS.items()}
-    halves = {
-        name: {"mean": -value / 2, "low": -value, "high": 0.01 if name == "repetition" else -0.01}
-        for name, value in MEANS.items()
-    }
-    base = {name: {"mean": value} for name, value in MEANS.items()}
-    return {"systems": {"no-rl": base, "trained": better}, "differences": {"trained-no-rl": halves}}
+ROWS = TASKS["restaurants"].rows("heldout", made_of.PROMPTS)
 
 
-def test_a_row_has_means_differences_and_intervals():
-    cells = dict(zip(real.COLUMNS, real.row("lexical", 3, found(), 19.6), strict=True))
-    assert (cells["system"], cells["seed"], cells["tokens"], cells["minutes"]) == ("lexical", "3", "31", "20")
-    assert cells["slot errors"] == ".350"
-    assert cells["slot errors to no-rl"] == "**-.350 [-.700, -.010]**"
-    assert cells["said twice to no-rl"] == "-.050 [-.100, +.010]"  # 0 is in it: not bold
-    assert real.base_row(found())[:4] == ["no-rl", "", ".700", ""]
+def complete(row) -> str:
+    return TASKS["restaurants"].write([(field, value) for field, value in row["slots"]], Random(0))
 
 
-def test_rows_stand_in_the_order_of_the_systems_and_one_of_the_same_run_is_replaced():
-    record = real.add(
-        {}, "requests", [real.row("oracle", 0, found(), 1), real.row("attention-values", 1, found(), 1)]
-    )
-    record = real.add(record, "requests", [real.base_row(found()), real.row("oracle", 0, found(), 2)])
-    rows = [(row[0], row[1], row[-2]) for row in record["requests"]["rows"]]
-    assert rows == [("no-rl", "", ""), ("attention-values", "1", "1"), ("oracle", "0", "2")]
+def wrong(row) -> str:
+    """All of it, and a Michelin star."""
+    return complete(row) + " It has a Michelin star."
 
 
-def test_a_run_is_resumed_and_one_in_the_record_is_left_alone(tmp_path, monkeypatch):
-    asked = []
+@dataclass(frozen=True)
+class Command:
+    """Runs the table with models that answer at once, and tells what was trained and answered."""
+
+    run: Callable[..., list[tuple[str, ...]]]
+    record: Path
+    runs: Path
+
+    def __call__(self, *arguments: str) -> list[tuple[str, ...]]:
+        return self.run(*arguments)
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
+    """The command.
+
+    The base says nothing, asked better it says the facts with a Michelin star, and whatever is trained says the facts.
+    Of eight candidates the last says the facts, and the reward chooses the third.
+    """
+    made: list[tuple[str, ...]] = []
 
     def cagsr(*arguments: str) -> str:
-        asked.append(arguments)
-        if arguments[0] == "train":
-            place = next(Path(a.partition("=")[2]) for a in arguments if a.startswith("run.directory="))
-            place.mkdir(parents=True, exist_ok=True)
-            (place / "metrics.jsonl").write_text(
-                '{"step": 1, "seconds": 90.0}\n{"step": 2, "seconds": 30.0}\n{}\n'
-            )
-        return json.dumps(found())
+        place = next(Path(a.partition("=")[2]) for a in arguments if a.startswith("run.directory="))
+        made.append(("train", place.name, "resumed" if "--resume" in arguments else "begun"))
+        place.mkdir(parents=True, exist_ok=True)
+        seconds = '{"step": 1, "seconds": 90.0}\n{"step": 2, "seconds": 30.0}\n{}\n'
+        (place / "metrics.jsonl").write_text(seconds)
+        (place / "summary.json").write_text("{}")
+        return ""
 
-    monkeypatch.setattr(real, "_cagsr", cagsr)
+    def kept(path, config, asked, texts, **more):
+        made.append(("answers", path.parent.name, path.stem))
+        shape = (len(texts), len(texts[0]))
+        counted = {
+            name: [[value] * shape[1]] * shape[0]
+            for name, value in (("tokens", 7), ("finished", 1), ("repeated", 0))
+        }
+        found = (
+            {"prompts": keeping._identity(asked, config.sampling.max_new_tokens), "responses": texts}
+            | counted
+            | more
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found))
+        return found
+
+    def greedily(path, config, model, asked):
+        if model != "smol":
+            assert Path(model).name == "model"
+            return kept(path, config, asked, [[complete(row)] for row in ROWS])
+        better = path.stem == "answers-better"
+        return kept(path, config, asked, [[wrong(row) if better else ""] for row in ROWS])
+
+    def candidates(path, config, model, asked, seed, console):
+        texts = [["", "", "It has a Michelin star.", *[""] * 4, complete(row)] for row in ROWS]
+        return kept(path, config, asked, texts, chosen=[2] * len(ROWS), reward="attention")
+
+    monkeypatch.setattr(made_of, "_cagsr", cagsr)
     monkeypatch.setattr(real, "instruct_model", lambda console: "smol")
+    monkeypatch.setattr(keeping, "answer_greedily", greedily)
+    monkeypatch.setattr(keeping, "sample_candidates", candidates)
+    monkeypatch.setattr(keeping, "with_relevance", lambda path, kept, rows: kept)
     where = ["--directory", str(tmp_path / "runs"), "--record", str(tmp_path / "real.json")]
-    started = tmp_path / "runs" / "requests" / "length-0"
+
+    def run(*arguments: str) -> list[tuple[str, ...]]:
+        made.clear()
+        monkeypatch.setattr(sys, "argv", ["real", *where, *arguments])
+        real.main()
+        return list(made)
+
+    return Command(run, tmp_path / "real.json", tmp_path / "runs")
+
+
+ONE = ["--task", "restaurants", "--seed", "0"]
+
+
+def found(path: Path) -> list[dict[str, str]]:
+    part = results.read(path)["restaurants"]
+    return [dict(zip(part["columns"], row, strict=True)) for row in part["rows"]]
+
+
+def test_a_row_has_means_differences_to_the_base_and_intervals(table):
+    table(*ONE, "--system", "lexical")
+    base, trained = found(table.record)
+    assert (base["system"], base["slot errors"], base["said"], base["slot errors to no-rl"]) == (
+        "no-rl",
+        "1.000",
+        ".000",
+        "",
+    )
+    assert (trained["system"], trained["seed"], trained["asked"]) == ("lexical", "0", "plain")
+    assert (trained["slot errors"], trained["said"], trained["foreign names"]) == (".000", "1.000", ".000")
+    assert trained["slot errors to no-rl"] == "**-1.000 [-1.000, -1.000]**"
+    assert trained["invented to no-rl"] == "+.000 [+.000, +.000]"
+    assert (trained["tokens"], trained["minutes"], trained["ROUGE-L"]) == ("7", "2", "")
+
+
+def test_a_run_is_resumed_and_one_in_the_record_is_left_alone(table):
+    started = table.runs / "restaurants" / "length-0"
     started.mkdir(parents=True)
     (started / "run.json").write_text("{}")
-    which = ["--task", "requests", "--seed", "0", "--system", "length", "--system", "oracle"]
-    monkeypatch.setattr(sys, "argv", ["real", *where, *which])
-    real.main()
-    assert [(one[0], "--resume" in one) for one in asked] == [
-        ("train", True),
-        ("eval", False),
-        ("train", False),
-        ("eval", False),
+    systems = ["--system", "length", "--system", "oracle"]
+    assert table(*ONE, *systems) == [
+        ("train", "length-0", "resumed"),
+        ("answers", "no-rl", "answers-plain"),
+        ("answers", "length-0", "answers-plain"),
+        ("train", "oracle-0", "begun"),
+        ("answers", "oracle-0", "answers-plain"),
     ]
-    record = results.read(tmp_path / "real.json")
-    assert [row[:2] + row[-2:-1] for row in record["requests"]["rows"][1:]] == [
-        ["length", "0", "2"],
-        ["oracle", "0", "2"],
-    ]
-    asked.clear()
-    real.main()
-    assert asked == []
+    assert [row["system"] for row in found(table.record)] == ["no-rl", "length", "oracle"]
+    assert table(*ONE, *systems) == []
 
 
-@pytest.mark.parametrize("system", real.SYSTEMS)
+def test_what_is_trained_is_measured_again_without_training_and_from_the_answers_that_are_kept(table):
+    table(*ONE, "--system", "oracle")
+    table.record.write_text(
+        json.dumps({"restaurants": {"columns": ["system"], "rows": [["of an older table"]]}})
+    )
+    assert table(*ONE, "--measure", "--system", "oracle", "--system", "length") == []
+    assert [row["system"] for row in found(table.record)] == ["no-rl", "oracle"]
+    (table.runs / "restaurants" / "oracle-0" / "answers-plain.json").unlink()
+    assert table(*ONE, "--measure", "--system", "oracle") == [("answers", "oracle-0", "answers-plain")]
+
+
+def test_measuring_again_takes_every_way_of_asking_that_was_answered_and_no_other(table):
+    table(*ONE, "--system", "oracle", "--variant", "better")
+    table.record.unlink()
+    # What is trained is asked plainly in any case; the base was, to compare with.
+    assert table(*ONE, "--measure") == [("answers", "oracle-0", "answers-plain")]
+    asked = [(row["system"], row["asked"]) for row in found(table.record)]
+    assert asked == [("no-rl", "plain"), ("no-rl", "better"), ("oracle", "plain"), ("oracle", "better")]
+    wanted = ["--system", "oracle", "--variant", "examples"]
+    assert table(*ONE, "--measure", *wanted) == [
+        ("answers", "oracle-0", "answers-examples"),
+        ("answers", "no-rl", "answers-examples"),
+    ]
+
+
+def test_what_was_forgotten_is_told_beside_the_base(table, tmp_path, monkeypatch):
+    read = {"smol": np.log([8.0, 8.0, 8.0]), "model": np.log([8.0, 8.8, 9.68])}
+    monkeypatch.setattr(text, "nats", lambda path, config, model, pieces: read[Path(model).name])
+    source = tmp_path / "elsewhere.txt"
+    source.write_text("a b\n\nc d")
+    table(*ONE, "--system", "oracle", "--system", "best-of-8", "--text", str(source))
+    base, best, _, trained = found(table.record)
+    assert (base["perplexity elsewhere"], base[made_of.FORGOTTEN]) == ("8.0", "")
+    assert (best["perplexity elsewhere"], best[made_of.FORGOTTEN]) == ("", "")
+    assert trained["perplexity elsewhere"] == "8.8"  # 0, 10 and 21 % more, the mean in nats: 10 %
+    assert trained[made_of.FORGOTTEN] == "+10.0 [+0.0, +21.0]"
+
+
+def test_answers_to_other_prompts_are_not_taken_for_these(table):
+    table(*ONE, "--system", "oracle")
+    path = table.runs / "restaurants" / "oracle-0" / "answers-plain.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prompts": "others"}))
+    assert table(*ONE, "--measure", "--system", "oracle") == [("answers", "oracle-0", "answers-plain")]
+
+
+def test_a_prompt_is_a_rival_of_the_base_and_adds_to_what_training_gains(table):
+    table(*ONE, "--system", "no-rl", "--system", "oracle", "--variant", "plain", "--variant", "better")
+    rows = {(row["system"], row["asked"]): row for row in found(table.record)}
+    assert list(rows) == [("no-rl", "plain"), ("no-rl", "better"), ("oracle", "plain"), ("oracle", "better")]
+    better = rows["no-rl", "better"]
+    assert better["slot errors to no-rl"] == "**-1.000 [-1.000, -1.000]**"
+    assert better["foreign names to no-rl"] == "**+1.000 [+1.000, +1.000]**"
+    assert better[made_of.SAME] == ""
+    # Both say all: asked alike there is no difference left.
+    assert rows["oracle", "better"][made_of.SAME] == "+.000 [+.000, +.000]"
+    assert rows["oracle", "plain"][made_of.SAME] == ""
+
+
+def test_the_best_of_eight_is_chosen_by_the_reward_and_by_the_checker(table):
+    assert table(*ONE, "--system", "best-of-8") == [
+        ("answers", "no-rl", "answers-plain"),
+        ("answers", "best-of-8-0", "answers-plain"),
+    ]
+    _, chosen, oracle = found(table.record)
+    assert (chosen["system"], chosen["foreign names"], chosen["minutes"]) == ("best-of-8", "1.000", "")
+    assert (oracle["system"], oracle["slot errors"], oracle["foreign names"]) == (
+        "best-of-8-oracle",
+        ".000",
+        ".000",
+    )
+
+
+def test_untrained_rivals_come_first_and_the_base_is_asked_in_every_wording():
+    asked = list(real.cells(None, [0, 1], None))
+    assert asked[:5] == [
+        (0, "no-rl", "plain"),
+        (0, "no-rl", "better"),
+        (0, "no-rl", "examples"),
+        (0, "best-of-8", "plain"),
+        (0, "attention-values", "plain"),
+    ]
+    assert len(asked) == 3 + 2 * (1 + len(made_of.SYSTEMS))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--task", "e2e"], "--task e2e needs E2E's rows: --e2e FILE"),
+        (
+            ["--task", "requests", "--variant", "bullets"],
+            "--variant: the task requests is asked as plain, better",
+        ),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_in_a_line(table, capsys, arguments, said):
+    with pytest.raises(SystemExit) as ended:
+        table(*arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_file_with_too_few_meanings_is_refused(table, tmp_path, capsys):
+    source = tmp_path / "few.jsonl"
+    source.write_text("".join(f'{{"mr": "name[N{n}]", "reference": "N{n}."}}\n' for n in range(20)))
+    with pytest.raises(SystemExit):
+        table("--task", "e2e", "--e2e", str(source), "--system", "no-rl")
+    assert "held-out meanings, and the table asks 120" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("system", made_of.SYSTEMS)
 def test_every_system_is_a_valid_config(system: str):
     from cagsr.config import Config
     from cagsr.rewards.presets import as_read
 
-    config = Config.load(
-        real.CONFIG,
-        ["data.source=null", "data.holdout_column=null", "data.task=requests", *real.SYSTEMS[system]],
-    )
-    assert as_read(config).reward.heads in ("all", "learn")
+    for task in made_of.TASKS:
+        settings = made_of.Table(task, Path("runs"), "smol").settings
+        config = Config.load(made_of.CONFIG, [*settings, *made_of.SYSTEMS[system]])
+        assert as_read(config).reward.heads in ("all", "learn")
+        assert (config.data.task or config.data.checker) == task

@@ -7,8 +7,17 @@ import pytest
 
 from cagsr.errors import EndpointError
 
-METRICS = {"slot_error_rate", "coverage", "perfect", "clean", "hallucination", "repetition", "length"}
-LABEL_FREE = {"finished", "repeated_trigrams", "reward", "words", "distinct_2"} | {
+METRICS = {
+    "slot_error_rate",
+    "coverage",
+    "perfect",
+    "clean",
+    "hallucination",
+    "wrong_values",
+    "repetition",
+    "length",
+}
+LABEL_FREE = {"finished", "repeated_trigrams", "reward", "words", "distinct_2", "foreign_names"} | {
     f"signal/{name}"
     for name in ("knockout", "surprise", "retold", "reference_logprob", "repetition", "unfinished")
 }

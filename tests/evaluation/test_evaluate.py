@@ -123,7 +123,7 @@ def compare(tmp_path, models):
 
 
 LABEL_FREE = {
-    "length", "words", "finished", "repeated_trigrams", "distinct_2", "reward",
+    "length", "words", "finished", "repeated_trigrams", "distinct_2", "foreign_names", "reward",
     "signal/knockout", "signal/surprise", "signal/retold", "signal/reference_logprob", "signal/repetition",
     "signal/unfinished",
 }  # fmt: skip

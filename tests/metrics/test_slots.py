@@ -29,6 +29,12 @@ def test_the_slot_error_rate_is_the_sum_of_its_parts():
     np.testing.assert_allclose(found["slot_error_rate"], parts)
 
 
+def test_wrong_values_are_told_where_every_check_tells_them():
+    told = [Check(5, 1, 2, 0, contradicted=1), Check(0, 0, 1, 0, contradicted=0)]
+    np.testing.assert_allclose(slot_metrics(told, [1, 1])["wrong_values"], [0.2, 0])
+    assert "wrong_values" not in slot_metrics([*told, Check(5, 1, 2, 0)], [1, 1, 1])
+
+
 def test_a_check_without_a_length_is_refused():
     with pytest.raises(ValueError, match="4 checks but 3 lengths"):
         slot_metrics(CHECKS, [1, 2, 3])

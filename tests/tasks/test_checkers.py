@@ -20,32 +20,40 @@ def test_the_rates_of_a_check_are_counts_over_slots():
 
 def test_an_invention_counts_once_and_its_repetition_as_repetition():
     check = count([("a", "1"), ("b", "2")], [("a", "1"), ("a", "3"), ("a", "3"), ("c", "4")])
-    assert check == Check(slots=2, missing=1, hallucinated=2, repeated=1)
+    assert check == Check(slots=2, missing=1, hallucinated=2, repeated=1, contradicted=1)
 
 
 @pytest.mark.parametrize(
-    ("task", "row", "response", "missing", "hallucinated", "repeated"),
+    ("task", "row", "response", "missing", "hallucinated", "repeated", "contradicted"),
     [
-        ("slots-paraphrase", PRODUCT, "it looks scarlet and stands thumb long .", 2, 0, 0),
-        ("slots-paraphrase", PRODUCT, "it looks scarlet , gleams like ripe cherries .", 3, 0, 1),
-        ("slots-paraphrase", PRODUCT, "it looks navy .", 4, 1, 0),
-        ("slots-paraphrase", PRODUCT, "It suits kids, looks scarlet, hails from Tokyo.", 2, 1, 0),
-        ("slots-paraphrase", PRODUCT, "colour : red ; size : tiny ; origin : japan ; price : cheap", 4, 0, 0),
-        ("slots-paraphrase", PRODUCT, "looks looks looks looks", 4, 0, 0),
-        ("slots", EVENT, "the show features alba and comes to porto on monday", 0, 0, 0),
-        ("slots", EVENT, "the show features alba alba alba and serves tea", 2, 1, 2),
-        ("keywords", NOTE, "i write in tears . bring your lamp . my old river needs care .", 1, 0, 0),
-        ("keywords", NOTE, "hurry up ! bring your lamp , lamp and piano .", 3, 2, 1),
-        ("qa", QUESTION, "anna lives in rome .", 1, 0, 0),
-        ("qa", QUESTION, "Ben keeps a cat, and Anna lives in Rome.", 0, 0, 0),
-        ("qa", QUESTION, "anna lives in oslo and ben keeps a cat .", 1, 1, 0),
-        ("qa", QUESTION, "anna lives in rome and anna lives in rome .", 1, 0, 1),
-        ("qa", QUESTION, "rome cat", 2, 0, 0),
+        ("slots-paraphrase", PRODUCT, "it looks scarlet and stands thumb long .", 2, 0, 0, 0),
+        ("slots-paraphrase", PRODUCT, "it looks scarlet , gleams like ripe cherries .", 3, 0, 1, 0),
+        ("slots-paraphrase", PRODUCT, "it looks navy .", 4, 1, 0, 1),
+        ("slots-paraphrase", PRODUCT, "It suits kids, looks scarlet, hails from Tokyo.", 2, 1, 0, 0),
+        (
+            "slots-paraphrase",
+            PRODUCT,
+            "colour : red ; size : tiny ; origin : japan ; price : cheap",
+            4,
+            0,
+            0,
+            0,
+        ),
+        ("slots-paraphrase", PRODUCT, "looks looks looks looks", 4, 0, 0, 0),
+        ("slots", EVENT, "the show features alba and comes to porto on monday", 0, 0, 0, 0),
+        ("slots", EVENT, "the show features alba alba alba and serves tea", 2, 1, 2, 0),
+        ("keywords", NOTE, "i write in tears . bring your lamp . my old river needs care .", 1, 0, 0, 0),
+        ("keywords", NOTE, "hurry up ! bring your lamp , lamp and piano .", 3, 2, 1, 1),
+        ("qa", QUESTION, "anna lives in rome .", 1, 0, 0, 0),
+        ("qa", QUESTION, "Ben keeps a cat, and Anna lives in Rome.", 0, 0, 0, 0),
+        ("qa", QUESTION, "anna lives in oslo and ben keeps a cat .", 1, 1, 0, 1),
+        ("qa", QUESTION, "anna lives in rome and anna lives in rome .", 1, 0, 1, 0),
+        ("qa", QUESTION, "rome cat", 2, 0, 0, 0),
     ],
 )
-def test_a_response_is_counted_as_by_hand(task, row, response, missing, hallucinated, repeated):
+def test_a_response_is_counted_as_by_hand(task, row, response, missing, hallucinated, repeated, contradicted):
     check = TASKS[task].check(row, response)
-    assert check == Check(len(row["slots"]), missing, hallucinated, repeated)
+    assert check == Check(len(row["slots"]), missing, hallucinated, repeated, contradicted)
 
 
 @pytest.mark.parametrize("name", ["slots", "slots-paraphrase"])

@@ -38,7 +38,9 @@ def test_a_complete_description_has_no_error():
         "Near Cafe Rouge, by the river, The Mill is a kid-friendly pub with cheap Italian food and an average "
         "customer rating."
     )
-    assert E2E.check({"mr": MR}, text) == Check(slots=8, missing=0, hallucinated=0, repeated=0)
+    assert E2E.check({"mr": MR}, text) == Check(
+        slots=8, missing=0, hallucinated=0, repeated=0, contradicted=0
+    )
     assert E2E.quality({"mr": MR}, text) == 1
 
 
@@ -125,6 +127,7 @@ def test_a_paraphrase_says_its_slot_and_nothing_else(slot, wordings):
 )
 def test_what_the_representation_lacks_is_hallucinated(response):
     assert check("name[Aromi]", "Aromi. " + response) == (0, 1, 0)
+    assert E2E.check({"mr": "name[Aromi]"}, response).contradicted == 0
 
 
 @pytest.mark.parametrize(
@@ -144,6 +147,14 @@ def test_what_the_representation_lacks_is_hallucinated(response):
 )
 def test_a_contradiction_is_missing_and_hallucinated(slot, response):
     assert check(slot, response) == (1, 1, 0)
+    assert E2E.check({"mr": slot}, response).contradicted == 1
+
+
+def test_a_right_value_beside_a_wrong_one_is_said_and_contradicted():
+    found = E2E.check(
+        {"mr": "food[French], area[riverside]"}, "French and Italian food by the river, and cheap."
+    )
+    assert (found.missing, found.hallucinated, found.contradicted) == (0, 2, 1)
 
 
 @pytest.mark.parametrize(

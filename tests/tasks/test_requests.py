@@ -48,6 +48,11 @@ def test_what_is_said_is_counted(response: str, expected: tuple[int, int, int]):
     assert counted(response) == expected
 
 
+def test_another_day_contradicts_and_a_thing_that_nobody_asked_for_does_not():
+    found = REQUESTS.check({"slots": [["day", "Tuesday"]]}, "See you on Friday, bring a cake.")
+    assert (found.missing, found.hallucinated, found.contradicted) == (1, 2, 1)
+
+
 @pytest.mark.parametrize("written", ["555-0142", "555 0142", "5550142", "555‑0142", "555–0142"])
 def test_a_number_is_said_however_it_is_divided(written: str):
     assert counted(f"Call {written}.", [["number", "555-0142"]]) == (0, 0, 0)

@@ -43,6 +43,7 @@ SIGNALS = {
         "mass",
         "precision",
         "random_reward",
+        "reconstruction",
         "reference_logprob",
         "reference_overlap",
         "repeated_words",

@@ -85,7 +85,7 @@ class Scoreboard:
         ]
         measured: dict[str, Any] = {
             **{
-                name: [metric.function(prompt.row, text) for prompt, text in rows]
+                name: [metric.function({"prompt": prompt.text, **prompt.row}, text) for prompt, text in rows]
                 for name, metric in RESPONSE_METRICS.items()
             },
             **self._to_references(rows),

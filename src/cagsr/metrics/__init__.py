@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from cagsr.metrics.bootstrap import Interval, difference, interval, summarise
+from cagsr.metrics.foreign_names import foreign_names
 from cagsr.metrics.slots import METRICS, slot_metrics
 from cagsr.metrics.text import distinct, word_count
 from cagsr.metrics.titles import DIRECTIONS
@@ -22,7 +23,7 @@ __all__ = [
 
 
 class ResponseMetric(NamedTuple):
-    """Metric of one response that needs nothing but its text and its row, the data row of the prompt.
+    """Metric of one response that needs nothing but its text and its row, the data row with the ``prompt``.
 
     function          ``function(row, response) -> float``, finite
     higher_is_better  None: more is neither better nor worse
@@ -35,6 +36,9 @@ class ResponseMetric(NamedTuple):
 RESPONSE_METRICS: dict[str, ResponseMetric] = {
     "words": ResponseMetric(lambda row, response: word_count(response)),
     "distinct_2": ResponseMetric(lambda row, response: distinct(response), higher_is_better=True),
+    "foreign_names": ResponseMetric(
+        lambda row, response: foreign_names(row["prompt"], response), higher_is_better=False
+    ),
 }
 """Measured of every response by evaluation, comparison and the Trainer's reports."""
 

@@ -30,7 +30,7 @@ class Counts(Protocol):
 
 
 def slot_metrics(checks: Sequence[Counts], lengths: Sequence[int]) -> dict[str, np.ndarray]:
-    """Every metric of METRICS as a float array, one entry a response.
+    """Every metric of METRICS as a float array, one entry a response; and wrong_values where every check tells them.
 
     slot_error_rate  (missing + hallucinated + repeated) / slots, 0 or more, lower is better
     coverage         slots said / slots, in [0, 1], higher is better
@@ -39,6 +39,8 @@ def slot_metrics(checks: Sequence[Counts], lengths: Sequence[int]) -> dict[str, 
     hallucination    hallucinated / slots, 0 or more, lower is better
     repetition       repeated / slots, 0 or more, lower is better
     length           as passed in: tokens or words of the response
+    wrong_values     contradicted / slots, the part of hallucination that gives a field of the prompt another value
+                     ("family-friendly" for "familyFriendly: no"), 0 or more, lower is better
 
     The slot error rate is therefore 1 - coverage + hallucination + repetition, response by response. A prompt
     without slots counts as one slot that is said. Raises ValueError unless there is one length a check.
@@ -48,6 +50,9 @@ def slot_metrics(checks: Sequence[Counts], lengths: Sequence[int]) -> dict[str, 
     counted = [(check.slots, check.missing, check.hallucinated, check.repeated) for check in checks]
     slots, missing, hallucinated, repeated = np.array(counted, dtype=float).reshape(-1, 4).T
     slots = np.maximum(slots, 1)
+    # A checker of the user's own may not know them.
+    contradicted = [getattr(check, "contradicted", None) for check in checks]
+    told = {} if None in contradicted else {"wrong_values": np.array(contradicted, dtype=float) / slots}
     return {
         "slot_error_rate": (missing + hallucinated + repeated) / slots,
         "coverage": 1 - missing / slots,
@@ -56,4 +61,4 @@ def slot_metrics(checks: Sequence[Counts], lengths: Sequence[int]) -> dict[str, 
         "hallucination": hallucinated / slots,
         "repetition": repeated / slots,
         "length": np.array(lengths, dtype=float),
-    }
+    } | told

@@ -9,6 +9,8 @@ KNOWN: dict[str, tuple[str, bool | None]] = {
     "perfect": ("all slots", True),
     "clean": ("clean", True),
     "hallucination": ("invented", False),
+    "wrong_values": ("wrong values", False),
+    "foreign_names": ("foreign names, numbers", False),
     "repetition": ("repetition", False),
     "length": ("length", None),
     "reward": ("reward", True),
@@ -37,7 +39,7 @@ TITLES = {name: title for name, (title, _) in KNOWN.items()}
 DIRECTIONS = {name: higher for name, (_, higher) in KNOWN.items()}
 
 # A column of an interval has nine characters. Columns are of evaluations, whose reward is `Reward.relative`.
-COLUMNS = {"repetition": "repeated", "reward": "reward gain"}
+COLUMNS = {"repetition": "repeated", "reward": "reward gain", "foreign_names": "foreign names"}
 
 
 def metric_title(name: str) -> str:

@@ -28,12 +28,15 @@ class Check:
     missing       of these, how many the response does not say
     hallucinated  different (field, value) pairs it says that the prompt does not ask for
     repeated      how often it says again, rightly or wrongly, what it had said already
+    contradicted  of the hallucinated, how many give another value to a field that the prompt asks for once; None where
+                  the checker does not tell them apart
     """
 
     slots: int
     missing: int
     hallucinated: int
     repeated: int
+    contradicted: int | None = None
 
     @property
     def slot_error_rate(self) -> float:
@@ -49,11 +52,15 @@ class Check:
 def count(slots: Iterable[Slot], mentions: Iterable[Slot]) -> Check:
     """Slot counts of a response from the (field, value) pairs it mentions, in any order, and those asked for."""
     asked, said = set(slots), Counter(mentions)
+    # Of a field with several values (the things of a note) another value contradicts none.
+    values_of = Counter(field for field, _ in asked)
+    invented = said.keys() - asked
     return Check(
         slots=len(asked),
         missing=len(asked - said.keys()),
-        hallucinated=len(said.keys() - asked),
+        hallucinated=len(invented),
         repeated=said.total() - len(said),
+        contradicted=sum(values_of[field] == 1 for field, _ in invented),
     )
 
 

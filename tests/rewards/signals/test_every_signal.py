@@ -33,6 +33,7 @@ RANGES = {
     "mass": (0, 1),
     "precision": (-math.inf, 0),
     "random_reward": (0, 1),
+    "reconstruction": (-math.inf, 0),
     "reference_logprob": (-math.inf, 0),
     "reference_overlap": (0, 1),
     "repeated_words": (-1, 0),
@@ -117,6 +118,8 @@ def test_responses_of_a_batch_do_not_see_each_other(name, options):
     torch.testing.assert_close(SIGNALS[name](alone, **options), together[5:10], rtol=1e-5, atol=1e-6)
 
 
+# The prompt's words 100 and 101 after its end, 102, alone: -(402 % 13) / 3 and -(405 % 13) / 3 nats.
+RETOLD = -(12 + 2) / 3 / 2
 # The observer asked again without the prompt's one segment finds the token 500 likelier: -1 nat instead of -3.
 EMPTY = {
     "attended": math.log(1e-5),
@@ -132,6 +135,7 @@ EMPTY = {
     "surprise": -0.5,
     # And with another first token of the prompt -7/3 nats.
     "swapped": -2 / 3,
+    "reconstruction": RETOLD,
 }
 
 
@@ -157,6 +161,7 @@ def test_a_response_without_any_token_has_a_defined_value(name, width):
         torch.full((2, width, 3), 0.3), lengths=[0, 0], responses=["", ""], prompts=ASKED
     )
     known = {"attended": math.log(1e-5), "focus": -1.0, "unfinished": -1.0, "knockout": 1 / (1 + math.exp(3))}
+    known |= {"reconstruction": RETOLD}
     expected = known.get(name, 0.0)
     assert SIGNALS[name](evidence).tolist() == pytest.approx([expected] * 2)
 

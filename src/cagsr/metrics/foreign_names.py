@@ -1,0 +1,140 @@
+"""Names and numbers of a response that its prompt lacks: inventions, counted without a checker and without a model."""
+
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import regex as re
+
+__all__ = ["foreign_names"]
+
+# Marks of a numbered list are layout, and what stands in brackets alone ("[Your Name]") is left open, not invented.
+LAYOUT = re.compile(r"^[ \t]*(?:\d+[.)]|[-*•])[ \t]+|(?<!\w)\[[^\]\n]*\]", re.MULTILINE)
+ABBREVIATED = re.compile(r"\b(Mr|Mrs|Ms|Dr|Prof|St)\.")
+DASHES = str.maketrans("‐‑‒–—’‘", "-----''")
+
+WORD = re.compile(r"[\p{L}\p{M}\p{N}]+(?:'\p{L}+)*")
+CAPITALISED = r"\p{Lu}[\p{L}\p{M}\p{N}]*(?:'\p{L}+)*'?"
+NAME = re.compile(
+    rf"(?<![\p{{L}}\p{{M}}\p{{N}}'])({CAPITALISED})(?:(?:[ -]| & | of (?:the )?| de (?:la )?){CAPITALISED})*"
+)
+# What a sentence, a line or something quoted begins behind: the first word there is written so in any case.
+BEGINNING = re.compile(r"(?:^|[.!?…:;\n][\s\W]*|[\"“«'(])$")
+CAMEL = re.compile(r"(?<=\p{Ll})(?=\p{Lu})")
+# Capitals that name nobody: what titles and letters are made of, and abbreviations that everybody uses.
+_NO_NAMES = """
+a an the this that these those and or but nor so yet if as at by for from in into of off on onto over to up with
+i you he she it we they me him her us them my your his its our their is are was were be been am do does did have
+has had will would can could may might must shall should not no yes all any each every some here there what when
+where which who whom why how please dear hi hello hey thanks thank regards wishes sincerely cheers subject mr mrs
+ms dr prof st ok pm am ps asap rsvp tv
+"""
+NO_NAMES = frozenset(_NO_NAMES.split())
+
+NUMBER = re.compile(r"(?<![\p{L}\p{M}\p{N}.,])\d+(?:[.,:/-]\d+)*")
+THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+_BELOW_TWENTY = """
+zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen
+nineteen
+"""
+BELOW_TWENTY = _BELOW_TWENTY.split()
+TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
+SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
+VALUES = {word: value for value, word in enumerate(BELOW_TWENTY)}
+VALUES |= {word: 10 * value for value, word in enumerate(TENS, start=2)}
+_SMALL = rf"(?:(?:{'|'.join(TENS)})(?:[ -](?:{'|'.join(BELOW_TWENTY[1:10])}))?|{'|'.join(BELOW_TWENTY)})"
+_SCALE = "|".join(SCALES)
+WRITTEN_OUT = re.compile(rf"\b(?:{_SMALL}(?:(?: (?:{_SCALE}))+(?: (?:and )?{_SMALL})?)?|{_SCALE})\b")
+
+
+def foreign_names(prompt: str | Sequence[Mapping[str, Any]], response: str) -> int:
+    """How many different names and numbers a response has that its prompt lacks. 0 or more, lower is better.
+
+    A prompt is a text, or messages, of which every turn counts and the chat template's own words do not.
+
+    A name is a run of capitalised words ("Gordon Ramsay", "Bank of England"); it is the prompt's where each of its
+    words stands there, in whatever case, with or without accents, hyphens, a possessive or plural s, or inside a name
+    like ``familyFriendly``. The first word of a sentence, a line or a quotation is not judged, the rest of its run is.
+    A number is written in digits (thousands, decimals, ranges, times, ordinals; any currency or unit beside it) or in
+    words, which are the same: "25", "twenty-five". "one" in words is no number that a response could invent.
+
+    Limits: a name of one word that begins a sentence is not seen, nor one in small letters. A heading in title case, or
+    a word in capitals for emphasis, counts as a name where the prompt lacks the word; "Italy" is not "Italian", "21st"
+    is not "twenty-first", 7.30 is not 7:30. What an instruction says ("in two sentences") is there to be said, too. A
+    name of the prompt in another role, and a number beside another thing, are not seen. For languages that capitalise
+    names alone: in German every noun that the prompt lacks would count, in scripts without capitals only numbers do.
+
+    Source: the project's own count.
+    """
+    text = prompt if isinstance(prompt, str) else "\n".join(str(turn.get("content", "")) for turn in prompt)
+    given, said = _plain(text), _plain(response)
+    return len(_foreign_names(given, said)) + len(_foreign_numbers(given, said))
+
+
+def _plain(text: str) -> str:
+    text = unicodedata.normalize("NFKC", text).translate(DASHES)
+    return ABBREVIATED.sub(r"\1", LAYOUT.sub(lambda found: "\n" * found.group().count("\n"), text))
+
+
+def _foreign_names(given: str, said: str) -> set[frozenset[str]]:
+    """The words of each foreign name that the prompt lacks; a name said again, in whole or in part, is there once."""
+    known = {key for text in (given, CAMEL.sub(" ", given)) for key in map(_key, WORD.findall(text))}
+    found: set[frozenset[str]] = set()
+    seen: set[str] = set()
+    for name in NAME.finditer(said):
+        words = WORD.findall(name.group())
+        if BEGINNING.search(said, max(0, name.start() - 8), name.start()) or name.start() == 0:
+            words = words[1:]
+        keys = {_key(word) for word in words if word[0].isupper()}
+        new = {key for key in keys if len(key) > 1 and key not in NO_NAMES} - known - seen
+        if new:
+            found.add(frozenset(new))
+            seen |= new
+    return found
+
+
+def _key(word: str) -> str:
+    """A word as names are compared: small letters without accents, contractions, possessive and plural s."""
+    folded = unicodedata.normalize("NFKD", word.casefold().rstrip("'"))
+    plain = "".join(letter for letter in folded if not unicodedata.combining(letter))
+    stem, mark, ending = plain.rpartition("'")
+    plain = stem if mark and ending in ("s", "m", "d", "t", "ll", "re", "ve") else plain
+    return plain if plain in NO_NAMES else plain.removesuffix("s")
+
+
+def _foreign_numbers(given: str, said: str) -> set[str]:
+    known = {part for number in _numbers(given) for part in (number, *_parts(number))}
+    known |= {str(value) for value, _ in _written_out(given)}
+    found = {
+        number for number in _numbers(said) if number not in known and not known.issuperset(_parts(number))
+    }
+    written = {str(value) for value, words in _written_out(said) if words != "one"}
+    return found | (written - known)
+
+
+def _numbers(text: str) -> Iterator[str]:
+    """Runs of digits and what joins them: "20-25", "7:30", "555-0142", "3.5"; 1,000 is 1000 and 20.00 is 20."""
+    for match in NUMBER.finditer(text):
+        run = match.group()
+        if THOUSANDS.fullmatch(run):
+            run = run.replace(",", "")
+        if run.count(".") == 1 and run.replace(".", "").isdigit():
+            run = run.rstrip("0").rstrip(".")
+        yield run
+
+
+def _parts(number: str) -> list[str]:
+    return re.split(r"[,:/-]", number)
+
+
+def _written_out(text: str) -> Iterator[tuple[int, str]]:
+    """Values of numbers in words, and these words."""
+    for match in WRITTEN_OUT.finditer(text.casefold()):
+        total = value = 0
+        for word in re.split(r"[ -]", match.group()):
+            if word in SCALES:
+                value = max(value, 1) * SCALES[word]
+                total, value = (total + value, 0) if SCALES[word] > 100 else (total, value)
+            elif word != "and":
+                value += VALUES[word]
+        yield total + value, match.group()
