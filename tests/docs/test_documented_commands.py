@@ -39,10 +39,13 @@ NOT_RUN = {
     "make prove": "twenty minutes; its parts are run at a small count in tests/proofs",
     "git clone": "the repository is here",
     "pip wheel": "it builds in an environment of its own, which needs a package index",
+    "make check-vllm": "it installs vLLM; a fake of it serves in tests/models/test_vllm_adapters.py",
     "make table": "hours; it is cagsr compare, which is run",
     "kill -9 …": "what it does to a run is proved in proofs/",
     ". .venv/bin/activate": "there is no such environment here",
-    "VLLM_SERVER_DEV_MODE=1 vllm serve": "vLLM needs a GPU; a fake of it serves in tests/cli/test_train_vllm.py",
+    "VLLM_SERVER_DEV_MODE=1 VLLM_ALLOW_RUNTIME_LORA_UPDATING=1": "make check-vllm starts one; "
+    "a fake of it serves in tests/cli/test_train_vllm.py",
+    "VLLM_SERVER_DEV_MODE=1 vllm serve": "it needs a GPU; a fake of it serves in tests/cli/test_train_vllm.py",
     "cagsr train --config vllm.yaml": "it needs that server; run against the fake one there",
     "ACCELERATE_USE_CPU=1 torchrun": "run by tests/distributed/test_distributed.py",
     "accelerate launch --config_file examples/accelerate/fsdp.yaml": "Accelerate shards on GPUs only; run as if it did "

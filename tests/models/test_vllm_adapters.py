@@ -20,7 +20,7 @@ from cagsr.models.lora import with_lora
 from cagsr.models.vllm import VLLMSampler, refuse_longer
 from cagsr.models.vllm_adapters import PLACE, Adapter, connect_for_adapters
 from cagsr.training.step_metrics import measure
-from fake_vllm import MODEL, FakeVLLM
+from fake_vllm import MODEL, FakeVLLM, Refused
 
 WORLD = World(Accelerator(cpu=True))
 
@@ -159,6 +159,26 @@ def test_a_server_that_dies_and_comes_back_is_handed_the_adapter_again(server, t
     torch.testing.assert_close(rollout.sampled_logprobs, policy.logprobs(rollout), rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"name": "org/other"}, "serves org/other, which is not"), ({"lora": None}, "takes no LoRA adapters")],
+)
+def test_a_server_that_comes_back_as_another_is_refused(server, tmp_path, change, said):
+    policy = adapted()
+    sampler = VLLMSampler(policy, connected(server, tmp_path), WORLD)
+
+    def dies(route):
+        if route == "/v1/completions":
+            for name, value in change.items():
+                setattr(server, name, value)
+            raise ConnectionResetError
+
+    server.before = dies
+    with pytest.raises(EndpointError, match=said):
+        sampler.sample(tiny.prompts(policy), tiny.SHORT)
+    assert server.asked == []
+
+
 def test_a_server_that_stays_away_is_given_up_and_nothing_is_left(server, tmp_path, place):
     policy = adapted()
     sampler = VLLMSampler(policy, connected(server, tmp_path, timeout=0.3), WORLD)
@@ -184,11 +204,16 @@ def test_a_server_that_hangs_is_given_up(server, tmp_path):
 def test_what_a_dying_server_says_is_asked_again_and_what_it_refuses_is_not(server, tmp_path):
     policy = adapted()
     sampler = VLLMSampler(policy, connected(server, tmp_path), WORLD)
-    server.lora = {"max_lora_rank": 1, "target_modules": None}  # as vLLM answers that: status 500
-    with pytest.raises(EndpointError, match=r"Refused: status 500: .*rank 2 is greater than max_lora_rank"):
+
+    def dying(route):
+        if route == "/v1/completions":
+            raise Refused("the engine is dead", 500)
+
+    server.before = dying
+    with pytest.raises(EndpointError, match=r"Refused: status 500: .*the engine is dead"):
         sampler.sample(tiny.prompts(policy), tiny.SHORT)
-    assert server.calls.count("/v1/load_lora_adapter") == 1 + 6
-    server.lora, server.calls = {"max_lora_rank": 16, "target_modules": None}, []
+    assert server.calls.count("/v1/completions") == 6
+    server.before, server.calls = lambda route: None, []
     with pytest.raises(EndpointError, match=r"Refused: status 400: .*top_p"):
         sampler.sample(tiny.prompts(policy), tiny.sampling(top_p="all"))
     assert server.calls.count("/v1/completions") == 1

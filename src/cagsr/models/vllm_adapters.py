@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,15 +85,24 @@ class AdapterClient:
     """
 
     http: httpx2.Client
-    directory: Path
+    adapter: Adapter
     timeout: float
-    start: str
     context: int = 0
 
     @property
     def base_url(self) -> str:
         """Where the server is."""
         return str(self.http.base_url).rstrip("/")
+
+    @property
+    def start(self) -> str:
+        """The command line that starts it."""
+        return self.adapter.start
+
+    @property
+    def directory(self) -> Path:
+        """Where the adapter of a rollout lies."""
+        return self.adapter.directory.absolute() / PLACE
 
     def check(self, model: nn.Module) -> None:
         """Raise InputError for an adapter of which the server would leave a part out, or that it would not take."""
@@ -117,6 +126,8 @@ class AdapterClient:
         with self._saved(model) as path:
             for left in reversed(range(ATTEMPTS)):
                 try:
+                    if left < ATTEMPTS - 1:
+                        self.examine()  # it may have been started anew, and otherwise
                     return self._written_by(path, asked, sampling, stop)
                 except (httpx2.TransportError, Refused) as error:
                     # What a dying server says is no refusal.
@@ -140,6 +151,14 @@ class AdapterClient:
             if time.monotonic() >= until:
                 raise problem
             time.sleep(PAUSE)
+
+    def examine(self) -> Mapping[str, Any]:
+        """The server's config; raises for a server that was started without what training this adapter needs."""
+        about = self.get("/server_info?config_format=json")["vllm_config"]
+        check_logprobs(self.base_url, about["model_config"]["logprobs_mode"])
+        _check_loading(self, about["lora_config"])
+        _check_base(self.base_url, about["model_config"]["model"], self.adapter)
+        return about
 
     @contextmanager
     def _saved(self, model: Any) -> Iterator[Path]:
@@ -193,33 +212,31 @@ def connect_for_adapters(server: Vllm, adapter: Adapter, or_weights: bool) -> Ad
     None where ``or_weights`` can be sent, and the server was started for that instead. Raises InputError and
     EndpointError.
     """
-    http = httpx2.Client(base_url=server.base_url, timeout=server.timeout)
-    client = AdapterClient(http, adapter.directory.absolute() / PLACE, server.timeout, adapter.start)
+    client = AdapterClient(
+        httpx2.Client(base_url=server.base_url, timeout=server.timeout), adapter, server.timeout
+    )
     with asking(client.base_url, client.start):
         client.wait()
-        about = client.get("/server_info?config_format=json")["vllm_config"]
-        limits, model = about["lora_config"], about["model_config"]
-        if limits is None and or_weights and about["weight_transfer_config"] is not None:
-            return None
-        check_logprobs(client.base_url, model["logprobs_mode"])
-        _check_loading(client, limits, adapter)
-        _check_base(client.base_url, model["model"], adapter)
-        return AdapterClient(http, client.directory, client.timeout, client.start, model["max_model_len"])
+        if or_weights:
+            about = client.get("/server_info?config_format=json")["vllm_config"]
+            if about["lora_config"] is None and about["weight_transfer_config"] is not None:
+                return None
+        return replace(client, context=client.examine()["model_config"]["max_model_len"])
 
 
-def _check_loading(client: AdapterClient, limits: Mapping[str, Any] | None, adapter: Adapter) -> None:
+def _check_loading(client: AdapterClient, limits: Mapping[str, Any] | None) -> None:
     """Raise EndpointError for a server that cannot load the adapter while it runs."""
-    problem = None
+    rank, problem = client.adapter.rank, None
     if limits is None:
         problem = "takes no LoRA adapters. Start it with --enable-lora"
-    elif limits["max_lora_rank"] < adapter.rank:
-        problem = f"takes adapters up to rank {limits['max_lora_rank']}, and model.lora.r is {adapter.rank}"
+    elif limits["max_lora_rank"] < rank:
+        problem = f"takes adapters up to rank {limits['max_lora_rank']}, and model.lora.r is {rank}. Start it with more"
     elif limits.get("target_modules") is not None:
         problem = "leaves modules of adapters out. Start it without --lora-target-modules"
     elif client.http.post("/v1/load_lora_adapter", json={}).status_code == 404:
         problem = "loads no adapter while it runs. Start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
     if problem:
-        raise EndpointError(f"sampling.vllm: {client.base_url} {problem}: {adapter.start}")
+        raise EndpointError(f"sampling.vllm: {client.base_url} {problem}: {client.start}")
 
 
 def _check_base(url: str, there: str, adapter: Adapter) -> None:
