@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -97,11 +97,18 @@ class Place:
 def tokens(place: Place) -> Figures:
     """Prompts come back as they were asked, log-probabilities are ours, candidates differ, every EOS ends."""
     with place.server() as server:
-        return _agreement(place, server, str(place.small), extra_eos=[5, 17, 40, 99])
+        return _agreement(place, server, str(place.small), extra_eos=(5, 17, 40, 99))
 
 
 def _agreement(
-    place: Place, server: Server, model: str, extra_eos: list[int], candidates: int = 32, length: int = 40
+    place: Place,
+    server: Server,
+    model: str,
+    *,
+    temperatures: tuple[float, ...] = (0.7, 1.0),
+    extra_eos: tuple[int, ...] = (),
+    candidates: int = 32,
+    length: int = 40,
 ) -> Figures:
     figures: Figures = {
         "prompts": 0,
@@ -111,11 +118,11 @@ def _agreement(
         "mean_nats": 0.0,
     }
     ended: set[int] = set()
-    for temperature in (0.7, 1.0):
+    for temperature in temperatures:
         policy = _adapted(model, temperature)
         policy.eos_ids = sorted({*policy.eos_ids, *extra_eos})
         sampler = _sampler(place, server, policy, model)
-        prompts = _prompts(policy)
+        prompts = [_prompt(policy, length, index) for index, length in enumerate((1, 7, 2, 5, 31, 60))]
         for scale in (
             0.0,
             1.0,
@@ -129,7 +136,7 @@ def _agreement(
             figures["tokens"] += distances.numel()
             figures["differences_above"] += int((distances > NATS).sum())
             figures["largest_nats"] = max(figures["largest_nats"], float(distances.max()))
-            figures["mean_nats"] += float(distances.mean()) / 6
+            figures["mean_nats"] += float(distances.mean()) / (3 * len(temperatures))
             _check_ends(policy, rollout)
             ended |= {
                 int(ids[mask][-1])
@@ -155,7 +162,7 @@ def updates(place: Place) -> Figures:
         step = tiny.make_step(
             policy, sampler=_sampler(place, server, policy, str(place.small)), sampling=sampling
         )
-        prompts = _prompts(policy)
+        prompts = tiny.prompts(policy)
         least, largest = float("inf"), 0.0
         for number in range(5):
             collected = step.collect(prompts, number)
@@ -241,12 +248,12 @@ def kills(place: Place) -> Figures:
 def wrong(place: Place) -> Figures:
     """Another base, and a server that was started without what training needs: refused, with what to do."""
     told: dict[str, str] = {}
-    with place.server() as server:
+    with place.server(flags={"--max-model-len": "64"}) as server:
         settings = _settings(place, server, place.new(), steps=1)
         told["is not the model that is trained"] = _refused(
             place, [word.replace(str(place.small), str(place.other)) for word in settings]
         )
-        told["--max-model-len 128"] = _refused(place, [*settings, "sampling.max_new_tokens=120"])
+        told["--max-model-len 64"] = _refused(place, [*settings, "sampling.max_new_tokens=60"])
         told["up to rank 16, and model.lora.r is 32"] = _refused(place, [*settings, "model.lora.r=32"])
         none = [word for word in settings if not word.startswith("model.lora")]
         told["train an adapter (model.lora)"] = _refused(place, none)
@@ -271,19 +278,19 @@ def instruct(place: Place) -> Figures:
         return {"not run": str(error)}
     files = files_of(name)
     with place.server(files, flags={"--max-model-len": "512"}) as server:
-        figures = _agreement(place, server, files, extra_eos=[], candidates=4, length=24)
+        figures = _agreement(place, server, files, temperatures=(1.0,), candidates=3, length=16)
         run = place.new()
-        settings = _settings(place, server, run, steps=3)
+        settings = _settings(place, server, run, steps=2)
         moved = {"data.task=": "data.task=restaurants", "model.name=": f"model.name={name}"}
         for key, value in moved.items():
             settings = [value if word.startswith(key) else word for word in settings]
         _trained(
             place,
-            [*settings, "train.learning_rate=3e-4", "sampling.max_new_tokens=48", "reward.preset=attention"],
+            [*settings, "train.learning_rate=3e-4", "sampling.max_new_tokens=32", "reward.preset=attention"],
         )
         rows = _steps(run)
     off = max(row["importance_max"] for row in rows) - 1
-    _demand(len(rows) == 3, "steps are missing")
+    _demand(len(rows) == 2, "steps are missing")
     return figures | {"steps": len(rows), "largest_ratio_off_1": off}
 
 
@@ -322,8 +329,11 @@ def _sampler(place: Place, server: Server, policy: Policy, model: str) -> VLLMSa
     return VLLMSampler(policy, client, WORLD)
 
 
-def _prompts(policy: Policy) -> list[Prompt]:
-    return tiny.prompts(policy, lengths=(3, 7, 2, 5, 31, 60))
+def _prompt(policy: Policy, length: int, index: int) -> Prompt:
+    """A prompt of random tokens."""
+    random = Random(length)
+    ids = tuple(random.randrange(3, len(policy.tokenizer)) for _ in range(length))
+    return Prompt(text="", ids=ids, offsets=(), turns=(), index=index)
 
 
 def _distances(policy: Policy, rollout: Rollout) -> torch.Tensor:
@@ -407,12 +417,12 @@ def _rows_so_far(run: Path) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train against a real vLLM server on this machine.")
     parser.add_argument("--kills", type=int, default=KILLS)
     parser.add_argument("--only", action="append", choices=[*CHECKS], help="this check; may be given again")
     parser.add_argument("--log", type=Path, help="keep what the servers say in this file")
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     if not PYTHON.exists():
         print(f"there is no vLLM in {PYTHON.parents[1].name}; `make check-vllm` installs it", file=sys.stderr)
         return 2

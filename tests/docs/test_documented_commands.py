@@ -39,7 +39,6 @@ NOT_RUN = {
     "make prove": "twenty minutes; its parts are run at a small count in tests/proofs",
     "git clone": "the repository is here",
     "pip wheel": "it builds in an environment of its own, which needs a package index",
-    "make check-vllm": "it installs vLLM; a fake of it serves in tests/models/test_vllm_adapters.py",
     "make table": "hours; it is cagsr compare, which is run",
     "kill -9 …": "what it does to a run is proved in proofs/",
     ". .venv/bin/activate": "there is no such environment here",
