@@ -1,9 +1,11 @@
-"""A server that speaks what TRL's client asks of vLLM, on loopback, and a channel in place of NCCL.
+"""A server that speaks what is asked of vLLM, on loopback, and a channel in place of NCCL.
 
 Routes, bodies and answers are those of vLLM 0.31 (its ``entrypoints/openai/completion`` and ``entrypoints/serve/dev``),
-refused where TRL or we send anything else. It writes with a model of its own, which gets the weights that are sent.
+refused where TRL or we send anything else; those of adapters were recorded from vLLM 0.32 on a CPU. It writes with a
+model of its own, which gets the weights that are sent, and with the adapters that it is told to load.
 """
 
+import copy
 import json
 import threading
 from collections.abc import Callable, Iterator
@@ -11,13 +13,15 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Client, Listener
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from unittest.mock import patch
 from urllib.parse import urlsplit
 
 import safetensors.torch
 import torch
+from peft import PeftModel
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel, TopKLogitsWarper, TopPLogitsWarper
@@ -34,7 +38,7 @@ class Body(BaseModel):
 class Completion(Body):
     """All that may be asked for, and nothing that has to be guessed."""
 
-    model: Literal["a-model"]
+    model: str
     prompt: list[list[int]]
     n: int
     temperature: float
@@ -72,8 +76,21 @@ class Update(Body):
     update_info: UpdateInfo
 
 
+class Load(Body):
+    lora_name: str
+    lora_path: str
+
+
+class Unload(Body):
+    lora_name: str
+
+
 class Refused(Exception):
-    """Status 400."""
+    """Status 400, or another."""
+
+    def __init__(self, message: str, status: int = 400):
+        super().__init__(message)
+        self.status = status
 
 
 class FakeVLLM:
@@ -82,6 +99,10 @@ class FakeVLLM:
     calls       the routes that were asked for, in order; health and models are left out
     asked       the bodies of the requests for responses
     received    the weights of every update, by name
+    adapters    those that are loaded: path and model of each, by name
+    loaded      the weights of every adapter that was loaded, in the order of loading
+    lora        what the server's flags say of adapters; None: started without --enable-lora
+    context     --max-model-len
     spoil       changes an answer's choices before they are sent
     before      is called with a route before it is answered; a ConnectionError of it is a server that is dead
     answered    the tokens of all responses of every request
@@ -92,9 +113,13 @@ class FakeVLLM:
         self.model, self.calls, self.asked, self.received = model.eval(), [], [], []
         model.set_attn_implementation("sdpa")  # ours may be read in another thread at that moment
         self.logprobs_mode, self.transfer = "processed_logprobs", {"backend": "nccl"}
+        self.lora: dict[str, Any] | None = {"max_lora_rank": 16, "max_loras": 1, "target_modules": None}
+        self.name, self.context, self.updates_adapters = MODEL, 64, True
+        self.adapters: dict[str, tuple[str, PreTrainedModel]] = {}
+        self.loaded: list[dict[str, Tensor]] = []
         self.spoil: Callable[[list[dict[str, Any]]], Any] = lambda choices: None
         self.before: Callable[[str], None] = lambda route: None
-        self.deaf, self.updating = False, False
+        self.deaf, self.updating, self.dead = False, False, False
         self.answered: list[list[list[int]]] = []
         self._generator = torch.Generator().manual_seed(7)
         # The trainer is the one that listens where NCCL is used; who does makes no difference to either side here.
@@ -119,6 +144,11 @@ class FakeVLLM:
             self._http.server_close()
             self._listener.close()
 
+    def refuse_connections(self) -> None:
+        """From now on every route is that of a dead server."""
+        self.dead = True
+        raise ConnectionResetError
+
     @property
     def settings(self) -> list[str]:
         """What a config says of this server."""
@@ -131,10 +161,13 @@ class FakeVLLM:
 
     def answer(self, method: str, route: str, body: bytes) -> Any:
         asked = f"{method} {route}"
+        if self.dead:
+            raise ConnectionResetError
         if asked == "GET /health":
             return {}
         if asked == "GET /v1/models":
-            return {"object": "list", "data": [{"id": MODEL}]}
+            cards = [{"id": name, "root": path, "parent": MODEL} for name, (path, _) in self.adapters.items()]
+            return {"object": "list", "data": [{"id": MODEL, "root": self.name, "parent": None}, *cards]}
         self.calls.append(route)
         self.before(route)
         routes: dict[str, Callable[[], Any]] = {
@@ -147,11 +180,42 @@ class FakeVLLM:
             "POST /reset_prefix_cache": lambda: {"success": True},
             "POST /v1/completions": lambda: self._complete(Completion.model_validate_json(body)),
         }
+        if self.updates_adapters:
+            routes |= {
+                "POST /v1/load_lora_adapter": lambda: self._load(Load.model_validate_json(body)),
+                "POST /v1/unload_lora_adapter": lambda: self._unload(Unload.model_validate_json(body)),
+            }
         return routes[asked]()
 
     def _info(self) -> Any:
-        model_config = {"logprobs_mode": self.logprobs_mode}
-        return {"vllm_config": {"model_config": model_config, "weight_transfer_config": self.transfer}}
+        model_config = {
+            "logprobs_mode": self.logprobs_mode,
+            "model": self.name,
+            "max_model_len": self.context,
+        }
+        config = {"weight_transfer_config": self.transfer, "lora_config": self.lora}
+        return {"vllm_config": {"model_config": model_config, **config}}
+
+    def _load(self, asked: Load) -> Any:
+        name, path = asked.lora_name, Path(asked.lora_path)
+        if name in self.adapters:
+            raise Refused(
+                f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in"
+            )
+        if not (path / "adapter_config.json").exists():
+            raise Refused(f"Loading lora {name} failed: No adapter found for {path}", 404)
+        rank = json.loads((path / "adapter_config.json").read_text())["r"]
+        if self.lora is None or rank > self.lora["max_lora_rank"]:
+            raise Refused(f"LoRA rank {rank} is greater than max_lora_rank {self.lora}.", 500)
+        self.loaded.append(safetensors.torch.load_file(path / "adapter_model.safetensors"))
+        adapted = PeftModel.from_pretrained(copy.deepcopy(self.model), path).eval()
+        self.adapters[name] = (str(path), cast(PreTrainedModel, adapted))
+        return f"Success: LoRA adapter '{name}' added successfully."
+
+    def _unload(self, asked: Unload) -> Any:
+        if self.adapters.pop(asked.lora_name, None) is None:
+            raise Refused(f"The lora adapter '{asked.lora_name}' cannot be found.", 404)
+        return f"Success: LoRA adapter '{asked.lora_name}' removed successfully."
 
     def _init(self, given: Init) -> Any:
         if given.init_info.master_port != self.group_port:
@@ -192,18 +256,21 @@ class FakeVLLM:
         if self.updating:
             raise Refused("the weights are being changed")
         self.asked.append(asked)
+        if asked.model not in (MODEL, *self.adapters):
+            raise Refused(f"The model `{asked.model}` does not exist. Valid aliases: {MODEL}.", 404)
         choices = [choice for prompt in asked.prompt for choice in self._choices(prompt, asked)]
         for index, choice in enumerate(choices):
             choice["index"] = index
         self.answered.append([choice["token_ids"] for choice in choices])
         self.spoil(choices)
-        return {"id": "cmpl-1", "object": "text_completion", "model": MODEL, "choices": choices}
+        return {"id": "cmpl-1", "object": "text_completion", "model": asked.model, "choices": choices}
 
     @torch.no_grad()
     def _choices(self, prompt: list[int], asked: Completion) -> Iterator[dict[str, Any]]:
         rows, logprobs = torch.tensor([prompt] * asked.n), []
+        model = self.model if asked.model == MODEL else self.adapters[asked.model][1]
         for number in range(asked.max_tokens):
-            scores = self.model(input_ids=rows).logits[:, -1].float()
+            scores = model(input_ids=rows).logits[:, -1].float()
             if number < asked.min_tokens:
                 scores[:, asked.stop_token_ids] = -torch.inf
             scores = scores / asked.temperature
@@ -254,8 +321,8 @@ class Handler(BaseHTTPRequestHandler):
             except KeyError as error:
                 status, said = 404, {"detail": f"no route {error}"}
             except (Refused, ValidationError) as error:
-                status, said = 400, {"detail": str(error)}
-            text = json.dumps(said).encode()
+                status, said = getattr(error, "status", 400), {"error": {"message": str(error)}}
+            text = (said if isinstance(said, str) else json.dumps(said)).encode()
             self.send_response(status)
             self.send_header("content-length", str(len(text)))
             self.end_headers()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 import tiny
 from fake_vllm import FakeVLLM, instead_of_nccl
@@ -55,12 +56,75 @@ def test_a_run_trains_on_the_servers_responses_to_its_end(train, server, models)
     assert len(written) == 12
 
 
-def test_ppo_with_several_updates_a_rollout_and_an_adapter_trains_too(train, server):
-    settings = ["algorithm.name=ppo", "algorithm.epochs=2", "model.lora.r=2"]
+def test_ppo_with_several_updates_a_rollout_trains_too(train, server):
+    settings = ["algorithm.name=ppo", "algorithm.epochs=2"]
     outcome = train(*server.settings, *settings, model="llama")
     assert outcome.code == 0, outcome.err
     assert [row["step"] for row in steps()] == [1, 2]
     assert len(server.received) == 2
+
+
+LORA = ["model.lora.r=2", "train.learning_rate=0.01", "train.save_every=1"]
+
+
+@pytest.fixture
+def base(models):
+    """A server of the model that is trained, as one needs to be that gets adapters alone."""
+    with FakeVLLM(AutoModelForCausalLM.from_pretrained(models / "llama")) as server:
+        server.name = str(models / "llama")
+        yield server
+
+
+def test_an_adapter_goes_to_the_server_as_files_and_comes_back_as_a_model(train, base):
+    outcome = train(*base.settings, *LORA, model="llama")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err == ""
+    assert base.received == []
+    assert [row["step"] for row in steps()] == [1, 2]
+    assert all(row["importance_max"] == pytest.approx(1, abs=1e-3) for row in steps())
+    kept = load_file("run/checkpoints/step-000001/model.safetensors")
+    sent = base.loaded[1]
+    assert len(sent) == 28
+    for name, weight in sent.items():
+        assert torch.equal(weight, kept[f"model.{name.removesuffix('.weight')}.default.weight"]), name
+    assert not any(torch.equal(base.loaded[0][name], sent[name]) for name in sent if "lora_B" in name)
+    assert not Path("run/adapter-for-vllm").exists()
+    assert base.adapters == {}
+
+
+def test_with_an_adapter_a_server_that_dies_ends_the_run_with_69_and_another_takes_it_on(train, base, models):
+    base.before = lambda route: len(base.loaded) == 2 and base.refuse_connections()
+    settings = [*LORA, "sampling.vllm.timeout=2"]
+    outcome = train(*base.settings, *settings, model="llama")
+    assert outcome.code == 69
+    assert outcome.err.startswith(f"error: sampling.vllm: {base.url} does not answer (")
+    assert "VLLM_ALLOW_RUNTIME_LORA_UPDATING=1 vllm serve" in " ".join(outcome.err.split())
+    assert [row["step"] for row in steps()] == [1]
+    with FakeVLLM(AutoModelForCausalLM.from_pretrained(models / "llama")) as other:
+        again = train(*other.settings, *settings, "--resume", model="llama")
+    assert again.code == 0, again.err
+    assert [row["step"] for row in steps()] == [1, 2]
+    assert len(other.loaded) == 1
+    assert other.loaded[0].keys() == base.loaded[1].keys()
+    assert all(torch.equal(weight, base.loaded[1][name]) for name, weight in other.loaded[0].items())
+
+
+def test_a_server_of_another_model_is_refused_before_the_model_is_loaded(train, base, models, tmp_path):
+    other = shutil.copytree(models / "llama", tmp_path / "other")
+    (other / "model.safetensors").write_bytes(b"no weights")
+    outcome = train(*base.settings, *LORA, model=other)
+    assert outcome.code == 69
+    said = " ".join(outcome.err.split())
+    assert f"serves {models / 'llama'}, which is not the model that is trained, {other}." in said
+    assert base.loaded == []
+
+
+def test_prompts_that_are_too_long_for_the_server_are_refused_before_the_run(train, base):
+    base.context = 20
+    outcome = train(*base.settings, *LORA, model="llama")
+    assert outcome.code == 2
+    assert "started with --max-model-len 20" in " ".join(outcome.err.split())
+    assert not Path("run/run.json").exists()
 
 
 def test_a_server_that_dies_ends_the_run_with_69_and_the_run_goes_on_with_another(train, server):

@@ -6,7 +6,8 @@ import tiny
 from cagsr.config.schema import Vllm
 from cagsr.distributed.process_group import World
 from cagsr.errors import EndpointError
-from cagsr.models.vllm import VLLMSampler, connect
+from cagsr.models.vllm import VLLMSampler
+from cagsr.models.vllm_weights import connect_for_weights
 from cagsr.training.step_metrics import measure
 from fake_vllm import instead_of_nccl
 
@@ -23,11 +24,11 @@ def asked(accelerator, url, group_port):
 def _asked(accelerator, url, group_port):
     world = World(accelerator)
     policy = tiny.policy("llama", extra_eos=20)
-    sampler = VLLMSampler(
-        policy,
-        connect(Vllm(base_url=url, group_port=group_port, timeout=20.0), accelerator.device, world),
-        world,
-    )
+    client = None
+    if accelerator.is_main_process:
+        server = Vllm(base_url=url, group_port=group_port, timeout=20.0)
+        client = connect_for_weights(server, accelerator.device)
+    sampler = VLLMSampler(policy, client, world)
     step = tiny.make_step(policy, accelerator=accelerator, groups_per_pass=1, sampler=sampler)
     mine = world.share(tiny.prompts(policy))
     found = {"clients": gather_object([sampler.client is not None])}

@@ -42,7 +42,9 @@ NOT_RUN = {
     "make table": "hours; it is cagsr compare, which is run",
     "kill -9 …": "what it does to a run is proved in proofs/",
     ". .venv/bin/activate": "there is no such environment here",
-    "VLLM_SERVER_DEV_MODE=1 vllm serve": "vLLM needs a GPU; a fake of it serves in tests/cli/test_train_vllm.py",
+    "VLLM_SERVER_DEV_MODE=1 VLLM_ALLOW_RUNTIME_LORA_UPDATING=1": "make check-vllm starts one; "
+    "a fake of it serves in tests/cli/test_train_vllm.py",
+    "VLLM_SERVER_DEV_MODE=1 vllm serve": "it needs a GPU; a fake of it serves in tests/cli/test_train_vllm.py",
     "cagsr train --config vllm.yaml": "it needs that server; run against the fake one there",
     "ACCELERATE_USE_CPU=1 torchrun": "run by tests/distributed/test_distributed.py",
     "accelerate launch --config_file examples/accelerate/fsdp.yaml": "Accelerate shards on GPUs only; run as if it did "

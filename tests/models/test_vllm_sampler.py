@@ -19,7 +19,8 @@ from cagsr.distributed.process_group import World
 from cagsr.errors import EndpointError, InputError, NumericsError
 from cagsr.models.lora import with_lora
 from cagsr.models.predictions import Scored
-from cagsr.models.vllm import VLLMSampler, connect
+from cagsr.models.vllm import VLLMSampler
+from cagsr.models.vllm_weights import WeightClient, connect_for_weights
 from cagsr.training.algorithms import Algorithm
 from cagsr.training.rollout_buffer import load_buffer, save_buffer
 from cagsr.training.step import Collected
@@ -46,11 +47,7 @@ def server():
 
 
 def connected(server, timeout=10.0):
-    return connect(
-        Vllm(base_url=server.url, group_port=server.group_port, timeout=timeout),
-        CPU,
-        World(Accelerator(cpu=True)),
-    )
+    return connect_for_weights(Vllm(base_url=server.url, group_port=server.group_port, timeout=timeout), CPU)
 
 
 def make_step(server, policy=None, **settings):
@@ -236,17 +233,17 @@ def test_an_adapter_is_merged_in_its_own_precision_under_autocast():
             torch.nn.init.ones_(parameter)
     sent = []
 
-    class Client:
+    class TrlClient:
         def update_named_params(self, metadata, named_params):
             sent.append(dict(named_params))
 
         def reset_prefix_cache(self):
             pass
 
-    sampler = VLLMSampler(policy, Client(), World(Accelerator(cpu=True)))
-    sampler._push(Client())
+    client = WeightClient(TrlClient(), CPU, 64)
+    client.push(policy.model)
     with torch.autocast("cpu", torch.bfloat16):
-        sampler._push(Client())
+        client.push(policy.model)
     assert same(sent[0], sent[1])
 
 

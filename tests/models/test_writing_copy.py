@@ -4,18 +4,16 @@ import copy
 
 import pytest
 import torch
-from accelerate import Accelerator
 from peft import LoraConfig, get_peft_model
 
 import tiny
 from cagsr.attention.sharing import Sharing
 from cagsr.config.schema import AlgorithmSettings
-from cagsr.distributed.process_group import World
 from cagsr.errors import UnsupportedModelError
 from cagsr.models import writing_copy
 from cagsr.models.load_policy import load_policy
 from cagsr.models.lora import with_lora
-from cagsr.models.vllm import VLLMSampler
+from cagsr.models.vllm_weights import WeightClient
 from cagsr.models.writing_copy import WritingCopy
 from cagsr.training.algorithms import Algorithm
 from cagsr.training.step_metrics import measure
@@ -177,7 +175,7 @@ def test_an_adapter_that_cannot_be_merged_weight_by_weight_is_refused(more):
     with pytest.raises(UnsupportedModelError, match=r"sampling\.dtype: the adapter of .* is of a kind"):
         WritingCopy(policy)
     with pytest.raises(UnsupportedModelError, match=r"sampling\.engine: the adapter of .* is of a kind"):
-        VLLMSampler(policy, None, World(Accelerator(cpu=True)))
+        WeightClient(None, torch.device("cpu"), 64).check(policy.model)
 
 
 def test_a_model_that_rounding_changes_too_much_is_refused(monkeypatch):

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -9,14 +11,18 @@ from rich.console import Console
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cagsr.config import Config
+from cagsr.config.schema import Vllm
 from cagsr.distributed.process_group import World
 from cagsr.errors import InputError
 from cagsr.io.quiet_libraries import warn
+from cagsr.models.gguf import files_of
 from cagsr.models.languages import unforced
 from cagsr.models.load import architecture_of
 from cagsr.models.load_policy import load_policy
 from cagsr.models.policy import Policy
-from cagsr.models.vllm import Client, connect
+from cagsr.models.vllm_adapters import Adapter, connect_for_adapters
+from cagsr.models.vllm_server import Client
+from cagsr.models.vllm_weights import connect_for_weights
 from cagsr.tasks.bases import base_name
 
 __all__ = ["build_policy", "check_sampling", "connect_engine", "model_digest"]
@@ -84,11 +90,14 @@ def model_digest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | No
     return found
 
 
-def connect_engine(config: Config, accelerator: Accelerator) -> Client | None:
+def connect_engine(
+    config: Config, accelerator: Accelerator, directory: Path, loaded: PreTrainedModel | None = None
+) -> Client | None:
     """Client of the inference server that ``sampling.engine`` names; call it before a model is loaded.
 
-    None for the policy, and in every process but the first. Raises InputError for an encoder-decoder, and what
-    `models.vllm.connect` raises.
+    ``directory`` is that of the run, ``loaded`` a model that the caller has already. None for the policy, and in every
+    process but the first. Raises InputError for an encoder-decoder, and what `models.vllm_adapters` and
+    `models.vllm_weights` raise where they connect.
     """
     if config.sampling.engine == "policy":
         return None
@@ -101,4 +110,29 @@ def connect_engine(config: Config, accelerator: Accelerator) -> Client | None:
             f"sampling.engine: vllm writes with causal models only, and {name} is an {kind}; "
             "set sampling.engine to policy"
         )
-    return connect(config.sampling.vllm, accelerator.device, World(accelerator))
+    rank = _rank(config, loaded)
+    adapter = None if rank is None else Adapter(files_of(name), rank, directory)
+    found: list[Client] = []
+    World(accelerator).by_main(
+        lambda: found.append(_connected(config.sampling.vllm, accelerator.device, adapter))
+    )
+    return found[0] if found else None
+
+
+def _connected(server: Vllm, device: torch.device, adapter: Adapter | None) -> Client:
+    """The client that sends what is trained: an adapter as files, or all weights where the server takes no adapters."""
+    client = adapter and connect_for_adapters(server, adapter, or_weights=device.type == "cuda")
+    return client or connect_for_weights(server, device)
+
+
+def _rank(config: Config, loaded: PreTrainedModel | None) -> int | None:
+    """The largest rank of the adapter that is trained; None for a model without one."""
+    if config.model.lora is not None:
+        return config.model.lora.r
+    adapters = getattr(loaded, "peft_config", {}).values()
+    ranks = [rank for each in adapters for rank in (getattr(each, "r", 0), *_pattern(each).values())]
+    return max(ranks, default=None)
+
+
+def _pattern(adapter: Any) -> dict[str, int]:
+    return getattr(adapter, "rank_pattern", None) or {}

@@ -27,7 +27,8 @@ from cagsr.models.load import saved_form
 from cagsr.models.policy import Policy
 from cagsr.models.reference import Reference
 from cagsr.models.sampling import Sampler
-from cagsr.models.vllm import Client, VLLMSampler
+from cagsr.models.vllm import VLLMSampler, refuse_longer
+from cagsr.models.vllm_server import Client
 from cagsr.models.writing_copy import WritingCopy
 from cagsr.rewards.presets import build_reward
 from cagsr.rewards.reward import Reward
@@ -75,12 +76,13 @@ def assemble(
     ``evaluate`` nothing is evaluated. The console is told of the rows, and with ``shows_prompt`` of the first prompt.
     """
     rows = splits.read_rows(config, "train", datasets=datasets)
-    client = _engine(config, console, claim.accelerator)
+    client = _engine(config, console, claim, loaded)
     policy = build_policy(config, loaded, tokenizer)
     refuse_narrow_weights(policy)
     check_sampling(policy, console)
     prompts, report = splits.build_prompts(config, policy, "train", rows=rows)
     say_rows(console, "train prompts", report)
+    refuse_longer(client, prompts, config.sampling, World(claim.accelerator))
     policy.to(claim.accelerator.device)
     kept, model = claim.directory / HEADS, model_of(claim.identity)
     config, salience, heads = choose_reward(
@@ -105,14 +107,14 @@ def assemble(
     return Assembled(policy, loop, Recorder(config, claim, shown, evaluator, console, saved_form(policy)))
 
 
-def _engine(config: Config, console: Console, accelerator: Accelerator) -> Client | None:
+def _engine(config: Config, console: Console, claim: Claim, loaded: PreTrainedModel | None) -> Client | None:
     if config.sampling.engine == "vllm":
         server = config.sampling.vllm
         say(
             console,
             f"responses come from vLLM at {server.base_url}; waiting for it, {server.timeout:g} s at most",
         )
-    return connect_engine(config, accelerator)
+    return connect_engine(config, claim.accelerator, claim.directory, loaded)
 
 
 def _evaluator(
