@@ -46,6 +46,8 @@ class Completion(Body):
     top_k: int
     min_p: Literal[0.0]
     repetition_penalty: Literal[1.0]
+    presence_penalty: Literal[0.0]
+    frequency_penalty: Literal[0.0]
     max_tokens: int
     min_tokens: int
     stop_token_ids: list[int]

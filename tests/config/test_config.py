@@ -266,12 +266,12 @@ def test_a_broken_override_is_refused_by_name(tmp_path, override, message):
         (
             TASK + "sampling: {dtype: bfloat16}\nmodel: {lora: {use_dora: true}}",
             [],
-            "cfg.yaml:3 model.lora.use_dora: what DoRA trains cannot be merged for every rollout, which sampling.dtype",
+            "cfg.yaml:3 model.lora.use_dora: sampling.dtype merges the adapter for every rollout",
         ),
         (
             TASK + "sampling: {engine: vllm}\nmodel: {lora: {use_dora: true}}",
             [],
-            "cfg.yaml:3 model.lora.use_dora: what DoRA trains cannot be merged for every rollout",
+            "cfg.yaml:3 model.lora.use_dora: sampling.engine vllm takes plain LoRA adapters only",
         ),
         (
             TASK + "sampling: {engine: vllm}\nmodel: {architecture: encoder-decoder}",

@@ -1,5 +1,6 @@
 """One prompt as the model sees it, in a few lines."""
 
+from dataclasses import replace
 from io import StringIO
 from types import SimpleNamespace
 
@@ -7,7 +8,7 @@ from rich.console import Console
 
 from cagsr.data.in_memory import encode_in_memory
 from cagsr.evaluation.shown_prompt import say_prompt
-from cagsr.rewards.salience import Pieces, Uniform
+from cagsr.rewards.salience import Column, Pieces, Uniform
 from chat_models import CHATML, tokenizer
 
 
@@ -33,6 +34,16 @@ def test_a_conversation_is_shown_with_its_tokens_what_counts_and_its_ends():
         "  to be covered, 2 pieces: area : riverside | world",
         "  a response ends with </s> (2) or <|im_end|> (4)",
     ]
+
+
+def test_a_text_of_a_column_is_shown_where_it_stands_first():
+    (prompt,) = encode_in_memory(["red ; size : tiny ; red"], tokenizer(CHATML))
+    column = Column("key")
+    listed = replace(prompt, row={"key": ["red", "tiny"]})
+    console = Console(file=StringIO(), width=500)
+    policy = SimpleNamespace(tokenizer=tokenizer(CHATML), eos_ids=[2])
+    say_prompt(console, [listed], policy, column)
+    assert "to be covered, 2 pieces: red | tiny\n" in console.file.getvalue()
 
 
 def test_a_long_text_and_many_pieces_are_cut():

@@ -99,8 +99,9 @@ def test_every_rollout_is_written_by_the_adapter_as_it_is_then(server, tmp_path,
     assert asked.prompt == [list(prompt.ids) for prompt in prompts]
     assert (asked.n, asked.max_tokens, asked.min_tokens, asked.temperature) == (3, 7, 2, 0.7)
     assert asked.stop_token_ids == policy.eos_ids
-    rollout = ["/v1/load_lora_adapter", "/v1/completions", "/v1/unload_lora_adapter"]
-    assert server.calls == ["/server_info", "/v1/load_lora_adapter", *rollout, *rollout]
+    examined = ["/server_info", "/v1/load_lora_adapter"]
+    rollout = [*examined, "/v1/load_lora_adapter", "/v1/completions", "/v1/unload_lora_adapter"]
+    assert server.calls == [*examined, *rollout, *rollout]
 
 
 def test_the_adapter_of_the_step_before_would_be_seen(server, tmp_path):
@@ -179,6 +180,60 @@ def test_a_server_that_comes_back_as_another_is_refused(server, tmp_path, change
     assert server.asked == []
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"name": "org/other"}, "serves org/other, which is not"),
+        ({"logprobs_mode": "raw_logprobs"}, "gives raw_logprobs, which are not of the distribution"),
+        ({"updates_adapters": False}, "loads no adapter while it runs"),
+    ],
+)
+def test_a_server_started_otherwise_between_two_rollouts_is_refused(server, tmp_path, change, said):
+    policy = adapted()
+    sampler = VLLMSampler(policy, connected(server, tmp_path), WORLD)
+    sampler.sample(tiny.prompts(policy), tiny.SHORT)
+    for name, value in change.items():
+        setattr(server, name, value)
+    with pytest.raises(EndpointError, match=said):
+        sampler.sample(tiny.prompts(policy), tiny.SHORT)
+    assert len(server.asked) == 1
+
+
+def test_a_server_that_has_forgotten_the_adapter_is_handed_it_again(server, tmp_path):
+    policy = adapted()
+    sampler = VLLMSampler(policy, connected(server, tmp_path), WORLD)
+    forgets = [1]
+
+    def forgetting(route):
+        if route == "/v1/completions" and forgets:
+            forgets.pop()
+            server.adapters.clear()
+
+    server.before = forgetting
+    assert len(sampler.sample(tiny.prompts(policy), tiny.SHORT).responses) == 12
+    assert len(server.loaded) == 2
+    assert not server.adapters
+
+
+def test_the_adapter_of_a_refused_request_is_taken_from_the_server(server, tmp_path):
+    policy = adapted()
+    sampler = VLLMSampler(policy, connected(server, tmp_path), WORLD)
+    with pytest.raises(EndpointError, match=r"Refused: status 400: .*top_p"):
+        sampler.sample(tiny.prompts(policy), tiny.sampling(top_p="all"))
+    assert not server.adapters
+
+
+def test_responses_of_one_prompt_are_told_from_anothers(server, tmp_path):
+    policy = adapted()
+    sampler = VLLMSampler(policy, connected(server, tmp_path), WORLD)
+    server.spoil = lambda choices: choices[1].update(prompt_token_ids=choices[-1]["prompt_token_ids"])
+    with pytest.raises(EndpointError, match="responses to a prompt do not come one after another"):
+        sampler.sample(tiny.prompts(policy), tiny.SHORT)
+    server.spoil = lambda choices: choices.reverse()
+    rollout = sampler.sample(tiny.prompts(policy), tiny.SHORT)
+    torch.testing.assert_close(rollout.sampled_logprobs, policy.logprobs(rollout), rtol=0, atol=1e-4)
+
+
 def test_a_server_that_stays_away_is_given_up_and_nothing_is_left(server, tmp_path, place):
     policy = adapted()
     sampler = VLLMSampler(policy, connected(server, tmp_path, timeout=0.3), WORLD)
@@ -241,7 +296,9 @@ def test_a_server_that_does_not_see_the_files_is_told_of(server, tmp_path):
     policy = adapted()
     sampler = VLLMSampler(policy, connected(server, tmp_path), WORLD)
     place = tmp_path / "run" / PLACE
-    server.before = lambda route: route == "/v1/load_lora_adapter" and shutil.rmtree(place)
+    server.before = lambda route: (
+        route == "/v1/load_lora_adapter" and shutil.rmtree(place, ignore_errors=True)
+    )
     with pytest.raises(EndpointError, match=r"does not find .*cagsr-.* Set run\.directory to a place that"):
         sampler.sample(tiny.prompts(policy), tiny.SHORT)
 

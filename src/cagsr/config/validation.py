@@ -116,13 +116,19 @@ def _groups(config: Sections) -> Iterator[Conflict]:
 
 def _engine(config: Sections) -> Iterator[Conflict]:
     sampling = config.sampling
-    merging = "sampling.dtype" if sampling.dtype is not None else "sampling.engine"
-    if config.model.lora and config.model.lora.use_dora and (sampling.dtype or sampling.engine == "vllm"):
-        yield Conflict(
-            ("model.lora.use_dora", merging),
-            f"model.lora.use_dora: what DoRA trains cannot be merged for every rollout, which {merging} needs; leave "
-            "one of them out",
-        )
+    if config.model.lora and config.model.lora.use_dora:
+        for key, given, why in (
+            (
+                "sampling.dtype",
+                sampling.dtype is not None,
+                "merges the adapter for every rollout, and DoRA cannot be",
+            ),
+            ("sampling.engine", sampling.engine == "vllm", "vllm takes plain LoRA adapters only"),
+        ):
+            if given:
+                yield Conflict(
+                    ("model.lora.use_dora", key), f"model.lora.use_dora: {key} {why}; leave one of them out"
+                )
     if sampling.engine == "policy":
         if sampling.vllm != Vllm():
             yield Conflict(

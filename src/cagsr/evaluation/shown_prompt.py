@@ -10,7 +10,7 @@ from cagsr.data.prompts import encode, map_columns
 from cagsr.io.terminal import say
 from cagsr.models.load import load_tokenizer
 from cagsr.models.policy import Policy
-from cagsr.rewards.salience import Salience, Uniform
+from cagsr.rewards.salience import Column, Salience, Uniform
 from cagsr.rewards.segments import runs
 from cagsr.types import Prompt
 
@@ -46,6 +46,8 @@ def _lines(
     found = salience.divide(prompt)
     if found is None:
         found = runs(prompt, [weight > 0 for weight in salience.weigh(prompt)])
+    if isinstance(salience, Column):  # a text may stand in several places, of which the first is shown
+        found = [_first(tokens) for tokens in found]
     pieces = [prompt.text[prompt.offsets[run[0]][0] : prompt.offsets[run[-1]][1]].strip() for run in found]
     shown = [repr(piece)[1:-1] for piece in pieces[:PIECES]] + ["..."] * (len(pieces) > PIECES)
     tokens = [repr(tokenizer.decode([token])) for token in prompt.ids]
@@ -60,3 +62,8 @@ def _lines(
         f"  to be covered, {len(pieces)} pieces: {' | '.join(shown) or 'nothing'}",
         f"  a response ends with {' or '.join(named)}",
     ]
+
+
+def _first(tokens: list[int]) -> list[int]:
+    """Those of the tokens, in order, that follow one another from the first on."""
+    return [token for number, token in enumerate(tokens) if token == tokens[0] + number]

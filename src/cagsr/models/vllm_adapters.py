@@ -15,7 +15,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -126,12 +126,13 @@ class AdapterClient:
         with self._saved(model) as path:
             for left in reversed(range(ATTEMPTS)):
                 try:
-                    if left < ATTEMPTS - 1:
-                        self.examine()  # it may have been started anew, and otherwise
+                    self.examine()  # it may have been started anew since the last rollout, and otherwise
                     return self._written_by(path, asked, sampling, stop)
                 except (httpx2.TransportError, Refused) as error:
-                    # What a dying server says is no refusal.
-                    if left == 0 or (isinstance(error, Refused) and error.status < 500):
+                    # What a dying server says is no refusal, and one started anew does not know this adapter.
+                    if left == 0 or (
+                        isinstance(error, Refused) and error.status < 500 and error.status != 404
+                    ):
                         raise
                     time.sleep(PAUSE)
                     self.wait()
@@ -185,7 +186,12 @@ class AdapterClient:
                     "run.directory to a place that server and trainer both see, under the same path."
                 ) from error
             raise
-        answer = self.post("/v1/completions", _request(path.name, asked, sampling, stop)).json()
+        try:
+            answer = self.post("/v1/completions", _request(path.name, asked, sampling, stop)).json()
+        except Refused:
+            with suppress(httpx2.TransportError, Refused):
+                self._unload()
+            raise
         self._unload()
         if answer["model"] != path.name:
             raise ValueError(f"{answer['model']} answered, and {path.name} was asked")
@@ -274,6 +280,8 @@ def _request(name: str, asked: list[list[int]], sampling: Sampling, stop: list[i
         "top_k": sampling.top_k,
         "min_p": 0.0,
         "repetition_penalty": 1.0,
+        "presence_penalty": 0.0,
+        "frequency_penalty": 0.0,
         "max_tokens": sampling.max_new_tokens,
         "min_tokens": sampling.min_new_tokens,
         "stop_token_ids": stop,
@@ -285,9 +293,13 @@ def _request(name: str, asked: list[list[int]], sampling: Sampling, stop: list[i
 
 def _as_trl(choices: list[dict[str, Any]], candidates: int) -> dict[str, Any]:
     """The choices of an answer, as `models.vllm_server.Client` says."""
+    choices = sorted(choices, key=lambda choice: choice["index"])
     told = [choice["logprobs"] for choice in choices]
+    prompts = [choice["prompt_token_ids"] for choice in choices]
+    if any(prompt != prompts[row // candidates * candidates] for row, prompt in enumerate(prompts)):
+        raise ValueError("the responses to a prompt do not come one after another")
     return {
-        "prompt_ids": [choice["prompt_token_ids"] for choice in choices[::candidates]],
+        "prompt_ids": prompts[::candidates],
         "completion_ids": [choice["token_ids"] for choice in choices],
         "logprobs": [[[value] for value in each["token_logprobs"]] for each in told],
         "logprob_token_ids": [

@@ -52,7 +52,13 @@ class WeightClient:
             top_k=sampling.top_k,
             max_tokens=sampling.max_new_tokens,
             logprobs=0,  # of the drawn token alone
-            generation_kwargs={"min_tokens": sampling.min_new_tokens, "stop_token_ids": stop},
+            generation_kwargs={
+                "min_tokens": sampling.min_new_tokens,
+                "stop_token_ids": stop,
+                # Else they would be the model's generation config's.
+                "presence_penalty": 0.0,
+                "frequency_penalty": 0.0,
+            },
         )
 
     # Autocast would round an adapter's product to bfloat16.

@@ -82,11 +82,12 @@ def _against_the_engine(collected: Collected, tokens: float, world: World) -> di
     ratio = difference.exp()
     importance, mismatch = (world.total(torch.stack([ratio.sum(), -difference.sum()])) / tokens).tolist()
     largest = float(world.gather(ratio.max().float().view(1).to(world.device)).max())
-    if not (mismatch <= LARGEST_MISMATCH and math.isfinite(largest)):
+    if not (abs(mismatch) <= LARGEST_MISMATCH and math.isfinite(largest)):
         raise NumericsError(
             f"the engine that sampled and the policy are {mismatch:.3g} nats a token apart (at most "
             f"{LARGEST_MISMATCH:g}), the largest ratio of a token is {largest:.3g}: they do not have the same weights. "
-            "Does another run send its weights to the same server, or did it quantise them? With little of the "
+            "Does another run send its weights to the same server, or did it quantise them? Far below 0, the server's "
+            "log-probabilities are not of the distribution that it draws from (--logprobs-mode). With little of the "
             "probability left by sampling.top_p or top_k, raise these. Nothing was learnt from it."
         )
     return {"importance": importance, "importance_max": largest, "mismatch": mismatch}

@@ -23,7 +23,7 @@ class Lora(Section):
     use_dora: Switch = Field(
         default=False,
         description="Train the length of each weight's rows beside it (DoRA). Slower; not with sampling.dtype nor "
-        "sampling.engine: vllm, which merge an adapter for every rollout.",
+        "sampling.engine: vllm.",
     )
     target_modules: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = Field(
         default="all-linear", description="Names of the modules that get an adapter."
