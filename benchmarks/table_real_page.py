@@ -34,10 +34,10 @@ ELSE = (
 )
 HOW = (
     "*asked*: plainly; in better words; after two worked examples; or with the facts in another layout. "
-    "*foreign names*: names and numbers that the plain prompt lacks, counted per answer. *wrong values*: what "
-    "contradicts the prompt, a part of what is invented. *asked alike*: the difference to the base asked in that way. "
-    "**Bold**: the 95 % interval of the paired difference, a bootstrap over prompts (perplexity: over pieces of text), "
-    "excludes 0; seeds are rows of their own, and nothing is corrected for the number of rows."
+    "*foreign names*: names and numbers that the plain prompt lacks, counted per answer. *wrong values*: "
+    "values said instead of the prompt's own, a part of what is invented. *asked alike*: the difference to the base "
+    "asked in that way. **Bold**: the 95 % interval of the paired difference, a bootstrap over prompts (perplexity: "
+    "over pieces of text), excludes 0; seeds are rows of their own, and nothing is corrected for the number of rows."
 )
 
 

@@ -185,21 +185,29 @@ class Table:
         chosen = keeping.by_checker(kept, rows, checker) if by_checker else kept.get("chosen")
         return keeping.values_of(kept, rows, checker, chosen)
 
+    def elsewhere_at(self, system: str, seed: int) -> Path:
+        return self.place(system, seed) / "elsewhere.json"
+
     def elsewhere(self, system: str, seed: int) -> np.ndarray | None:
         """[pieces] nats a token of the text that no run is about; None where it was never read."""
-        path = self.place(system, seed) / "elsewhere.json"
+        path = self.elsewhere_at(system, seed)
         if self.pieces is None or system in (BEST_OF, BEST_BY_CHECKER):  # which are the base
             return text.kept_nats(path)
         return text.nats(path, self.config, self.model_of(system, seed), self.pieces)
 
     def forgotten(self, system: str, seed: int, variant: str) -> list[str]:
-        """Perplexity elsewhere, and by how many per cent it is more than the base's; blank where it was not read."""
+        """Perplexity elsewhere, and by how many per cent it is more than the base's.
+
+        Blank where it was not read, or of another text than the base's.
+        """
         after, before = self.elsewhere(system, seed), self.elsewhere(BASE, 0)
         if after is None or variant != "plain":
             return ["", ""]
         perplexity = f"{np.exp(after.mean()):.1f}"
-        if system == BASE or before is None or len(before) != len(after):
+        if system == BASE or before is None:
             return [perplexity, ""]
+        if not text.same_pieces(self.elsewhere_at(system, seed), self.elsewhere_at(BASE, 0)):
+            return ["", ""]
         mean, low, high = (100 * part for part in text.change(after, before))
         changed = f"{mean:+z.1f} [{low:+z.1f}, {high:+z.1f}]"
         return [perplexity, f"**{changed}**" if low > 0 or high < 0 else changed]

@@ -18,7 +18,7 @@ from cagsr.models.build import build_policy
 from cagsr.runs.directory import fingerprint
 from cagsr.types import Prompt
 
-__all__ = ["change", "kept_nats", "nats", "pieces_of"]
+__all__ = ["change", "kept_nats", "nats", "pieces_of", "same_pieces"]
 
 PIECES, TOKENS = 60, 256
 """So many pieces of the text are read, each up to so many tokens."""
@@ -45,6 +45,12 @@ def pieces_of(source: Path) -> list[str]:
 def kept_nats(path: Path) -> np.ndarray | None:
     """[pieces] as `nats` kept them; None where it did not."""
     return np.array(json.loads(path.read_text(encoding="utf-8"))["nats"]) if path.exists() else None
+
+
+def same_pieces(path: Path, other: Path) -> bool:
+    """Whether two files of `nats` are about the same pieces of text, so that they can be compared."""
+    first, second = (json.loads(each.read_text(encoding="utf-8"))["pieces"] for each in (path, other))
+    return first == second
 
 
 @torch.no_grad()

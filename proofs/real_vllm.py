@@ -56,6 +56,8 @@ WAYS = ("wait", "wait", "wait", "both", "give up")
 IMPATIENT = 12
 """sampling.vllm.timeout of a run that gives up while its server is started anew."""
 RANK = 4
+NOT_RUN = "not run"
+"""What a check found that could not be made here, in place of figures: the reason."""
 WORLD = World(Accelerator(cpu=True))
 
 Figures = dict[str, float | int | str]
@@ -63,11 +65,15 @@ Figures = dict[str, float | int | str]
 
 @dataclass
 class Place:
-    """Where the checks work: ``small`` is the model that is made on the spot, ``other`` one of other weights."""
+    """Where the checks work: ``small`` is the model that is made on the spot, ``other`` one of other weights.
+
+    Each server has a log of its own, so that a check counts nothing that another did.
+    """
 
     directory: Path
     kills: int
     count: int = field(default=0)
+    servers: int = field(default=0)
 
     def __post_init__(self) -> None:
         self.small, self.other = self._made("small", 0), self._made("other", 5)
@@ -91,7 +97,13 @@ class Place:
         return self.directory / f"run-{self.count}"
 
     def server(self, model: str | Path | None = None, **changes: Any) -> Server:
-        return Server(model or self.small, self.directory / "server.log", **changes)
+        self.servers += 1
+        return Server(model or self.small, self.directory / f"server-{self.servers:02}.log", **changes)
+
+    def said(self) -> str:
+        """What all servers wrote, one after another."""
+        logs = sorted(self.directory.glob("server-*.log"))
+        return "".join(log.read_text(errors="replace") for log in logs)
 
 
 def tokens(place: Place) -> Figures:
@@ -176,13 +188,16 @@ def updates(place: Place) -> Figures:
 
 
 def training(place: Place) -> Figures:
-    """`cagsr train` with LoRA goes to its end on the server's responses."""
+    """`cagsr train` with LoRA goes to its end; each rollout loads one adapter, and none is left."""
     with place.server() as server:
         run = place.new()
         _trained(place, _settings(place, server, run, steps=10))
         rows = _steps(run)
         loaded = [line for line in server.log.read_text().splitlines() if "Loaded new LoRA adapter" in line]
+        left = server.adapters()
     _demand([row["step"] for row in rows] == [*range(1, 11)], "steps are missing")
+    _demand(len(loaded) == len(rows), f"{len(loaded)} adapters were loaded for {len(rows)} rollouts")
+    _demand(left == [], f"left on the server: {left}")
     _demand(not (run / "adapter-for-vllm").exists(), "the adapter's files are still there")
     _demand((run / "model/adapter_model.safetensors").exists(), "there is no adapter in model/")
     off = max(row["importance_max"] for row in rows) - 1
@@ -275,7 +290,7 @@ def instruct(place: Place) -> Figures:
     try:
         name = instruct_model(Console(stderr=True))
     except CagsrError as error:
-        return {"not run": str(error)}
+        return {NOT_RUN: str(error)}
     files = files_of(name)
     with place.server(files, flags={"--max-model-len": "512"}) as server:
         figures = _agreement(place, server, files, temperatures=(1.0,), candidates=3, length=16)
@@ -429,20 +444,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = False
     with tempfile.TemporaryDirectory() as directory:
         place = Place(Path(directory), given.kills)
-        if given.log:
-            (place.directory / "server.log").symlink_to(given.log.absolute())
-        for name in given.only or CHECKS:
-            began = time.monotonic()
-            try:
-                found = CHECKS[name](place)
-            except (Failed, CagsrError, RuntimeError) as error:
-                failed, said = True, f"FAILED: {error}"
-            else:
-                said = ", ".join(f"{key} {_short(value)}" for key, value in found.items())
-                if name != "kills" or given.kills >= KILLS:
-                    _keep(name, found)
-            print(f"{name:9} {time.monotonic() - began:5.0f} s  {said}", flush=True)
+        try:
+            for name in given.only or CHECKS:
+                failed |= _failed(place, name)
+        finally:
+            if given.log:
+                given.log.write_text(place.said())
     return int(failed)
+
+
+def _failed(place: Place, name: str) -> bool:
+    """Whether a check failed; its line is printed, and what one found that passed whole is kept."""
+    began = time.monotonic()
+    failed = False
+    try:
+        found = CHECKS[name](place)
+    except (Failed, CagsrError, RuntimeError) as error:
+        failed, said = True, f"FAILED: {error}"
+    else:
+        said = ", ".join(f"{key} {_short(value)}" for key, value in found.items())
+        if NOT_RUN not in found and (name != "kills" or place.kills >= KILLS):
+            _keep(name, found)
+    print(f"{name:9} {time.monotonic() - began:5.0f} s  {said}", flush=True)
+    return failed
 
 
 def _keep(name: str, found: Figures) -> None:

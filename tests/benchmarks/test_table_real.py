@@ -169,7 +169,13 @@ def test_measuring_again_takes_every_way_of_asking_that_was_answered_and_no_othe
 
 def test_what_was_forgotten_is_told_beside_the_base(table, tmp_path, monkeypatch):
     read = {"smol": np.log([8.0, 8.0, 8.0]), "model": np.log([8.0, 8.8, 9.68])}
-    monkeypatch.setattr(text, "nats", lambda path, config, model, pieces: read[Path(model).name])
+
+    def nats(path, config, model, pieces):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"pieces": " ".join(pieces), "nats": read[Path(model).name].tolist()}))
+        return read[Path(model).name]
+
+    monkeypatch.setattr(text, "nats", nats)
     source = tmp_path / "elsewhere.txt"
     source.write_text("a b\n\nc d")
     table(*ONE, "--system", "oracle", "--system", "best-of-8", "--text", str(source))
@@ -178,6 +184,13 @@ def test_what_was_forgotten_is_told_beside_the_base(table, tmp_path, monkeypatch
     assert (best["perplexity elsewhere"], best[made_of.FORGOTTEN]) == ("", "")
     assert trained["perplexity elsewhere"] == "8.8"  # 0, 10 and 21 % more, the mean in nats: 10 %
     assert trained[made_of.FORGOTTEN] == "+10.0 [+0.0, +21.0]"
+    table(*ONE, "--measure", "--system", "oracle")  # without --text, from what is kept
+    assert found(table.record)[-1][made_of.FORGOTTEN] == "+10.0 [+0.0, +21.0]"
+    kept = table.runs / "restaurants" / "no-rl" / "elsewhere.json"
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"pieces": "as many of another text"}))
+    table(*ONE, "--measure", "--system", "oracle")
+    trained = found(table.record)[-1]
+    assert (trained["perplexity elsewhere"], trained[made_of.FORGOTTEN]) == ("", "")
 
 
 def test_answers_to_other_prompts_are_not_taken_for_these(table):

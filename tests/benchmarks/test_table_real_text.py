@@ -60,6 +60,13 @@ def test_the_nats_of_a_piece_are_the_mean_over_its_tokens_but_the_first(tmp_path
         text.nats(path, config, model, pieces[:2])
 
 
+def test_two_texts_of_as_many_pieces_are_not_the_same(tmp_path):
+    for name, pieces in (("a", "p"), ("b", "p"), ("c", "q")):
+        (tmp_path / name).write_text(json.dumps({"pieces": pieces, "nats": [1.0, 2.0]}))
+    assert text.same_pieces(tmp_path / "a", tmp_path / "b")
+    assert not text.same_pieces(tmp_path / "a", tmp_path / "c")
+
+
 def test_perplexity_changes_by_the_exponential_of_what_the_mean_moved():
     before = np.array([1.0, 2.0, 3.0])
     mean, low, high = text.change(before + np.log([1.1, 1.1, 1.1]), before)

@@ -45,6 +45,7 @@ MESSAGE = (
         (MESSAGE, "Hi Novak, call me at 555-0187 or (555) 0142.", 1),
         (MESSAGE, "Dear Mrs. Smith, the trip is on Saturdays at 7:30pm, with John's three chairs.", 5),
         (MESSAGE, "We leave from St. Pancras on Friday the 21st, and I can't wait!", 2),
+        (MESSAGE, "Bring two chairs. With Best Regards and All the Best, Yours Truly", 0),
         (MESSAGE, "Thank you, Mr Novak. Sincerely, Jane Doe", 1),
         (MESSAGE, "It's on Friday; Friday's choir trip is FREE.", 1),  # a word in capitals, known to count
         (MESSAGE, "Wir treffen uns am Freitag, bring zwei Stühle mit.", 2),  # German nouns count
@@ -54,6 +55,30 @@ MESSAGE = (
 def test_names_and_numbers_are_counted_as_by_hand(prompt, response, count):
     assert foreign_names(prompt, response) == count
     assert foreign_names([{"role": "user", "content": prompt}], response) == count
+
+
+@pytest.mark.parametrize(
+    ("prompt", "response", "count"),
+    [
+        ("It seats 1,200.", "It seats one thousand two hundred, or one-thousand-two-hundred.", 0),
+        ("It seats one thousand two hundred.", "It seats 1200.", 0),
+        ("It seats some.", "Twelve hundred guests, 1,200 in all.", 1),
+        ("325000 people", "three hundred and twenty-five thousand people", 0),
+        ("1,200,305 people", "one million two hundred thousand three hundred and five people", 0),
+        ("A city of 2,000,015", "two million and fifteen, or fifteen and two million", 2),
+        ("It costs 20,000.", "It costs 20 thousand, twenty thousand, or 20.0 thousand.", 0),
+        ("It costs 20 thousand.", "It costs 20,000, not 20.", 1),
+        ("It costs 1,500,000.", "It costs 1.5 million.", 0),
+        ("It has 400 seats.", "It has 4 hundred seats and hundred doors.", 1),
+        ("We meet at 7:30.", "We meet at 7:30, or 7 30.", 0),
+        ("We meet at 7:30.", "We meet at 30:7.", 1),
+        ("Between 20 and 25, rated three out of five.", "£20-25, rated 3/5.", 0),
+        ("Between 20 and 25, rated three out of five.", "£25-20, rated 5/3.", 2),
+        ("Call 555-0142 at 7.", "Call 0142-7 or 0142-555.", 1),  # the first runs on from number to number
+    ],
+)
+def test_numbers_of_several_parts_or_words_are_read_whole(prompt, response, count):
+    assert foreign_names(prompt, response) == count
 
 
 def test_every_turn_of_a_conversation_is_there_to_be_said():

@@ -20,7 +20,9 @@ def test_the_rates_of_a_check_are_counts_over_slots():
 
 def test_an_invention_counts_once_and_its_repetition_as_repetition():
     check = count([("a", "1"), ("b", "2")], [("a", "1"), ("a", "3"), ("a", "3"), ("c", "4")])
-    assert check == Check(slots=2, missing=1, hallucinated=2, repeated=1, contradicted=1)
+    # The second value of "a" stands beside the right one, and nobody asked for "c".
+    assert check == Check(slots=2, missing=1, hallucinated=2, repeated=1, contradicted=0)
+    assert count([("a", "1"), ("b", "2")], [("a", "1"), ("b", "3"), ("b", "4")]).contradicted == 2
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,15 @@ def test_another_day_contradicts_and_a_thing_that_nobody_asked_for_does_not():
     assert (found.missing, found.hallucinated, found.contradicted) == (1, 2, 1)
 
 
+def test_what_is_added_to_the_value_asked_for_contradicts_nothing():
+    asked = {"slots": [["bring", "a torch"], ["day", "Monday"]]}
+    added = "Please bring a torch and warm clothes. It is on Monday. Please answer by Wednesday."
+    found = REQUESTS.check(asked, added)
+    assert (found.missing, found.hallucinated, found.contradicted) == (0, 2, 0)
+    found = REQUESTS.check(asked, "Please bring a torch and warm clothes. It is on Wednesday.")
+    assert (found.missing, found.hallucinated, found.contradicted) == (1, 2, 1)
+
+
 @pytest.mark.parametrize("written", ["555-0142", "555 0142", "5550142", "555‑0142", "555–0142"])
 def test_a_number_is_said_however_it_is_divided(written: str):
     assert counted(f"Call {written}.", [["number", "555-0142"]]) == (0, 0, 0)

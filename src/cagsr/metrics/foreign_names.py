@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import regex as re
@@ -26,8 +27,8 @@ _NO_NAMES = """
 a an the this that these those and or but nor so yet if as at by for from in into of off on onto over to up with
 i you he she it we they me him her us them my your his its our their is are was were be been am do does did have
 has had will would can could may might must shall should not no yes all any each every some here there what when
-where which who whom why how please dear hi hello hey thanks thank regards wishes sincerely cheers subject mr mrs
-ms dr prof st ok pm am ps asap rsvp tv
+where which who whom why how please dear hi hello hey thanks thank regards wishes sincerely cheers subject best
+kind kindest warm warmest yours truly faithfully mr mrs ms dr prof st ok pm am ps asap rsvp tv
 """
 NO_NAMES = frozenset(_NO_NAMES.split())
 
@@ -39,12 +40,19 @@ nineteen
 """
 BELOW_TWENTY = _BELOW_TWENTY.split()
 TENS = ["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
-SCALES = {"hundred": 100, "thousand": 1000, "million": 1_000_000}
+SCALES = {"thousand": 1000, "million": 1_000_000}
 VALUES = {word: value for value, word in enumerate(BELOW_TWENTY)}
 VALUES |= {word: 10 * value for value, word in enumerate(TENS, start=2)}
 _SMALL = rf"(?:(?:{'|'.join(TENS)})(?:[ -](?:{'|'.join(BELOW_TWENTY[1:10])}))?|{'|'.join(BELOW_TWENTY)})"
-_SCALE = "|".join(SCALES)
-WRITTEN_OUT = re.compile(rf"\b(?:{_SMALL}(?:(?: (?:{_SCALE}))+(?: (?:and )?{_SMALL})?)?|{_SCALE})\b")
+_BELOW_THOUSAND = rf"(?:(?:{_SMALL}[ -])?hundred(?:[ -](?:and[ -])?{_SMALL})?|{_SMALL})"
+_SCALE = rf"(?:{'|'.join(SCALES)})"
+_SCALED = rf"(?:{_BELOW_THOUSAND}[ -])?{_SCALE}(?:[ -](?:and[ -])?{_BELOW_THOUSAND}[ -]{_SCALE})*"
+WRITTEN_OUT = re.compile(
+    rf"\b(?:{_SCALED}(?:[ -](?:and[ -])?{_BELOW_THOUSAND})?|{_BELOW_THOUSAND})\b", re.IGNORECASE
+)
+ROUND = re.compile(
+    rf"(?<![\w.,])(\d{{1,3}}(?:,\d{{3}})+|\d+(?:\.\d+)?)[ -](hundred|{_SCALE})\b", re.IGNORECASE
+)
 
 
 def foreign_names(prompt: str | Sequence[Mapping[str, Any]], response: str) -> int:
@@ -56,7 +64,9 @@ def foreign_names(prompt: str | Sequence[Mapping[str, Any]], response: str) -> i
     words stands there, in whatever case, with or without accents, hyphens, a possessive or plural s, or inside a name
     like ``familyFriendly``. The first word of a sentence, a line or a quotation is not judged, the rest of its run is.
     A number is written in digits (thousands, decimals, ranges, times, ordinals; any currency or unit beside it) or in
-    words, which are the same: "25", "twenty-five". "one" in words is no number that a response could invent.
+    words, which are the same: "25", "twenty-five". One of several parts ("20-25", "7:30", "3/5") is the prompt's where
+    they stand there in this order, with no other number between them. "one" in words is no number that a response could
+    invent.
 
     Limits: a name of one word that begins a sentence is not seen, nor one in small letters. A heading in title case, or
     a word in capitals for emphasis, counts as a name where the prompt lacks the word; "Italy" is not "Italian", "21st"
@@ -103,13 +113,14 @@ def _key(word: str) -> str:
 
 
 def _foreign_numbers(given: str, said: str) -> set[str]:
-    known = {part for number in _numbers(given) for part in (number, *_parts(number))}
-    known |= {str(value) for value, _ in _written_out(given)}
-    found = {
-        number for number in _numbers(said) if number not in known and not known.issuperset(_parts(number))
-    }
-    written = {str(value) for value, words in _written_out(said) if words != "one"}
-    return found | (written - known)
+    known = [part for number in _numbers(_in_digits(given)) for part in _parts(number)]
+    found = set(_numbers(_in_digits(said, but="one")))
+    return {number for number in found if not _stands_in(_parts(number), known)}
+
+
+def _stands_in(parts: list[str], known: list[str]) -> bool:
+    """Whether the parts stand there one behind the other: 3/5 in "3 out of 5", and 30:7 not in 7:30."""
+    return any(known[start : start + len(parts)] == parts for start in range(len(known)))
 
 
 def _numbers(text: str) -> Iterator[str]:
@@ -127,14 +138,27 @@ def _parts(number: str) -> list[str]:
     return re.split(r"[,:/-]", number)
 
 
-def _written_out(text: str) -> Iterator[tuple[int, str]]:
-    """Values of numbers in words, and these words."""
-    for match in WRITTEN_OUT.finditer(text.casefold()):
-        total = value = 0
-        for word in re.split(r"[ -]", match.group()):
-            if word in SCALES:
-                value = max(value, 1) * SCALES[word]
-                total, value = (total + value, 0) if SCALES[word] > 100 else (total, value)
-            elif word != "and":
-                value += VALUES[word]
-        yield total + value, match.group()
+def _in_digits(text: str, but: str = "") -> str:
+    """The text with its numbers in words, all ``but`` one, as digits; "20 thousand" is 20000."""
+
+    def multiplied(found: re.Match[str]) -> str:
+        digits, scale = found.groups()
+        return f"{Decimal(digits.replace(',', '')) * _value(scale.casefold()):f}"
+
+    def written(found: re.Match[str]) -> str:
+        words = found.group().casefold()
+        return found.group() if words == but else str(_value(words))
+
+    return WRITTEN_OUT.sub(written, ROUND.sub(multiplied, text))
+
+
+def _value(words: str) -> int:
+    total = value = 0
+    for word in re.split(r"[ -]", words):
+        if word == "hundred":
+            value = max(value, 1) * 100
+        elif word in SCALES:
+            total, value = total + max(value, 1) * SCALES[word], 0
+        elif word != "and":
+            value += VALUES[word]
+    return total + value

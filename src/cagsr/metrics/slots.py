@@ -40,7 +40,8 @@ def slot_metrics(checks: Sequence[Counts], lengths: Sequence[int]) -> dict[str, 
     repetition       repeated / slots, 0 or more, lower is better
     length           as passed in: tokens or words of the response
     wrong_values     contradicted / slots, the part of hallucination that gives a field of the prompt another value
-                     ("family-friendly" for "familyFriendly: no"), 0 or more, lower is better
+                     instead of its own ("family-friendly" for "familyFriendly: no"), 0 or more, lower is better; a
+                     value said beside the right one is not among them
 
     The slot error rate is therefore 1 - coverage + hallucination + repetition, response by response. A prompt
     without slots counts as one slot that is said. Raises ValueError unless there is one length a check.

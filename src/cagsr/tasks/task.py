@@ -28,8 +28,9 @@ class Check:
     missing       of these, how many the response does not say
     hallucinated  different (field, value) pairs it says that the prompt does not ask for
     repeated      how often it says again, rightly or wrongly, what it had said already
-    contradicted  of the hallucinated, how many give another value to a field that the prompt asks for once; None where
-                  the checker does not tell them apart
+    contradicted  of the hallucinated, how many give another value to a field that the prompt asks for once and whose
+                  own value the response does not say (said beside it, another value is invented, not wrong); None
+                  where the checker does not tell them apart
     """
 
     slots: int
@@ -52,15 +53,17 @@ class Check:
 def count(slots: Iterable[Slot], mentions: Iterable[Slot]) -> Check:
     """Slot counts of a response from the (field, value) pairs it mentions, in any order, and those asked for."""
     asked, said = set(slots), Counter(mentions)
-    # Of a field with several values (the things of a note) another value contradicts none.
+    # Of a field with several values (the things of a note) another value contradicts none; beside the right one it may
+    # be an addition ("bring a torch and warm clothes").
     values_of = Counter(field for field, _ in asked)
+    right = {field for field, _ in asked & said.keys()}
     invented = said.keys() - asked
     return Check(
         slots=len(asked),
         missing=len(asked - said.keys()),
         hallucinated=len(invented),
         repeated=said.total() - len(said),
-        contradicted=sum(values_of[field] == 1 for field, _ in invented),
+        contradicted=sum(values_of[field] == 1 and field not in right for field, _ in invented),
     )
 
 

@@ -46,6 +46,20 @@ def test_a_prompt_without_a_users_word_has_nothing_to_tell():
     assert reconstruction(evidence).tolist() == [0.0]
 
 
+def test_an_empty_response_to_a_plain_text_tells_no_more_than_its_end():
+    ended = make_prompt("a b")
+    prompt = replace(ended, ids=(3, 4), offsets=ended.offsets[:2])  # as a causal tokenizer reads a text
+    evidence = make_evidence(
+        torch.full((1, 1, 2), 0.1),
+        prompts=[prompt],
+        prompt_ids=[[3, 4]],
+        response_ids=[[1]],
+        finished=[True],
+    )
+    # The end is 1: (9 + 1) % 13 = 10 and (12 + 1) % 13 = 0. After the prompt's own 4 it would be 0 and 3.
+    assert reconstruction(evidence).tolist() == pytest.approx([-10 / 3 / 2])
+
+
 def test_without_an_observer_it_is_refused():
     evidence = replace(make_evidence(torch.full((1, 1, 3), 0.1)), observer=None)
     with pytest.raises(InputError, match="reconstruction asks the observer again"):

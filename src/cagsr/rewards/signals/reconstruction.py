@@ -18,7 +18,8 @@ def reconstruction(evidence: Evidence) -> Tensor:
     of the observer for each response.
 
     Range (-inf, 0]; higher is better; 0 for a prompt without a user's token, and what the template alone tells for an
-    empty response. It asks for nothing beyond the prompt's own words: a copy of the prompt is the best response.
+    empty response, or its own end where there is no template. It asks for nothing beyond the prompt's own words: a copy
+    of the prompt is the best response.
 
     Raises InputError where there is no observer to ask (``evidence.observer`` is None).
 
@@ -36,20 +37,22 @@ def reconstruction(evidence: Evidence) -> Tensor:
         place = row // rollout.group_size
         ids = rollout.prompt_ids[place][rollout.prompt_mask[place]]
         response = rollout.response_ids[row][written[row]]
-        values.append(_told(evidence.observer, rollout.prompts[place], ids, response))
+        end = rollout.response_ids[row, :1]  # all that an empty response has
+        values.append(_told(evidence.observer, rollout.prompts[place], ids, response, end))
     return evidence.salience.new_tensor(values)
 
 
-def _told(observer: Observer, prompt: Prompt, ids: Tensor, response: Tensor) -> float:
-    """The mean log-probability of a prompt's last user turn after a response in its place."""
+def _told(observer: Observer, prompt: Prompt, ids: Tensor, response: Tensor, start: Tensor) -> float:
+    """The mean log-probability of a prompt's last user turn after a response in its place.
+
+    A model cannot begin from nothing: where no token would stand before the turn, it begins from ``start``.
+    """
     first, last = _last_user_turn(prompt)
     if first == last:
         return 0.0
     context = torch.cat([ids[:first], response, ids[last:]])
-    if not len(
-        context
-    ):  # nothing stands before an answer to an empty text: a causal model cannot begin from that
-        context = ids[-1:]
+    if not len(context):
+        context = start
     target = ids[first:last].unsqueeze(0)
     turned = Rollout(
         prompts=[prompt],
