@@ -12,6 +12,8 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 # Bitwise claims are claims about one order of summation. torch reads it when it is imported, and so does every process
 # that a test starts.
 os.environ["OMP_NUM_THREADS"] = "1"
+# No test needs the hub, and without network every look at it is tried again for some twenty seconds.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 # What commands keep in the user's cache is kept for the tests of one process, and not in the user's.

@@ -57,7 +57,9 @@ def test_every_piece_is_measured(output):
     assert found["kernel"] == {"float32": False, "bfloat16": False}
     cases = {(case["dtype"], case["heads"], case["case"]) for case in found["correctness"]}
     assert len(cases) == len(found["correctness"]) == 2 * 2 * 3
-    assert all(0 < case["difference"] < 1e-6 for case in found["correctness"])
+    # Processors without products of bfloat16 round elsewhere: 5e-5 with AVX2, below 1e-6 with AVX512.
+    most = {"float32": 1e-6, "bfloat16": 1e-4}
+    assert all(0 < case["difference"] < most[case["dtype"]] for case in found["correctness"])
     passes = {(case["dtype"], case["prompt"], case["response"], case["layers"]) for case in found["overhead"]}
     assert len(passes) == len(found["overhead"]) == 2 * 1 * 2
     assert {case["what"] for case in found["sharing"]} == {"observe", "differentiate"}

@@ -102,7 +102,7 @@ def test_a_run_is_measured_by_its_own_heads_where_its_base_observes(cagsr, model
     outcome = cagsr("eval", f"base={models / 't5'}", tuned, "data.task=slots", *SMALL, "--json")
     assert outcome.code == 0, outcome.err
     said = " ".join(outcome.err.split())
-    assert "reward: robust is attention-values for this base: its heads follow" in said
+    assert "reward: robust is attention-values for this base: its attention agrees" in said
     assert "(as in run/heads.json)" in said
     assert "the reward that is measured is the preset attention-values, as base reads it: attended, " in said
     assert "signal/attended" in json.loads(outcome.out)["systems"]["tuned"]
