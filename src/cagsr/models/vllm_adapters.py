@@ -1,8 +1,9 @@
 """A LoRA adapter sent to a vLLM server as files that the server loads while it runs: on any device, without NCCL.
 
 Every rollout has an adapter of its own, under a name that nothing had before. The server reads its files, answers by
-that name, and forgets it. So an answer cannot be of other weights: a server that does not have this very adapter knows
-no model of that name, and its prefix cache is keyed by an adapter's name and path.
+that name, and forgets it. So an answer cannot be of another rollout's adapter: a server that does not have this one
+knows no model of that name, and its prefix cache is keyed by an adapter's name and path. That the server applies the
+whole of it is not proved here (docs/limits.md).
 
 Server and trainer must find the run directory under the same path.
 
@@ -248,8 +249,8 @@ def _check_loading(client: AdapterClient, limits: Mapping[str, Any] | None) -> N
 def _check_base(url: str, there: str, adapter: Adapter) -> None:
     """Raise for a base that is known to be another one than the server's.
 
-    What cannot be compared (its path leads nowhere here) shows in the first rollout, before anything is learnt
-    (`training.step_metrics.measure`).
+    What cannot be compared (its path leads nowhere here) is refused in a rollout where log-probabilities are too far
+    apart (`training.step_metrics.measure`).
     """
     here = adapter.base
     if adapter_at(here) is not None:
