@@ -17,7 +17,7 @@ from runs import start  # the tests of the proofs plant faults in what others fi
 
 SIZE = (
     "data.evaluation_count=3",
-    "train.steps=5",
+    "train.steps=4",
     "train.prompts_per_step=4",
     "train.micro_batch=6",
     "train.learning_rate=0.01",
@@ -25,7 +25,7 @@ SIZE = (
     "train.save_every=1",
     "train.evaluate_every=2",
     "sampling.candidates=3",
-    "sampling.max_new_tokens=7",
+    "sampling.max_new_tokens=5",
     "algorithm.epochs=2",
     "algorithm.minibatches=2",
     "algorithm.kl_target=0.5",
@@ -51,7 +51,7 @@ class Case:
 
     command: str
     settings: tuple[str, ...]
-    steps: int = 5
+    steps: int = 4
 
     def arguments(self, resume: bool, more: tuple[str, ...] = ()) -> list[str]:
         return [self.command, *self.settings, *more, *(["--resume"] if resume else [])]

@@ -35,11 +35,18 @@ PROOFS = {
     resumed_identity: 4,
 }
 ONE = "GRPO, T5"
+FEW = (ONE, "PPO, Llama, LoRA", "SFT, T5")
+"""An encoder-decoder and a causal model, GRPO and PPO, all weights and an adapter, supervised training; `make prove`
+takes all cases. What each comes to undisturbed must be known first, which takes as long as breaking it."""
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    for name in {*cases.CASES} - {*FEW}:
+        monkeypatch.delitem(cases.CASES, name)
+    for proof in (corruptions, dirty_directories, disk_full, non_finite, stopped):
+        monkeypatch.setattr(proof, "OF", [name for name in proof.OF if name in FEW])
 
 
 def counted(proof, count: int, seed: int = 5) -> tuple[list[str], Counter]:

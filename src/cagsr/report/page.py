@@ -9,11 +9,12 @@ import hashlib
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from cagsr.errors import InputError
@@ -78,14 +79,7 @@ def render(runs: Sequence[Run], live: bool = False) -> str:
         "pairs": [{"run": visible(run.name), **found} for run, found in pairs],
     }
     style, script = _joined("style", "css", STYLES), _joined("script", "js", SCRIPTS)
-    environment = Environment(
-        loader=PackageLoader("cagsr.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html.j2").render(
+    return _template().render(
         mark=Markup(MARK),
         policy=_policy(style, script, live),
         style=Markup(style),
@@ -102,6 +96,19 @@ def render(runs: Sequence[Run], live: bool = False) -> str:
         has_pairs=bool(pairs),
         live=live,
     )
+
+
+@cache
+def _template() -> Template:
+    """The page's template; compiling it takes longer than filling it in."""
+    environment = Environment(
+        loader=PackageLoader("cagsr.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2")
 
 
 def read_runs(directories: Sequence[str | Path]) -> list[Run]:
