@@ -25,8 +25,8 @@ from cagsr.metrics.bootstrap import Interval, difference
 
 CONFIG = "examples/instruct.yaml"
 PROMPTS = 120
-TASKS = {"restaurants": [], "requests": ["sampling.max_new_tokens=96"], E2E: []}
-"""Tasks for instruct models, and their settings."""
+TASKS = {"restaurants": [], "requests": ["sampling.max_new_tokens=96"], E2E: ["train.steps=60"]}
+"""Tasks for instruct models, and their settings beside those of CONFIG."""
 BASE, BEST_OF, BEST_BY_CHECKER = "no-rl", "best-of-8", "best-of-8-oracle"
 SYSTEMS = {
     "attention-values": ["reward.preset=attention-values"],
@@ -246,12 +246,14 @@ def add(record: results.Record, task: str, rows: list[list[str]]) -> results.Rec
     order = [BASE, BEST_OF, BEST_BY_CHECKER, *SYSTEMS]
     kept = {tuple(one[:KEY]): one for one in [*rows_in(record, task), *rows]}
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers"))
+    run = Config.load(CONFIG, ["data.holdout_column=null", *TASKS[task]])
+    steps = f"{run.train.steps} steps of {run.train.prompts_per_step} prompts x {run.sampling.candidates} candidates"
     part = {
         "measured": _today(),
         "machine": f"{os.cpu_count()} CPU cores, float32, {packages}",
         "command": f"make table-real ARGS='--task {task}{' --e2e FILE' * (task == E2E)}'",
-        "about": f"SmolLM2-135M-Instruct, a rounded (Q4_1) copy, LoRA, 40 steps of 4 prompts x 6 candidates; {PROMPTS} "
-        "held-out prompts, greedy.",
+        "about": f"SmolLM2-135M-Instruct, a rounded (Q4_1) copy, LoRA, {steps}; {PROMPTS} held-out prompts, "
+        "greedy.",
         "columns": COLUMNS,
         "rows": sorted(kept.values(), key=lambda one: (order.index(one[0]), one[1], VARIANTS.index(one[2]))),
     }
