@@ -6,6 +6,7 @@
     make table-real ARGS="--system attention-values --variant better --variant examples"
     make table-real ARGS="--measure --text FILE"     perplexity of a text that no run is about, before and after
     make table-real ARGS="--measure"                 nothing is trained; what there is, is measured again
+    make table-real ARGS="--measure --system lexical --rate DIR"    and pairs of answers for `cagsr rate DIR`
 
 SmolLM2-135M-Instruct (`cagsr demo --model instruct` fetches it) is trained by each reward with the settings of
 examples/instruct.yaml, and compared with itself untrained on held-out prompts, greedily: as it stands, asked better,
@@ -16,6 +17,7 @@ from them.
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -25,7 +27,7 @@ from rich.console import Console
 
 from benchmarks import results
 from benchmarks.pages import fill_all
-from benchmarks.table_real_prompts import E2E, VARIANTS, WORDINGS, prepare_e2e
+from benchmarks.table_real_prompts import E2E, VARIANTS, WORDINGS, messages, prepare_e2e
 from benchmarks.table_real_rows import (
     BASE,
     BEST_BY_CHECKER,
@@ -43,6 +45,8 @@ from cagsr.experiments.instruct_model import instruct_model
 from cagsr.io.atomic_write import write_atomically
 
 RECORD = Path("docs/real.json")
+RATED = 100
+"""Prompts whose answers people are given to judge."""
 
 
 def cells(
@@ -87,6 +91,19 @@ def keep(table: Table, path: Path, seed: int, system: str, variant: str) -> None
     write_atomically(path, results.as_text(add(results.read(path), table.task, rows)))
 
 
+def for_raters(table: Table, directory: Path, systems: Sequence[tuple[str, int]]) -> None:
+    """Write answers to the first RATED prompts as `cagsr rate` reads them: of the base, and of systems with seeds."""
+    asked = [messages(table.task, row, WORDINGS[0])[-1]["content"] for row in table.rows[:RATED]]
+    for system, seed in [(BASE, 0), *systems]:
+        answers = table.answers(system, seed, WORDINGS[0])["responses"]
+        rows = [
+            {"prompt": prompt, "response": texts[0]} for prompt, texts in zip(asked, answers, strict=False)
+        ]
+        path = directory / system / f"seed-{seed}" / "responses.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -104,6 +121,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--text", type=Path, metavar="FILE", help=elsewhere)
     again = "train nothing; measure again what is trained"
     parser.add_argument("--measure", action="store_true", help=again)
+    rate = "write answers of the base and of what is trained there, for people to judge"
+    parser.add_argument("--rate", type=Path, metavar="DIR", help=rate)
     parser.add_argument("--directory", type=Path, default=Path("runs/real"))
     parser.add_argument("--record", type=Path, default=RECORD, help=f"default {RECORD}")
     return parser.parse_args()
@@ -129,6 +148,10 @@ def run(chosen: argparse.Namespace) -> None:
             measure(table, chosen.record, asked, demanded=bool(chosen.variant))
         else:
             fill(table, chosen.record, asked)
+        if chosen.rate is not None:
+            named = product(chosen.system or SYSTEMS, chosen.seed or (0, 1))
+            trained = [each for each in named if each[0] in SYSTEMS and table.is_trained(*each)]
+            for_raters(table, chosen.rate / task if len(tasks) > 1 else chosen.rate, trained)
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ from benchmarks import table_real as real
 from benchmarks import table_real_answers as keeping
 from benchmarks import table_real_rows as made_of
 from benchmarks import table_real_text as text
+from cagsr.rating.items_source import read_groups
 from cagsr.tasks import TASKS
 
 ROWS = TASKS["restaurants"].rows("heldout", made_of.PROMPTS)
@@ -124,6 +125,14 @@ def test_a_row_has_means_differences_to_the_base_and_intervals(table):
     assert trained["slot errors to no-rl"] == "**-1.000 [-1.000, -1.000]**"
     assert trained["invented to no-rl"] == "+.000 [+.000, +.000]"
     assert (trained["tokens"], trained["minutes"], trained["ROUGE-L"]) == ("7", "2", "")
+
+
+def test_answers_are_written_as_people_are_given_them(table, tmp_path):
+    table(*ONE, "--system", "lexical", "--rate", str(tmp_path / "rated"))
+    groups = read_groups(tmp_path / "rated", None, Random(0))
+    assert [group.prompt for group in groups] == [row["prompt"][-1]["content"] for row in ROWS[: real.RATED]]
+    first = {response.systems: response.text for response in groups[0].responses}
+    assert first == {("no-rl",): "", ("lexical",): complete(ROWS[0])}
 
 
 def test_a_run_is_resumed_and_one_in_the_record_is_left_alone(table):
