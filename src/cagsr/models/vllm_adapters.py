@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from torch import nn
+from torch import Tensor, nn
 
 from cagsr.config.schema import Sampling, Vllm
 from cagsr.errors import EndpointError, InputError
@@ -121,10 +121,15 @@ class AdapterClient:
             )
 
     def answer(
-        self, model: nn.Module, asked: list[list[int]], sampling: Sampling, stop: list[int]
+        self,
+        model: nn.Module,
+        asked: list[list[int]],
+        sampling: Sampling,
+        stop: list[int],
+        weights: dict[str, Tensor] | None = None,
     ) -> dict[str, Any]:
         """See `models.vllm_server.Client`."""
-        with self._saved(model) as path:
+        with self._saved(model, weights) as path:
             for left in reversed(range(ATTEMPTS)):
                 try:
                     self.examine()  # it may have been started anew since the last rollout, and otherwise
@@ -163,13 +168,13 @@ class AdapterClient:
         return about
 
     @contextmanager
-    def _saved(self, model: Any) -> Iterator[Path]:
+    def _saved(self, model: Any, weights: dict[str, Tensor] | None) -> Iterator[Path]:
         """The adapter's files, in a directory that nothing else was ever in; they go when they are not needed."""
         path = self.directory / f"cagsr-{secrets.token_hex(8)}"
         try:
             with storing(path):
                 shutil.rmtree(self.directory, ignore_errors=True)  # of a process that was killed
-                model.save_pretrained(path, save_embedding_layers=False)
+                model.save_pretrained(path, save_embedding_layers=False, state_dict=weights)
             yield path
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)

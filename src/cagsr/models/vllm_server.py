@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import httpx2
-from torch import nn
+from torch import Tensor, nn
 
 from cagsr.config.schema import Sampling
 from cagsr.errors import CagsrError, EndpointError, ran_out_of_memory
@@ -36,12 +36,18 @@ class Client(Protocol):
         ...
 
     def answer(
-        self, model: nn.Module, asked: list[list[int]], sampling: Sampling, stop: list[int]
+        self,
+        model: nn.Module,
+        asked: list[list[int]],
+        sampling: Sampling,
+        stop: list[int],
+        weights: dict[str, Tensor] | None = None,
     ) -> dict[str, Any]:
         """What the server writes with the model's current weights, K responses to each prompt, as TRL words it.
 
-        ``prompt_ids`` [P S], ``completion_ids`` [N T], ``logprobs`` [N T 1], ``logprob_token_ids`` [N T 1]; lists,
-        the responses of a prompt one after another.
+        ``weights`` are what is trained of it where the model itself holds shards. ``prompt_ids`` [P S],
+        ``completion_ids`` [N T], ``logprobs`` [N T 1], ``logprob_token_ids`` [N T 1]; lists, the responses of a prompt
+        one after another.
         """
         ...
 

@@ -40,9 +40,14 @@ class WeightClient:
         served(model)
 
     def answer(
-        self, model: nn.Module, asked: list[list[int]], sampling: Sampling, stop: list[int]
+        self,
+        model: nn.Module,
+        asked: list[list[int]],
+        sampling: Sampling,
+        stop: list[int],
+        weights: dict[str, Tensor] | None = None,
     ) -> dict[str, Any]:
-        """See `models.vllm_server.Client`."""
+        """See `models.vllm_server.Client`; never of a model in shards (`training.preflight`)."""
         self.push(model)
         return self.trl.generate(
             asked,
