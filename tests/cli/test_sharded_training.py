@@ -55,7 +55,6 @@ def sharded(tmp_path_factory, models) -> Path:
         here = [f"run.directory={name}", f"model.name={models / 'llama'}"]
         if name == "adapter":
             here.append(BY_BLOCK)
-            variables["FSDP_RESHARD_AFTER_FORWARD"] = "true"
         trained = partial(sharded_cli.sharded, [*RUN, *settings, *here])
         forked.wait_for_both(forked.start_two(trained, directory, variables))
     return directory

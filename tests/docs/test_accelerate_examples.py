@@ -57,7 +57,7 @@ def test_the_fsdp_example_makes_accelerates_plugin(monkeypatch):
         auto_wrap_policy=given.fsdp_auto_wrap_policy,
         state_dict_type=given.fsdp_state_dict_type,
     )
-    assert (plugin.fsdp_version, plugin.reshard_after_forward) == (2, False)
+    assert (plugin.fsdp_version, plugin.reshard_after_forward) == (2, True)
     assert plugin.state_dict_type.name == "FULL_STATE_DICT"
 
 

@@ -60,6 +60,7 @@ def by_turns(blocks: Sequence[FSDPModule], device: torch.device) -> Iterator[Non
     turns = Turns(blocks, device)
 
     def before(number: int, module: object, given: object) -> None:
+        torch.clear_autocast_cache()  # it keeps a cast of every weight, those that were given back too
         turns.gather(number)
 
     hooks = []
