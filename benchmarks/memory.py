@@ -1,7 +1,8 @@
-"""Peak memory of a step by however many processes, against what `cagsr plan` says of its config.
+"""Peak memory of training an adapter in shards: bytes in each of four processes, a block gathered at a time.
 
-Run by itself it is one of those processes: ``python -m benchmarks.memory DIRECTORY FILE CASE``, with the variables that
-a launcher gives. Accelerate shards on GPUs only, so that ``tests/sharded.py`` is on its path.
+``python -m benchmarks.memory`` starts them and prints what each found, in shares of the model and its optimizer. They are
+``python -m benchmarks.memory DIRECTORY FILE`` with the variables that a launcher gives. Accelerate shards on GPUs
+only, so that ``tests/sharded.py`` is on their path.
 """
 
 import json
@@ -10,79 +11,67 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from benchmarks.subjects import Shape, config_of, step_from, whole_step
+from benchmarks.subjects import Shape, config_of, saved, step_from
 from cagsr.distributed.fsdp import gathered
 from cagsr.io.quiet_libraries import silence_libraries
 from cagsr.training.step import Step
 
 ROOT = Path(__file__).parents[1]
+PROCESSES = 4
+# Deep, and with little to write: what is measured is the weights' share, and not the tokens'.
+SHAPE = Shape(
+    layers=48, hidden=256, vocabulary=2000, prompts=4, candidates=2, prompt_tokens=6, response_tokens=3
+)
+SETTINGS = (
+    "model.lora={r: 8}",
+    "train.gradient_checkpointing=true",
+    "train.gather_for_rollouts=false",
+)
 
 
-@dataclass(frozen=True)
-class Case:
-    """A config, and how it is launched: by ``processes``, each with a shard or with all weights."""
-
-    name: str
-    shape: Shape = field(default_factory=Shape)
-    settings: tuple[str, ...] = ()
-    processes: int = 1
-    shards: bool = False
-    reshards: bool = True
-
-
-def measured(case: Case, directory: Path) -> list[dict[str, int]]:
-    """Bytes in each process: ``held`` before a step and the ``peak`` in one."""
+def measure() -> list[dict[str, float]]:
+    """For each process ``held`` between two steps and the ``peak`` in one, 1 being all weights and moments."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *sys.path])
-    size = str(case.processes)
+    size = str(PROCESSES)
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-    shared = {**shared, "ACCELERATE_USE_CPU": "1"} if case.processes > 1 else {}
-    files = [directory / f"memory-{rank}.json" for rank in range(case.processes)]
-    command = [sys.executable, "-m", "benchmarks.memory", str(directory)]
-    running = [
-        subprocess.Popen(
-            [*command, str(file), json.dumps(asdict(case))],
-            env={
-                **os.environ,
-                **shared,
-                **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if shared else {}),
-                "OMP_NUM_THREADS": "1",
-                "MALLOC_MMAP_THRESHOLD_": "65536",  # what is freed is given back at once
-                "PYTHONPATH": paths,
-            },
-        )
-        for rank, file in enumerate(files)
-    ]
-    codes = [process.wait() for process in running]
-    if any(codes):
-        raise RuntimeError(f"{case.name}: {codes}")
-    return [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    shared |= {"ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    shared["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *sys.path])
+    shared["MALLOC_MMAP_THRESHOLD_"] = "65536"  # what is freed is given back at once
+    with saved(SHAPE) as directory:
+        files = [directory / f"memory-{rank}.json" for rank in range(PROCESSES)]
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-m", "benchmarks.memory", str(directory), str(file)],
+                env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank, file in enumerate(files)
+        ]
+        if any([process.wait() for process in running]):
+            raise RuntimeError("a process failed")
+        return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
 
-def main(directory: str, file: str, given: str) -> None:
+def main(directory: str, file: str) -> None:
+    from sharded import fsdp2
+
     silence_libraries()
     torch.set_num_threads(1)
-    case = Case(**{**json.loads(given), "shape": Shape(**json.loads(given)["shape"])})
-    config = config_of(case.shape, Path(directory), "coverage", *case.settings)
-    accelerator = Accelerator(cpu=True, mixed_precision=config.train.mixed_precision)
-    if case.shards:
-        from sharded import fsdp2
-
-        fsdp2(accelerator, reshard_after_forward=case.reshards)
-    step, prompts = step_from(config, accelerator=accelerator)
+    accelerator = fsdp2(Accelerator(cpu=True), reshard_after_forward=True)
+    step, prompts = step_from(
+        config_of(SHAPE, Path(directory), "coverage", *SETTINGS), accelerator=accelerator
+    )
     mine = step.world.share(prompts)
 
     def work() -> None:
-        with gathered(step.networks, accelerator, config.train.gather_for_rollouts):
+        with gathered(step.networks, accelerator, at_once=False):
             collected = step.collect(mine, 0)
         step.update(collected.batches)
 
@@ -91,7 +80,11 @@ def main(directory: str, file: str, given: str) -> None:
     others = resident("VmRSS") - held
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak until now
     work()
-    found = {"held": held, "peak": resident("VmHWM") - others}
+    whole = sum(
+        weight.numel() * (weight.element_size() + 8 * weight.requires_grad)
+        for weight in step.policy.parameters()
+    )
+    found = {"held": held / whole, "peak": (resident("VmHWM") - others) / whole}
     Path(file).write_text(json.dumps(found), encoding="utf-8")
     accelerator.end_training()
 
@@ -104,8 +97,7 @@ def resident(kind: str) -> int:
 
 def everything(step: Step) -> Iterable[Tensor]:
     """All tensors that a step holds between two of them, each as this process has it."""
-    networks = step.networks
-    yield from (weight for network in networks for weight in (*network.parameters(), *network.buffers()))
+    yield from (*step.policy.parameters(), *step.policy.buffers())
     for state in step.optimizer.state.values():
         yield from (value for value in state.values() if isinstance(value, Tensor))
 
@@ -117,4 +109,7 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if sys.argv[1:]:
+        main(*sys.argv[1:])
+    else:
+        print(json.dumps(measure()))

@@ -21,7 +21,7 @@ from cagsr.training.algorithms import Algorithm
 from cagsr.training.loop import TrainingLoop
 from sharded import fsdp2
 
-LAYERS, RANK = 3, 5  # rows of an adapter do not divide evenly among the processes
+LAYERS, RANK = 2, 5  # rows of an adapter do not divide evenly among the processes
 
 
 def save_base(directory: Path) -> None:
@@ -70,12 +70,11 @@ def make(accelerator: Accelerator, base: Path, directory: Path, steps: int) -> t
         schedule=Train(
             steps=steps,
             prompts_per_step=8,
-            evaluate_every=1,
             save_every=1,
             seed=3,
             gather_for_rollouts=False,
         ),
-        watch=tiny.watch(shuffled_every=1),
+        watch=tiny.watch(),
         directory=directory,
         checkpoints=Checkpoints(accelerator, directory / "checkpoints", "run0"),
         evaluate=Evaluator(policy, evaluated, step.sampling, step.reward, measured, None, step.world, 1),

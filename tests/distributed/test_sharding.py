@@ -61,17 +61,16 @@ def test_an_adapter_in_four_shards_trains_as_in_one_process_and_two_processes_go
     alone = lora_processes.run(Accelerator(cpu=True), base, tmp_path / "alone")
 
     assert two["responses"] == alone["responses"]
-    # Evaluated, trained, evaluated by four; trained, evaluated by two.
-    assert len(four["rows"]) == 3
-    assert len(two["rows"]) == 2
-    for row, expected in zip([*four["rows"], *two["rows"]], alone["rows"], strict=True):
+    # Evaluated, trained and evaluated by four, at their last step; trained and evaluated by two.
+    first, trained, _ = four["rows"]
+    for row, expected in zip([first, trained, *two["rows"]], alone["rows"], strict=True):
         assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
     for saved in ("model", "held"):
         assert two[saved].keys() == alone[saved].keys()
         for key, value in alone[saved].items():
             torch.testing.assert_close(two[saved][key], value, rtol=1e-5, atol=1e-5, msg=key)
             assert value.dim() < 2 or float((value - four[saved][key]).abs().max()) > 1e-4, key
-    # Of three blocks one is whole at a time, in rollouts, evaluations and forward passes of updates.
+    # One of the blocks is whole at a time, in rollouts, evaluations and forward passes of updates.
     assert (four["gathered"], two["gathered"]) == (1, 1)
     assert two["files"] == alone["files"]
     assert all(".lora_" in key for key in alone["model"])
