@@ -1,7 +1,7 @@
 """Peak memory of training an adapter in shards: bytes in each of four processes, a block gathered at a time.
 
-``python -m benchmarks.memory`` starts them and prints what each found, in shares of the model and its optimizer. They are
-``python -m benchmarks.memory DIRECTORY FILE`` with the variables that a launcher gives. Accelerate shards on GPUs
+``python -m benchmarks.memory`` starts them and prints what each found, in shares of the model and its optimizer. They
+are ``python -m benchmarks.memory DIRECTORY FILE`` with the variables that a launcher gives. Accelerate shards on GPUs
 only, so that ``tests/sharded.py`` is on their path.
 """
 
@@ -54,7 +54,8 @@ def measure() -> list[dict[str, float]]:
             )
             for rank, file in enumerate(files)
         ]
-        if any([process.wait() for process in running]):
+        codes = [process.wait() for process in running]
+        if any(codes):
             raise RuntimeError("a process failed")
         return [json.loads(file.read_text(encoding="utf-8")) for file in files]
 
