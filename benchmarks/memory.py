@@ -61,7 +61,7 @@ def measure() -> list[dict[str, float]]:
 
 
 def main(directory: str, file: str) -> None:
-    from sharded import fsdp2
+    from sharded import fsdp2  # pyright: ignore[reportMissingImports] # of the tests
 
     silence_libraries()
     torch.set_num_threads(1)

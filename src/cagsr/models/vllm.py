@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cagsr.config.schema import Sampling
 from cagsr.distributed.fsdp import whole_weights
@@ -27,7 +27,7 @@ from cagsr.errors import InputError
 from cagsr.io.shutdown import waiting
 from cagsr.models.policy import Policy
 from cagsr.models.sampling import response_mask
-from cagsr.models.vllm_server import Client, asking
+from cagsr.models.vllm_server import Client, Trained, asking
 from cagsr.types import Prompt, Rollout
 
 __all__ = ["VLLMSampler", "refuse_longer", "written"]
@@ -91,9 +91,7 @@ class VLLMSampler:
             sampled_logprobs=sampled.masked_fill(~mask, 0.0),
         )
 
-    def _ask(
-        self, asked: list[list[int]], sampling: Sampling, weights: dict[str, Tensor] | None
-    ) -> list[Written]:
+    def _ask(self, asked: list[list[int]], sampling: Sampling, weights: Trained) -> list[Written]:
         assert self.client is not None, "the first process has the client"
         # Among several processes the others wait for the answer, and nobody can leave.
         with (

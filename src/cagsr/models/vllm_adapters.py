@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from torch import Tensor, nn
+from torch import nn
 
 from cagsr.config.schema import Sampling, Vllm
 from cagsr.errors import EndpointError, InputError
 from cagsr.io.adapters import adapter_at
 from cagsr.io.atomic_write import storing
 from cagsr.io.provenance import identity
-from cagsr.models.vllm_server import PROCESSED, asking, check_logprobs
+from cagsr.models.vllm_server import PROCESSED, Trained, asking, check_logprobs
 
 __all__ = ["Adapter", "AdapterClient", "connect_for_adapters"]
 
@@ -121,12 +121,7 @@ class AdapterClient:
             )
 
     def answer(
-        self,
-        model: nn.Module,
-        asked: list[list[int]],
-        sampling: Sampling,
-        stop: list[int],
-        weights: dict[str, Tensor] | None = None,
+        self, model: nn.Module, asked: list[list[int]], sampling: Sampling, stop: list[int], weights: Trained
     ) -> dict[str, Any]:
         """See `models.vllm_server.Client`."""
         with self._saved(model, weights) as path:
@@ -168,7 +163,7 @@ class AdapterClient:
         return about
 
     @contextmanager
-    def _saved(self, model: Any, weights: dict[str, Tensor] | None) -> Iterator[Path]:
+    def _saved(self, model: Any, weights: Trained) -> Iterator[Path]:
         """The adapter's files, in a directory that nothing else was ever in; they go when they are not needed."""
         path = self.directory / f"cagsr-{secrets.token_hex(8)}"
         try:

@@ -10,10 +10,13 @@ from torch import Tensor, nn
 from cagsr.config.schema import Sampling
 from cagsr.errors import CagsrError, EndpointError, ran_out_of_memory
 
-__all__ = ["PROCESSED", "Client", "asking", "check_logprobs"]
+__all__ = ["PROCESSED", "Client", "Trained", "asking", "check_logprobs"]
 
 SHOWN = 400
 PROCESSED = "processed_logprobs"
+
+Trained = dict[str, Tensor] | None
+"""What is trained of a model that holds shards of it, gathered by name; None of one that holds all."""
 
 
 class Client(Protocol):
@@ -36,18 +39,12 @@ class Client(Protocol):
         ...
 
     def answer(
-        self,
-        model: nn.Module,
-        asked: list[list[int]],
-        sampling: Sampling,
-        stop: list[int],
-        weights: dict[str, Tensor] | None = None,
+        self, model: nn.Module, asked: list[list[int]], sampling: Sampling, stop: list[int], weights: Trained
     ) -> dict[str, Any]:
         """What the server writes with the model's current weights, K responses to each prompt, as TRL words it.
 
-        ``weights`` are what is trained of it where the model itself holds shards. ``prompt_ids`` [P S],
-        ``completion_ids`` [N T], ``logprobs`` [N T 1], ``logprob_token_ids`` [N T 1]; lists, the responses of a prompt
-        one after another.
+        ``prompt_ids`` [P S], ``completion_ids`` [N T], ``logprobs`` [N T 1], ``logprob_token_ids`` [N T 1]; lists,
+        the responses of a prompt one after another.
         """
         ...
 
