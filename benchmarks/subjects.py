@@ -123,8 +123,11 @@ def saved(shape: Shape) -> Iterator[Path]:
         yield directory
 
 
-def config_of(shape: Shape, directory: Path, preset: str = "coverage") -> Config:
-    """All responses of a step in one forward pass, as TRL has them, and no response that ends early."""
+def config_of(shape: Shape, directory: Path, preset: str = "coverage", *settings: str) -> Config:
+    """All responses of a step in one forward pass, as TRL has them, and no response that ends early.
+
+    ``settings`` are laid over that.
+    """
     return Config.load(
         None,
         [
@@ -138,6 +141,7 @@ def config_of(shape: Shape, directory: Path, preset: str = "coverage") -> Config
             f"train.prompts_per_step={shape.prompts}",
             f"train.micro_batch={shape.prompts * shape.candidates}",
             "train.learning_rate=1e-6",
+            *settings,
         ],
     )
 
@@ -149,7 +153,9 @@ def step_of(
     return step_from(config_of(shape, directory, preset), as_policy)
 
 
-def step_from(config: Config, as_policy: type[Policy] | None = None) -> tuple[Step, list[Prompt]]:
+def step_from(
+    config: Config, as_policy: type[Policy] | None = None, accelerator: Accelerator | None = None
+) -> tuple[Step, list[Prompt]]:
     """The step of a config, with the heads of the file that it names, if any, and its prompts."""
     policy = build_policy(config)
     if as_policy is not None:
@@ -158,7 +164,7 @@ def step_from(config: Config, as_policy: type[Policy] | None = None) -> tuple[St
     salience = build_salience(config, prompts)
     if config.reward.heads is not None:
         read_heads(policy, read_file(Path(config.reward.heads)), config.reward.heads)
-    accelerator = Accelerator(cpu=True)
+    accelerator = accelerator or Accelerator(cpu=True)
     step = build_step(config, policy, build_reward(config.reward, None), salience, accelerator)
     return step, prompts
 

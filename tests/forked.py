@@ -105,21 +105,30 @@ def start_two(
     function: Callable[[], object], cwd: Path, env: Mapping[str, str] | None = None
 ) -> tuple[Started, Started]:
     """Call ``function`` in two processes with the variables that a launcher gives, so that they see each other."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    one, other = (
-        start(function, cwd, {**(env or {}), **shared, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
-    )
+    one, other = start_several(2, function, cwd, env)
     return one, other
 
 
-def wait_for_both(started: tuple[Started, Started], timeout: float = 120) -> None:
-    """Both must end with 0; if one does not, the other is not left behind waiting for it."""
+def start_several(
+    count: int, function: Callable[[], object], cwd: Path, env: Mapping[str, str] | None = None
+) -> list[Started]:
+    """`start_two` of any number."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    size = str(count)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    return [
+        start(function, cwd, {**(env or {}), **shared, "RANK": rank, "LOCAL_RANK": rank})
+        for rank in map(str, range(count))
+    ]
+
+
+def wait_for_both(started: Sequence[Started], timeout: float = 120) -> None:
+    """All must end with 0; if one does not, the others are not left behind waiting for it."""
     try:
         codes = [process.wait(timeout) for process in started]
-        assert codes == [0, 0], "\n".join(process.err[-3000:] for process in started)
+        assert codes == [0] * len(started), "\n".join(process.err[-3000:] for process in started)
     finally:
         for process in started:
             process.kill()

@@ -164,7 +164,7 @@ def make_step(policy: Policy, **settings: Any) -> Step:
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = kind(trained, lr=learning_rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.98**step)
-    network, prepared = prepare(policy, optimizer, accelerator)
+    network, prepared = prepare(policy, optimizer, accelerator, reference.copy)
     defaults: dict[str, Any] = {
         "observer": reference,
         "reward": low_token_reward(),

@@ -28,9 +28,16 @@ RUN = [
 ]
 
 
+OF_RUN = {
+    "adapter": ["model.lora={r: 3, target_modules: [down_proj]}", "train.learning_rate=1e-2"],
+    "bf16": ["train.mixed_precision=bf16"],
+}
+BY_BLOCK = "train.gather_for_rollouts=false"
+
+
 @pytest.fixture(scope="module")
 def sharded(tmp_path_factory, models) -> Path:
-    """A directory with a run in float32, ``no``, and one in ``bf16``, of two processes with a shard each.
+    """A directory with a run of an adapter in float32, and one of all weights in bf16, of two processes with shards.
 
     Accelerate's launcher reads the config and starts two processes, which keep the variables that it gave them; those
     that train are forked with these variables.
@@ -44,9 +51,11 @@ def sharded(tmp_path_factory, models) -> Path:
     assert launched.wait(240) == 0, launched.err[-3000:]
     variables = json.loads((directory / "given.json").read_text())
     assert (variables["FSDP_VERSION"], variables["WORLD_SIZE"]) == ("2", "2")
-    for precision in ("no", "bf16"):
-        settings = [f"run.directory={precision}", f"train.mixed_precision={precision}"]
-        trained = partial(sharded_cli.sharded, [*RUN, f"model.name={models / 'llama'}", *settings])
+    for name, settings in OF_RUN.items():
+        here = [f"run.directory={name}", f"model.name={models / 'llama'}"]
+        if name == "adapter":
+            here.append(BY_BLOCK)
+        trained = partial(sharded_cli.sharded, [*RUN, *settings, *here])
         forked.wait_for_both(forked.start_two(trained, directory, variables))
     return directory
 
@@ -62,29 +71,32 @@ def distance(one, other):
     return float(torch.stack([(one[key] - other[key]).norm() for key in one]).norm())
 
 
-@pytest.mark.parametrize("precision", ["no", "bf16"])
+@pytest.mark.parametrize("name", OF_RUN)
 def test_in_shards_the_command_line_trains_and_saves_what_one_process_does(
-    precision, sharded, tmp_path, models, cagsr
+    name, sharded, tmp_path, models, cagsr
 ):
-    setting = f"train.mixed_precision={precision}"
-    alone = cagsr(*RUN, setting, "run.directory=alone", f"model.name={models / 'llama'}")
+    alone = cagsr(*RUN, *OF_RUN[name], "run.directory=alone", f"model.name={models / 'llama'}")
     assert alone.code == 0, alone.err
-    for row, expected in zip(rows(sharded / precision), rows(tmp_path / "alone"), strict=True):
+    for row, expected in zip(rows(sharded / name), rows(tmp_path / "alone"), strict=True):
         assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
-    for name in ("model", "best"):
-        ours, theirs = sharded / precision / name, tmp_path / "alone" / name
+    kind = "adapter_model" if name == "adapter" else "model"
+    for saved in ("model", "best"):
+        ours, theirs = sharded / name / saved, tmp_path / "alone" / saved
         assert {path.name for path in ours.iterdir()} == {path.name for path in theirs.iterdir()}
-        assert json.loads((ours / "config.json").read_text()) == json.loads(
-            (theirs / "config.json").read_text()
-        )
-        weights, expected = (load_file(each / "model.safetensors") for each in (ours, theirs))
+        config = "adapter_config.json" if name == "adapter" else "config.json"
+        assert json.loads((ours / config).read_text()) == json.loads((theirs / config).read_text())
+        weights, expected = (load_file(each / f"{kind}.safetensors") for each in (ours, theirs))
         assert weights.keys() == expected.keys()
+        if name == "adapter":  # the other half begins at 0
+            expected = {key: value for key, value in expected.items() if "lora_B" in key}
+            start = {key: torch.zeros_like(value) for key, value in expected.items()}
+        else:
+            start = load_file(models / "llama/model.safetensors")
         # AdamW goes by the sign of a gradient, also of one that is rounding: a single entry may go the other way.
-        start = load_file(models / "llama/model.safetensors")
         moved, apart = (distance(expected, other) for other in (start, weights))
         assert moved > 1e-3
         assert apart < 0.05 * moved
-    identity = json.loads((sharded / precision / "run.json").read_text())["identity"]
+    identity = json.loads((sharded / name / "run.json").read_text())["identity"]
     assert identity["weights"] == "in shards (FSDP2)"
 
 
@@ -130,18 +142,32 @@ def test_what_would_not_be_trained_in_shards_is_refused_before_anything_is_writt
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("model.lora={r: 2}", "FSDP: not with model.lora. Launch with data parallelism"),
-        ("sampling.engine=vllm", "FSDP: not with sampling.engine: vllm. Launch with data parallelism"),
+        (
+            BY_BLOCK,
+            "FSDP: train.gather_for_rollouts: false gathers a block at a time in rollouts, and fsdp_reshard",
+        ),
+        (
+            "sampling.engine=vllm",
+            "FSDP: sampling.engine: vllm takes an adapter from shards, and not all weights.",
+        ),
         ("sampling.dtype=bfloat16", "FSDP: not with sampling.dtype. Launch with data parallelism"),
     ],
 )
 def test_what_does_not_go_with_shards_is_refused_before_anything_is_written(
     setting, said, cagsr, models, tmp_path, monkeypatch
 ):
+    monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", "false")
     monkeypatch.setattr("cagsr.training.trainer.accelerated", sharded_cli.accelerator)
     ended = cagsr(*RUN, f"model.name={models / 'llama'}", setting)
     assert ended.code == 2
     assert said in " ".join(ended.err.split())
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_shards_there_is_nothing_to_gather(cagsr, models, tmp_path):
+    ended = cagsr(*RUN, f"model.name={models / 'llama'}", BY_BLOCK)
+    assert ended.code == 2
+    assert "train.gather_for_rollouts: false is for weights in shards" in " ".join(ended.err.split())
     assert not list(tmp_path.iterdir())
 
 

@@ -22,7 +22,7 @@ from cagsr.training.algorithms import Algorithm
 from cagsr.training.loop import TrainingLoop
 from sharded import fsdp2
 
-# Blocks keep their weights after a pass, or give them back; each once.
+# Blocks keep their weights after a pass and are gathered at once for a rollout, or both one at a time; each once.
 RUNS = {
     "grpo": (
         "llama",
@@ -86,7 +86,7 @@ def make(
     trainer = TrainingLoop(
         step=step,
         prompts=tiny.prompts(policy, (3, 7, 2, 5, 4, 6)),
-        schedule=Train(steps=2, prompts_per_step=4, evaluate_every=1, seed=3),
+        schedule=Train(steps=2, prompts_per_step=4, evaluate_every=1, seed=3, gather_for_rollouts=not again),
         watch=tiny.watch(shuffled_every=1),
         directory=directory,
         checkpoints=Checkpoints(accelerator, directory / "checkpoints", "run0"),

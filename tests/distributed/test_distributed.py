@@ -89,6 +89,18 @@ def test_the_first_process_asks_a_vllm_server_for_all_and_every_process_gets_its
     assert "it gave 11 responses, asked for 12" in found["errors"][0]
 
 
+def test_an_adapter_in_shards_is_gathered_for_the_server_whole(tmp_path):
+    with FakeVLLM(tiny.make_model("llama")) as server:
+        found = found_by_two(vllm_processes.adapter_in_shards, server.url, tmp_path)
+    first, second = found["weights"]
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    for loaded, weights in zip(server.loaded, (first, second), strict=True):
+        assert loaded.keys() == weights.keys()
+        assert all(torch.equal(loaded[name], weight) for name, weight in weights.items())
+    for row in found["rows"]:
+        assert row["importance_max"] == pytest.approx(1, abs=1e-3)
+
+
 KILLER = """
 import os, signal
 from pathlib import Path

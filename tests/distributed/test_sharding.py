@@ -1,5 +1,6 @@
 """FSDP2 in two processes does what one process does, is saved like it, and goes on to the same bits."""
 
+import lora_processes
 import pytest
 import sharded_processes
 import torch
@@ -7,11 +8,14 @@ from accelerate import Accelerator
 from accelerate.parallelism_config import ParallelismConfig
 from accelerate.state import AcceleratorState
 from accelerate.utils import TorchDynamoPlugin
-from pair import found_by_two
+from pair import found_by, found_by_two
 
 import tiny
 from cagsr.distributed import fsdp as sharding
 from cagsr.errors import InputError
+from cagsr.io.adapters import base_at
+from cagsr.models.lora import with_lora
+from cagsr.training.preflight import refuse_merging
 from sharded import fsdp2
 
 
@@ -47,6 +51,29 @@ def test_two_processes_with_a_shard_each_train_as_one_with_all_and_go_on_to_the_
     # A number that is not finite lies in one process's shard; both see it.
     assert len(found["bad"]) == 2
     assert all(message.startswith("NumericsError: step 9: the weights ") for message in found["bad"])
+
+
+def test_an_adapter_in_four_shards_trains_as_in_one_process_and_two_processes_go_on_with_it(tmp_path):
+    base = tmp_path / "base"
+    lora_processes.save_base(base)
+    four = found_by(4, lora_processes.sharded, base, tmp_path / "four", 1)
+    two = found_by(2, lora_processes.resumed, base, tmp_path / "four", tmp_path / "two")
+    alone = lora_processes.run(Accelerator(cpu=True), base, tmp_path / "alone")
+
+    assert two["responses"] == alone["responses"]
+    # Evaluated, trained and evaluated by four, at their last step; trained and evaluated by two.
+    first, trained, _ = four["rows"]
+    for row, expected in zip([first, trained, *two["rows"]], alone["rows"], strict=True):
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    for saved in ("model", "held"):
+        assert two[saved].keys() == alone[saved].keys()
+        for key, value in alone[saved].items():
+            torch.testing.assert_close(two[saved][key], value, rtol=1e-5, atol=1e-5, msg=key)
+            assert value.dim() < 2 or float((value - four[saved][key]).abs().max()) > 1e-4, key
+    # One of the blocks is whole at a time, in rollouts, evaluations and forward passes of updates.
+    assert (four["gathered"], two["gathered"]) == (1, 1)
+    assert two["files"] == alone["files"]
+    assert all(".lora_" in key for key in alone["model"])
 
 
 @pytest.fixture
@@ -95,6 +122,16 @@ def test_what_accelerate_would_lay_over_the_shards_is_refused_by_name(part, valu
     AcceleratorState._shared_state[part] = value
     with pytest.raises(InputError, match=f"^FSDP: {said}"):
         sharding.check_shards(accelerator)
+
+
+def test_an_adapter_that_could_only_be_saved_merged_is_refused(accelerator):
+    policy = tiny.policy("llama")
+    refuse_merging(policy, fsdp2(accelerator))
+    with_lora(policy, r=2, alpha=4, target_modules="all-linear")
+    with pytest.raises(InputError, match=r"^FSDP: the adapter's base lies nowhere by itself"):
+        refuse_merging(policy, accelerator)
+    policy.base = base_at("a-model", "a-commit")
+    refuse_merging(policy, accelerator)
 
 
 def test_where_accelerate_would_leave_weights_whole_that_is_said(accelerator, monkeypatch):

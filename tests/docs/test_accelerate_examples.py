@@ -57,7 +57,7 @@ def test_the_fsdp_example_makes_accelerates_plugin(monkeypatch):
         auto_wrap_policy=given.fsdp_auto_wrap_policy,
         state_dict_type=given.fsdp_state_dict_type,
     )
-    assert (plugin.fsdp_version, plugin.reshard_after_forward) == (2, False)
+    assert (plugin.fsdp_version, plugin.reshard_after_forward) == (2, True)
     assert plugin.state_dict_type.name == "FULL_STATE_DICT"
 
 
@@ -102,7 +102,7 @@ def test_what_the_page_says_of_fsdp_is_so_outside_of_a_gathering_a_rollout_is_an
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"got mixed torch\.Tensor and DTensor"):
             policy.sample(prompts, tiny.SHORT)
-        with sharding.whole(policy, accelerator):
+        with sharding.gathered([policy], accelerator):
             assert policy.sample(prompts, tiny.SHORT).responses == rollout.responses
         scored = policy(rollout)
         torch.testing.assert_close(scored.logprobs, whole(rollout).logprobs)

@@ -1,24 +1,30 @@
-"""FSDP2: each process trains its shard of the weights; rollouts gather all weights, and files hold whole tensors.
+"""FSDP2: each process trains its shard of the weights; files hold whole tensors.
 
 Accelerate shards the policy and its optimizer in place: blocks of the model on their own, the rest with the policy. A
 pass through the policy gathers weights as it goes, so it must be taken by all processes together. Rollouts and
 evaluations are different: they call modules inside the policy, and one process may take more passes than another.
-While they last every process holds all weights.
+While they last every process holds all weights, or gathers a block at a time by agreement (`distributed.turns`).
 
 Files are those of a run whose processes hold all weights: the same names, the same tensors.
 """
 
 import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.checkpointing import load_accelerator_state, save_accelerator_state
-from accelerate.utils import DistributedType, DynamoBackend, FullyShardedDataParallelPlugin, save
+from accelerate.utils import (
+    DistributedType,
+    DynamoBackend,
+    FullyShardedDataParallelPlugin,
+    fsdp2_prepare_model,
+    save,
+)
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
@@ -27,6 +33,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
+from cagsr.distributed.turns import by_turns, meet
 from cagsr.errors import InputError
 
 __all__ = [
@@ -34,11 +41,12 @@ __all__ = [
     "all_finite",
     "asked_to_shard",
     "check_shards",
+    "gathered",
     "is_sharded",
     "load_state",
     "prepare",
+    "reshards",
     "save_state",
-    "whole",
     "whole_weights",
 ]
 
@@ -87,13 +95,23 @@ def check_shards(accelerator: Accelerator) -> None:
             raise InputError(f"FSDP: not with {setting}. {mend}")
 
 
+def reshards(accelerator: Accelerator) -> bool:
+    """Whether each block's weights are given back between its forward and its backward pass."""
+    return bool(_plugin(accelerator).reshard_after_forward)
+
+
 def is_sharded(module: nn.Module) -> bool:
     """Whether FSDP2 holds a module's weights in shards."""
     return isinstance(module, FSDPModule)
 
 
-def prepare(policy: Any, optimizer: Optimizer, accelerator: Accelerator) -> tuple[nn.Module, Any]:
+def prepare(
+    policy: Any, optimizer: Optimizer, accelerator: Accelerator, frozen: nn.Module | None = None
+) -> tuple[nn.Module, Any]:
     """`Accelerator.prepare`, which under FSDP2 shards block by block and computes the numbers of data parallelism.
+
+    A ``frozen`` copy of the policy is sharded as it is. Either may lie in main memory: a block at a time goes to the
+    device.
 
     Raises InputError where the launcher's config names a block that the model does not have.
 
@@ -117,45 +135,55 @@ def prepare(policy: Any, optimizer: Optimizer, accelerator: Accelerator) -> tupl
         warnings.filterwarnings(
             "ignore", r"FSDP2-wrapped module \(FSDP\w*T5Block\) returned a view", UserWarning
         )
+        if frozen is not None:
+            fsdp2_prepare_model(accelerator, frozen)
     return accelerator.prepare(policy, optimizer)
 
 
 @contextmanager
-def whole(policy: nn.Module, accelerator: Accelerator) -> Iterator[None]:
-    """Context manager in which every process holds all weights, so that no pass inside it needs another process.
+def gathered(policies: Iterable[nn.Module], accelerator: Accelerator, at_once: bool = True) -> Iterator[None]:
+    """Context manager in which each process takes passes of its own through policies that are in shards.
 
-    All processes enter and leave together. Nothing is differentiated inside. Without shards this does nothing.
+    It holds all their weights, so that no pass needs another process; or, where they do not fit, not ``at_once``, those
+    outside of the blocks, and a block at a time as passes come to it. All processes enter and leave together. Nothing
+    is differentiated inside. Without shards this does nothing.
     """
-    if not isinstance(policy, FSDPModule):
-        yield
-        return
-    # The module that is called first takes itself for the root, and in a rollout that is a block. torch has no public
-    # way to say which one is.
-    policy._get_fsdp_state()._lazy_init()
-    parts = [module for module in policy.modules() if isinstance(module, FSDPModule)]
-    policy.set_reshard_after_forward(False)
-    for part in parts:
-        part.unshard()
+    roots = [policy for policy in dict.fromkeys(policies) if isinstance(policy, FSDPModule)]
+    blocks: list[FSDPModule] = []
+    for root in roots:
+        # The module that is called first takes itself for the root, and in a rollout that is a block. torch has no
+        # public way to say which one is.
+        root._get_fsdp_state()._lazy_init()
+        root.set_reshard_after_forward(False)
+        inside = [
+            module for module in root.modules() if isinstance(module, FSDPModule) and module is not root
+        ]
+        for part in (root, *inside) if at_once else (root,):
+            part.unshard()
+        blocks += inside
     try:
-        yield
+        with nullcontext() if at_once or not roots else by_turns(blocks, accelerator.device):
+            yield
     finally:
-        # Gives the weights back, and forgets the order of passes, by which a backward pass would gather ahead: it may
-        # be another one in another process.
-        policy.reset_iter_state()
-        again = bool(_plugin(accelerator).reshard_after_forward)
-        for part in parts[1:]:
-            part.set_reshard_after_forward(again, recurse=False)
+        for root in roots:
+            # Gives the weights back, and forgets the order of passes, by which a backward pass would gather ahead: it
+            # may be another one in another process.
+            root.reset_iter_state()
+        for block in blocks:
+            block.set_reshard_after_forward(reshards(accelerator), recurse=False)
 
 
-def whole_weights(module: nn.Module, accelerator: Accelerator) -> dict[str, Tensor] | None:
-    """Gather all weights by name on the CPU of the main process; empty in others. None without shards.
+def whole_weights(module: nn.Module, main: bool, trained_only: bool = False) -> dict[str, Tensor] | None:
+    """Gather all weights by name on the CPU of the ``main`` process; empty in others. None without shards.
 
-    Weights that are tied come once, under their first name. All processes call it together.
+    Weights that are tied come once, under their first name. With ``trained_only`` frozen ones are left out, as they are
+    where an adapter is saved. All processes call it together.
     """
-    weights = _named(module)
-    if not any(isinstance(weight, DTensor) for weight in weights.values()):
+    if not any(map(is_sharded, module.modules())):
         return None
-    return _gathered({name: weight.detach() for name, weight in weights.items()}, accelerator)
+    meet()
+    weights = _named(module, trained_only)
+    return _gathered({name: weight.detach() for name, weight in weights.items()}, main)
 
 
 def all_finite(weight: Tensor) -> bool:
@@ -174,10 +202,11 @@ def save_state(policy: nn.Module, optimizer: Any, accelerator: Accelerator, dire
     The main process writes weights and moments, every process its random numbers. All is gathered before anything is
     written: a process that cannot write keeps none waiting.
     """
-    weights = whole_weights(policy, accelerator)
+    main = accelerator.is_main_process
+    weights = whole_weights(policy, main, trained_only=True)
     moments = optimizer.state_dict()
-    moments = {**moments, "state": _gathered(moments["state"], accelerator)}
-    if accelerator.is_main_process:
+    moments = {**moments, "state": _gathered(moments["state"], main)}
+    if main:
         save(weights, directory / WEIGHTS, safe_serialization=True)
         save(moments, directory / MOMENTS)
     save_accelerator_state(str(directory), [], [], [], [], accelerator.process_index, accelerator.step)
@@ -186,7 +215,7 @@ def save_state(policy: nn.Module, optimizer: Any, accelerator: Accelerator, dire
 @torch.no_grad()
 def load_state(policy: nn.Module, optimizer: Any, accelerator: Accelerator, directory: Path) -> None:
     """Load what `save_state` wrote. Raises ValueError or RuntimeError for what does not fit."""
-    weights, own = load_file(directory / WEIGHTS), _named(policy)
+    weights, own = load_file(directory / WEIGHTS), _named(policy, trained_only=True)
     if other := sorted({*weights} ^ {*own}):
         raise ValueError(f"its weights are those of another model: {', '.join(other)}")
     for name, weight in own.items():
@@ -211,21 +240,27 @@ def _plugin(accelerator: Accelerator) -> FullyShardedDataParallelPlugin:
     return plugin
 
 
-def _named(module: nn.Module) -> dict[str, Tensor]:
-    """Weights and buffers by name as ``module`` holds them, in shards; tied ones once."""
-    first: dict[int, str] = {}
-    state = module.state_dict(keep_vars=True)  # the tensors themselves, so that tied weights are one object
-    return {name: value for name, value in state.items() if first.setdefault(id(value), name) == name}
+def _named(module: nn.Module, trained_only: bool) -> dict[str, Tensor]:
+    """Weights and buffers by name as a state dict has them; tied ones once, under their first name."""
+    # FSDP2 gives weights back when a state dict is asked for: one process alone would, among gathered ones.
+    found: dict[str, Tensor] = {
+        name: weight for name, weight in module.named_parameters() if weight.requires_grad or not trained_only
+    }
+    for path, part in module.named_modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            if name not in part._non_persistent_buffers_set:
+                found[f"{path}.{name}".removeprefix(".")] = buffer
+    return found
 
 
-def _gathered(tree: Any, accelerator: Accelerator) -> Any:
+def _gathered(tree: Any, main: bool) -> Any:
     """Every shard in ``tree`` as a whole tensor on the CPU of the main process; empty tensors in the others."""
 
     def gather(value: Any) -> Any:
         full = value.full_tensor() if isinstance(value, DTensor) else value
         if not isinstance(full, Tensor):
             return full
-        return full.cpu() if accelerator.is_main_process else full.new_empty(0)
+        return full.cpu() if main else full.new_empty(0)
 
     return tree_map(gather, tree)
 

@@ -10,6 +10,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 
 from cagsr.distributed.launcher import refuse_other_settings
+from cagsr.distributed.turns import meet
 from cagsr.errors import CagsrError, InputError
 
 __all__ = ["World", "accelerated"]
@@ -45,6 +46,7 @@ class World:
 
     def gather(self, local_N: Tensor) -> Tensor:
         """All-gather: [N ...] of this process -> [size * N ...] of all, in rank order."""
+        meet()
         gathered = self._accelerator.gather(local_N.contiguous())
         assert isinstance(gathered, Tensor)
         return gathered
@@ -57,6 +59,7 @@ class World:
         """All-reduce: elementwise sum over processes. May lie on the CPU, where float64 exists whatever the device."""
         if self.size == 1:
             return local
+        meet()
         reduced = self._accelerator.reduce(local.to(self.device), reduction="sum")
         assert isinstance(reduced, Tensor)
         return reduced.to(local.device)
@@ -68,10 +71,12 @@ class World:
 
     def joined(self, items: list) -> list:
         """All-gather of lists: those of all processes one after another, in rank order; the inverse of `share`."""
+        meet()
         return items if self.size == 1 else gather_object(items)
 
     def from_main(self, value: Value) -> Value:
         """Broadcast: the main process's value, in every process."""
+        meet()
         return value if self.size == 1 else broadcast_object_list([value])[0]
 
     def by_main(self, action: Callable[[], Value]) -> Value:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
 
 from cagsr.config.schema import Sampling
 from cagsr.distributed.process_group import World
@@ -75,7 +74,7 @@ def answer(
             texts = rollout.responses[position * k : (position + 1) * k]
             row_signals = None if signals is None else signals[position]
             found.append((index, texts, *(values[position] for values in counted), row_signals))
-    ordered = sorted(gather_object(found), key=lambda item: item[0])
+    ordered = sorted(world.joined(found), key=lambda item: item[0])
     return Answers(
         responses=[item[1] for item in ordered],
         tokens=np.stack([item[2] for item in ordered]),

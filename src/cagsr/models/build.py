@@ -113,15 +113,15 @@ def connect_engine(
     rank = _rank(config, loaded)
     adapter = None if rank is None else Adapter(files_of(name), rank, directory)
     found: list[Client] = []
-    World(accelerator).by_main(
-        lambda: found.append(_connected(config.sampling.vllm, accelerator.device, adapter))
-    )
+    World(accelerator).by_main(lambda: found.append(_connected(config.sampling.vllm, accelerator, adapter)))
     return found[0] if found else None
 
 
-def _connected(server: Vllm, device: torch.device, adapter: Adapter | None) -> Client:
+def _connected(server: Vllm, accelerator: Accelerator, adapter: Adapter | None) -> Client:
     """The client that sends what is trained: an adapter as files, or all weights where the server takes no adapters."""
-    client = adapter and connect_for_adapters(server, adapter, or_weights=device.type == "cuda")
+    device = accelerator.device
+    or_weights = device.type == "cuda" and not accelerator.is_fsdp2
+    client = adapter and connect_for_adapters(server, adapter, or_weights=or_weights)
     return client or connect_for_weights(server, device)
 
 

@@ -46,7 +46,7 @@ def generate(
             attention_mask=prompt_mask.repeat_interleave(k, 0).long(),
             generation_config=config,
             logits_processor=processors,
-            # Weights are whole here (`distributed.fsdp.whole`), and another process may write fewer tokens or none.
+            # Weights in shards are there (`distributed.fsdp.gathered`), also where another process writes fewer tokens.
             synced_gpus=False,
             **begun,
         )

@@ -234,7 +234,7 @@ def save_model(policy: Policy, directory: Path, weights: dict[str, Tensor] | Non
             set_rates(config, policy.dropout)
             if base is not None:
                 # The embeddings are the base's: PEFT asks the hub for its config to learn that.
-                model.save_pretrained(staging, save_embedding_layers=False)
+                model.save_pretrained(staging, save_embedding_layers=False, state_dict=weights)
                 write_base(staging, directory, base)
             else:
                 with _without_generation(model):

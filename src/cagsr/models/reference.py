@@ -14,14 +14,14 @@ __all__ = ["Reference"]
 class Reference:
     """The reference model: the policy before training, default observer and the distribution of the KL penalty.
 
-    With LoRA it is the same weights with the adapter off, otherwise a frozen copy.
+    With LoRA it is the same weights with the adapter off, otherwise a frozen ``copy``.
     """
 
     def __init__(self, policy: Policy):
         self._adapter_off = getattr(policy.model, "disable_adapter", None)
-        if self._adapter_off is None:
-            policy = copy.deepcopy(policy).requires_grad_(False)
-        self._policy = policy
+        adapted = self._adapter_off is not None
+        self.copy: Policy | None = None if adapted else copy.deepcopy(policy).requires_grad_(False)
+        self._policy = self.copy or policy
 
     def observe(self, rollout: Rollout) -> Observation:
         """As of `Policy.observe`, by the reference's weights."""

@@ -7,7 +7,7 @@ happens and checks the answers.
 Weights are sent at the beginning of every rollout. So they are never behind an update, and a run that goes on, or a
 server that was started anew, needs nothing else.
 
-Causal models only, and every process must hold all weights.
+Causal models only. An adapter in shards is gathered for it; all other weights must be whole in every process.
 """
 
 import math
@@ -21,12 +21,13 @@ import torch
 from torch import nn
 
 from cagsr.config.schema import Sampling
+from cagsr.distributed.fsdp import whole_weights
 from cagsr.distributed.process_group import World
 from cagsr.errors import InputError
 from cagsr.io.shutdown import waiting
 from cagsr.models.policy import Policy
 from cagsr.models.sampling import response_mask
-from cagsr.models.vllm_server import Client, asking
+from cagsr.models.vllm_server import Client, Trained, asking
 from cagsr.types import Prompt, Rollout
 
 __all__ = ["VLLMSampler", "refuse_longer", "written"]
@@ -67,7 +68,8 @@ class VLLMSampler:
         server does not answer, or not as it should.
         """
         asked = self.world.joined([list(prompt.ids) for prompt in prompts])
-        drawn = self.world.share(self.world.by_main(partial(self._ask, asked, sampling)))
+        weights = whole_weights(self.policy.model, self.world.rank == 0, trained_only=True)
+        drawn = self.world.share(self.world.by_main(partial(self._ask, asked, sampling, weights)))
         prompt_ids, prompt_mask = self.policy.collate(prompts)
         width = max(len(one.ids) for one in drawn)
         response_ids = torch.full((len(drawn), width), self.policy.pad_id)
@@ -89,14 +91,14 @@ class VLLMSampler:
             sampled_logprobs=sampled.masked_fill(~mask, 0.0),
         )
 
-    def _ask(self, asked: list[list[int]], sampling: Sampling) -> list[Written]:
+    def _ask(self, asked: list[list[int]], sampling: Sampling, weights: Trained) -> list[Written]:
         assert self.client is not None, "the first process has the client"
         # Among several processes the others wait for the answer, and nobody can leave.
         with (
             asking(self.client.base_url, self.client.start),
             waiting() if self.world.size == 1 else nullcontext(),
         ):
-            answer = self.client.answer(self.policy.model, asked, sampling, self.policy.eos_ids)
+            answer = self.client.answer(self.policy.model, asked, sampling, self.policy.eos_ids, weights)
             vocabulary = cast(nn.Embedding, self.policy.model.get_input_embeddings()).num_embeddings
             return written(answer, asked, sampling, self.policy.eos_ids, vocabulary)
 

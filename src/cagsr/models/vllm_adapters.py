@@ -29,7 +29,7 @@ from cagsr.errors import EndpointError, InputError
 from cagsr.io.adapters import adapter_at
 from cagsr.io.atomic_write import storing
 from cagsr.io.provenance import identity
-from cagsr.models.vllm_server import PROCESSED, asking, check_logprobs
+from cagsr.models.vllm_server import PROCESSED, Trained, asking, check_logprobs
 
 __all__ = ["Adapter", "AdapterClient", "connect_for_adapters"]
 
@@ -121,10 +121,10 @@ class AdapterClient:
             )
 
     def answer(
-        self, model: nn.Module, asked: list[list[int]], sampling: Sampling, stop: list[int]
+        self, model: nn.Module, asked: list[list[int]], sampling: Sampling, stop: list[int], weights: Trained
     ) -> dict[str, Any]:
         """See `models.vllm_server.Client`."""
-        with self._saved(model) as path:
+        with self._saved(model, weights) as path:
             for left in reversed(range(ATTEMPTS)):
                 try:
                     self.examine()  # it may have been started anew since the last rollout, and otherwise
@@ -163,13 +163,13 @@ class AdapterClient:
         return about
 
     @contextmanager
-    def _saved(self, model: Any) -> Iterator[Path]:
+    def _saved(self, model: Any, weights: Trained) -> Iterator[Path]:
         """The adapter's files, in a directory that nothing else was ever in; they go when they are not needed."""
         path = self.directory / f"cagsr-{secrets.token_hex(8)}"
         try:
             with storing(path):
                 shutil.rmtree(self.directory, ignore_errors=True)  # of a process that was killed
-                model.save_pretrained(path, save_embedding_layers=False)
+                model.save_pretrained(path, save_embedding_layers=False, state_dict=weights)
             yield path
         finally:
             shutil.rmtree(self.directory, ignore_errors=True)

@@ -5,15 +5,18 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import httpx2
-from torch import nn
+from torch import Tensor, nn
 
 from cagsr.config.schema import Sampling
 from cagsr.errors import CagsrError, EndpointError, ran_out_of_memory
 
-__all__ = ["PROCESSED", "Client", "asking", "check_logprobs"]
+__all__ = ["PROCESSED", "Client", "Trained", "asking", "check_logprobs"]
 
 SHOWN = 400
 PROCESSED = "processed_logprobs"
+
+Trained = dict[str, Tensor] | None
+"""What is trained of a model that holds shards of it, gathered by name; None of one that holds all."""
 
 
 class Client(Protocol):
@@ -36,7 +39,7 @@ class Client(Protocol):
         ...
 
     def answer(
-        self, model: nn.Module, asked: list[list[int]], sampling: Sampling, stop: list[int]
+        self, model: nn.Module, asked: list[list[int]], sampling: Sampling, stop: list[int], weights: Trained
     ) -> dict[str, Any]:
         """What the server writes with the model's current weights, K responses to each prompt, as TRL words it.
 

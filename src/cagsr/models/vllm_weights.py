@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cagsr.config.schema import Sampling, Vllm
 from cagsr.errors import InputError
 from cagsr.models.merging import adapters, merged_weight
-from cagsr.models.vllm_server import PROCESSED, asking, check_logprobs
+from cagsr.models.vllm_server import PROCESSED, Trained, asking, check_logprobs
 
 __all__ = ["WeightClient", "connect_for_weights", "served"]
 
@@ -40,9 +40,9 @@ class WeightClient:
         served(model)
 
     def answer(
-        self, model: nn.Module, asked: list[list[int]], sampling: Sampling, stop: list[int]
+        self, model: nn.Module, asked: list[list[int]], sampling: Sampling, stop: list[int], weights: Trained
     ) -> dict[str, Any]:
-        """See `models.vllm_server.Client`."""
+        """See `models.vllm_server.Client`; never of a model in shards (`training.preflight`)."""
         self.push(model)
         return self.trl.generate(
             asked,

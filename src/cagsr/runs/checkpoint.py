@@ -135,14 +135,9 @@ class Checkpoints:
         """Restore weights, optimizer state and random numbers; returns the ``state`` that was saved.
 
         Rates and decay stay those that the optimizer was made with: they are the config's. Call it with what `newest`
-        returned. Raises StorageError for a checkpoint that was made by fewer processes, and InputError for one that
-        does not fit the model as it is configured now.
+        returned. A process that there was none of then keeps its random numbers, which only code of the user's draws
+        from. Raises InputError for a checkpoint that does not fit the model as it is configured now.
         """
-        mine = f"random_states_{self.accelerator.process_index}.pkl"
-        if mine not in seal.manifest(path)["files"]:
-            raise StorageError(
-                f"{path} was saved by fewer processes than there are now; start as many as then"
-            )
         groups = [group for optimizer in self.accelerator._optimizers for group in optimizer.param_groups]
         configured = [{key: value for key, value in group.items() if key != "params"} for group in groups]
         try:

@@ -27,6 +27,7 @@ __all__ = ["model_of", "of_checker", "of_data", "of_model", "of_start"]
 OF_MODEL = ("model", "tokenizer and model config", "base of the adapter", "tokenizer")
 # Keys that change where and when a run saves, never its numbers.
 FREE = {"train.save_every", "train.keep_checkpoints", "sft.directory", "sft.save_every"}
+FREE |= {"train.gather_for_rollouts"}
 FREE |= {"sampling.vllm.base_url", "sampling.vllm.group_port", "sampling.vllm.timeout"}
 
 

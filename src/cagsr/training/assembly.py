@@ -12,7 +12,7 @@ from cagsr.config import Config
 from cagsr.data import splits
 from cagsr.data.row_messages import say_few, say_rows
 from cagsr.data.splits import DataSets
-from cagsr.distributed.fsdp import prepare
+from cagsr.distributed.fsdp import gathered, prepare
 from cagsr.distributed.process_group import World
 from cagsr.errors import InputError
 from cagsr.evaluation.chosen_reward import choose_reward
@@ -42,7 +42,7 @@ from cagsr.training.algorithms import Algorithm
 from cagsr.training.candidate_log import Shown
 from cagsr.training.collapse_watch import CollapseWatch
 from cagsr.training.loop import TrainingLoop
-from cagsr.training.preflight import refuse_narrow_weights, refuse_trained_adapter
+from cagsr.training.preflight import refuse_merging, refuse_narrow_weights, refuse_trained_adapter
 from cagsr.training.recorder import Recorder
 from cagsr.training.step import Step
 from cagsr.types import Prompt
@@ -79,11 +79,12 @@ def assemble(
     client = _engine(config, console, claim, loaded)
     policy = build_policy(config, loaded, tokenizer)
     refuse_narrow_weights(policy)
+    refuse_merging(policy, claim.accelerator)
     check_sampling(policy, console)
     prompts, report = splits.build_prompts(config, policy, "train", rows=rows)
     say_rows(console, "train prompts", report)
     refuse_longer(client, prompts, config.sampling, World(claim.accelerator))
-    policy.to(claim.accelerator.device)
+    _to_device(policy, config, claim.accelerator)
     kept, model = claim.directory / HEADS, model_of(claim.identity)
     config, salience, heads = choose_reward(
         policy, config, prompts, World(claim.accelerator), console, kept=kept, model=model
@@ -95,7 +96,8 @@ def assemble(
     reward = build_reward(config.reward, checker)
     step = build_step(config, policy, reward, salience, claim.accelerator, client)
     if loaded is not None:
-        refuse_trained_adapter(policy, step.reference, prompts[0])
+        with gathered(step.networks, claim.accelerator, config.train.gather_for_rollouts):
+            refuse_trained_adapter(policy, step.reference, prompts[0])
     evaluator = _evaluator(config, step, checker, datasets, console) if evaluate else None
     evaluated = of_data(evaluator.prompts, "evaluation data") if evaluator else {}
     chosen = {"reward that was chosen": heads["preset"]} if heads and "preset" in heads else {}
@@ -173,12 +175,12 @@ def build_step(
     only afterwards.
     """
     training, algorithm = config.train, config.algorithm
-    policy.to(accelerator.device)
+    _to_device(policy, config, accelerator)
     reference = Reference(policy)
     sampler = _sampler(config, policy, accelerator, client)
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer: Any = torch.optim.AdamW(trained, lr=training.learning_rate, weight_decay=training.weight_decay)
-    network, optimizer = prepare(policy, optimizer, accelerator)
+    network, optimizer = prepare(policy, optimizer, accelerator, reference.copy)
     updates = training.steps * algorithm.epochs * algorithm.minibatches
     warmup = training.warmup_steps * algorithm.epochs * algorithm.minibatches
     scheduler = get_scheduler(
@@ -201,6 +203,12 @@ def build_step(
         max_grad_norm=training.max_grad_norm,
         sampler=sampler,
     )
+
+
+def _to_device(policy: Policy, config: Config, accelerator: Accelerator) -> None:
+    """Move a policy to the device, unless it may not fit there whole: shards go there a block at a time."""
+    if config.train.gather_for_rollouts:
+        policy.to(accelerator.device)
 
 
 def _sampler(

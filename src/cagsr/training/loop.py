@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from cagsr.config.schema import Train
-from cagsr.distributed.fsdp import whole, whole_weights
+from cagsr.distributed.fsdp import gathered, whole_weights
 from cagsr.errors import InputError, NumericsError, StoppedError
 from cagsr.io.shutdown import Stops, Unfinished
 from cagsr.models.load import save_model
+from cagsr.models.lora import is_adapted
 from cagsr.runs.checkpoint import Checkpoints, forward
 from cagsr.runs.interruption import interruptible
 from cagsr.training.collapse_watch import Collapsed, CollapseWatch
@@ -142,7 +144,7 @@ class TrainingLoop:
 
     def _begin(self, number: int) -> Begun:
         schedule, world = self.schedule, self.step.world
-        with whole(self.step.policy, self.step.accelerator):
+        with self._gathered():
             collected, counted = collect_step(self.step, self.prompts, number, schedule)
             row = measure(collected, world) | counted
             if number % self.watch.settings.shuffled_every == 0:
@@ -209,7 +211,7 @@ class TrainingLoop:
 
     def _evaluate(self, step: int) -> None:
         assert self.evaluate is not None, "nothing is due without it"
-        with whole(self.step.policy, self.step.accelerator), interruptible(self.stops, self.step.world):
+        with self._gathered(), interruptible(self.stops, self.step.world):
             row = {"step": float(step), **self.evaluate()}
         self.history.append(row)
         self._saved = None  # a checkpoint of this step does not know of it yet
@@ -220,10 +222,14 @@ class TrainingLoop:
             self.best = row
             self._save_model("best")
 
+    def _gathered(self) -> AbstractContextManager[None]:
+        return gathered(self.step.networks, self.step.accelerator, self.schedule.gather_for_rollouts)
+
     def _save_model(self, name: str) -> None:
-        weights = whole_weights(self.step.policy.model, self.step.accelerator)
-        if self.step.accelerator.is_main_process:
-            save_model(self.step.policy, self.directory / name, weights)
+        policy, main = self.step.policy, self.step.accelerator.is_main_process
+        weights = whole_weights(policy.model, main, trained_only=is_adapted(policy.model))
+        if main:
+            save_model(policy, self.directory / name, weights)
         self.step.accelerator.wait_for_everyone()
 
     def _save(self, step: int, begun: Begun | None = None) -> None:

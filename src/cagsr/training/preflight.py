@@ -4,17 +4,24 @@ import torch
 from accelerate import Accelerator, DistributedType
 
 from cagsr.config import Config
-from cagsr.distributed.fsdp import ALONE, asked_to_shard, check_shards
+from cagsr.distributed.fsdp import ALONE, asked_to_shard, check_shards, reshards
 from cagsr.distributed.launcher import refuse_unseen
 from cagsr.errors import InputError
 from cagsr.metrics.endpoint import refuse_secrets
+from cagsr.models.lora import is_adapted
 from cagsr.models.policy import Policy
 from cagsr.models.reference import Reference
 from cagsr.rewards.reward import Reward
 from cagsr.training.policy_losses import find_loss
 from cagsr.types import Prompt
 
-__all__ = ["check_launch", "check_training", "refuse_narrow_weights", "refuse_trained_adapter"]
+__all__ = [
+    "check_launch",
+    "check_training",
+    "refuse_merging",
+    "refuse_narrow_weights",
+    "refuse_trained_adapter",
+]
 
 
 def check_training(config: Config, reward: Reward | None = None) -> None:
@@ -59,6 +66,16 @@ def refuse_narrow_weights(policy: Policy) -> None:
         )
 
 
+def refuse_merging(policy: Policy, accelerator: Accelerator) -> None:
+    """Raises InputError under FSDP for an adapter that could only be saved merged: no process holds all weights."""
+    if asked_to_shard(accelerator) and is_adapted(policy.model) and policy.base is None:
+        raise InputError(
+            "FSDP: the adapter's base lies nowhere by itself, so that it would be saved merged into weights that no "
+            f"process holds whole. Save the base as a directory and name that as model.name; or "
+            f"{ALONE[0].lower()}{ALONE[1:]}."
+        )
+
+
 @torch.no_grad()
 def refuse_trained_adapter(policy: Policy, reference: Reference, prompt: Prompt) -> None:
     """Raises InputError for a PEFT model whose adapter changes it already.
@@ -86,6 +103,11 @@ def check_launch(accelerator: Accelerator, command: str, config: Config | None =
         )
     if asked_to_shard(accelerator):
         _check_sharded(accelerator, command, config)
+    elif config is not None and not config.train.gather_for_rollouts:
+        raise InputError(
+            "train.gather_for_rollouts: false is for weights in shards, and here every process holds them whole. "
+            "Launch with FSDP2 (examples/accelerate/fsdp.yaml), or leave it out."
+        )
     refuse_unseen(accelerator.num_processes)
 
 
@@ -93,9 +115,15 @@ def _check_sharded(accelerator: Accelerator, command: str, config: Config | None
     if config is None:
         raise InputError(f"FSDP: only `cagsr train` trains in shards, {command} does not. {ALONE}.")
     check_shards(accelerator)
-    if config.model.lora is not None:
-        raise InputError(f"FSDP: not with model.lora. {ALONE}, or set model.lora to null.")
-    if config.sampling.engine == "vllm":
-        raise InputError(f"FSDP: not with sampling.engine: vllm. {ALONE}, or set sampling.engine to policy.")
+    if config.sampling.engine == "vllm" and config.model.lora is None:
+        raise InputError(
+            f"FSDP: sampling.engine: vllm takes an adapter from shards, and not all weights. Set model.lora, or "
+            f"sampling.engine to policy; or {ALONE[0].lower()}{ALONE[1:]}."
+        )
+    if not (config.train.gather_for_rollouts or reshards(accelerator)):
+        raise InputError(
+            "FSDP: train.gather_for_rollouts: false gathers a block at a time in rollouts, and "
+            "fsdp_reshard_after_forward: false all of them in an update. Set that to true."
+        )
     if config.sampling.dtype is not None:
         raise InputError(f"FSDP: not with sampling.dtype. {ALONE}, or set sampling.dtype to null.")

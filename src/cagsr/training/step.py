@@ -86,6 +86,11 @@ class Step:
     def __post_init__(self):
         self.world = World(self.accelerator)
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        """What may be in shards: the policy, and the reference where it is a copy."""
+        return [self.policy, *([] if self.reference.copy is None else [self.reference.copy])]
+
     @torch.no_grad()
     def collect(self, prompts: list[Prompt], seed: int) -> Collected:
         """Sample responses to the prompts, observe and reward them, and estimate advantages; no gradients."""

@@ -121,6 +121,11 @@ class Train(Section):
     gradient_checkpointing: Switch = Field(
         default=False, description="Recompute activations: less memory, slower."
     )
+    gather_for_rollouts: Switch = Field(
+        default=True,
+        description="Under FSDP2 every process holds the whole model while it samples and scores. False: a block at a "
+        "time, for a model that fits into no process; slower, every token gathers all weights.",
+    )
     mixed_precision: Literal["no", "bf16"] = Field(default="no", description="Autocast of forward passes.")
     evaluate_every: Count = Field(default=0, description="Evaluate after so many steps; 0: only at the end.")
     save_every: Count = Field(default=50, description="Checkpoint after so many steps; 0: only at the end.")
