@@ -178,8 +178,9 @@ class AdapterClient:
         self, path: Path, asked: list[list[int]], sampling: Sampling, stop: list[int]
     ) -> dict[str, Any]:
         self._unload()
+        name = f"{path.name}-{secrets.token_hex(4)}"  # another at every attempt: one given up may still be loading
         try:
-            self.post("/v1/load_lora_adapter", {"lora_name": path.name, "lora_path": str(path)})
+            self.post("/v1/load_lora_adapter", {"lora_name": name, "lora_path": str(path)})
         except Refused as error:
             if error.status == 404:
                 raise EndpointError(
@@ -188,14 +189,14 @@ class AdapterClient:
                 ) from error
             raise
         try:
-            answer = self.post("/v1/completions", _request(path.name, asked, sampling, stop)).json()
+            answer = self.post("/v1/completions", _request(name, asked, sampling, stop)).json()
         except Refused:
             with suppress(httpx2.TransportError, Refused):
                 self._unload()
             raise
         self._unload()
-        if answer["model"] != path.name:
-            raise ValueError(f"{answer['model']} answered, and {path.name} was asked")
+        if answer["model"] != name:
+            raise ValueError(f"{answer['model']} answered, and {name} was asked")
         return _as_trl(answer["choices"], sampling.candidates)
 
     def _unload(self) -> None:
