@@ -101,7 +101,7 @@ def evaluate(
     for name, opinions in said.pop("values", {}).items():
         values[name] |= opinions
     return {
-        "task": config.data.task or config.data.source,
+        "task": config.data.name,
         "seed": config.train.seed,
         "split": split,
         "decoding": "greedy" if greedy else f"{decoding.candidates} samples a prompt",
