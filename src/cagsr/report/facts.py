@@ -27,7 +27,7 @@ def run_facts(run: Run) -> list[Fact]:
     found: list[tuple[str, Any]] = [
         ("state", _state(run)),
         ("model", model.get("name") or (f"base of {data['task']}" if data.get("task") else None)),
-        ("data", data.get("task") or data.get("source")),
+        ("data", data.get("task") or _sources(data.get("source"))),
         ("reward", ", ".join(signals) if signals else reward.get("preset")),
         ("chosen for this base", run.chosen),
         ("observer", reward.get("observer")),
@@ -68,6 +68,16 @@ def _duration(run: Run) -> str | None:
     if seconds >= 5400:
         return f"{number(seconds / 3600)} hours"
     return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds" if seconds else None
+
+
+def _sources(given: Any) -> Any:
+    """A data set's name as it is, several with their weights."""
+    if not isinstance(given, list):
+        return given
+    parts = [one if isinstance(one, Mapping) else {"path": one} for one in given]
+    return " + ".join(
+        " × ".join(str(part[key]) for key in ("weight", "path") if part.get(key)) for part in parts
+    )
 
 
 def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
