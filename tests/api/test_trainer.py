@@ -72,7 +72,7 @@ def trainer(directory="objects", name="llama", callbacks=(), rows=ROWS, **settin
 def numbers(directory):
     rows = [json.loads(line) for line in Path(directory, "metrics.jsonl").read_text().splitlines()]
     return [
-        {key: value for key, value in row.items() if key not in ("seconds", "tokens_per_second")}
+        {key: value for key, value in row.items() if key not in ("seconds", "tokens_per_second", "memory")}
         for row in rows
     ]
 
