@@ -132,6 +132,7 @@ def _answered(
     for each in possible(config):
         build_reward(each.reward, checker)  # what is wrong with it is found before a model is loaded
     rows = splits.read_rows(config, split)
+    instruments.check_rows(config, rows)
     for name, path in models.items():
         alone = config.replaced({"model.name": path})
         policy = build_policy(alone)
