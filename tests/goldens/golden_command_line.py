@@ -54,6 +54,7 @@ COMMANDS = (
     "demo",
     "sft",
     "train",
+    "export",
     "eval",
     "compare",
     "score",

@@ -50,7 +50,8 @@ def check_rows(config: Config, rows: Sequence[Row]) -> None:
     for measure in [ifeval()] if config.metrics.ifeval else []:
         for row in rows:
             try:
-                row.problem or measure(row.values, "Tried. Before.")
+                if not row.problem:
+                    measure(row.values, "Tried. Before.")
             except ValueError as error:
                 raise InputError(f"metrics.ifeval: {row.place}: {error}; leave it out") from error
 

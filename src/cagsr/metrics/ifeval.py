@@ -22,13 +22,14 @@ def ifeval() -> Callable[[Mapping[str, Any], str], dict[str, float]]:
     instructions, ``ifeval_instructions`` one over prompts, so that it has an interval over prompts.
     """
     try:
-        from if_verifiable.common import evaluate_instructions
-        from if_verifiable.ifeval.instructions_registry import INSTRUCTION_DICT
-        from langdetect import DetectorFactory
+        from if_verifiable.common import evaluate_instructions  # pyright: ignore[reportMissingImports]
+        from if_verifiable.ifeval import instructions_registry  # pyright: ignore[reportMissingImports]
+        from langdetect import DetectorFactory  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise InputError(
             "metrics.ifeval needs if-verifiable: pip install if-verifiable, or set metrics.ifeval to false"
         ) from error
+    known = instructions_registry.INSTRUCTION_DICT
     DetectorFactory.seed = 0  # it draws random numbers to tell a language
 
     def measure(row: Mapping[str, Any], response: str) -> dict[str, float]:
@@ -40,13 +41,13 @@ def ifeval() -> Callable[[Mapping[str, Any], str], dict[str, float]]:
             or len(names) != len(options)
         ):
             raise ValueError("no instruction_id_list and kwargs of one length, which rows of IFEval have")
-        if unknown := [name for name in names if name not in INSTRUCTION_DICT]:
+        if unknown := [name for name in names if name not in known]:
             raise ValueError(f"{unknown[0]!r} is no instruction of IFEval")
         given = [option or {} for option in options]
         prompt = row["prompt"]
         asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         try:
-            _, found = evaluate_instructions(response, names, given, asked, INSTRUCTION_DICT)
+            _, found = evaluate_instructions(response, names, given, asked, known)
         except LookupError as error:
             raise InputError(
                 f"metrics.ifeval: {', '.join(names)} counts by nltk, whose data are missing: "
