@@ -46,7 +46,9 @@ def export(source: str, output: Path, *, adapter: bool = False, dtype: Kind = "f
         raise InputError(f"{output} exists already; name another place")
     converter = _converter() if gguf else None
     if adapter and (gguf or dtype != "float32"):
-        raise InputError("--adapter writes the adapter as it was trained: without --dtype, and not as .gguf")
+        raise InputError(
+            "--adapter writes the adapter as it was trained; leave out --dtype, and name a directory"
+        )
     place = _place(source)
     if adapter and (files := adapter_at(str(place))) is not None:
         _copy_adapter(files, output)
@@ -57,9 +59,7 @@ def export(source: str, output: Path, *, adapter: bool = False, dtype: Kind = "f
         policy.model.to(getattr(torch, dtype))
         card = of_whole_model(card)
     elif not is_adapted(policy.model) or policy.base is None:
-        raise InputError(
-            f"{source} has no LoRA adapter of its own; export the whole model, without --adapter"
-        )
+        raise InputError(f"{source} has no LoRA adapter of its own; leave out --adapter")
     if converter is None:
         _write(policy, card, output)
     else:
@@ -103,9 +103,7 @@ def _of_checkpoint(place: Path) -> tuple[Policy, str]:
     unknown = policy.load_state_dict(weights, strict=False).unexpected_keys
     if missing or unknown:
         odd = min([*missing, *unknown])
-        raise InputError(
-            f"{place} is not of the model that {run / CONFIG} names: {odd} is in one of them alone"
-        )
+        raise InputError(f"{place} does not fit the model of {run / CONFIG} ({odd}); name another checkpoint")
     step = int(seal.manifest(place)["step"])
     return policy, model_card(config.model_dump(mode="json"), step, None, None, saved_form(policy))
 
