@@ -70,7 +70,7 @@ CASES: dict[str, Case] = {
     "SFT, Llama, file": Case("sft", ("model.name=llama", *FILE, *SUPERVISED), steps=9),
 }
 PLACES = {"adapter_config.json": ("base_model_name_or_path",), "base.json": ("name", "beside")}
-TIMED = {"seconds", "tokens_per_second"}
+TIMED = {"seconds", "tokens_per_second", "memory"}
 
 
 @dataclass

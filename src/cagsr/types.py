@@ -38,6 +38,7 @@ class Prompt:
     ``occurrence`` tells apart the same prompt's places in one step, which draw different numbers: 0 is the first.
     ``row`` is the data row it came from (reference, slots, messages ...), untouched.
     ``template`` is what a conversation was rendered with: its tools and the variables of its chat template.
+    ``part`` is the number of its data set among several, and ``weight`` that data set's, if it has one.
     """
 
     text: str
@@ -49,6 +50,8 @@ class Prompt:
     occurrence: int = 0
     spelt: tuple[Span, ...] = ()
     template: Mapping[str, Any] = field(default_factory=dict)
+    part: int = 0
+    weight: float | None = None
 
     @property
     def content(self) -> tuple[Span, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from rich.console import Console
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, TrainerCallback
@@ -72,7 +72,7 @@ def trainer(directory="objects", name="llama", callbacks=(), rows=ROWS, **settin
 def numbers(directory):
     rows = [json.loads(line) for line in Path(directory, "metrics.jsonl").read_text().splitlines()]
     return [
-        {key: value for key, value in row.items() if key not in ("seconds", "tokens_per_second")}
+        {key: value for key, value in row.items() if key not in ("seconds", "tokens_per_second", "memory")}
         for row in rows
     ]
 
@@ -324,6 +324,31 @@ def test_a_generator_is_read_once_and_all_of_an_eval_dataset_is_evaluated(place)
     )  # fmt: skip
     assert len(made.datasets.train) == len(ROWS)
     assert made.config.data.evaluation_count == 120
+
+
+def test_a_stream_trains_as_its_first_rows_do_and_goes_on_from_a_stop_to_the_bit(place):
+    """3 steps of 2 prompts take 6 rows: of a stream without an end no more are read, on any start."""
+
+    def endless(first="city lyon day"):
+        # What the tiny models have words for.
+        days = ("monday", "tuesday", "friday", "sunday", "thursday", "saturday", "wednesday")
+        yield from ({"prompt": f"{first} {day}"} for day in days * 10**6)
+
+    stream = IterableDataset.from_generator(endless)
+    whole = trainer("whole", rows=list(stream.take(6)))
+    whole.train()
+    stopped = trainer("stream", rows=stream, callbacks=[Watching(stop_at=2)])
+    assert len(stopped.datasets.train) == 6
+    assert stopped.datasets.train[0].notes == (
+        "train_dataset: the first 6 rows of a stream, which are all that is read of it",
+    )
+    with pytest.raises(StoppedError):
+        stopped.train()
+    other = IterableDataset.from_generator(endless, gen_kwargs={"first": "city riga day"})
+    with pytest.raises(InputError, match="data: "):
+        trainer("stream", rows=other).train(resume_from_checkpoint=True)
+    trainer("stream", rows=stream).train(resume_from_checkpoint=True)
+    assert numbers("stream") == numbers("whole")
 
 
 def test_what_a_run_stands_on_is_its_tokenizer_too(place):

@@ -53,7 +53,7 @@ def chatting(train, chat):
 
 
 def told(directory: str) -> list[dict]:
-    timed = {"seconds", "tokens_per_second"}
+    timed = {"seconds", "tokens_per_second", "memory"}
     return [
         {key: value for key, value in row.items() if key not in timed}
         for row in lines(f"{directory}/metrics.jsonl")

@@ -183,3 +183,35 @@ def test_a_judge_that_fails_is_an_error_after_everything_else_is_printed(
     measured = METRICS | LABEL_FREE | {"exact_match"} | ({"judge"} if fails_after == 12 else set())
     assert all(set(metrics) == measured for metrics in summary["systems"].values())
     assert summary.get("preferences", {}) == {}
+
+
+def test_what_was_measured_is_kept_for_the_report_and_nothing_is_overwritten(cagsr, models, tmp_path):
+    named = ("eval", f"base={models / 't5'}", f"other={models / 'llama'}", "data.task=slots", *SMALL)
+    outcome = cagsr(*named, "--output", "kept", "--json")
+    kept = json.loads((tmp_path / "kept/summary.json").read_text())
+    assert kept == json.loads(outcome.out)
+    assert cagsr("report", "kept").code == 0
+    page = (tmp_path / "kept/report.html").read_text()
+    assert "Difference to base, paired" in page
+    assert "Not everything could be read" not in page
+    again = cagsr(*named, "--output", "kept")
+    assert (again.code, "kept" in again.err) == (2, True)
+
+
+def test_ifeval_is_measured_of_rows_that_have_its_instructions(cagsr, models, tmp_path):
+    pytest.importorskip("if_verifiable")
+    rows = [
+        {"prompt": f"describe colour : red ; hour : {hour}"}
+        | {"instruction_id_list": ["punctuation:no_comma", "detectable_format:title"], "kwargs": [{}, {}]}
+        for hour in ("one", "two", "three")
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    named = ("eval", f"base={models / 'llama'}", "data.source=rows.jsonl", "metrics.ifeval=true", *SMALL)
+    outcome = cagsr(*named, "--split", "train", "--json")
+    found = json.loads(outcome.out)
+    assert found["measured_by"]["ifeval"]["package"] == "if-verifiable"
+    measured = {
+        name: found["systems"]["base"][name]["mean"] for name in ("ifeval_strict", "ifeval_instructions")
+    }
+    # The words of the task have no comma, and nothing to write a title with.
+    assert measured == {"ifeval_strict": 0.0, "ifeval_instructions": 0.5}

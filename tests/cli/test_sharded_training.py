@@ -62,7 +62,7 @@ def sharded(tmp_path_factory, models) -> Path:
 
 def rows(directory):
     found = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    other = ("seconds", "tokens_per_second", "warning")
+    other = ("seconds", "tokens_per_second", "memory", "warning")
     return [{key: value for key, value in row.items() if key not in other} for row in found]
 
 

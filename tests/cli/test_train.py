@@ -24,7 +24,7 @@ STEP_KEYS = {
     "step", "reward", "reward_spread", "signal/knockout", "signal/surprise", "signal/retold",
     "signal/reference_logprob", "signal/repetition", "signal/unfinished", "length", "finished", "empty",
     "repetition", "kl_response", "kl", "entropy", "tokens", "learning_rate", "kl_coefficient", "loss",
-    "policy_loss", "clipped", "grad_norm", "seconds", "tokens_per_second",
+    "policy_loss", "clipped", "grad_norm", "seconds", "tokens_per_second", "memory",
 }  # fmt: skip
 
 

@@ -176,7 +176,8 @@ def test_missing_sources_and_splits_are_refused_by_name(tmp_path, monkeypatch):
 def test_a_hub_name_is_loaded_by_datasets_and_its_failure_is_one_message(monkeypatch):
     asked = []
 
-    def load_dataset(name, config_name, split, revision):
+    def load_dataset(name, config_name, split, revision, streaming):
+        assert not streaming
         asked.append((name, config_name, split, revision))
         if name == "some/where":
             raise ConnectionError("offline\nand more")

@@ -43,7 +43,7 @@ class Kept:
         pass
 
     def on_step(self, step: int, row: dict[str, float], collected: Any) -> None:
-        timed = ("seconds", "tokens_per_second")
+        timed = ("seconds", "tokens_per_second", "memory")
         self.rows.append({name: value for name, value in row.items() if name not in timed})
         self.responses = collected.rollout.responses
 

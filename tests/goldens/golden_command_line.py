@@ -33,7 +33,7 @@ import tiny
 HERE = Path(__file__).parent
 NUMBERS, INTERFACE = HERE / "numbers.json", HERE / "interface.txt"
 # What differs between two runs that are the same.
-TIMES = {"seconds", "tokens_per_second", "id", "started", "git", "written", "identity"}
+TIMES = {"seconds", "tokens_per_second", "memory", "id", "started", "git", "written", "identity"}
 SMALL = [
     "data.task=slots",
     "data.count=11",
@@ -54,6 +54,7 @@ COMMANDS = (
     "demo",
     "sft",
     "train",
+    "export",
     "eval",
     "compare",
     "score",

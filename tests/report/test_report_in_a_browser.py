@@ -278,7 +278,7 @@ def test_a_range_of_steps_is_dragged_or_typed_shown_by_all_curves_and_left_again
     assert x_ticks(chart) == whole
     page.locator("#zoom-from").fill("3")
     page.locator("#zoom-to").fill("1")
-    expect(page.locator("#zoom-says")).to_have_text("The first step must be below the last.")
+    expect(page.locator("#zoom-says")).to_have_text("The first must be below the last.")
     assert x_ticks(chart) == whole
     page.locator("#zoom-from").fill("1")
     page.locator("#zoom-to").fill("2")
@@ -287,6 +287,43 @@ def test_a_range_of_steps_is_dragged_or_typed_shown_by_all_curves_and_left_again
     expect(page.locator("#zoom-all")).to_be_disabled()
     expect(page.locator("#zoom-from")).to_be_focused()
     assert x_ticks(chart) == whole
+
+
+def test_curves_are_drawn_across_time_and_tokens(page):
+    """Three steps of 2 seconds and 100 tokens each; the evaluation before the first stands at 0."""
+    page.select_option("#zoom-axis", "tokens")
+    chart = page.locator(".chart", has=page.locator(".title", has_text="KL")).first
+    chart.locator("svg").focus()
+    page.keyboard.press("Home")
+    expect(chart.locator(".read")).to_contain_text("100 tokens")
+    expect(page.locator("#zoom-to")).to_have_attribute("placeholder", "300")
+    page.locator("#zoom-from").fill("100")
+    page.locator("#zoom-to").fill("200")
+    expect(page.locator("#zoom-says")).to_have_text("Tokens 100 to 200.")
+    page.select_option("#zoom-axis", "minutes")
+    expect(page.locator("#zoom-from")).to_have_value("")
+    page.keyboard.press("Home")
+    page.select_option("#zoom-axis", "step")
+    expect(chart.locator("g.whole")).to_have_attribute("display", "inline")
+
+
+def test_a_link_opens_the_page_at_a_candidate_and_at_a_pair(page):
+    page.locator("#browse-list button").nth(1).click()
+    expect(page.locator("#browse-detail h3")).to_contain_text("Step 1, prompt 5")
+    link = cards(page).nth(1).locator("a.link")
+    expect(link).to_have_text("#2")
+    address = link.get_attribute("href")
+    assert address == "#candidates-0-1-5-2"
+    page.select_option("#browse-order", "late")
+    page.locator("#browse-list button").first.click()
+    expect(page.locator("#browse-detail h3")).to_contain_text("Step 2, prompt 6")
+    page.evaluate("address => { location.hash = address; }", address)
+    expect(page.locator("#browse-detail h3")).to_contain_text("Step 1, prompt 5")
+    expect(cards(page).nth(1)).to_be_in_viewport()
+    asked = page.locator(".pairs > li").nth(1).locator(".asked").inner_text()
+    page.locator(".pairs > li").nth(1).locator("a.link").click()
+    expect(page.locator(".pairs > li")).to_have_count(1)
+    expect(page.locator(".pairs .asked")).to_have_text(asked)
 
 
 def test_runs_over_one_another_are_told_apart_by_more_than_colour(chromium, tmp_path):

@@ -4,12 +4,12 @@ import pytest
 import yaml
 
 from cagsr.config import Config
-from cagsr.runs.model_card import model_card
+from cagsr.runs.model_card import model_card, of_whole_model
 
 
-def front_matter(name: str | None) -> dict[str, object]:
-    config = Config.load(None, ["data.task=qa"]).replaced({"model.name": name})
-    card = model_card(config.model_dump(mode="json"), 3, None, 11)
+def front_matter(name: str | None, *overrides: str, form: str = "the whole model") -> dict[str, object]:
+    config = Config.load(None, [*overrides] or ["data.task=qa"]).replaced({"model.name": name})
+    card = model_card(config.model_dump(mode="json"), 3, None, 11, form)
     return yaml.safe_load(card.split("---\n")[1])
 
 
@@ -28,3 +28,32 @@ def test_nothing_else_is(name, tmp_path, monkeypatch):
         "library_name": "transformers",
         "tags": ["cagsr", "reinforcement-learning"],
     }
+
+
+def test_data_sets_of_the_hub_and_the_kind_of_library_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "saved").mkdir()
+    sources = "[openai/gsm8k, x.jsonl, saved, {path: someone/chats, weight: null}, shards/*.parquet]"
+    found = front_matter(
+        "gpt2", f"data.source={sources}", "model.name=gpt2", form="a LoRA adapter; and so on"
+    )
+    assert found["datasets"] == ["openai/gsm8k", "someone/chats"]
+    assert found["library_name"] == "peft"
+    memory = front_matter("gpt2", "data.source=<train_dataset>", "model.name=gpt2")
+    assert "datasets" not in memory
+
+
+def test_the_card_of_a_merged_model_says_so_and_keeps_the_rest():
+    config = Config.load(None, ["data.source=owner/rows", "model.name=gpt2"])
+    card = model_card(
+        config.model_dump(mode="json"), 3, {"step": 3, "reward": 0.25}, 11, "a LoRA adapter; on it"
+    )
+    whole = of_whole_model(card)
+    assert yaml.safe_load(whole.split("---\n")[1])["library_name"] == "transformers"
+    assert (
+        whole.replace("transformers", "peft", 1).replace(
+            "- Files: the whole model", "- Files: a LoRA adapter; on it"
+        )
+        == card
+    )
+    assert of_whole_model("") == ""

@@ -154,7 +154,7 @@ def test_a_row_holds_what_a_run_is_judged_by(tmp_path):
     assert ["shuffled" in row for row in recorder.rows] == [True, False, True]
     expected = {"reward", "reward_spread", "signal/low_tokens", "length", "finished", "empty", "repetition"}
     expected |= {"kl", "kl_response", "entropy", "tokens", "loss", "policy_loss", "value_loss", "clipped"}
-    expected |= {"grad_norm", "learning_rate", "kl_coefficient", "seconds", "tokens_per_second"}
+    expected |= {"grad_norm", "learning_rate", "kl_coefficient", "seconds", "tokens_per_second", "memory"}
     assert set(recorder.rows[1]) == expected
     assert recorder.rows[0]["kl"] == pytest.approx(0, abs=1e-6)
     assert [row["kl_coefficient"] != 0.2 for row in recorder.rows] == [False, True, True]
@@ -199,7 +199,7 @@ def test_trap_27_a_run_that_was_killed_and_resumed_ends_with_the_same_bits(name,
 
     for key, value in unbroken.step.policy.state_dict().items():
         assert torch.equal(resumed.step.policy.state_dict()[key], value), key
-    timed = {"seconds", "tokens_per_second"}
+    timed = {"seconds", "tokens_per_second", "memory"}
     rows = [{key: value for key, value in row.items() if key not in timed} for row in whole.rows]
     assert [{key: value for key, value in row.items() if key not in timed} for row in last.rows] == rows[2:]
     assert resumed.history == unbroken.history
@@ -328,7 +328,7 @@ def test_a_run_that_was_asked_to_stop_anywhere_goes_on_to_the_same_bits(name, al
     resumed.run(resume=True)
     assert last.starts == [step]
     assert resumed.step.scheduler.state_dict() == unbroken.step.scheduler.state_dict()
-    timed = {"seconds", "tokens_per_second"}
+    timed = {"seconds", "tokens_per_second", "memory"}
     rows = [{key: value for key, value in row.items() if key not in timed} for row in whole.rows]
     again = [{key: value for key, value in row.items() if key not in timed} for row in first.rows + last.rows]
     assert again == rows
@@ -435,7 +435,7 @@ def test_a_stop_that_cannot_wait_throws_away_what_is_begun_and_nothing_else(name
         assert {**run(), "seconds": 0} == {**outcome, "seconds": 0}
         assert first.evaluations + last.evaluations == whole.evaluations
         rows = [
-            [{**row, "seconds": 0, "tokens_per_second": 0} for row in one]
+            [{**row, "seconds": 0, "tokens_per_second": 0, "memory": 0} for row in one]
             for one in (first.rows + last.rows, whole.rows)
         ]
         assert rows[0] == rows[1]

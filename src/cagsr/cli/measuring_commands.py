@@ -4,6 +4,7 @@ They import what they need when they run, so that `cagsr --help` imports no torc
 """
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -48,6 +49,9 @@ def evaluate(
     sampled: Annotated[
         bool, typer.Option("--sampled", help="Mean over K samples instead of greedy.")
     ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="A new directory that keeps the result, for cagsr report.")
+    ] = None,
     skip_invalid: SkipInvalid = False,
     as_json: Json = False,
 ) -> None:
@@ -55,6 +59,7 @@ def evaluate(
     from cagsr.evaluation.evaluate import evaluate as run_evaluation
     from cagsr.evaluation.evaluate import named_models, split_arguments
     from cagsr.evaluation.tables import show_evaluation
+    from cagsr.runs.directory import RunDirectory
 
     named, overrides = split_arguments(arguments)
     models = named_models(named)
@@ -64,7 +69,12 @@ def evaluate(
     overrides.append(f"model.name={json.dumps(next(iter(models.values())))}")
     console = console_for(as_json)
     loaded = load(config, overrides, skip_invalid)
+    if output is not None:
+        RunDirectory.refuse_used(output)
     summary = run_evaluation(loaded, models, split, not sampled, console)
+    if output is not None and not console.quiet:
+        with closing(RunDirectory.create(output, loaded.as_yaml(), {"models": summary["models"]})) as kept:
+            kept.write_summary(summary)
     if not as_json:
         show_evaluation(summary, console)
     print_json(summary, as_json, console)

@@ -1,4 +1,4 @@
-"""Commands that train: demo, sft, train.
+"""Commands that train, and that hand on what was trained: demo, sft, train, export.
 
 They import what they need when they run, so that `cagsr --help` imports no torch.
 """
@@ -20,7 +20,9 @@ from cagsr.cli.options import (
     load,
     print_json,
 )
+from cagsr.io.places import expanded
 from cagsr.io.quiet_libraries import silence_libraries
+from cagsr.io.streams import print_result
 
 __all__ = ["app"]
 
@@ -102,3 +104,24 @@ def train(
     with reported(Path(given.run.directory), console):
         trained = run_training(given, resume=resume, accept_changes=accept_changes, console=console)
     print_json(trained.outcome, as_json, console)
+
+
+@app.command(cls=Command, epilog="Example: cagsr export runs/my my-model --dtype bfloat16")
+def export(
+    model: Annotated[
+        str, typer.Argument(help="A run, its best/ or a checkpoint of it; or any model or LoRA adapter.")
+    ],
+    output: Annotated[Path, typer.Argument(help="A new directory, or NAME.gguf.")],
+    adapter: Annotated[
+        bool, typer.Option("--adapter", help="Write the LoRA adapter alone, not merged into its base.")
+    ] = False,
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"],
+        typer.Option(help="Type of the weights; they are merged in float32."),
+    ] = "float32",
+) -> None:
+    """A trained model as any program loads it: safetensors, tokenizer and card, adapter merged; or GGUF."""
+    from cagsr.training.export import export as write
+
+    silence_libraries()
+    print_result(str(write(expanded(model), output, adapter=adapter, dtype=dtype)))

@@ -25,6 +25,9 @@ def messages(error: ValidationError, document: Document, root: type[BaseModel]) 
         for path, place, message in _explain(detail, document, root):
             # A union reports each of its branches; the reader wants the key once.
             found.setdefault(path, (place, message))
+    # Of a union's branches the one that reached further into the value says what is wrong with it.
+    for path in {other[:length] for other in found for length in range(1, len(other))} & found.keys():
+        del found[path]
     # By length first, so that cfg.yaml:9 stands before cfg.yaml:10.
     lines = sorted(found.values(), key=lambda item: (len(item[0]), item[0]))
     return [f"{place} {message}" for place, message in lines]
@@ -102,7 +105,7 @@ def _locate(loc: tuple[str | int, ...], root: type[BaseModel]) -> tuple[KeyPath,
             path, model = (*path, part), section_of(field)
         elif model and isinstance(part, int):
             path = (*path, part)
-        elif not (model and model.__name__ == part):
+        elif not model:
             break
     return path, field
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from cagsr.config.loading import Config
 from cagsr.config.schema import FILES
 from cagsr.errors import InputError, StorageError
+from cagsr.io.places import files_named
 
 __all__ = ["check_paths"]
 
@@ -18,10 +19,11 @@ def check_paths(config: Config) -> None:
     Raises InputError for a data or preset file that is missing and for an output directory that is a file or
     cannot be written, and StorageError when the disk is full.
     """
-    # Not Path.is_file: it raises where a name is too long for a file.
-    for key, name in (("source", config.data.source), ("evaluation_source", config.data.evaluation_source)):
-        if name and name.lower().endswith(FILES) and not os.path.isfile(name):
-            raise InputError(f"data.{key}: no such file {name!r}; correct the path")
+    evaluated = config.data.parts(evaluation=True) if config.data.evaluation_source else []
+    for key, parts in (("source", config.data.parts()), ("evaluation_source", evaluated)):
+        for part in parts:
+            if part.path.lower().endswith(FILES) and not files_named(part.path):
+                raise InputError(f"data.{key}: no such file {part.path!r}; correct the path")
     preset = config.reward.preset
     if preset.endswith((".yaml", ".yml")) and not os.path.isfile(preset):
         raise InputError(f"reward.preset: no such file {preset!r}; correct the path")

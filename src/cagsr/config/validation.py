@@ -55,9 +55,23 @@ def _data(config: Sections) -> Iterator[Conflict]:
             ("data.holdout_column",),
             "data.holdout_column splits data.source; evaluation prompts are named already, remove one of the two",
         )
-    if data.evaluation_split and not data.evaluation_source and (data.source or "").lower().endswith(FILES):
+    files = [part.path for part in data.parts() if part.path.lower().endswith(FILES)]
+    if data.evaluation_split and not data.evaluation_source and files:
         yield Conflict(
-            ("data.evaluation_split",), f"{data.source} is a file without splits; set data.evaluation_source"
+            ("data.evaluation_split",), f"{files[0]} is a file without splits; set data.evaluation_source"
+        )
+    weights = [part.weight for part in data.parts()]
+    if any(weights) and None in weights:
+        yield Conflict(("data.source",), "data.source: give a weight to each data set, or to none")
+    if data.evaluation_source and any(part.weight for part in data.parts(evaluation=True)):
+        yield Conflict(
+            ("data.evaluation_source",),
+            "data.evaluation_source: weights say how often a prompt is trained on; leave them out",
+        )
+    if data.streaming and len(files) == len(weights):
+        yield Conflict(
+            ("data.streaming",),
+            "data.streaming is for hub data sets; a task and files are read whole, leave it out",
         )
     if data.source and config.train.evaluate_every and not (evaluated or data.holdout_column):
         yield Conflict(

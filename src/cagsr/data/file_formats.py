@@ -15,7 +15,7 @@ from typing import Any
 
 from cagsr.errors import InputError
 
-__all__ = ["Row", "first_line", "parse", "rows_of"]
+__all__ = ["Row", "binary_columns", "first_line", "left_alone", "noted", "parse", "rows_of"]
 
 DEEPEST = 64
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
@@ -28,13 +28,16 @@ SEPARATOR_LINE = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
 class Row:
     """One row of data: its columns, its place (``data.jsonl row 17``), and the reason why it cannot be used, if any.
 
-    ``notes`` say what was recognised in order to read it, alike for all rows of a file.
+    ``notes`` say what was recognised in order to read it, alike for all rows of a file. ``part`` is the number of its
+    data set among several, and ``weight`` that data set's (`schema.Part`).
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
     place: str = ""
     problem: str | None = None
     notes: tuple[str, ...] = ()
+    part: int = 0
+    weight: float | None = None
 
 
 def rows_of(values: Iterable[Mapping[str, Any]], name: str) -> list[Row]:
@@ -52,7 +55,9 @@ def parse(content: bytes, name: str) -> list[Row]:
     """
     ending = name.lower().removesuffix(".gz").rpartition(".")[2]
     if ending in ("parquet", "arrow"):
-        return rows_of(_arrow(content, name, ending), name)
+        table = _arrow(content, name, ending)
+        left = binary_columns(table.schema)
+        return noted(rows_of(table.drop_columns(left).to_pylist(), name), *left_alone(left))
     content, notes = _utf8(content, name)
     if ending == "json":
         rows = _json(content, name)
@@ -60,10 +65,11 @@ def parse(content: bytes, name: str) -> list[Row]:
         rows = _json_lines(content, name)
     else:
         rows = _separated(content, name, "\t" if ending == "tsv" else ",")
-    return _noted(rows, *notes)
+    return noted(rows, *notes)
 
 
-def _noted(rows: list[Row], *notes: str) -> list[Row]:
+def noted(rows: list[Row], *notes: str) -> list[Row]:
+    """The rows with these further notes."""
     return [replace(row, notes=row.notes + notes) for row in rows] if notes else rows
 
 
@@ -150,7 +156,7 @@ def _json(content: bytes, name: str) -> list[Row]:
         rows = _json_lines(content, name)
         if rows[0].problem:
             raise InputError(f"{name}: {error}. Correct the file.") from None
-        return _noted(rows, "JSON lines: an object a line")
+        return noted(rows, "JSON lines: an object a line")
 
 
 def _document(content: bytes, name: str) -> list[Row]:
@@ -166,7 +172,7 @@ def _document(content: bytes, name: str) -> list[Row]:
             _object(values, f"{name} {tables[0]} row {number}")
             for number, values in enumerate(document[tables[0]], start=1)
         ]
-        return _noted(rows, f"rows under the key {tables[0]!r}")
+        return noted(rows, f"rows under the key {tables[0]!r}")
     if tables:
         raise InputError(
             f"{name}: rows are under several keys: {', '.join(map(repr, tables))}. Save one as a list."
@@ -216,7 +222,7 @@ def _separated(content: bytes, name: str, usual: str) -> list[Row]:
     except csv.Error as error:
         raise InputError(f"{name}:{reader.line_num + above} broken CSV: {error}") from None
     named = SEPARATORS.get(separator, repr(separator))
-    return rows if separator == usual else _noted(rows, f"columns separated by {named}")
+    return rows if separator == usual else noted(rows, f"columns separated by {named}")
 
 
 def _separator(text: str, usual: str) -> str:
@@ -246,20 +252,36 @@ def _under_header(reader: Any, name: str, separator: str, above: int) -> list[Ro
         elif cells:
             quote = f"; quote a cell that holds {separator!r}" if len(cells) > len(header) else ""
             rows.append(Row(place=place, problem=f"{len(cells)} cells under {len(header)} columns{quote}"))
-    return _noted(rows, *notes)
+    return noted(rows, *notes)
 
 
-def _arrow(content: bytes, name: str, ending: str) -> list[dict[str, Any]]:
+def binary_columns(schema: Any) -> list[str]:
+    """The columns of an Arrow schema that hold bytes, alone or inside a structure: images, audio and the like."""
+    import pyarrow
+
+    def holds_bytes(kind: Any) -> bool:
+        found = pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+        return found or any(holds_bytes(kind.field(inner).type) for inner in range(kind.num_fields))
+
+    return [field.name for field in schema if holds_bytes(field.type)]
+
+
+def left_alone(columns: list[str]) -> tuple[str, ...]:
+    """A note of columns that are not read; none where there are none."""
+    return (f"columns left alone, as they hold no text: {', '.join(columns)}",) if columns else ()
+
+
+def _arrow(content: bytes, name: str, ending: str) -> Any:
     import pyarrow
     import pyarrow.parquet
 
     try:
         if ending == "parquet":
-            return pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
+            return pyarrow.parquet.read_table(io.BytesIO(content))
         # datasets writes streams; other programs write files with a footer too.
         is_file = content.startswith(b"ARROW1")
         opened = (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(io.BytesIO(content))
-        return opened.read_all().to_pylist()
+        return opened.read_all()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise InputError(
             f"{name}: damaged {ending.title()} file, save it again: {first_line(error)}"

@@ -67,7 +67,16 @@ def make_prompt(
         tokens = _without_added(tokens, tokenizer, goes_on and not conversational)
     kept = {key: value for key, value in options.items() if key == "tools" or key not in NOT_OF_TEMPLATES}
     made = Prompt(
-        text, tokens.ids, tokens.offsets, turns, index, row.values, spelt=tokens.spelt, template=kept
+        text,
+        tokens.ids,
+        tokens.offsets,
+        turns,
+        index,
+        row.values,
+        spelt=tokens.spelt,
+        template=kept,
+        part=row.part,
+        weight=row.weight,
     )
     special = frozenset(tokenizer.all_special_ids)
     if all(made.ids[token] in special for token in content_tokens(made)):

@@ -3,16 +3,17 @@
 import gzip
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from cagsr.config.schema import FILES, IN_MEMORY
-from cagsr.data.file_formats import Row, first_line, parse, rows_of
+from cagsr.data.file_formats import Row, binary_columns, first_line, left_alone, noted, parse, rows_of
 from cagsr.errors import InputError, closest
-from cagsr.io.places import expanded
+from cagsr.io.places import expanded, files_named
 
-__all__ = ["Row", "read", "rows_of"]
+__all__ = ["Row", "read", "rows_of", "rows_of_dataset"]
 
 TEXT_TO_JSONL = (
     "import json, sys; [print(json.dumps({'prompt': line.strip()})) for line in sys.stdin if line.strip()]"
@@ -24,12 +25,17 @@ MENDS = {
 
 
 def read(
-    source: str, split: str = "train", config_name: str | None = None, revision: str | None = None
+    source: str,
+    split: str = "train",
+    config_name: str | None = None,
+    revision: str | None = None,
+    first: int | None = None,
 ) -> list[Row]:
-    """Read all rows of a file, a ``datasets`` directory or a hub data set.
+    """Read all rows of a file, of files that match a pattern, of a ``datasets`` directory or of a hub data set.
 
     `file_formats.parse` says how the rows of a file are numbered; others count from 1. ``split`` concerns
-    directories and hub data sets, ``config_name`` and ``revision`` only the latter.
+    directories and hub data sets, ``config_name`` and ``revision`` only the latter, of which only the ``first`` rows
+    are fetched, if a number is given.
 
     Raises InputError when the source is missing, damaged, of an unknown format, or has no such split.
     """
@@ -41,13 +47,31 @@ def read(
     path = Path(source)
     # Not Path.is_dir: it raises where a name is too long for a file.
     if os.path.isdir(path):
-        return rows_of(_directory(source, split), source)
+        return rows_of_dataset(_directory(source, split), source)
     if source.lower().endswith(FILES):
-        return parse(_content(path, source), source)
+        names = files_named(source) or [source]
+        return [row for name in names for row in parse(_content(Path(name), name), name)]
     if os.path.isfile(path):
         mend = next((mend for ending, mend in MENDS.items() if source.lower().endswith(ending)), "")
         raise InputError(f"{source}: unknown format; data files end in {', '.join(FILES)}{mend}")
-    return rows_of(_hub(source, split, config_name, revision), source)
+    return _hub(source, split, config_name, revision, first)
+
+
+def rows_of_dataset(found: Iterable[Any], name: str, first: int | None = None) -> list[Row]:
+    """Rows of a ``datasets`` object or another iterable of rows, up to the ``first``.
+
+    Columns of images, audio and other binary content are left alone, and a note of the rows names them: they are not
+    decoded, and what is read of a row is the same on every day and machine.
+    """
+    left: list[str] = []
+    if (features := getattr(found, "features", None)) is not None:
+        import datasets
+
+        left = binary_columns(features.arrow_schema)
+        # A stream decodes what it has before a column is removed.
+        found = found.decode(False) if left and isinstance(found, datasets.IterableDataset) else found
+        found = cast(Any, found).remove_columns(left)
+    return noted(rows_of(islice(found, first), name), *left_alone(left))
 
 
 def _content(path: Path, name: str) -> bytes:
@@ -63,7 +87,7 @@ def _content(path: Path, name: str) -> bytes:
         raise InputError(f"{name}: cannot be read: {reason}; name a file that can") from None
 
 
-def _directory(source: str, split: str) -> Iterable[Mapping[str, Any]]:
+def _directory(source: str, split: str) -> Iterable[Any]:
     import datasets
 
     try:
@@ -76,20 +100,22 @@ def _directory(source: str, split: str) -> Iterable[Mapping[str, Any]]:
         if split not in found:
             raise InputError(f"{source}: no split {split!r}{closest(split, map(str, found))}")
         found = found[split]
-    return found.to_list()
+    return found
 
 
 def _hub(
-    source: str, split: str, config_name: str | None, revision: str | None
-) -> Iterable[Mapping[str, Any]]:
+    source: str, split: str, config_name: str | None, revision: str | None, first: int | None
+) -> list[Row]:
     import datasets
 
     try:
-        found = datasets.load_dataset(source, config_name, split=split, revision=revision)
+        streaming = first is not None
+        found = datasets.load_dataset(
+            source, config_name, split=split, revision=revision, streaming=streaming
+        )
+        return rows_of_dataset(found, source, first)
     except Exception as error:  # the hub client raises errors of many libraries
         raise InputError(
             f"{source}: no such file or directory here, and not loaded from the hub "
             f"(split {split!r}); correct data.source: {first_line(error)}"
         ) from None
-    assert isinstance(found, datasets.Dataset)
-    return found.to_list()

@@ -1,10 +1,11 @@
 """Data splits of a config: which rows are trained on, which are held out, and how they are encoded as prompts."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
 
 from cagsr.config import Config
+from cagsr.config.schema import Part
 from cagsr.data import prompts as data
 from cagsr.data import readers as sources
 from cagsr.data.data_report import DataReport
@@ -32,8 +33,8 @@ __all__ = [
 class DataSets:
     """Rows in memory that take the place of those that the config names: for training, and for evaluation."""
 
-    train: Iterable[Mapping[str, Any]] | None = None
-    evaluation: Iterable[Mapping[str, Any]] | None = None
+    train: Sequence[sources.Row] | None = None
+    evaluation: Sequence[sources.Row] | None = None
 
 
 def has_evaluation_data(config: Config) -> bool:
@@ -62,7 +63,9 @@ def _names_evaluation_data(config: Config) -> bool:
     return bool(config.data.evaluation_source or config.data.evaluation_split)
 
 
-def build_rows(config: Config, split: str, datasets: DataSets = DataSets()) -> list[sources.Row]:
+def build_rows(
+    config: Config, split: str, datasets: DataSets = DataSets(), need_reference: bool = False
+) -> list[sources.Row]:
     """Rows of the split ``train``, ``development`` or ``heldout``, before they are encoded.
 
     A task generates each. A source is read by its own splits where evaluation data is named; with
@@ -72,7 +75,7 @@ def build_rows(config: Config, split: str, datasets: DataSets = DataSets()) -> l
     Raises InputError for another split than ``train`` of a source that nothing is kept out of.
     """
     given = config.data
-    rows = _all_rows(config, split, datasets)
+    rows = _all_rows(config, split, datasets, need_reference)
     if split == "train":
         return rows
     if column := given.holdout_column:  # evaluation counts each distinct prompt once, by its first row
@@ -80,7 +83,9 @@ def build_rows(config: Config, split: str, datasets: DataSets = DataSets()) -> l
     return rows[: given.evaluation_count]
 
 
-def _all_rows(config: Config, split: str, datasets: DataSets = DataSets()) -> list[sources.Row]:
+def _all_rows(
+    config: Config, split: str, datasets: DataSets = DataSets(), need_reference: bool = False
+) -> list[sources.Row]:
     """As `build_rows`, with every row: none is dropped for a shared value or for ``evaluation_count``."""
     given = config.data
     if split != "train":
@@ -89,15 +94,37 @@ def _all_rows(config: Config, split: str, datasets: DataSets = DataSets()) -> li
         count = given.count if split == "train" else given.evaluation_count
         return sources.rows_of(TASKS[given.task].rows(split, count, seed=given.seed), given.task)
     if split != "train" and datasets.evaluation is not None:
-        return sources.rows_of(datasets.evaluation, "eval_dataset")
+        return list(datasets.evaluation)
     if datasets.train is not None:
-        rows = sources.rows_of(datasets.train, "train_dataset")
-    else:
-        source, part = str(given.source), given.split
-        if split != "train" and _names_evaluation_data(config):
-            source, part = given.evaluation_source or source, given.evaluation_split or given.split
-        rows = sources.read(source, part, given.config_name, given.revision)
-    return _held_out(rows, given.holdout_column, split) if given.holdout_column else rows
+        return _held_out(datasets.train, given.holdout_column, split, "train_dataset")
+    named = split != "train" and _names_evaluation_data(config)
+    parts = given.parts(evaluation=named)
+    first = None
+    if given.streaming:
+        trained_on = (
+            config.sft.steps * config.sft.batch_size if need_reference else config.train.prompts_needed
+        )
+        first = given.evaluation_count if named else trained_on
+    read = [_part_rows(part, number, parts, first) for number, part in enumerate(parts)]
+    return [
+        row
+        for part, rows in zip(parts, read, strict=True)
+        for row in _held_out(rows, given.holdout_column, split, part.path)
+    ]
+
+
+def _part_rows(part: Part, number: int, parts: Sequence[Part], first: int | None) -> list[sources.Row]:
+    """All rows of a data set, or the ``first`` of a stream, with its place among several and its weight."""
+    rows = sources.read(part.path, part.split or "train", part.config_name, part.revision, first)
+    if not rows and len(parts) > 1:
+        raise InputError(f"data.source: {part.path} is empty; leave it out")
+    notes: tuple[str, ...] = ()
+    if part.weight:
+        share = part.weight / sum(one.weight or 0 for one in parts)
+        notes += (f"{part.path}: {share:.1%} of the prompts of a pass, by its weight",)
+    if len(rows) == first:
+        notes += (f"{part.path}: the first {first} rows of a stream, which are all that is read of it",)
+    return [replace(row, part=number, weight=part.weight, notes=row.notes + notes) for row in rows]
 
 
 def build_references(config: Config, split: str = "heldout") -> dict[str, list[str]]:
@@ -106,10 +133,7 @@ def build_references(config: Config, split: str = "heldout") -> dict[str, list[s
     The texts of the reference column (``data.reference_column``, ``reference``, ``completion``, the reply of
     ``messages``) and of a column ``references`` that holds a list of texts. A prompt without any is not in it.
     """
-    given = config.data
-    rows = data.map_columns(
-        _all_rows(config, split), given.prompt_column, given.reference_column, given.salience_column
-    )
+    rows = _mapped(config, _all_rows(config, split))
     found: dict[str, dict[str, None]] = {}
     for row in rows:
         several = row.values.get("references")
@@ -120,12 +144,28 @@ def build_references(config: Config, split: str = "heldout") -> dict[str, list[s
     return {prompt: list(texts) for prompt, texts in found.items()}
 
 
-def _held_out(rows: list[sources.Row], column: str, split: str) -> list[sources.Row]:
-    if not rows:
-        return []
+def _mapped(config: Config, rows: Sequence[sources.Row], need_reference: bool = False) -> list[sources.Row]:
+    """The rows with their columns mapped, those of each data set by its own names and layout."""
+    given, parts = config.data, config.data.parts()
+    mapped: list[sources.Row] = []
+    for number, of_part in groupby(rows, key=lambda row: row.part):
+        named = parts[number] if len(parts) > 1 else given
+        prompt, reference = named.prompt_column or given.prompt_column, named.reference_column
+        how = {"salience_column": given.salience_column, "need_reference": need_reference}
+        try:
+            mapped += data.map_columns(list(of_part), prompt, reference, **how)
+        except InputError as error:
+            raise InputError(f"{parts[number].path}: {error}" if len(parts) > 1 else str(error)) from None
+    return mapped or data.map_columns([])
+
+
+def _held_out(rows: Sequence[sources.Row], column: str | None, split: str, source: str) -> list[sources.Row]:
+    """The rows of a data set that are of the split, by ``column``; all where none is named."""
+    if not rows or column is None:
+        return list(rows)
     names = {name for row in rows for name in row.values}
     if column not in names:
-        raise InputError(f"data.holdout_column: no {column!r} column{closest(column, names)}")
+        raise InputError(f"data.holdout_column: {source} has no {column!r} column{closest(column, names)}")
     # The column of a row that cannot be read is unknown: the row goes to training, which reports it.
     return [
         row for row in rows if ("train" if row.problem else split_of(str(row.values.get(column)))) == split
@@ -140,19 +180,17 @@ def read_rows(
     Raises InputError for all that can be wrong with a data set and needs no tokenizer to be seen.
     """
     given = config.data
-    rows = build_rows(config, split, datasets)
+    rows = build_rows(config, split, datasets, need_reference)
     if not rows and given.holdout_column:
         raise InputError(
-            f"data.holdout_column: no row of {given.source} falls to the {split} prompts by its "
+            f"data.holdout_column: no row of {given.name} falls to the {split} prompts by its "
             f"{given.holdout_column!r}. Name a column with more values, give more rows, or name data.evaluation_source."
         )
-    rows = data.map_columns(
-        rows,
-        given.prompt_column,
-        given.reference_column,
-        given.salience_column,
-        need_reference=need_reference,
-    )
+    if need_reference and any(row.weight for row in rows):
+        raise InputError(
+            "data.source: supervised training takes every row as often as any other; leave out the weights"
+        )
+    rows = _mapped(config, rows, need_reference)
     data.refuse_invalid(rows, given.skip_invalid)
     followup, names = config.metrics.followup_column, {name for row in rows for name in row.values}
     if split != "train" and followup is not None and followup not in names:
@@ -178,13 +216,19 @@ def build_prompts(
     if need_reference:
         longest, key = config.sft.max_reference_tokens, "sft.max_reference_tokens"
     policy.check_length(longest, key)
-    return data.encode(
-        read_rows(config, split, need_reference) if rows is None else rows,
+    rows = read_rows(config, split, need_reference) if rows is None else rows
+    prompts, report = data.encode(
+        rows,
         **data.encoding(policy, given, longest),
         # References of one prompt are rows of their own: supervised training wants all, nothing else does.
         distinct=given.source is not None and not need_reference,
         new_tokens_key=key,
     )
+    unused = {row.part for row in rows if row.weight} - {prompt.part for prompt in prompts}
+    if split == "train" and unused:
+        path = given.parts()[min(unused)].path
+        raise InputError(f"data.source: {path} has a weight, and none of its rows can be used: {report}")
+    return prompts, report
 
 
 def check_pairs(config: Config) -> None:

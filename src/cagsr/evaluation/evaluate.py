@@ -101,7 +101,7 @@ def evaluate(
     for name, opinions in said.pop("values", {}).items():
         values[name] |= opinions
     return {
-        "task": config.data.task or config.data.source,
+        "task": config.data.name,
         "seed": config.train.seed,
         "split": split,
         "decoding": "greedy" if greedy else f"{decoding.candidates} samples a prompt",
@@ -132,6 +132,7 @@ def _answered(
     for each in possible(config):
         build_reward(each.reward, checker)  # what is wrong with it is found before a model is loaded
     rows = splits.read_rows(config, split)
+    instruments.check_rows(config, rows)
     for name, path in models.items():
         alone = config.replaced({"model.name": path})
         policy = build_policy(alone)

@@ -23,6 +23,9 @@ COLUMNS = (
     "clean",
     "hallucination",
     "repetition",
+    "ifeval_strict",
+    "ifeval_loose",
+    "ifeval_instructions",
     "exact_match",
     "rouge_l",
     "relevance",
@@ -32,7 +35,7 @@ COLUMNS = (
 PUBLISHED = {"coverage": "said", "length": "tokens"}
 OPINIONS = ("judge", "rating")
 # What a comparison is decided by: the first of these that was measured.
-PRIMARY = ("slot_error_rate", "rouge_l", "relevance", "exact_match")
+PRIMARY = ("ifeval_strict", "slot_error_rate", "rouge_l", "relevance", "exact_match")
 # Beside it in a terminal of 80 columns.
 BRIEF = ("clean", "hallucination", "rouge_l")
 # Longer names of systems go on below.

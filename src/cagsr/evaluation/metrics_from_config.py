@@ -1,16 +1,19 @@
 """The `Scoreboard` of a config: the metrics that it asks for, and the models that they need."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers.utils import resolve_revision
 
 from cagsr.config import Config
+from cagsr.data.readers import Row
 from cagsr.data.splits import build_references
 from cagsr.errors import InputError
 from cagsr.evaluation.perplexity import FollowUp
 from cagsr.evaluation.scoreboard import Scoreboard
 from cagsr.io.provenance import identity
 from cagsr.metrics.endpoint import Endpoint, check_endpoint
+from cagsr.metrics.ifeval import ifeval
 from cagsr.metrics.judge import Judge
 from cagsr.metrics.local_model import LocalModel
 from cagsr.metrics.ratings import read_ratings
@@ -21,7 +24,7 @@ from cagsr.models.policy import Policy
 from cagsr.tasks.bases import base_name
 from cagsr.tasks.task import Checker
 
-__all__ = ["build_scoreboard", "check_metrics"]
+__all__ = ["build_scoreboard", "check_metrics", "check_rows"]
 
 
 def check_metrics(config: Config) -> None:
@@ -38,6 +41,19 @@ def check_metrics(config: Config) -> None:
         rouge_l()
     if given.ratings is not None:
         read_ratings(given.ratings)
+    if given.ifeval:
+        ifeval()
+
+
+def check_rows(config: Config, rows: Sequence[Row]) -> None:
+    """Raise InputError for a row that a metric cannot measure, before any model is loaded."""
+    for measure in [ifeval()] if config.metrics.ifeval else []:
+        for row in rows:
+            try:
+                if not row.problem:
+                    measure(row.values, "Tried. Before.")
+            except ValueError as error:
+                raise InputError(f"metrics.ifeval: {row.place}: {error}; leave it out") from error
 
 
 def build_scoreboard(
@@ -73,6 +89,7 @@ def build_scoreboard(
         references=build_references(config, split),
         relevance=relevance,
         rouge=rouge_l() if given.rouge else None,
+        ifeval=ifeval() if given.ifeval else None,
         followup=followup,
         followup_column=given.followup_column,
         followup_model=which,

@@ -61,6 +61,7 @@ class Scoreboard:
     references: Mapping[str, list[str]] = field(default_factory=dict)
     relevance: Relevance | None = None
     rouge: Callable[[str, Sequence[str]], float] | None = None
+    ifeval: Callable[[Mapping[str, Any], str], dict[str, float]] | None = None
     followup: FollowUp | None = None
     followup_column: str | None = None
     followup_model: Mapping[str, Any] = field(default_factory=dict)
@@ -75,7 +76,8 @@ class Scoreboard:
 
         Slot metrics (with a checker), length, finished, repeated_trigrams as `evaluator.values_of`; those of
         `metrics.RESPONSE_METRICS` always; exact_match and rouge_l where every prompt has a reference; relevance and
-        followup_nll where they are asked for. `metrics.higher_is_better` says which way is better.
+        followup_nll and those of `metrics.ifeval` where they are asked for. `metrics.higher_is_better` says which way
+        is better.
 
         Raises InputError where a prompt lacks the column of the next turn.
         """
@@ -90,6 +92,9 @@ class Scoreboard:
             },
             **self._to_references(rows),
         }
+        if self.ifeval is not None:
+            followed = [self.ifeval(prompt.row, text) for prompt, text in rows]
+            measured |= {name: [each[name] for each in followed] for name in followed[0]}
         if self.relevance is not None:
             measured["relevance"] = self.relevance(
                 [user_text(p) for p, _ in rows], [text for _, text in rows]
@@ -174,6 +179,8 @@ class Scoreboard:
             said["relevance"] = self.relevance.describe()
         if self.rouge is not None:
             said["rouge_l"] = {"package": "rouge-score", "version": version("rouge-score"), "stemmer": True}
+        if self.ifeval is not None:
+            said["ifeval"] = {"package": "if-verifiable", "version": version("if-verifiable")}
         if self.followup is not None:
             said["followup_nll"] = {**self.followup_model, "target": self.followup_column or "reference"}
         if self.judge is not None:

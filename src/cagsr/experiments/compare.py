@@ -178,7 +178,7 @@ def _run_all(
 def _summary(runner: ComparisonRunner, not_for: dict[str, str]) -> dict[str, Any]:
     config = runner.config
     return {
-        "task": config.data.task or config.data.source,
+        "task": config.data.name,
         "base": base_name(config),
         "base_model": runner.base_model,
         "seeds": list(config.compare.seeds),

@@ -69,6 +69,7 @@ class ComparisonRunner:
         self.world = World(accelerated(mixed_precision=config.train.mixed_precision))
         self.checker = find_checker(config.data)
         rows = {split: splits.read_rows(config, split) for split in ("heldout", "train")}
+        instruments.check_rows(config, rows["heldout"])
         self.base_model = identity_with_base(base_name(config), config.model.revision)
         self.base = build_policy(config.replaced({"algorithm.name": "grpo"}))  # it needs no critic
         check_sampling(self.base, console)

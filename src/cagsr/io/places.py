@@ -1,11 +1,12 @@
 """Paths as people write them: ``~`` and ``$VARIABLE`` stand for what a shell puts in their place."""
 
+import glob
 import os
 import re
 
 from cagsr.errors import InputError
 
-__all__ = ["expanded"]
+__all__ = ["expanded", "files_named"]
 
 VARIABLE = re.compile(r"\$(?:\{([^}]*)\}|([A-Za-z_]\w*))")
 
@@ -25,6 +26,16 @@ def expanded(path: str | os.PathLike[str]) -> str:
             raise InputError(f"{text!r}: there is no user {text[1:].split('/')[0]!r}; write the path out")
         text = home
     return text
+
+
+def files_named(path: str) -> list[str]:
+    """The file of that very name, or those that match it as a pattern (``*``, ``?``, ``[...]``), in order."""
+    # Not Path.is_file: it raises where a name is too long for a file.
+    if os.path.isfile(path):
+        return [path]
+    if not glob.has_magic(path):
+        return []
+    return sorted(name for name in glob.glob(path) if os.path.isfile(name))
 
 
 def _value(name: str, text: str) -> str:

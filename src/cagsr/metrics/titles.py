@@ -19,6 +19,9 @@ KNOWN: dict[str, tuple[str, bool | None]] = {
     "repeated_trigrams": ("repeated trigrams", False),
     "relevance": ("relevance", True),
     "rouge_l": ("ROUGE-L", True),
+    "ifeval_strict": ("IFEval strict", True),
+    "ifeval_loose": ("IFEval loose", True),
+    "ifeval_instructions": ("IFEval by instruction", True),
     "exact_match": ("exact match", True),
     "followup_nll": ("follow-up nats", False),
     "distinct_2": ("distinct 2-grams", True),
@@ -32,6 +35,7 @@ KNOWN: dict[str, tuple[str, bool | None]] = {
     "kl_coefficient": ("KL price", None),
     "grad_norm": ("gradient norm", None),
     "tokens_per_second": ("tokens a second", None),
+    "memory": ("peak memory", None),
     "importance_max": ("largest importance", None),
 }
 TITLES = {name: title for name, (title, _) in KNOWN.items()}
@@ -39,7 +43,13 @@ TITLES = {name: title for name, (title, _) in KNOWN.items()}
 DIRECTIONS = {name: higher for name, (_, higher) in KNOWN.items()}
 
 # A column of an interval has nine characters. Columns are of evaluations, whose reward is `Reward.relative`.
-COLUMNS = {"repetition": "repeated", "reward": "reward gain", "foreign_names": "foreign names"}
+COLUMNS = {
+    "repetition": "repeated",
+    "reward": "reward gain",
+    "foreign_names": "foreign names",
+    "ifeval_strict": "IFEval",
+    "ifeval_instructions": "by instruction",
+}
 
 
 def metric_title(name: str) -> str:

@@ -176,7 +176,7 @@ def _about(config: Config, summary: dict[str, Any]) -> str:
     """What a reader of the preset needs to know of where its weights come from."""
     model = config.model.name or f"the base of {config.data.task}"
     told = [
-        f"Weights fitted by cagsr calibrate to {model} on {config.data.task or config.data.source}, "
+        f"Weights fitted by cagsr calibrate to {model} on {config.data.name}, "
         f"{summary['prompts']} training prompts, seed {summary['seed']}."
     ]
     for name, what in (("contrasts", "constructed contrasts (no label)"), ("labels", "labelled pairs")):

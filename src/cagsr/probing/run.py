@@ -131,7 +131,7 @@ def _checked(config: Config) -> Checker | None:
 def _subject(config: Config) -> dict[str, Any]:
     """What is probed: the data and the weights."""
     return {
-        "task": config.data.task or config.data.source,
+        "task": config.data.name,
         "model": base_name(config),
         "weights": identity_with_base(base_name(config), config.model.revision),
     }

@@ -12,7 +12,7 @@ from typing import Any
 
 from cagsr.report.read import Candidate, Run
 from cagsr.report.text import Words, is_word, visible
-from cagsr.runs.turns import by_role
+from cagsr.runs.turns import by_role, role_labels
 
 __all__ = ["MOST_CANDIDATES", "browsable", "suspicions"]
 
@@ -68,18 +68,23 @@ def suspicions(candidate: Candidate, group: Sequence[Candidate]) -> list[str]:
 
 def _group(rows: list[Candidate], signals: list[str]) -> dict[str, Any]:
     """u: words of the prompt;  c: those that count, by position;  w: candidates, the best first;  g, where its pieces
-    are known or a knockout was made: the words of each segment of the prompt.
+    are known or a knockout was made: the words of each segment of the prompt;  t: the names of roles, of several turns.
     """
     rows = sorted(rows, key=lambda row: -row.reward)
     first = rows[0]
-    prompt = Words.cut(*by_role(first.prompt, first.turns, first.tokens))
-    entry = {
+    text, spans = by_role(first.prompt, first.turns, first.tokens)
+    labels = role_labels(first.turns)
+    prompt = Words.cut(text, [*spans, *labels])
+    entry: dict[str, Any] = {
         "s": first.step,
         "i": first.prompt_index,
         "u": prompt.pieces,
         "c": _that_count(prompt, first.salience),
         "w": [_candidate(row, rows, prompt, signals) for row in rows],
     }
+    if labels:
+        entry["t"] = [piece for piece in prompt.of[len(spans) :] if piece is not None]
+        entry["c"] = [piece for piece in entry["c"] if piece not in entry["t"]]
     for key, of_each in (("d", [row.explained for row in rows]), ("o", [row.looked for row in rows])):
         if first.segments and all(len(values) == len(first.segments) for values in of_each):
             written = [

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 from cagsr.metrics.titles import metric_title
 from cagsr.report.names import MEANINGS
 from cagsr.report.read import Run
 from cagsr.report.text import visible
 
-__all__ = ["Chart", "Line", "Section", "Threshold", "curves"]
+__all__ = ["Chart", "Line", "Section", "Threshold", "axes", "curves"]
 
 TRAINING = (
     "reward",
@@ -28,6 +29,8 @@ SILENT = ("empty",)
 UNDRAWN = ("step", "tokens", "kl_response")
 PARTS = "signal/"
 EVALUATION = "evaluation/"
+# Points of a run that the script gets: steps that stand for minutes or tokens.
+MOST_KEPT = 2000
 # What the collapse watch compares with the first step of a run.
 RELATIVE = ("length", "entropy")
 
@@ -87,6 +90,19 @@ def curves(runs: Sequence[Run]) -> list[Section]:
     ]
     drawn = [section for section in sections if section.charts]
     return [replace(section, folded=section.folded and len(drawn) > 1) for section in drawn]
+
+
+def axes(run: Run) -> dict[str, list[float]]:
+    """What a step may stand for on the axis of the curves: steps, and minutes and response tokens up to each of them.
+
+    Minutes are those of the steps, without evaluations and pauses.
+    """
+    rows = [row for row in run.metrics if "seconds" in row and "tokens" in row]
+    minutes = accumulate((row["seconds"] / 60 for row in rows), initial=0.0)
+    tokens = accumulate((row["tokens"] for row in rows), initial=0.0)
+    found = {"step": [0.0, *(row["step"] for row in rows)], "minutes": list(minutes), "tokens": list(tokens)}
+    stride = -(-len(rows) // MOST_KEPT) or 1
+    return {name: [float(f"{value:.6g}") for value in values[::stride]] for name, values in found.items()}
 
 
 def _interest(name: str) -> int:

@@ -17,6 +17,7 @@ MEANINGS = {
     "empty": "share without a token",
     "learning_rate": "of AdamW",
     "seconds": "a step",
+    "memory": "gigabytes at most so far, of the GPU or else of the process",
     "loss": "what the optimizer sees",
     "clipped": "share of tokens whose ratio was cut",
     "importance": "the policy's probability of a token over that of the engine that drew it",

@@ -20,9 +20,10 @@ from markupsafe import Markup
 from cagsr.errors import InputError
 from cagsr.io.atomic_write import reading, write_atomically
 from cagsr.report.browse import browsable
-from cagsr.report.curves import curves
-from cagsr.report.facts import run_facts, settings
+from cagsr.report.curves import axes, curves
+from cagsr.report.facts import differences, run_facts, settings
 from cagsr.report.heads import heads_picture
+from cagsr.report.histograms import histograms
 from cagsr.report.pairs import before_and_after
 from cagsr.report.plot import HEIGHT, WIDTH, picture
 from cagsr.report.read import Run, read_run
@@ -74,6 +75,7 @@ def render(runs: Sequence[Run], live: bool = False) -> str:
     data = {
         "live": live,
         "runs": [visible(run.name) for run in drawn],
+        "axes": [axes(run) for run in drawn],
         "charts": {chart["id"]: chart["data"] for _, charts in pictures for chart in charts},
         "browse": browsable(browsed),
         "pairs": [{"run": visible(run.name), **found} for run, found in pairs],
@@ -90,6 +92,8 @@ def render(runs: Sequence[Run], live: bool = False) -> str:
         runs=[_described(run) for run in runs],
         drawn=[visible(run.name) for run in drawn],
         sections=pictures,
+        histograms=histograms(drawn),
+        differences=differences(runs) if len(runs) > 1 else [],
         heads=[heads_picture(found, visible(run.name), f"heads-{n}") for n, (run, found) in enumerate(heads)],
         chart={"width": WIDTH, "height": HEIGHT},
         has_candidates=bool(browsed),

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from cagsr.config import Config
 from cagsr.config.schema import Term
 from cagsr.io.adapters import adapter_at, found_base
+from cagsr.io.places import files_named
 from cagsr.io.provenance import code, file_digest, identity, settings_digest, versions
 from cagsr.runs.directory import fingerprint
 from cagsr.tasks.bases import base_name
@@ -29,6 +30,7 @@ OF_MODEL = ("model", "tokenizer and model config", "base of the adapter", "token
 FREE = {"train.save_every", "train.keep_checkpoints", "sft.directory", "sft.save_every"}
 FREE |= {"train.gather_for_rollouts"}
 FREE |= {"sampling.vllm.base_url", "sampling.vllm.group_port", "sampling.vllm.timeout"}
+SOURCES = {"data.source", "data.evaluation_source"}
 
 
 def of_start(
@@ -43,14 +45,14 @@ def of_start(
     ``read`` names the sections and keys of the config that the command reads. A path is left out where its content is
     compared: what was moved is still the same. ``loaded`` identifies a model that was not loaded by its name.
     """
-    paths = {"model.name": config.model.name, "data.source": config.data.source}
-    paths["data.evaluation_source"] = config.data.evaluation_source
-    free = FREE | {key for key, path in paths.items() if path and os.path.exists(path)}
+    free = FREE | ({"model.name"} if config.model.name and os.path.exists(config.model.name) else set())
     found = {
         key: value
         for key, value in _flat(config)
         if key not in free and any(key == name or key.startswith(f"{name}.") for name in read)
     }
+    for key in SOURCES & found.keys():
+        found[key] = _without_paths(found[key])
     if loaded is not None:
         found |= loaded
     elif "sft" not in read or config.sft.scratch is None:
@@ -65,6 +67,15 @@ def of_start(
     found |= {"processes": accelerator.num_processes, "device": accelerator.device.type}
     found["weights"] = "in shards (FSDP2)" if accelerator.is_fsdp2 else "whole"
     return found | {"code of cagsr": code(), **packages}
+
+
+def _without_paths(source: Any) -> Any:
+    """A named data set, or several, without the paths of those that are here."""
+    if isinstance(source, list):
+        return [_without_paths(one) for one in source]
+    if isinstance(source, dict):
+        return source | {"path": _without_paths(source["path"])}
+    return None if source and (files_named(source) or os.path.isdir(source)) else source
 
 
 def of_data(prompts: Iterable[Prompt], name: str = "data") -> dict[str, str]:

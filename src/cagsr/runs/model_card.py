@@ -1,30 +1,37 @@
 """Model card of a trained model: README.md in the form that the hub and people read."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-__all__ = ["model_card"]
+from cagsr.config.schema import FILES
+
+__all__ = ["model_card", "of_whole_model"]
+
+# The line that says what the files are, and so another one of a model that was exported.
+FORM = re.compile(r"^- Files: .*$", re.MULTILINE)
 
 
 def model_card(
     run: Mapping[str, Any],
     steps: int,
     evaluation: Mapping[str, float] | None,
-    prompts: int,
+    prompts: int | None,
     form: str = "the whole model",
     asked: str | None = None,
 ) -> str:
     """README.md of a trained model. ``run`` has the resolved sections of a config, ``evaluation`` this model's numbers.
 
     ``form`` says what the files are, as of `models.load.saved_form`; ``asked`` is the preset that was asked for, where
-    that was a choice.
+    that was a choice. Of a checkpoint neither ``evaluation`` nor the number of ``prompts`` is known.
 
-    A base that is a local directory is called by its last names only: a path means nothing elsewhere. ``base_model`` is
-    written for a name that the hub can have, and for no other: the hub refuses a card that names one.
+    A base that is a local directory is called by its last names only: a path means nothing elsewhere. ``base_model``
+    and ``datasets`` are written for names that the hub can have, and for no other: the hub refuses a card with one.
     """
     algorithm, training, reward = run["algorithm"], run["train"], run["reward"]
     name = run["model"]["name"]
@@ -33,15 +40,22 @@ def model_card(
     chosen = reward["terms"]
     by = "" if asked in (None, reward["preset"]) else f", chosen by `{asked}`"
     terms = ", ".join(term["signal"] for term in chosen) if chosen else f"preset `{reward['preset']}`{by}"
-    library = "peft" if form.startswith("a LoRA adapter") else "transformers"
-    lines = ["---", f"library_name: {library}", "tags: [cagsr, reinforcement-learning]"]
-    lines += [f"base_model: {name}"] if name is not None and not local and _can_be_on_the_hub(name) else []
-    lines += [
+    adapter = form.startswith("a LoRA adapter")
+    about = ModelCardData(
+        library_name="peft" if adapter else "transformers",
+        tags=["cagsr", "reinforcement-learning"],
+        base_model=name if _can_be_on_the_hub(name) else None,
+        datasets=[source for source in _sources(run["data"]["source"]) if _can_be_on_the_hub(source)] or None,
+    )
+    trained_on = "" if prompts is None else f" on {prompts} prompts"
+    lines = [
+        "---",
+        about.to_yaml(),
         "---",
         "",
         "# Trained with cagsr",
         "",
-        f"`{base}` after {steps} steps of {algorithm['name']} on {prompts} prompts, in the manner of CAGSR",
+        f"`{base}` after {steps} steps of {algorithm['name']}{trained_on}, in the manner of CAGSR",
         "(arXiv 2502.10482).",
         "",
         f"- Reward: {terms}; observer: {reward['observer']}; salience: {reward['salience']['kind']}",
@@ -67,8 +81,28 @@ def _table(evaluation: Mapping[str, float]) -> list[str]:
     return [*lines, ""]
 
 
-def _can_be_on_the_hub(name: str) -> bool:
-    """Whether ``name`` has the form of a hub's id, "name" or "owner/name"; nothing is asked of the hub."""
+def of_whole_model(card: str) -> str:
+    """The card of a model whose adapter, if it was one, is merged into its base."""
+    if not card:
+        return card
+    changed = ModelCard(card, ignore_metadata_errors=True)
+    changed.data["library_name"] = "transformers"
+    changed.text = FORM.sub("- Files: the whole model", changed.text)
+    return str(changed)
+
+
+def _sources(given: Any) -> list[str]:
+    """The names in ``data.source`` as JSON has it: one, several, or none."""
+    entries = given if isinstance(given, list) else [] if given is None else [given]
+    return [one if isinstance(one, str) else one["path"] for one in entries]
+
+
+def _can_be_on_the_hub(name: str | None) -> bool:
+    """Whether ``name`` has the form of a hub's id, "owner/name" or "name", and nothing of that name is here; the hub is
+    not asked.
+    """
+    if name is None or Path(name).exists() or name.lower().endswith(FILES):
+        return False
     try:
         validate_repo_id(name)
     except HFValidationError:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["RecordedTurn", "by_role", "recorded"]
+__all__ = ["RecordedTurn", "by_role", "recorded", "role_labels"]
 
 RecordedTurn = tuple[str, int, int]
 """Role, and where the turn begins and ends in the prompt's text, in characters."""
@@ -33,3 +33,13 @@ def by_role(text: str, turns: Sequence[RecordedTurn], spans: Sequence[Span] = ()
                 moved[n] = max(begin, start) + shift, min(end, stop) + shift
         shown += text[start:stop]
     return shown, moved
+
+
+def role_labels(turns: Sequence[RecordedTurn]) -> list[Span]:
+    """Where the name of each turn's role stands in the text of `by_role`; nowhere unless there are several."""
+    found, at = [], 0
+    for role, start, stop in turns if len(turns) > 1 else ():
+        at += 2 if found else 0
+        found.append((at, at + len(role)))
+        at += len(role) + len(": ") + stop - start
+    return found

@@ -20,7 +20,7 @@ from cagsr.training.collapse_watch import Collapsed, CollapseWatch
 from cagsr.training.dynamic_sampling import collect_step, prompts_of_rounds
 from cagsr.training.rollout_buffer import load_buffer, save_buffer
 from cagsr.training.step import Collected, Progress, Step
-from cagsr.training.step_metrics import measure, shuffled_share
+from cagsr.training.step_metrics import measure, peak_memory, shuffled_share
 from cagsr.types import Prompt
 
 __all__ = ["Evaluation", "RunObserver", "TrainingLoop"]
@@ -131,6 +131,7 @@ class TrainingLoop:
         self.step.kl_controller.observe(row["kl_response"], self.schedule.prompts_per_step * candidates)
         row["seconds"] = time.perf_counter() - started
         row["tokens_per_second"] = row["tokens"] / row["seconds"]
+        row["memory"] = peak_memory(self.step.world.device)
         for observer in self.observers:
             observer.on_step(number + 1, row, begun.collected)
         collapsed = None

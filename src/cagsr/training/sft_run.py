@@ -146,7 +146,7 @@ def _new_policy(config: Config, rows: Sequence[Row]) -> Policy:
         ]
         if not texts:
             raise InputError(
-                f"{config.data.source}: no text to learn a tokenizer from; name data.prompt_column"
+                f"{config.data.name}: no text to learn a tokenizer from; name data.prompt_column"
             )
         tokenizer = new_tokenizer(texts, scratch.architecture, scratch.vocabulary)
     torch.manual_seed(config.train.seed)

@@ -1,6 +1,7 @@
 """Metrics of one step's experience: the row of metrics.jsonl and of the progress display."""
 
 import math
+import resource
 from dataclasses import replace
 
 import torch
@@ -12,7 +13,7 @@ from cagsr.rewards.signals.repetition import repeated_ngrams
 from cagsr.training import kl
 from cagsr.training.step import Collected, Step
 
-__all__ = ["measure", "shuffled_share"]
+__all__ = ["measure", "peak_memory", "shuffled_share"]
 
 # Nats a token. Other kernels and bfloat16 leave two engines with the same weights far below it.
 LARGEST_MISMATCH = 0.5
@@ -91,6 +92,13 @@ def _against_the_engine(collected: Collected, tokens: float, world: World) -> di
             "probability left by sampling.top_p or top_k, raise these. Nothing was learnt from it."
         )
     return {"importance": importance, "importance_max": largest, "mismatch": mismatch}
+
+
+def peak_memory(device: torch.device) -> float:
+    """Gigabytes (10^9 bytes) that this process has held at most so far: of the GPU's memory, elsewhere of its own."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Training from prompts alone: `Trainer` takes objects, `train` a config; both end in a run directory."""
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,8 +96,10 @@ class Trainer:
                       names.
     args              `TrainingConfig`, or a whole `Config`.
     train_dataset     rows with a column "prompt" (text, or messages with roles) or what ``data.prompt_column`` names: a
-                      ``datasets.Dataset``, a list of dictionaries, ...; None: what ``args`` names.
-    eval_dataset      rows kept out of training: all are evaluated greedily every ``eval_steps`` and at the end.
+                      ``datasets.Dataset``, a list of dictionaries, ...; None: what ``args`` names. Of a stream
+                      (``datasets.IterableDataset``) as many rows are read as the steps take prompts.
+    eval_dataset      rows kept out of training: all are evaluated greedily every ``eval_steps`` and at the end; of a
+                      stream the first ``data.evaluation_count``.
     processing_class  the tokenizer; only for a loaded model, and by default the one of its name.
     callbacks         transformers' ``TrainerCallback`` objects (`TransformersCallbacks` says what they are told), or
                       `RunObserver` ones.
@@ -127,20 +129,22 @@ class Trainer:
         self.loaded, name = checked_model(model, processing_class)
         self.processing_class, self.checker = processing_class, checker
         self.callbacks = checked_callbacks(callbacks)
-        trained = checked_rows("train_dataset", train_dataset)
-        evaluated = checked_rows("eval_dataset", eval_dataset)
-        self.datasets = DataSets(trained, evaluated)
         if checker is not None:
             demand_checker("Trainer: checker", checker)
         keys: dict[str, Any] = {} if name is None else {"model.name": name}
-        if trained is not None:
+        if train_dataset is not None:
             keys |= {"data.source": IN_MEMORY[0], "data.task": None}
-        if evaluated is not None:
+        if eval_dataset is not None:
             keys["data.evaluation_source"] = IN_MEMORY[1]
-            keys["data.evaluation_count"] = len(evaluated)
+            eval_dataset = list(eval_dataset) if isinstance(eval_dataset, Iterator) else eval_dataset
+            if isinstance(eval_dataset, Sized):
+                keys["data.evaluation_count"] = max(1, len(eval_dataset))
         if reward is not None:
             keys["reward.terms"] = list(terms_of(reward))
         self.config = checked_config(args, keys)
+        trained = checked_rows("train_dataset", train_dataset, self.config.train.prompts_needed)
+        evaluated = checked_rows("eval_dataset", eval_dataset, self.config.data.evaluation_count)
+        self.datasets = DataSets(trained, evaluated)
         if self.loaded is not None:
             refuse_settings_of_loading(self.config)
         if trained is not None and evaluated is None and self.config.data.evaluation_split:

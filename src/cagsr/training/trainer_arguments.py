@@ -1,13 +1,15 @@
 """Checks of what a Python program gives to `Trainer`: model, settings, data sets and callbacks."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
 from cagsr.config import Config
 from cagsr.config.training_config import TrainingConfig
+from cagsr.data.file_formats import noted
+from cagsr.data.readers import Row, rows_of_dataset
 from cagsr.errors import InputError
 from cagsr.models.loaded import base_of
 from cagsr.training.loop import RunObserver
@@ -59,23 +61,29 @@ def checked_callbacks(callbacks: Any) -> list[TrainerCallback | RunObserver]:
     return list(callbacks)
 
 
-def checked_rows(name: str, given: Any) -> list[Mapping[str, Any]] | None:
-    """The rows of a data set, read once. Raises InputError, with the number of the row, for what is no mapping."""
+def checked_rows(name: str, given: Any, first: int) -> list[Row] | None:
+    """The rows of a data set, read once; of a stream, the ``first``.
+
+    Raises InputError, with the number of the row, for what is no mapping.
+    """
     if given is None:
         return None
     if isinstance(given, str | os.PathLike) or not isinstance(given, Iterable):
         raise InputError(
             f"Trainer: {name}: got {given!r:.60}; give rows, or name a file by data={{'source': ...}}"
         )
-    rows = list(given)
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, Mapping):
+    endless = not isinstance(given, Sized | Iterator)  # can be read again, and has no length: IterableDataset
+    rows = rows_of_dataset(given, name, first if endless else None)
+    for row in rows:
+        if not isinstance(row.values, Mapping):
             raise InputError(
-                f"Trainer: {name} row {number}: got {row!r:.60}, expected a mapping with a column prompt; give a list "
+                f"Trainer: {row.place}: got {row.values!r:.60}, expected a mapping with a column prompt; give a list "
                 "of mappings or one split of a datasets.Dataset (Dataset.from_pandas for a DataFrame)"
             )
     if not rows:
         raise InputError(f"Trainer: {name} is empty; give at least one row")
+    if endless and len(rows) == first:
+        rows = noted(rows, f"{name}: the first {first} rows of a stream, which are all that is read of it")
     return rows
 
 

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from cagsr.config.fields import Section
-from cagsr.config.schema.data import FILES, IN_MEMORY, NOT_OF_TEMPLATES, Data
+from cagsr.config.schema.data import FILES, IN_MEMORY, NOT_OF_TEMPLATES, Data, Part
 from cagsr.config.schema.metrics import Compare, Judge, Metrics
 from cagsr.config.schema.model import Lora, Model
 from cagsr.config.schema.reward import RewardSettings, SalienceSettings, Term
@@ -24,6 +24,7 @@ __all__ = [
     "Loss",
     "Metrics",
     "Model",
+    "Part",
     "RewardSettings",
     "Run",
     "SalienceSettings",

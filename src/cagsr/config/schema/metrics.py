@@ -53,6 +53,11 @@ class Metrics(Section):
         default=False,
         description="Measure ROUGE-L to the nearest reference (pip install rouge-score).",
     )
+    ifeval: Switch = Field(
+        default=False,
+        description="Measure which of a prompt's verifiable instructions a response follows, on rows with IFEval's "
+        "columns instruction_id_list and kwargs (pip install if-verifiable).",
+    )
     perplexity_model: Place | None = Field(
         default=None,
         description="Frozen model of the follow-up perplexity: base (what training starts from; in cagsr eval the "

@@ -131,6 +131,11 @@ class Train(Section):
     save_every: Count = Field(default=50, description="Checkpoint after so many steps; 0: only at the end.")
     keep_checkpoints: AtLeastOne = Field(default=2, description="Newest checkpoints to keep.")
 
+    @property
+    def prompts_needed(self) -> int:
+        """As many prompts as all steps take, replacements included: so much is read of a stream."""
+        return self.steps * self.prompts_per_step * (1 + self.replacements)
+
 
 class Limit(Section):
     """A limit of the collapse watch, and what happens beyond it."""

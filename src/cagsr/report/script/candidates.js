@@ -174,6 +174,11 @@ function parts(candidate, group, signals) {
   );
 }
 
+// The address of a prompt's candidates, or of one of them: whoever opens the page with it sees these.
+const address = (run, group, rank = null) =>
+  `candidates-${data.browse.indexOf(run)}-${group.s}-${group.i}` + (rank === null ? "" : `-${rank + 1}`);
+const linked = (to, text, says) => make("a", { class: "link", href: `#${to}`, "aria-label": says }, text);
+
 function detail(run, group) {
   const { best, limit, missed, unsaid } = reached(group, run),
     strongest = Math.max(1, ...best);
@@ -256,11 +261,12 @@ function detail(run, group) {
     if (candidate.l) one.words.spans.forEach((span) => span.classList.add("looks"));
     one.item = make(
       "li",
-      { class: "card" },
+      { class: "card", id: address(run, group, rank) },
       make(
         "header",
         {},
         make("b", {}, say(candidate.r)),
+        linked(address(run, group, rank), `#${rank + 1}`, `Link to candidate ${rank + 1}`),
         make("span", {}, `advantage ${say(candidate.a, true)}`),
         ...candidate.h.map((reason) => make("span", { class: "flag" }, `⚑ ${reason}`)),
         one.seen,
@@ -276,10 +282,11 @@ function detail(run, group) {
     make(
       "h3",
       {},
-      `Step ${group.s}, prompt ${group.i}: ${group.w.length} candidates, the highest reward first`,
+      `Step ${group.s}, prompt ${group.i}: ${group.w.length} candidates, the highest reward first `,
+      linked(address(run, group), "#", "Link to this prompt"),
     ),
     make("div", { class: "prompt" }, prompt.line, says),
-    segmentsOf(group, run),
+    segmentsOf(group, run) || "",
     list,
     make(
       "p",
@@ -305,6 +312,7 @@ function detail(run, group) {
       make("span", {}, "Bars: what a signal added, against the mean of these candidates."),
     ),
   );
+  for (const at of group.t || []) prompt.spans[at].classList.add("role");
   idle();
 }
 
@@ -408,8 +416,19 @@ function showCandidates() {
     if (current) detail(run, current);
     else byId("browse-detail").replaceChildren();
   }
+  function follow() {
+    const [, at, step, prompt] = location.hash.match(/^#candidates-(\d+)-(\d+)-(\d+)(?:-\d+)?$/) || [];
+    const groups = data.browse[at] ? data.browse[at].groups : [];
+    const group = groups.find((one) => one.s === Number(step) && one.i === Number(prompt));
+    if (!group) return;
+    [chosen.value, show.value, search.value, current] = [at, "all", "", group];
+    update();
+    (byId(location.hash.slice(1)) || byId("browse-detail")).scrollIntoView();
+  }
   controls.hidden = false;
   controls.addEventListener("input", update);
   controls.addEventListener("submit", (event) => event.preventDefault());
   update();
+  addEventListener("hashchange", follow);
+  follow();
 }

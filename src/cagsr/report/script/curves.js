@@ -1,4 +1,11 @@
 // Curves: what a pointer or the arrow keys read off them.
+// What their axis counts, and how a place on it is named.
+const ACROSS = {
+  step: { title: "steps", unit: "Steps", says: (x) => `step ${x}` },
+  minutes: { title: "time", unit: "Minutes", says: (x) => `${say(x) || 0} minutes` },
+  tokens: { title: "tokens", unit: "Tokens", says: (x) => `${say(x) || 0} tokens` },
+};
+let across = ACROSS.step;
 const charts = Object.entries(data.charts).map(([id, chart]) => {
   const figure = byId(id);
   return {
@@ -25,7 +32,7 @@ function readAt(chart, x) {
   const asked = x === null ? chart.view[1] : x;
   const found = chart.lines.map((line) => [line, nearest(line.x, asked)]);
   chart.read.replaceChildren(
-    ...(x === null ? [] : [make("span", {}, `step ${found[0][0].x[found[0][1]]}`)]),
+    ...(x === null ? [] : [make("span", {}, across.says(found[0][0].x[found[0][1]]))]),
     ...found.map(([line, at]) =>
       make("span", {}, data.runs.length > 1 ? `${data.runs[line.run]} ` : "", make("b", {}, say(line.y[at]))),
     ),

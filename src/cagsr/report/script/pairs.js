@@ -107,6 +107,7 @@ function showPairs() {
       "li",
       {},
       make("p", { class: "asked", dir: "auto" }, pair.prompt),
+      linked(`pairs-${before.value}-${after.value}-${pair.at}`, "#", "Link to this pair"),
       make(
         "div",
         { class: "sides" },
@@ -116,6 +117,7 @@ function showPairs() {
       chips.length ? make("ul", { class: "chips", "aria-label": "What changed" }, ...chips) : null,
     );
   };
+  let only = null; // the pair that a link asked for
   const list = paged(byId("pairs-list"), byId("pairs-more"), 8, draw);
 
   function update() {
@@ -150,7 +152,7 @@ function showPairs() {
       suspect,
     }[show.value];
     pairs = pairs.filter(
-      (p) => kept(p) && (!wanted || `${p.prompt}\n${p.before}\n${p.after}`.toLowerCase().includes(wanted)),
+      (p) => (only === null || p.at === only) && kept(p) && (!wanted || `${p.prompt}\n${p.before}\n${p.after}`.toLowerCase().includes(wanted)),
     );
     pairs.sort(
       {
@@ -163,8 +165,21 @@ function showPairs() {
     byId("pairs-count").textContent = `${pairs.length} of ${prompts.length} prompts. ${one.set.what}`;
     list(pairs);
   }
+  function follow() {
+    const found = (location.hash.match(/^#pairs-(\d+)-(\d+)-(\d+)$/) || []).slice(1).map(Number);
+    if (!found.length || !all[found[0]] || !all[found[1]]) return;
+    [before.value, after.value, only] = found;
+    [show.value, search.value] = ["all", ""];
+    update();
+    byId("pairs").scrollIntoView();
+  }
   controls.hidden = false;
-  controls.addEventListener("input", update);
+  controls.addEventListener("input", () => {
+    only = null;
+    update();
+  });
   controls.addEventListener("submit", (event) => event.preventDefault());
   update();
+  addEventListener("hashchange", follow);
+  follow();
 }

@@ -40,6 +40,18 @@ function cut(xs, ys, low, high) {
   return found;
 }
 
+// What had passed of an axis up to a step, between two that are known in proportion.
+function passed(known, name, step) {
+  if (name === "step") return step;
+  const steps = known.step,
+    values = known[name];
+  const after = steps.findIndex((one) => one >= step);
+  if (after < 0) return values[values.length - 1];
+  if (after === 0) return values[0];
+  const share = (step - steps[after - 1]) / (steps[after] - steps[after - 1]);
+  return values[after - 1] + share * (values[after] - values[after - 1]);
+}
+
 function smoothed(points) {
   const reach = Math.max(3, Math.floor(points.length / 15)) >> 1;
   return points.map(([x], at) => {
@@ -75,7 +87,7 @@ function drawn(chart, low, high) {
       label("tick", left - 6, Number(y(value)) + 3.5, "end", tick(value)),
     ]),
     ...ticks(low, high, 4)
-      .filter(Number.isInteger)
+      .filter((at) => across !== ACROSS.step || Number.isInteger(at))
       .map((step) => label("tick", x(step), bottom + 17, "middle", tick(step))),
     ...chart.limits
       .filter(([value]) => value >= least && value <= most)
@@ -109,11 +121,34 @@ function drawn(chart, low, high) {
 function showZoom() {
   const form = byId("zoom");
   if (!form || !charts.length) return;
-  const [from, to, all, says] = ["from", "to", "all", "says"].map((name) => byId(`zoom-${name}`));
-  const first = Math.min(...charts.map((chart) => chart.x[0])),
+  const [axis, from, to, all, says] = ["axis", "from", "to", "all", "says"].map((name) => byId(`zoom-${name}`));
+  // Time and tokens are known where every run that is drawn recorded them.
+  const counted = data.axes.every((one) => one.step.length > 1) ? Object.keys(ACROSS) : ["step"];
+  choices(
+    axis,
+    counted.map((name) => [name, ACROSS[name].title]),
+  );
+  axis.parentElement.hidden = counted.length < 2;
+  for (const chart of charts) chart.steps = chart.lines.map((line) => line.x);
+  let first, last;
+
+  function measure() {
+    across = ACROSS[axis.value];
+    for (const chart of charts) {
+      chart.lines.forEach((line, at) => {
+        line.x = chart.steps[at].map((step) => passed(data.axes[line.run], axis.value, step));
+      });
+      const ends = chart.lines.flatMap((line) => [line.x[0], line.x[line.x.length - 1]]);
+      const [low, high] = [Math.min(...ends), Math.max(...ends)];
+      chart.x = [...(low < high ? [low, high] : [low - 0.5, low + 0.5]), ...chart.x.slice(2)];
+    }
+    first = Math.min(...charts.map((chart) => chart.x[0]));
     last = Math.max(...charts.map((chart) => chart.x[1]));
-  from.placeholder = Math.ceil(first);
-  to.placeholder = Math.floor(last);
+    from.placeholder = tick(Math.ceil(first));
+    to.placeholder = tick(Math.floor(last));
+    from.value = to.value = "";
+    update();
+  }
 
   function update() {
     const low = from.value === "" ? first : Number(from.value),
@@ -123,15 +158,16 @@ function showZoom() {
     all.disabled = !chosen;
     for (const chart of charts) {
       chart.view = zoomed ? [low, high, chart.x[2], chart.x[3]] : chart.x;
-      chart.zoomed.replaceChildren(...(zoomed ? drawn(chart, low, high) : []));
-      chart.whole.setAttribute("display", zoomed ? "none" : "inline");
+      const anew = zoomed || across !== ACROSS.step;
+      chart.zoomed.replaceChildren(...(anew ? drawn(chart, chart.view[0], chart.view[1]) : []));
+      chart.whole.setAttribute("display", anew ? "none" : "inline");
     }
     readAll(null);
     says.textContent = zoomed
-      ? `Steps ${tick(low)} to ${tick(high)}.`
+      ? `${across.unit} ${tick(low)} to ${tick(high)}.`
       : chosen
-        ? "The first step must be below the last."
-        : "Drag across a curve, or type steps here, to look closer.";
+        ? "The first must be below the last."
+        : "Drag across a curve, or type here from where to where, to look closer.";
   }
   function choose(low, high) {
     from.value = low;
@@ -166,7 +202,9 @@ function showZoom() {
       const [low, high] = [begun, pointed(chart, event)].sort((a, b) => a - b);
       const wide = Number(band.getAttribute("width")) > 6;
       end();
-      if (wide && Math.floor(low) < Math.ceil(high)) choose(Math.floor(low), Math.ceil(high));
+      const [start, stop] =
+        across === ACROSS.step ? [Math.floor(low), Math.ceil(high)] : [low, high].map((at) => Number(at.toPrecision(4)));
+      if (wide && start < stop) choose(start, stop);
     });
     svg.addEventListener("pointercancel", end);
     svg.addEventListener("keydown", (event) => event.key === "Escape" && choose("", ""));
@@ -176,7 +214,7 @@ function showZoom() {
     from.focus();
   });
   form.hidden = false;
-  form.addEventListener("input", update);
+  form.addEventListener("input", (event) => (event.target === axis ? measure() : update()));
   form.addEventListener("submit", (event) => event.preventDefault());
-  update();
+  measure();
 }
