@@ -20,16 +20,34 @@ from benchmarks import table_real_answers as keeping
 from benchmarks import table_real_text as text
 from benchmarks.table_real_prompts import E2E, VARIANTS, checker_of, messages, rows_of
 from cagsr.config import Config
+from cagsr.config.schema import Term
 from cagsr.errors import InputError
 from cagsr.metrics.bootstrap import Interval, difference
+from cagsr.rewards.presets import load_preset
 
 CONFIG = "examples/instruct.yaml"
 PROMPTS = 120
 TASKS = {"restaurants": [], "requests": ["sampling.max_new_tokens=96"], E2E: ["train.steps=60"]}
 """Tasks for instruct models, and their settings beside those of CONFIG."""
 BASE, BEST_OF, BEST_BY_CHECKER = "no-rl", "best-of-8", "best-of-8-oracle"
+
+
+def _own(*terms: Term) -> list[str]:
+    """Settings of a reward of these terms, which reads learnt heads and pieces as the preset attention does."""
+    listed = json.dumps([term.model_dump() for term in terms])
+    return ["reward.heads=learn", "reward.salience.kind=pieces", f"reward.terms={listed}"]
+
+
+def _brief(preset: str, price: float) -> list[str]:
+    """A preset with a price for every token of the response."""
+    return _own(*load_preset(preset), Term("length", weight=-price, standardise="none"))
+
+
 SYSTEMS = {
     "attention-values": ["reward.preset=attention-values"],
+    "one-value": _own(*load_preset("attention"), Term("swapped", weight=0.5)),
+    "values-brief": _brief("attention-values", 0.03),
+    "attention-brief": _brief("attention", 0.04),
     "attention": ["reward.preset=attention"],
     "knockout": ["reward.preset=knockout", "reward.salience.kind=pieces"],
     "paper": ["reward.preset=paper"],
@@ -41,7 +59,8 @@ SYSTEMS = {
     "random": ["reward.terms=[{signal: random_reward}]"],
     "oracle": ["reward.preset=oracle"],
 }
-"""Rewards to train by; the controls read no attention."""
+"""Rewards to train by. one-value is what the preset attention-values was until 2026-12-01: one value asked for at a
+step, with half the weight. The brief ones have a price for length. The controls read no attention."""
 METRICS = {
     "slot_error_rate": "slot errors",
     "coverage": "said",
