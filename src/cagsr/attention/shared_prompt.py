@@ -134,6 +134,12 @@ class SharedPrompt:
         placed[self.prompt_mask] = found_PSKT[self.prompts.mask]
         return placed.movedim(1, -1).flatten(0, 1)
 
+    def off_columns(self, pieces_PJS: Tensor) -> Tensor:
+        """The inverse of `on_columns`, of prompts' pieces: moved to a reading's columns."""
+        found_PSJ = pieces_PJS.new_zeros(*self.prompts.mask.shape, pieces_PJS.shape[1])
+        found_PSJ[self.prompts.mask] = pieces_PJS.transpose(1, 2)[self.prompt_mask]
+        return found_PSJ.transpose(1, 2)
+
 
 class Biases(NamedTuple):
     """Additive biases of a row of prompts and responses, 0 or -inf.

@@ -140,7 +140,7 @@ def _asked(
 ) -> tuple[dict[int, Tensor], Tensor, dict[int, Tensor], int]:
     """Of one prompt: looks by layer [H N J], knockouts [N J], agreement by layer [H], and how many pieces count."""
     rollout = policy.sample([prompt], sampling, seed=seed)
-    pieces_PJS = salience.pieces(rollout)
+    pieces_PJS = salience.pieces(rollout.prompts, rollout.prompt_mask)
     evidence = Evidence(rollout, policy.observe(rollout), salience(rollout), policy, pieces_PJS)
     looked = {layer: look.cpu() for layer, look in looks(policy, evidence).items()}
     agreed = {layer: agreement(look.to(policy.device), evidence) for layer, look in looked.items()}

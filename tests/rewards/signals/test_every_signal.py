@@ -83,17 +83,19 @@ def test_trap_10_padding_on_any_side_changes_nothing(name, options):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
+def everything_of(part):
+    found = dict(vars(part))
+    return found | found.pop("on_prompt", {})
+
+
 @each_variant
 def test_a_signal_does_not_change_its_evidence(name, options):
     evidence, untouched = random_evidence(), random_evidence()
     SIGNALS[name](evidence, **options)
-    for part in (evidence.observation, evidence.rollout):
-        other = untouched.observation if part is evidence.observation else untouched.rollout
-        for key, value in vars(part).items():
-            same = (
-                torch.equal(value, vars(other)[key]) if torch.is_tensor(value) else value == vars(other)[key]
-            )
-            assert same, key
+    for part in ("observation", "rollout"):
+        of, other = everything_of(getattr(evidence, part)), everything_of(getattr(untouched, part))
+        for key, value in of.items():
+            assert torch.equal(value, other[key]) if torch.is_tensor(value) else value == other[key], key
     assert torch.equal(evidence.salience, untouched.salience)
 
 
@@ -106,10 +108,8 @@ def test_responses_of_a_batch_do_not_see_each_other(name, options):
     alone = type(evidence)(
         rollout,
         type(observation)(
-            **{
-                key: value[5:10, :width, columns] if value.dim() == 3 else value[5:10, :width]
-                for key, value in vars(observation).items()
-            }
+            *(value[5:10, :width] for value in vars(observation).values() if torch.is_tensor(value)),
+            {name: value[5:10, :width, columns] for name, value in observation.on_prompt.items()},
         ),
         evidence.salience[1:2, columns],
         evidence.observer,
