@@ -107,9 +107,9 @@ def test_decoding_reads_by_piece_what_a_pass_reads(name: str):
 def test_what_was_not_read_says_so():
     policy = policy_of("llama")
     seen = policy.observe(rolled(policy), BY_PIECE)
-    with pytest.raises(RuntimeError, match=r"observation.attention was not read"):
+    with pytest.raises(RuntimeError, match=r"observation\.attention was not read"):
         _ = seen.attention
-    with pytest.raises(RuntimeError, match=r"observation.prompt_logprobs was not read"):
+    with pytest.raises(RuntimeError, match=r"observation\.prompt_logprobs was not read"):
         _ = seen.prompt_logprobs
 
 

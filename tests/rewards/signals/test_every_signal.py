@@ -1,6 +1,7 @@
 """What holds for each built-in signal, whatever it measures."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,11 @@ import torch
 
 import cagsr.rewards.signals
 import reward_models
+from cagsr.attention.naive import naive_looks, piece_weights
+from cagsr.config.schema import Term
+from cagsr.rewards.reward import Reward
+from cagsr.rewards.salience import Uniform
+from cagsr.rewards.segments import segments
 from cagsr.rewards.signals import SIGNALS
 from evidence import make_evidence, make_prompt, padded, random_evidence
 
@@ -81,6 +87,25 @@ def test_trap_10_padding_on_any_side_changes_nothing(name, options):
     for padding in ({"left": 3}, {"right": 3}, {"response": 5}, {"left": 2, "right": 1, "response": 1}):
         found = SIGNALS[name](padded(evidence, **padding), **options)
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@each_variant
+def test_a_signal_reads_nothing_of_the_prompt_that_its_reward_does_not_want(name, options):
+    evidence = random_evidence()
+    evidence = replace(evidence, pieces=segments(evidence))
+    wanted = Reward([Term(name, options=options)]).wanted(Uniform())
+    read = dict(evidence.observation.on_prompt)
+    looks = naive_looks(read["attention"], piece_weights(evidence.per_row(evidence.pieces)))
+    if not wanted.prompt_logprobs:
+        del read["prompt_logprobs"]
+    without = replace(evidence.observation, on_prompt=read | {"looks": looks})
+    attention = without.on_prompt.pop("attention")
+    if wanted.by_token:
+        with pytest.raises(RuntimeError, match=r"observation\.attention was not read"):
+            SIGNALS[name](replace(evidence, observation=without), **options)
+        without.on_prompt["attention"] = attention
+    found = SIGNALS[name](replace(evidence, observation=without), **options)
+    torch.testing.assert_close(found, SIGNALS[name](evidence, **options), rtol=0, atol=0)
 
 
 def everything_of(part):
