@@ -5,7 +5,6 @@ responses exists by token, for the heads of one module.
 """
 
 from collections.abc import Sequence
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -36,11 +35,9 @@ class ByPiece:
     """
 
     def __init__(self, pieces_PJS: Tensor, by_token: bool):
+        self.pieces, self.by_token = pieces_PJS, by_token
         self.found: dict[str, Tensor] = {}  # by the names of `types.Observation`
-        self._widths = {"looks": pieces_PJS.shape[1]}
-        if by_token:
-            self._widths["attention"] = pieces_PJS.shape[2]
-        self._bands = [_bands(pieces_JS, by_token) for pieces_JS in pieces_PJS]
+        self._bands: list[list[Band]] = []
 
     def add(self, call: AttentionCall, lse: Tensor, shares: Sequence[float]) -> None:
         """Add a module's attention weights, as `Reading.add` is given them, each head by its share.
@@ -48,13 +45,15 @@ class ByPiece:
         A row of queries is a prompt's responses one after another, or one of them.
         """
         batch, _, length, _ = call.query.shape
+        room = torch.empty(1, length, BAND, dtype=torch.float32, device=call.query.device)
         if not self.found:
             shape = (batch * call.responses, length // call.responses)
-            zeros = partial(torch.zeros, dtype=torch.float32, device=call.query.device)
-            self.found = {name: zeros(*shape, width) for name, width in self._widths.items()}
+            self.found["looks"] = room.new_zeros(*shape, self.pieces.shape[1])
+            if self.by_token:
+                self.found["attention"] = room.new_zeros(*shape, self.pieces.shape[2])
+            self._bands = [_bands(pieces_JS, self.by_token) for pieces_JS in self.pieces]
         sums = {name: value.view(batch, length, -1) for name, value in self.found.items()}
         bias = None if call.mask is None else call.mask.expand(batch, -1, length, -1)
-        room = call.query.new_empty(1, length, BAND, dtype=torch.float32)
         for row in range(batch):
             one = slice(row, row + 1)
             for columns, pieces, weights in self._bands[row * len(self._bands) // batch]:

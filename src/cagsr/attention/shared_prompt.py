@@ -161,7 +161,6 @@ def _biases(shared: SharedPrompt, window: int | None, dtype: torch.dtype) -> Bia
         lengths = lengths[:1]
     far = window or shared.longest + 1
     column_S, column_T = torch.arange(width, device=device), torch.arange(written, device=device)
-    within_SS = column_S[:, None] - column_S
     within_TT = column_T[:, None] - column_T
     # How far back a prompt's token lies from its last one, and from each token of a response.
     before_P1S = (lengths[:, None] - 1 - column_S)[:, None]
@@ -171,8 +170,12 @@ def _biases(shared: SharedPrompt, window: int | None, dtype: torch.dtype) -> Bia
     seen = torch.cat([is_prompt_P1S & (before_PTS < far), own_PTT], -1)[:, None]
     if len(seen) > 1:
         seen = seen.repeat_interleave(shared.group_size, 0)
+    of_prompts = None
+    if window is not None:
+        within_SS = column_S[:, None] - column_S
+        of_prompts = _additive((within_SS >= 0) & (within_SS < far), dtype)[None, None]
     return Biases(
-        None if window is None else _additive((within_SS >= 0) & (within_SS < far), dtype)[None, None],
+        of_prompts,
         _additive(seen, dtype),
         _additive(is_prompt_P1S & (before_P1S < far), torch.float32)[:, None],
     )

@@ -43,18 +43,15 @@ class CausalPolicy(Policy):
         return self._one_by_one(rollout, hidden)
 
     def _read(
-        self,
-        rollout: Rollout,
-        each_head: EachHead | None = None,
-        pieces: Tensor | None = None,
-        by_token: bool = True,
+        self, rollout: Rollout, each_head: EachHead | None = None, by_piece: ByPiece | None = None
     ) -> tuple[Predictions, dict[str, Tensor]]:
         if self.sharing.allows(rollout.prompt_ids.shape[1] + rollout.response_ids.shape[1]):
             shared = SharedPrompt(rollout.prompt_mask, rollout.response_mask)
             placed = each_head and (
                 lambda at, head, attention: each_head(at, head, shared.on_columns(attention))
             )
-            by_piece = None if pieces is None else ByPiece(shared.off_columns(pieces), by_token)
+            if by_piece is not None:
+                by_piece = ByPiece(shared.off_columns(by_piece.pieces), by_piece.by_token)
             with capture(self.readable, each_head=placed, by_piece=by_piece) as reading:
                 predictions = self._sharing(shared, rollout, hidden=False)
             found = reading.found
@@ -63,7 +60,6 @@ class CausalPolicy(Policy):
             return predictions, found
         prompt, response = rollout.prompt_ids.shape[1], rollout.response_ids.shape[1]
         rows, columns = slice(prompt - 1, prompt - 1 + response), slice(0, prompt)
-        by_piece = None if pieces is None else ByPiece(pieces, by_token)
         with capture(self.readable, rows, columns, each_head, by_piece) as reading:
             predictions = self._one_by_one(rollout, hidden=False)
         return predictions, reading.found

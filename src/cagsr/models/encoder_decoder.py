@@ -66,16 +66,11 @@ class EncoderDecoderPolicy(Policy):
         return Predictions(output.logits.flatten(0, 1), place, states)
 
     def _read(
-        self,
-        rollout: Rollout,
-        each_head: EachHead | None = None,
-        pieces: Tensor | None = None,
-        by_token: bool = True,
+        self, rollout: Rollout, each_head: EachHead | None = None, by_piece: ByPiece | None = None
     ) -> tuple[Predictions, dict[str, Tensor]]:
         prompt, response = rollout.prompt_ids.shape[1], rollout.response_ids.shape[1]
         first = len(self._prefix) - 1
         rows, columns = slice(first, first + response), slice(0, prompt)
-        by_piece = None if pieces is None else ByPiece(pieces, by_token)
         with capture(self.readable, rows, columns, each_head, by_piece) as reading:
             predictions = self._predict(rollout, hidden=False)
         return predictions, reading.found

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cagsr.attention.by_piece import ByPiece
 from cagsr.attention.inspection import evaluating
 from cagsr.attention.reading import EachHead, Readable
 from cagsr.attention.sharing import Sharing, Tried
@@ -84,16 +85,9 @@ class Policy(TokenizedModel, ABC):
 
     @abstractmethod
     def _read(
-        self,
-        rollout: Rollout,
-        each_head: EachHead | None = None,
-        pieces: Tensor | None = None,
-        by_token: bool = True,
+        self, rollout: Rollout, each_head: EachHead | None = None, by_piece: ByPiece | None = None
     ) -> tuple[Predictions, dict[str, Tensor]]:
-        """`read` in one pass. ``each_head`` is handed the attention of every head alone, instead of a sum.
-
-        With ``pieces`` [P J S] attention is read by piece, and by token only with ``by_token``.
-        """
+        """`read` in one pass, with ``each_head`` and ``by_piece`` as of `attention.capture`."""
 
     @abstractmethod
     def decoder(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool) -> Decoder:
@@ -228,8 +222,11 @@ class Policy(TokenizedModel, ABC):
         pieces = pieces_read(rollout.prompts, mask, rollout.response_ids.shape, wanted)
         parts, found = self._parts(rollout), []
         for prompt, part in enumerate(parts):
-            own = pieces if pieces is None or len(parts) == 1 else pieces[[prompt]][:, :, mask[prompt]]
-            found.append(self._read(part, pieces=own, by_token=wanted.by_token))
+            by_piece = None
+            if pieces is not None:
+                own = pieces if len(parts) == 1 else pieces[[prompt]][:, :, mask[prompt]]
+                by_piece = ByPiece(own, wanted.by_token)
+            found.append(self._read(part, by_piece=by_piece))
         return joined_readings(found, rollout)
 
     def _parts(self, rollout: Rollout) -> list[Rollout]:
