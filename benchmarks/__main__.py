@@ -21,6 +21,7 @@ PARTS = {
     "sampling": "sampling",
     "step": "step",
     "capture": "capture",
+    "long": "long",
     "real": "real",
     "growth": "growth",
     "processes": "processes",

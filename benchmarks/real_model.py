@@ -24,7 +24,7 @@ from cagsr.models.gguf import files_of
 from cagsr.models.reference import Reference
 from cagsr.tasks.restaurants import RESTAURANTS
 from cagsr.training.step import Step
-from cagsr.types import Observation, Prompt, Rollout
+from cagsr.types import EVERYTHING, Observation, Prompt, Rollout, Wanted
 
 __all__ = [
     "ATTENTION",
@@ -103,11 +103,11 @@ CASES = {
 class Unread(Reference):
     """A reference that tells log-probabilities and nothing else."""
 
-    def observe(self, rollout: Rollout) -> Observation:
+    def observe(self, rollout: Rollout, wanted: Wanted = EVERYTHING) -> Observation:
         logprobs = super().logprobs(rollout)
         nothing = torch.zeros_like(logprobs)
         on_prompt = nothing.new_zeros(*logprobs.shape, rollout.prompt_ids.shape[1])
-        return Observation(on_prompt, logprobs, nothing, nothing, nothing, on_prompt)
+        return Observation(logprobs, nothing, nothing, nothing, {"attention": on_prompt})
 
 
 def chats(case: Case, count: int = 24) -> list[list[dict[str, str]]]:

@@ -87,11 +87,11 @@ def make_evidence(
             responses=list(responses or [f"response {number}" for number in range(N)]),
         ),
         observation=Observation(
-            attention=attention * seen,
-            **{
-                key: value * (seen if key == "prompt_logprobs" else mask_NT)
-                for key, value in observation.items()
+            on_prompt={
+                "attention": attention * seen,
+                "prompt_logprobs": observation.pop("prompt_logprobs") * seen,
             },
+            **{key: value * mask_NT for key, value in observation.items()},
         ),
         salience=torch.as_tensor(salience, dtype=torch.float32),
         observer=Asked(),
@@ -125,8 +125,7 @@ def padded(evidence: Evidence, *, left: int = 0, right: int = 0, response: int =
             response_mask=response_axis(rollout.response_mask, False),
         ),
         observation=Observation(
-            attention=both(observation.attention),
-            prompt_logprobs=both(observation.prompt_logprobs),
+            on_prompt={name: both(value) for name, value in observation.on_prompt.items()},
             logprobs=response_axis(observation.logprobs),
             confidence=response_axis(observation.confidence),
             entropy=response_axis(observation.entropy),

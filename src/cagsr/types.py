@@ -145,36 +145,79 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class Wanted:
+    """What is to be read of a response beside the facts [N T] of its tokens; by default everything.
+
+    by_token         the attention to each token of the prompt, [N T S]
+    prompt_logprobs  [N T S]
+    pieces           [P J S] of prompts and their mask [P S]: the pieces to read attention by where `Policy.observe`
+                     finds [N T S] too large; None: by token. With both, ``by_token`` is read too.
+    """
+
+    by_token: bool = True
+    prompt_logprobs: bool = True
+    pieces: Callable[[Sequence[Prompt], Tensor], Tensor | None] | None = None
+
+
+EVERYTHING = Wanted()
+
+
+@dataclass(frozen=True)
 class Observation:
     """What one forward pass of the observer over prompt and response gives. Float32, no gradient.
 
-    attention        [N T S]  A[n, t, j]: attention from the query that predicts response token t to prompt
-                              token j, mean over heads and the layers read. Raw: a row sums to at most 1, and
-                              what is missing went to the response itself or (causal) nowhere we read. 0 at
-                              padding. For encoder-decoders rows sum to 1.
-    logprobs         [N T]    log p(y_t), 0 at padding.
-    confidence       [N T]    p(y_t) / max_v p(v), in (0, 1], 0 at padding.
-    entropy          [N T]    nats, 0 at padding.
-    certainty        [N T]    KL(uniform || p) in nats (self-certainty of Intuitor), 0 at padding.
-    prompt_logprobs  [N T S]  log p_t(x_j): the log-probability, at the step that wrote y_t, of the token that
-                              stands in prompt column j. 0 at padding.
+    logprobs    [N T]  log p(y_t), 0 at padding.
+    confidence  [N T]  p(y_t) / max_v p(v), in (0, 1], 0 at padding.
+    entropy     [N T]  nats, 0 at padding.
+    certainty   [N T]  KL(uniform || p) in nats (self-certainty of Intuitor), 0 at padding.
+    on_prompt          by name what was read of the prompt (`Wanted`): attention, looks, prompt_logprobs.
     """
 
-    attention: Tensor
     logprobs: Tensor
     confidence: Tensor
     entropy: Tensor
     certainty: Tensor
-    prompt_logprobs: Tensor
+    on_prompt: Mapping[str, Tensor]
+
+    @property
+    def attention(self) -> Tensor:
+        """[N T S] A[n, t, j]: attention from the query that predicts response token t to prompt token j.
+
+        Mean over heads and the layers read. Raw: a row sums to at most 1, and what is missing went to the response
+        itself or (causal) nowhere we read. 0 at padding. For encoder-decoders rows sum to 1.
+        """
+        return self._read("attention")
+
+    @property
+    def prompt_logprobs(self) -> Tensor:
+        """[N T S] log p_t(x_j): the log-probability, at the step that wrote y_t, of the token in prompt column j.
+
+        0 at padding.
+        """
+        return self._read("prompt_logprobs")
+
+    @property
+    def looks(self) -> Tensor | None:
+        """[N T J] mean of the attention over each piece's tokens, 0 at padding; None where it was read by token."""
+        return self.on_prompt.get("looks")
+
+    def _read(self, name: str) -> Tensor:
+        if name not in self.on_prompt:
+            raise RuntimeError(
+                f"observation.{name} was not read, because nobody was to use it (types.Wanted)"
+            )
+        return self.on_prompt[name]
 
     def of_groups(self, rollout: "Rollout", start: int, stop: int) -> "Observation":
         """The observation of ``rollout.groups(start, stop)``, taken from one of the whole ``rollout``."""
         k, columns = rollout.group_size, rollout.prompt_mask[start:stop].any(0)
         rows = slice(start * k, stop * k)
         width = max(int(rollout.response_mask[rows].sum(-1).max()), 1)
-        found = {name: value[rows, :width] for name, value in vars(self).items()}
+        own = {name: value[rows, :width] for name, value in vars(self).items() if name != "on_prompt"}
+        read = {name: value[rows, :width] for name, value in self.on_prompt.items()}
         return Observation(
-            **{name: value[..., columns] if value.dim() > 2 else value for name, value in found.items()}
+            **own,
+            on_prompt={name: of if name == "looks" else of[..., columns] for name, of in read.items()},
         )
 
 

@@ -11,7 +11,9 @@ import tiny_models
 import torch
 from torch import Tensor
 
-from cagsr.attention import blocks, capture, inspect
+from cagsr.attention import blocks, by_piece, capture, inspect
+from cagsr.attention.call import AttentionCall
+from cagsr.attention.naive import naive_looks, piece_weights
 from cagsr.attention.reading import Reading
 
 pytest.importorskip("triton", reason="Triton is made for Linux alone")
@@ -113,6 +115,24 @@ def test_trap_11_the_kernel_agrees_with_float64_and_with_the_torch_path(heads: i
 def test_half_precision_inputs_are_summed_in_float32(dtype: torch.dtype, bias: str):
     query, key = inputs(6, 2, 37, dtype)
     agrees(query, key, biasing(bias, 6))
+
+
+def test_attention_is_read_by_piece(monkeypatch: pytest.MonkeyPatch):
+    """In bands of 23 columns: a whole one and a part."""
+    query, key = inputs(6, 2, 13)
+    bias = biasing("of rows", 6)
+    lse = scores(query, key, bias, 0.3).logsumexp(-1).float()
+    pieces = torch.zeros(N, 3, S, dtype=torch.bool)
+    pieces[0, 0, 3:29], pieces[0, 1, 40], pieces[1, 2, ::7] = True, True, True
+    monkeypatch.setattr(by_piece, "BAND", 23)
+    monkeypatch.setattr(by_piece, "add_attention", kernel.add_attention)
+    reader, shares = by_piece.ByPiece(pieces, by_token=True), [0.0, 0.3, 0.1, 0.2, 0.0, 0.4]
+    reader.add(AttentionCall(torch.nn.Identity(), query, key, key, 0.3, mask=bias), lse, shares)
+    expected = torch.zeros(N, T, S)
+    blocks.add_attention(expected, query, key, lse, bias, 0.3, shares)
+    torch.testing.assert_close(reader.found["attention"], expected, rtol=0, atol=1e-6)
+    looks = naive_looks(expected, piece_weights(pieces))
+    torch.testing.assert_close(reader.found["looks"], looks, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("width", [1, 16, 127])

@@ -91,9 +91,9 @@ def test_a_pass_holds_at_most_micro_batch_rows_and_the_result_is_the_same(run, m
     whole, _ = run(rows=VALID, save_attention=tmp_path / "whole")
     seen, observe = [], Policy.observe
 
-    def counted(self, rollout):
+    def counted(self, rollout, wanted):
         seen.append(len(rollout.responses))
-        return observe(self, rollout)
+        return observe(self, rollout, wanted)
 
     monkeypatch.setattr(Policy, "observe", counted)
     settings = ["sampling.candidates=1", f"train.micro_batch={rows}", "algorithm.name=policy-gradient"]

@@ -252,7 +252,7 @@ def test_trap_24_the_reference_stays_as_it_was_while_the_policy_moves(name):
             parameter.add_(0.1)
     after = reference.observe(rollout)
     for field in vars(before):
-        assert torch.equal(getattr(before, field), getattr(after, field)), field
+        torch.testing.assert_close(getattr(after, field), getattr(before, field), rtol=0, atol=0, msg=field)
     moved = policy.observe(rollout)
     assert not torch.allclose(moved.attention, own.attention, atol=1e-3)
     assert not torch.allclose(moved.logprobs, own.logprobs, atol=1e-3)

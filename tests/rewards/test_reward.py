@@ -25,7 +25,9 @@ from cagsr.rewards.presets import (
     settled,
 )
 from cagsr.rewards.reward import Reward
+from cagsr.rewards.salience import Uniform
 from cagsr.rewards.signals import SIGNALS, resolve
+from cagsr.types import EVERYTHING, Wanted
 from evidence import make_evidence, make_prompt, random_evidence
 
 
@@ -52,6 +54,16 @@ def test_measure_gives_one_column_a_term_in_their_order():
     assert torch.equal(measured[:, 0], SIGNALS["length"](evidence))
     assert torch.equal(measured[:, 1], SIGNALS["coverage"](evidence, gate=True))
     assert measured[:, 2].eq(3).all()
+
+
+def test_a_reward_wants_what_its_signals_read_and_for_one_of_the_users_own_everything():
+    salience = Uniform()
+    by_piece = of(Term("attended"), Term("surprise"), Term("unfinished")).wanted(salience)
+    assert by_piece == Wanted(by_token=False, prompt_logprobs=False, pieces=salience.pieces)
+    by_token = of(Term("attended"), Term("coverage")).wanted(salience)
+    assert (by_token.by_token, by_token.prompt_logprobs) == (True, False)
+    for everything in (of(Term("attended"), Term("grounding")), of(Term("attended"), Term("constant"))):
+        assert everything.wanted(lambda rollout: rollout) == EVERYTHING
 
 
 def test_a_signal_used_twice_has_two_names():

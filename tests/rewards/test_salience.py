@@ -173,7 +173,8 @@ def test_each_text_of_a_column_is_a_piece_wherever_it_stands_and_a_token_is_in_o
     column = Column("key")
     assert column.divide(listed) == [[1, 2], [0, 3], [4, 5]]
     assert column.divide(prompt) == []
-    found = column.pieces(rollout_of(listed, prompt, side="right"))
+    rollout = rollout_of(listed, prompt, side="right")
+    found = column.pieces(rollout.prompts, rollout.prompt_mask)
     assert found is not None
     assert found.shape[:2] == (2, 3)
     assert found[0].nonzero().tolist() == [[0, 1], [0, 2], [1, 0], [1, 3], [2, 4], [2, 5]]

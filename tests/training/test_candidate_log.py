@@ -8,6 +8,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 import tiny
+from cagsr.config.schema import Term
+from cagsr.models import predictions
+from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Uniform
 from cagsr.rewards.segments import knockout, segments, without
 from cagsr.training.attention_summary import look
@@ -103,6 +106,33 @@ def test_rows_have_the_pieces_of_a_prompt_and_how_strongly_each_response_looked_
         assert "explained" not in row
     save_buffer(collected, tmp_path, 0)
     assert shown.rows(2, load_buffer(tmp_path, 0, prompts, torch.device("cpu"))) == rows
+
+
+@pytest.mark.parametrize("observes", ["reference", "policy"])
+def test_of_long_prompts_only_what_is_shown_is_read_by_token_and_it_moves_no_number(observes, monkeypatch):
+    monkeypatch.setattr(predictions, "LARGE", 0)
+    found, read = {}, []
+    for shown in (0, 1, 3):
+        policy = tiny.policy("llama", extra_eos=20)
+        step = tiny.make_step(policy, groups_per_pass=1, shown=shown, salience=Halves())
+        step.reward = Reward([Term("attended", standardise="none")])
+        step.observer = step.reference if observes == "reference" else policy
+        measure = step.reward.measure
+        step.reward.measure = lambda evidence, measure=measure: (
+            read.append({*evidence.observation.on_prompt}) or measure(evidence)
+        )
+        prompts = tiny.prompts(policy, (11, 5, 7))
+        found[shown] = step.collect(prompts, seed=3)
+        assert [len(look.attended) for look in found[shown].attended] == [3] * shown
+    first = {"looks", "attention"}
+    # While the policy writes all prompts at once, it reads all of them alike.
+    rest = {"looks"} if observes == "reference" else first
+    assert read == [*[{"looks"}] * 3, first, rest, rest, first, first, first]
+    for collected in found.values():
+        assert torch.equal(collected.scores.reward, found[0].scores.reward)
+    rows = [Shown(1, policy.tokenizer, Halves(), every=5).rows(1, found[shown]) for shown in (1, 3)]
+    assert len(rows[0]) == 3
+    assert rows[0] == rows[1]
 
 
 class Losing:

@@ -341,7 +341,9 @@ def test_a_policy_that_cannot_read_while_it_writes_observes_part_by_part(name):
     policy = tiny.policy(name)
     step = tiny.make_step(policy, observer=policy, reward=attention_reward(), groups_per_pass=2)
     prompts, asked = tiny.prompts(policy, PROMPTS), []
-    policy.observe = lambda part: asked.append(len(part.prompts)) or type(policy).observe(policy, part)
+    policy.observe = lambda part, wanted: (
+        asked.append(len(part.prompts)) or type(policy).observe(policy, part, wanted)
+    )
     seen = step.collect(prompts, seed=0)
     assert asked == []
     policy.sharing = Sharing("a test compares")

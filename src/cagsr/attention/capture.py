@@ -17,6 +17,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from cagsr.attention.by_piece import ByPiece
 from cagsr.attention.call import AttentionCall
 from cagsr.attention.reading import ATTENTION, EachHead, Readable, Reading
 from cagsr.attention.rows import fold, unfold
@@ -46,7 +47,11 @@ _calls: list[CallShape] | None = None
 
 @contextmanager
 def capture(
-    readable: Readable, rows: slice = ALL, columns: slice = ALL, each_head: EachHead | None = None
+    readable: Readable,
+    rows: slice = ALL,
+    columns: slice = ALL,
+    each_head: EachHead | None = None,
+    by_piece: ByPiece | None = None,
 ) -> Iterator[Reading]:
     """Context manager that reads attention A [N T S] in the one forward pass that a model makes inside the block.
 
@@ -55,6 +60,7 @@ def capture(
     columns  the S key positions of the prompt.
 
     each_head  is handed the attention of every head alone, instead of a sum: see `reading.EachHead`.
+    by_piece   adds up attention by pieces of the columns instead; ``reading.found`` then holds it.
 
     ``reading.attention`` holds the result when the block has ended. It is the softmax before dropout.
 
@@ -64,7 +70,7 @@ def capture(
         raise RuntimeError("attention is read without gradient: wrap the capture in torch.no_grad().")
     if any(module in _active for module in readable.modules):
         raise RuntimeError("these attention modules are being read already: captures cannot be nested.")
-    reading = Reading(readable, rows, columns, each_head)
+    reading = Reading(readable, rows, columns, each_head, by_piece)
     _active.update(dict.fromkeys(readable.modules, reading))
     try:
         yield reading
@@ -72,7 +78,7 @@ def capture(
         reading.release()
         for module in readable.modules:
             del _active[module]
-    _ = reading.attention  # raises where the pass happened, not where the result is used
+    reading.check()  # raises where the pass happened, not where the result is used
 
 
 @contextmanager

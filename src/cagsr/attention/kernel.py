@@ -4,8 +4,8 @@ One program computes one tile of [T S] for all heads, the sum over heads in regi
 each number of the total is read and written once. Nothing is added atomically, so that the same input gives the same
 bits.
 
-Maxima over T and sums over S are not taken on the way: the total is whole only after the last module that is read, and
-signals want A itself.
+Maxima over T are not taken on the way: the total is whole only after the last module that is read. Means over the
+pieces of a prompt are, band by band of its columns (`by_piece`).
 
 Importing this module imports Triton; `dispatch` does it where there is a use for it.
 

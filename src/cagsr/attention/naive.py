@@ -26,6 +26,16 @@ def naive_attention(weights: Sequence[Tensor], rows: slice, columns: slice) -> T
     return torch.stack(layers).mean(0)
 
 
+def piece_weights(pieces: Tensor) -> Tensor:
+    """[... J S] float32: what a token weighs in the mean over a piece, of pieces [... J S] bool."""
+    return pieces / pieces.sum(-1, keepdim=True).clamp(min=1)
+
+
+def naive_looks(attention_NTS: Tensor, weights_NJS: Tensor) -> Tensor:
+    """Looks [N T J]: the mean of a response token's attention over the tokens of each piece (`piece_weights`)."""
+    return torch.einsum("nts,njs->ntj", attention_NTS, weights_NJS)
+
+
 @torch.no_grad()
 def eager_weights(model: PreTrainedModel, **inputs: Any) -> tuple[Tensor, ...]:
     """Attention weights [N H Q K] of every layer by transformers' eager attention, dropout off.

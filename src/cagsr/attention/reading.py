@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cagsr.attention.blocks import additive, attend, cut
+from cagsr.attention.by_piece import ByPiece
 from cagsr.attention.call import AttentionCall
 from cagsr.attention.dispatch import add_attention
 from cagsr.attention.rows import of_each
@@ -68,15 +69,21 @@ EachHead = Callable[[int, int, Tensor], None]
 class Reading:
     """Attention summed over heads and modules while a model runs. ``attention`` is whole after the capture's block.
 
-    With ``each_head`` nothing is summed: it is handed the attention of one head after another.
+    With ``each_head`` nothing is summed: it is handed the attention of one head after another. With ``by_piece`` the
+    sum is by piece (``looks``), and by token only where that says so.
     """
 
     def __init__(
-        self, readable: Readable, rows: slice, columns: slice, each_head: EachHead | None = None
+        self,
+        readable: Readable,
+        rows: slice,
+        columns: slice,
+        each_head: EachHead | None = None,
+        by_piece: ByPiece | None = None,
     ) -> None:
         self._modules = readable.modules
         self._shares = dict(zip(readable.modules, readable.heads or (), strict=readable.heads is not None))
-        self._each_head = each_head
+        self._each_head, self._by_piece = each_head, by_piece
         self._rows, self._columns = rows, columns
         self._read: set[nn.Module] = set()
         self._sum: Tensor | None = None
@@ -89,13 +96,24 @@ class Reading:
 
         A row that sees no key at all (padding) is 0. Raises RuntimeError unless every module was read.
         """
+        self.check()
+        assert self._sum is not None, "every module was read, and by token"
+        return self._sum
+
+    @property
+    def found(self) -> dict[str, Tensor]:
+        """What was read, by the names of `types.Observation`: ``attention`` [N T S], ``looks`` [N T J] or both."""
+        self.check()
+        return {"attention": self.attention} if self._by_piece is None else self._by_piece.found
+
+    def check(self) -> None:
+        """Raise RuntimeError unless every module was read."""
         missing = len(self._modules) - len(self._read)
-        if self._sum is None or missing:
+        if missing:
             raise RuntimeError(
                 f"{missing} of {len(self._modules)} attention modules were not called: run the model that "
                 f'was inspected once inside `with capture(...)`, with attn_implementation="{ATTENTION}".'
             )
-        return self._sum
 
     def attend(self, call: AttentionCall) -> Tensor:
         """The attention output [N Q H D] as sdpa gives it; the module's attention weights are added to the sum."""
@@ -120,6 +138,14 @@ class Reading:
         """
         self._check(call.module)
         groups, heads, length, columns = *call.query.shape[:3], call.key.shape[2]
+        shares = self._shares.get(call.module) or (1.0 / (heads * len(self._modules)),) * heads
+        if len(shares) != heads and self._each_head is None:
+            raise InputError(
+                f"reward.heads: weights for {len(shares)} heads of a layer that has {heads}; set it to learn"
+            )
+        if self._by_piece is not None:
+            self._by_piece.add(call, lse, shares)
+            return
         if self._sum is None:
             shape = (groups * call.responses, length // call.responses, columns)
             self._sum = torch.zeros(shape, dtype=torch.float32, device=call.query.device)
@@ -128,11 +154,6 @@ class Reading:
             (call.query, call.key, lse, call.mask, call.scaling),
         )
         if self._each_head is None:
-            shares = self._shares.get(call.module) or (1.0 / (heads * len(self._modules)),) * heads
-            if len(shares) != heads:
-                raise InputError(
-                    f"reward.heads: weights for {len(shares)} heads of a layer that has {heads}; set it to learn"
-                )
             add_attention(total, *given, shares)
             return
         for head in range(heads):

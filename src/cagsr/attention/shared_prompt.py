@@ -134,6 +134,12 @@ class SharedPrompt:
         placed[self.prompt_mask] = found_PSKT[self.prompts.mask]
         return placed.movedim(1, -1).flatten(0, 1)
 
+    def off_columns(self, pieces_PJS: Tensor) -> Tensor:
+        """The inverse of `on_columns`, of prompts' pieces: moved to a reading's columns."""
+        found_PSJ = pieces_PJS.new_zeros(*self.prompts.mask.shape, pieces_PJS.shape[1])
+        found_PSJ[self.prompts.mask] = pieces_PJS.transpose(1, 2)[self.prompt_mask]
+        return found_PSJ.transpose(1, 2)
+
 
 class Biases(NamedTuple):
     """Additive biases of a row of prompts and responses, 0 or -inf.
@@ -155,7 +161,6 @@ def _biases(shared: SharedPrompt, window: int | None, dtype: torch.dtype) -> Bia
         lengths = lengths[:1]
     far = window or shared.longest + 1
     column_S, column_T = torch.arange(width, device=device), torch.arange(written, device=device)
-    within_SS = column_S[:, None] - column_S
     within_TT = column_T[:, None] - column_T
     # How far back a prompt's token lies from its last one, and from each token of a response.
     before_P1S = (lengths[:, None] - 1 - column_S)[:, None]
@@ -165,8 +170,12 @@ def _biases(shared: SharedPrompt, window: int | None, dtype: torch.dtype) -> Bia
     seen = torch.cat([is_prompt_P1S & (before_PTS < far), own_PTT], -1)[:, None]
     if len(seen) > 1:
         seen = seen.repeat_interleave(shared.group_size, 0)
+    of_prompts = None
+    if window is not None:
+        within_SS = column_S[:, None] - column_S
+        of_prompts = _additive((within_SS >= 0) & (within_SS < far), dtype)[None, None]
     return Biases(
-        None if window is None else _additive((within_SS >= 0) & (within_SS < far), dtype)[None, None],
+        of_prompts,
         _additive(seen, dtype),
         _additive(is_prompt_P1S & (before_P1S < far), torch.float32)[:, None],
     )

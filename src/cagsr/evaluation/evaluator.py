@@ -89,8 +89,10 @@ def measure_signals(
 ) -> Callable[[Rollout], torch.Tensor]:
     """A function that gives the raw signals [n C] of a rollout, for `answer`."""
 
+    wanted = reward.wanted(salience)
+
     def measure(rollout: Rollout) -> torch.Tensor:
-        return reward.measure(evidence_of(rollout, observer.observe(rollout), salience, observer))
+        return reward.measure(evidence_of(rollout, observer.observe(rollout, wanted), salience, observer))
 
     return measure
 

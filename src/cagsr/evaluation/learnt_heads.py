@@ -17,7 +17,7 @@ from cagsr.rewards.heads import agreement, best_heads, follows, looks, undecided
 from cagsr.rewards.salience import Salience
 from cagsr.rewards.segments import knockout
 from cagsr.runs.directory import HEADS
-from cagsr.types import Evidence, Prompt
+from cagsr.types import Evidence, Prompt, Wanted
 
 __all__ = [
     "HEADS",
@@ -140,8 +140,10 @@ def _asked(
 ) -> tuple[dict[int, Tensor], Tensor, dict[int, Tensor], int]:
     """Of one prompt: looks by layer [H N J], knockouts [N J], agreement by layer [H], and how many pieces count."""
     rollout = policy.sample([prompt], sampling, seed=seed)
-    pieces_PJS = salience.pieces(rollout)
-    evidence = Evidence(rollout, policy.observe(rollout), salience(rollout), policy, pieces_PJS)
+    pieces_PJS = salience.pieces(rollout.prompts, rollout.prompt_mask)
+    # Of what is observed the knockout takes log-probabilities alone.
+    seen = policy.observe(rollout, Wanted(by_token=False, prompt_logprobs=False, pieces=salience.pieces))
+    evidence = Evidence(rollout, seen, salience(rollout), policy, pieces_PJS)
     looked = {layer: look.cpu() for layer, look in looks(policy, evidence).items()}
     agreed = {layer: agreement(look.to(policy.device), evidence) for layer, look in looked.items()}
     pieces = next(iter(agreed.values()))[1]

@@ -20,7 +20,7 @@ from cagsr.models.policy import Policy
 from cagsr.rewards.presets import learns_heads, load_preset, terms_of
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Column, Idf, Salience, Uniform, demand_content, evidence_of
-from cagsr.types import Evidence, Prompt, Scores
+from cagsr.types import EVERYTHING, Evidence, Prompt, Scores
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -110,6 +110,7 @@ def measured(
     after every pass with the positions of its rows and the evidence.
     """
     groups = _groups(prompts)
+    wanted = reward.wanted(salience) if seen is None else EVERYTHING
     signals = torch.zeros(len(prompts), len(reward.terms))
     for part in _passes(_alike(groups, prompts, salience), batch_size):
         members = [position for group in part for position in group]
@@ -118,7 +119,7 @@ def measured(
             [prompts[group[0]] for group in part], [rows[position] for position in members], texts
         )
         with torch.no_grad():
-            evidence = evidence_of(rollout, policy.observe(rollout), salience, policy)
+            evidence = evidence_of(rollout, policy.observe(rollout, wanted), salience, policy)
             signals[members] = reward.measure(evidence).cpu()
         if seen is not None:
             seen(members, evidence)

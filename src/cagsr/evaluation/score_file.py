@@ -79,21 +79,20 @@ def score_file(
         salience,
         batch_size=config.train.micro_batch,
         responses=responses,
-        seen=partial(_save_group, save_attention, prompts, policy.readable.layers),
+        seen=save_attention and partial(_save_group, save_attention, prompts, policy.readable.layers),
     )
     return _as_rows(scores, prompts, responses, not_compared(reward, prompts))
 
 
 def _save_group(
-    directory: Path | None,
+    directory: Path,
     prompts: list[Prompt],
     layers: Sequence[int],
     members: list[int],
     evidence: Evidence,
 ) -> None:
-    """Write the attention of the responses ``members``, if there is a directory to write it to."""
-    if directory is not None:
-        _save(directory, [prompts[position].index + 1 for position in members], evidence, layers)
+    """Write the attention of the responses ``members`` to the directory."""
+    _save(directory, [prompts[position].index + 1 for position in members], evidence, layers)
 
 
 def _salience(

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cagsr.attention.by_piece import ByPiece
 from cagsr.attention.capture import capture
 from cagsr.attention.positions import first_position, longest_text
 from cagsr.attention.reading import EachHead
@@ -41,20 +42,27 @@ class CausalPolicy(Policy):
             return self._sharing(SharedPrompt(rollout.prompt_mask, rollout.response_mask), rollout, hidden)
         return self._one_by_one(rollout, hidden)
 
-    def _read(self, rollout: Rollout, each_head: EachHead | None = None) -> tuple[Predictions, Tensor]:
+    def _read(
+        self, rollout: Rollout, each_head: EachHead | None = None, by_piece: ByPiece | None = None
+    ) -> tuple[Predictions, dict[str, Tensor]]:
         if self.sharing.allows(rollout.prompt_ids.shape[1] + rollout.response_ids.shape[1]):
             shared = SharedPrompt(rollout.prompt_mask, rollout.response_mask)
             placed = each_head and (
                 lambda at, head, attention: each_head(at, head, shared.on_columns(attention))
             )
-            with capture(self.readable, each_head=placed) as reading:
+            if by_piece is not None:
+                by_piece = ByPiece(shared.off_columns(by_piece.pieces), by_piece.by_token)
+            with capture(self.readable, each_head=placed, by_piece=by_piece) as reading:
                 predictions = self._sharing(shared, rollout, hidden=False)
-            return predictions, shared.on_columns(reading.attention)
+            found = reading.found
+            if "attention" in found:
+                found["attention"] = shared.on_columns(found["attention"])
+            return predictions, found
         prompt, response = rollout.prompt_ids.shape[1], rollout.response_ids.shape[1]
         rows, columns = slice(prompt - 1, prompt - 1 + response), slice(0, prompt)
-        with capture(self.readable, rows, columns, each_head) as reading:
+        with capture(self.readable, rows, columns, each_head, by_piece) as reading:
             predictions = self._one_by_one(rollout, hidden=False)
-        return predictions, reading.attention
+        return predictions, reading.found
 
     def _sharing(self, shared: SharedPrompt, rollout: Rollout, hidden: bool) -> Predictions:
         """Forward pass with shared prompts: all prompts and all response tokens in one row, each prompt once."""

@@ -8,6 +8,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from cagsr.attention.by_piece import ByPiece
 from cagsr.attention.capture import capture
 from cagsr.attention.positions import longest_text
 from cagsr.attention.reading import EachHead
@@ -64,12 +65,15 @@ class EncoderDecoderPolicy(Policy):
         place = places(rows, width, first + width, first, self.device)
         return Predictions(output.logits.flatten(0, 1), place, states)
 
-    def _read(self, rollout: Rollout, each_head: EachHead | None = None) -> tuple[Predictions, Tensor]:
+    def _read(
+        self, rollout: Rollout, each_head: EachHead | None = None, by_piece: ByPiece | None = None
+    ) -> tuple[Predictions, dict[str, Tensor]]:
         prompt, response = rollout.prompt_ids.shape[1], rollout.response_ids.shape[1]
         first = len(self._prefix) - 1
-        with capture(self.readable, slice(first, first + response), slice(0, prompt), each_head) as reading:
+        rows, columns = slice(first, first + response), slice(0, prompt)
+        with capture(self.readable, rows, columns, each_head, by_piece) as reading:
             predictions = self._predict(rollout, hidden=False)
-        return predictions, reading.attention
+        return predictions, reading.found
 
     def decoder(
         self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cagsr.attention.by_piece import ByPiece
 from cagsr.attention.inspection import evaluating
 from cagsr.attention.reading import EachHead, Readable
 from cagsr.attention.sharing import Sharing, Tried
@@ -18,12 +19,21 @@ from cagsr.io.adapters import Base
 from cagsr.models.decoding import Decoder, Written, decode
 from cagsr.models.generation_rules import GenerationRules
 from cagsr.models.hf_generate import generate
-from cagsr.models.predictions import Predictions, Scored, in_rows, joined, observed
+from cagsr.models.predictions import (
+    Predictions,
+    Scored,
+    in_rows,
+    joined,
+    joined_readings,
+    observed,
+    pieces_read,
+)
+from cagsr.models.read_while_writing import ReadWhileWriting
 from cagsr.models.sampling import response_mask, uniforms
 from cagsr.models.token_logprobs import Facts, facts, token_likelihood, token_logprobs
 from cagsr.models.tokenized_model import TokenizedModel
 from cagsr.models.value_head import ValueHead
-from cagsr.types import Observation, Prompt, Rollout
+from cagsr.types import EVERYTHING, Observation, Prompt, Rollout, Wanted
 
 __all__ = ["Policy"]
 
@@ -74,8 +84,10 @@ class Policy(TokenizedModel, ABC):
         """`predict` in one pass."""
 
     @abstractmethod
-    def _read(self, rollout: Rollout, each_head: EachHead | None = None) -> tuple[Predictions, Tensor]:
-        """`read` in one pass. ``each_head`` is handed the attention of every head alone, instead of a sum."""
+    def _read(
+        self, rollout: Rollout, each_head: EachHead | None = None, by_piece: ByPiece | None = None
+    ) -> tuple[Predictions, dict[str, Tensor]]:
+        """`read` in one pass, with ``each_head`` and ``by_piece`` as of `attention.capture`."""
 
     @abstractmethod
     def decoder(self, prompt_ids: Tensor, prompt_mask: Tensor, candidates: int, reads: bool) -> Decoder:
@@ -115,42 +127,31 @@ class Policy(TokenizedModel, ABC):
 
     @torch.no_grad()
     def sample_observed(
-        self, prompts: list[Prompt], sampling: Sampling, seed: int = 0
+        self, prompts: list[Prompt], sampling: Sampling, seed: int = 0, wanted: Wanted = EVERYTHING
     ) -> tuple[Rollout, Observation | None]:
         """`sample`, and what `observe` would say of the rollout, read while decoding instead of in a pass over it.
 
         None where the responses cannot share their prompt (``sharing``): transformers' own loop writes them, and reads
         nothing meanwhile; `observe` can then be asked part by part.
 
-        Holds [N T S] twice in float32 (attention and prompt_logprobs; T is the length limit) from the first token until
-        the observation is dropped: 8 bytes for each prompt column and response token of the whole rollout.
+        What is ``wanted`` is held for the whole rollout, from the first token on: attention and prompt_logprobs take 4
+        bytes each for a prompt column and response token.
         """
         self.rules.check()
         prompt_ids, prompt_mask = self._asked(prompts, sampling)
         if not self._shares(prompt_ids, sampling):
             return self.sample(prompts, sampling, seed), None
         numbers = uniforms(prompts, sampling, seed) if sampling.temperature > 0 else None
-        prompt_of_row = prompt_ids.repeat_interleave(sampling.candidates, 0)
-        read: list[Tensor] = []  # attention and `Facts`, [N T ...]
-
-        def written(t: int, rows: Tensor, logits: Tensor, tokens: Tensor) -> None:
-            each = torch.arange(len(rows), device=rows.device)
-            told = facts(logits, each, tokens, prompt_of_row[rows], self.temperature)
-            of_step = (decoder.attention, *told)
-            if not read:
-                # Room for all steps at once: put together at the end, what they told would be held twice.
-                shape = (len(prompt_of_row), sampling.max_new_tokens)
-                read.extend(value.new_zeros(*shape, *value.shape[1:]) for value in of_step)
-            for whole, value in zip(read, of_step, strict=True):
-                whole[rows, t] = value
-
         with evaluating(self.model):
             decoder = self.decoder(prompt_ids, prompt_mask, sampling.candidates, reads=True)
+            shape = (len(prompts) * sampling.candidates, sampling.max_new_tokens)
+            reader = ReadWhileWriting(
+                decoder, prompts, prompt_ids, prompt_mask, shape, self.temperature, wanted
+            )
             ends = (self.eos_ids, self.pad_id)
-            response_ids = decode(decoder, sampling, numbers, *ends, self.rules, written)
+            response_ids = decode(decoder, sampling, numbers, *ends, self.rules, reader)
         rollout = self._rollout(prompts, prompt_ids, prompt_mask, response_ids)
-        attention, *told = (whole[:, : response_ids.shape[1]] for whole in read)
-        return rollout, observed(rollout, attention, Facts(*told))
+        return rollout, reader.observation(rollout)
 
     def _shares(self, prompt_ids: Tensor, sampling: Sampling) -> bool:
         return self.sharing.allows(prompt_ids.shape[1] + sampling.max_new_tokens)
@@ -211,17 +212,22 @@ class Policy(TokenizedModel, ABC):
         self._demand_positions(rollout.prompt_mask, rollout.lengths)
         return joined([self._predict(part, hidden) for part in self._parts(rollout)], rollout)
 
-    def read(self, rollout: Rollout) -> tuple[Predictions, Tensor]:
-        """`predict`, and the attention [N T S] from each response's rows to its prompt's columns in that pass."""
+    def read(self, rollout: Rollout, wanted: Wanted = EVERYTHING) -> tuple[Predictions, dict[str, Tensor]]:
+        """`predict`, and the ``attention`` [N T S] of each response's rows to its prompt's columns in that pass.
+
+        Where [N T S] is large, ``looks`` [N T J] at the pieces that are ``wanted`` instead, or too.
+        """
         self._demand_positions(rollout.prompt_mask, rollout.lengths)
-        found = [self._read(part) for part in self._parts(rollout)]
-        if len(found) == 1:
-            return found[0]
-        attention = found[0][1].new_zeros(*rollout.response_ids.shape, rollout.prompt_ids.shape[1])
-        for prompt, (_, of_prompt) in enumerate(found):
-            rows = slice(prompt * rollout.group_size, (prompt + 1) * rollout.group_size)
-            attention[rows, : of_prompt.shape[1], rollout.prompt_mask[prompt]] = of_prompt
-        return joined([predictions for predictions, _ in found], rollout), attention
+        mask = rollout.prompt_mask
+        pieces = pieces_read(rollout.prompts, mask, rollout.response_ids.shape, wanted)
+        parts, found = self._parts(rollout), []
+        for prompt, part in enumerate(parts):
+            by_piece = None
+            if pieces is not None:
+                own = pieces if len(parts) == 1 else pieces[[prompt]][:, :, mask[prompt]]
+                by_piece = ByPiece(own, wanted.by_token)
+            found.append(self._read(part, by_piece=by_piece))
+        return joined_readings(found, rollout)
 
     def _parts(self, rollout: Rollout) -> list[Rollout]:
         """What goes through the model at once: all of a rollout, or a prompt with its responses."""
@@ -251,24 +257,25 @@ class Policy(TokenizedModel, ABC):
         return Scored(in_rows(logprobs, mask), in_rows(entropy, mask), values)
 
     @torch.no_grad()
-    def observe(self, rollout: Rollout) -> Observation:
+    def observe(self, rollout: Rollout, wanted: Wanted = EVERYTHING) -> Observation:
         """Attention to the prompt, and log-probabilities, of one pass over given responses: see `types.Observation`."""
-        predictions, attention = self.read(rollout)
-        mask = rollout.response_mask
-        prompt_of_row = rollout.prompt_ids.repeat_interleave(rollout.group_size, 0)
+        predictions, on_prompt = self.read(rollout, wanted)
+        mask, prompt_ids = rollout.response_mask, rollout.prompt_ids
+        if not wanted.prompt_logprobs:
+            prompt_ids = prompt_ids[:, :0]
         place, tokens, others = (
             predictions.place[mask],
             rollout.response_ids[mask],
-            prompt_of_row[mask.nonzero()[:, 0]],
+            prompt_ids[mask.nonzero()[:, 0] // rollout.group_size],
         )
         found = facts(self._allowed(predictions), place, tokens, others, self.temperature)
-        return observed(rollout, attention, Facts(*(in_rows(each, mask) for each in found)))
+        return observed(rollout, on_prompt, Facts(*(in_rows(each, mask) for each in found)))
 
     @torch.no_grad()
     def observe_heads(self, rollout: Rollout, reduce: Callable[[Tensor], Tensor]) -> dict[int, list[Tensor]]:
         """What ``reduce`` makes of the attention [N T S] of each head alone: for each layer read, a list over heads.
 
-        ``reduce`` treats rows alike and each by itself. The attention of one head at a time is in memory, 0 at padding.
+        ``reduce`` treats rows alike, each by itself. The attention of one head at a time is in memory, 0 at padding.
         """
         self._demand_positions(rollout.prompt_mask, rollout.lengths)
         k, layers = rollout.group_size, self.readable.layers

@@ -199,14 +199,14 @@ class Case:
         return self._difference(self.policy.predict(self.rollout))
 
     def _observed(self) -> float:
-        predictions, attention = self.policy.read(self.rollout)
+        predictions, found = self.policy.read(self.rollout)
         mask, k = self.rollout.prompt_mask, self.rollout.group_size
-        found = [
-            _largest(attention[row, : len(plain), mask[row // k]], plain)
+        differences = [
+            _largest(found["attention"][row, : len(plain), mask[row // k]], plain)
             for row, plain in enumerate(self.attention)
         ]
         # Of at most 1, as log-probabilities are of at most the scale.
-        return max(self._difference(predictions), self.scale * max(found))
+        return max(self._difference(predictions), self.scale * max(differences))
 
     def _difference(self, predictions: Predictions) -> float:
         found = predictions.logits.float().log_softmax(-1)

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from torch import Tensor
 
 from cagsr.models.policy import Policy
-from cagsr.types import Observation, Rollout
+from cagsr.types import EVERYTHING, Observation, Rollout, Wanted
 
 __all__ = ["Reference"]
 
@@ -23,10 +23,10 @@ class Reference:
         self.copy: Policy | None = None if adapted else copy.deepcopy(policy).requires_grad_(False)
         self._policy = self.copy or policy
 
-    def observe(self, rollout: Rollout) -> Observation:
+    def observe(self, rollout: Rollout, wanted: Wanted = EVERYTHING) -> Observation:
         """As of `Policy.observe`, by the reference's weights."""
         with self._adapter_off() if self._adapter_off else nullcontext():
-            return self._policy.observe(rollout)
+            return self._policy.observe(rollout, wanted)
 
     def logprobs(self, rollout: Rollout) -> Tensor:
         """[N T] as of `Policy.logprobs`, by the reference's weights."""

@@ -23,7 +23,7 @@ IMPOSSIBLE = -87.0
 class Facts(NamedTuple):
     """Facts of R chosen tokens, float32: logprobs, confidence, entropy, certainty [R] and prompt_logprobs [R S].
 
-    Each as `types.Observation` defines it.
+    Each as `types.Observation` defines it. S is 0 where nobody asked for prompt_logprobs.
     """
 
     logprobs: Tensor

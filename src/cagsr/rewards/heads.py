@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from cagsr.attention.naive import naive_looks, piece_weights
 from cagsr.rewards.heads_found import FOLLOWS
 from cagsr.rewards.segments import knockout, segments
 from cagsr.types import Evidence, Observer, Rollout
@@ -35,11 +36,10 @@ class HeadObserver(Observer, Protocol):
 
 def looks(observer: HeadObserver, evidence: Evidence) -> dict[int, Tensor]:
     """How strongly each head looked at each piece, by layer: [H N J], max over t of the mean over its tokens."""
-    pieces_NJS = evidence.per_row(segments(evidence).float())
-    weights_NJS = pieces_NJS / pieces_NJS.sum(-1, keepdim=True).clamp(min=1)
+    weights_NJS = piece_weights(evidence.per_row(segments(evidence)))
 
     def reduce(attention_NTS: Tensor) -> Tensor:
-        return torch.einsum("nts,njs->ntj", attention_NTS, weights_NJS).amax(1)
+        return naive_looks(attention_NTS, weights_NJS).amax(1)
 
     return {
         layer: torch.stack(heads) for layer, heads in observer.observe_heads(evidence.rollout, reduce).items()

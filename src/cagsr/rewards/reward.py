@@ -15,8 +15,8 @@ from torch import Tensor
 from cagsr.config.named import checked_options
 from cagsr.config.schema import Term
 from cagsr.errors import CagsrError, InputError, SignalError, ran_out_of_memory
-from cagsr.rewards.signals import resolve
-from cagsr.types import Evidence, Signal
+from cagsr.rewards.signals import BY_TOKEN, SIGNALS, resolve
+from cagsr.types import Evidence, Signal, Wanted
 
 # Below this spread, relative to the values, candidates differ by float32 rounding only.
 ROUNDING = 1e-6
@@ -54,6 +54,15 @@ class Reward:
             again = f"#{seen[term.signal]}" if seen[term.signal] > 1 else ""
             names.append(term.signal + again)
         return tuple(names)
+
+    def wanted(self, salience: Any) -> Wanted:
+        """What an observation must hold for these signals; everything for one that is not of `SIGNALS`."""
+        own = any(signal not in SIGNALS.values() for signal in self._signals)
+        return Wanted(
+            by_token=own or not BY_TOKEN.isdisjoint(self._signals),
+            prompt_logprobs=own or SIGNALS["grounding"] in self._signals,
+            pieces=getattr(salience, "pieces", None),
+        )
 
     @torch.no_grad()
     def measure(self, evidence: Evidence) -> Tensor:

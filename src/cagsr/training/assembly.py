@@ -202,6 +202,7 @@ def build_step(
         groups_per_pass=_groups_per_pass(config, accelerator.num_processes),
         max_grad_norm=training.max_grad_norm,
         sampler=sampler,
+        shown=config.run.log_candidates,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cagsr.rewards.signals.ingredients import look_at, text_mask
+from cagsr.rewards.signals.ingredients import strongest_looks, text_mask
 from cagsr.types import Evidence
 
 __all__ = ["Look", "look"]
@@ -51,5 +51,5 @@ def look(evidence: Evidence) -> Look:
         columns,
         evidence.pieces if known.knockout is None else known.segments,
         None if known.knockout is None else known.knockout.sum(1),
-        None if evidence.pieces is None else look_at(evidence.per_row(evidence.pieces), attention_nTS),
+        None if evidence.pieces is None else strongest_looks(evidence, evidence.pieces),
     )

@@ -59,7 +59,7 @@ class Shown:
                             each of them ``[prompt token, weight, prompt token, weight, ...]``, the largest first
         """
         scores, k, rows = collected.scores, collected.rollout.group_size, []
-        for batch, looked in zip(collected.batches, collected.attended, strict=True):
+        for batch, looked in zip(collected.batches, collected.attended, strict=False):
             part, advantages = batch.rollout, batch.advantages
             assert advantages is not None, "a collected step has its advantages"
             for n, response in enumerate(part.responses):

@@ -30,10 +30,10 @@ def save_buffer(collected: Collected, directory: Path, rank: int) -> None:
     if rollout.sampled_logprobs is not None:
         tensors["sampled_logprobs"] = rollout.sampled_logprobs
     tensors |= {name: getattr(scores, name) for name in OF_SCORES}
-    for number, (batch, looked) in enumerate(zip(collected.batches, collected.attended, strict=True)):
-        given = {name: getattr(batch, name) for name in OF_BATCH}
-        given |= {name: getattr(looked, name) for name in OF_LOOK}
-        tensors |= {f"{number}.{name}": value for name, value in given.items() if value is not None}
+    for of, names in ((collected.batches, OF_BATCH), (collected.attended, OF_LOOK)):
+        for number, part in enumerate(of):
+            given = {f"{number}.{name}": getattr(part, name) for name in names}
+            tensors |= {name: value for name, value in given.items() if value is not None}
     # Copies, because safetensors refuses tensors that share memory, as parts of one rollout may.
     save_file(
         {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()},
@@ -64,7 +64,8 @@ def load_buffer(directory: Path, rank: int, prompts: Sequence[Prompt], device: t
         part = rollout.groups(first, first + groups)
         fields = {name: tensors.get(f"{number}.{name}") for name in OF_BATCH}
         batches.append(TrainBatch(part, **fields))  # type: ignore[arg-type]
-        attended.append(Look(**{name: tensors.get(f"{number}.{name}") for name in OF_LOOK}))  # type: ignore[arg-type]
+        if f"{number}.attended" in tensors:
+            attended.append(Look(**{name: tensors.get(f"{number}.{name}") for name in OF_LOOK}))  # type: ignore[arg-type]
         first += groups
     scores = Scores(tuple(about["names"]), **{name: tensors[name] for name in OF_SCORES})
     return Collected(rollout, scores, batches, attended)

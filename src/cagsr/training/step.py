@@ -33,7 +33,7 @@ from cagsr.training.algorithms import Algorithm
 from cagsr.training.attention_summary import Look, look
 from cagsr.training.importance import importance_sums
 from cagsr.training.losses import token_weights
-from cagsr.types import Observation, Prompt, Rollout, Scores, TrainBatch
+from cagsr.types import Observation, Prompt, Rollout, Scores, TrainBatch, Wanted
 
 __all__ = ["Collected", "Progress", "Step"]
 
@@ -42,7 +42,8 @@ __all__ = ["Collected", "Progress", "Step"]
 class Collected:
     """Experience of one step: the whole rollout with its scores, and the same in parts, ready to train on.
 
-    ``attended`` holds the attention summary of each of ``batches``, for display; the attention itself is freed.
+    ``attended`` holds the attention summary of each of the first ``batches``, those that are shown; the attention
+    itself is freed.
     """
 
     rollout: Rollout
@@ -82,6 +83,9 @@ class Step:
     groups_per_pass: int
     max_grad_norm: float
     sampler: Sampler | None = None  # what writes responses in the policy's place; None: the policy
+    shown: float = (
+        math.inf
+    )  # of how many prompts a step's attention is summarised for display, the first ones
 
     def __post_init__(self):
         self.world = World(self.accelerator)
@@ -108,12 +112,16 @@ class Step:
             for start in range(0, len(rollout.prompts), self.groups_per_pass):
                 stop = min(start + self.groups_per_pass, len(rollout.prompts))
                 part = rollout.groups(start, stop)
-                observation = seen.of_groups(rollout, start, stop) if seen else self.observer.observe(part)
+                if seen is not None:
+                    observation = seen.of_groups(rollout, start, stop)
+                else:
+                    observation = self.observer.observe(part, self._wanted(start))
                 watched = self.observer is self.reference
                 ref_logprobs = observation.logprobs if watched else self.reference.logprobs(part)
                 evidence = evidence_of(part, observation, self.salience, self.observer)
                 measured.append(self.reward.measure(evidence))
-                attended.append(look(evidence))
+                if start < self.shown:
+                    attended.append(look(evidence))
                 batch = TrainBatch(part, ref_logprobs)
                 parts.append(self._with_old(batch) if needs_old else batch)
         signals = torch.cat(measured)
@@ -123,13 +131,18 @@ class Step:
         batches = self.algorithm.estimate(reward, parts, self.kl_controller.coefficient, self.world)
         return Collected(rollout, Scores(self.reward.names, signals, reward, weighted), batches, attended)
 
+    def _wanted(self, start: int) -> Wanted:
+        """What to read of the prompts from number ``start`` on: what the reward does, and what is shown."""
+        wanted = self.reward.wanted(self.salience)
+        return replace(wanted, by_token=True) if start < self.shown else wanted
+
     def _sample(self, prompts: list[Prompt], seed: int) -> tuple[Rollout, Observation | None]:
         """The rollout; and what the observer saw of it, where it wrote it and could read meanwhile."""
-        # Also where the rollout has more than one part, though it is then held whole: it takes 8 bytes for each prompt
-        # column and response token, less than what decoding holds of that token in every layer, and in measurements
-        # less than the update of a single part. A pass over each part would take a quarter more time to collect.
+        # Also where the rollout has more than one part, though it is then held whole: it takes 4 bytes for each prompt
+        # column and response token (or piece), less than what decoding holds of that token in every layer, and in
+        # measurements less than the update of a single part. A pass over each part would take a quarter more time.
         if self.sampler is None and self.observer is self.policy:
-            return self.policy.sample_observed(prompts, self.sampling, seed)
+            return self.policy.sample_observed(prompts, self.sampling, seed, self._wanted(0))
         return (self.sampler or self.policy).sample(prompts, self.sampling, seed), None
 
     def _with_old(self, batch: TrainBatch) -> TrainBatch:

@@ -123,7 +123,7 @@ def shuffled_share(step: Step, collected: Collected) -> float | None:
     measured = []
     with step.accelerator.autocast():
         for part in shuffled.split(step.groups_per_pass):
-            observation = step.observer.observe(part)
+            observation = step.observer.observe(part, step.reward.wanted(step.salience))
             evidence = evidence_of(part, observation, step.salience, step.observer)
             measured.append(step.reward.measure(evidence))
     pairs = step.world.gather(torch.stack([collected.scores.signals, torch.cat(measured)], 1)).cpu().double()

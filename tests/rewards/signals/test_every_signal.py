@@ -1,6 +1,7 @@
 """What holds for each built-in signal, whatever it measures."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,11 @@ import torch
 
 import cagsr.rewards.signals
 import reward_models
+from cagsr.attention.naive import naive_looks, piece_weights
+from cagsr.config.schema import Term
+from cagsr.rewards.reward import Reward
+from cagsr.rewards.salience import Uniform
+from cagsr.rewards.segments import segments
 from cagsr.rewards.signals import SIGNALS
 from evidence import make_evidence, make_prompt, padded, random_evidence
 
@@ -84,16 +90,37 @@ def test_trap_10_padding_on_any_side_changes_nothing(name, options):
 
 
 @each_variant
+def test_a_signal_reads_nothing_of_the_prompt_that_its_reward_does_not_want(name, options):
+    evidence = random_evidence()
+    evidence = replace(evidence, pieces=segments(evidence))
+    wanted = Reward([Term(name, options=options)]).wanted(Uniform())
+    read = dict(evidence.observation.on_prompt)
+    looks = naive_looks(read["attention"], piece_weights(evidence.per_row(evidence.pieces)))
+    if not wanted.prompt_logprobs:
+        del read["prompt_logprobs"]
+    without = replace(evidence.observation, on_prompt=read | {"looks": looks})
+    attention = without.on_prompt.pop("attention")
+    if wanted.by_token:
+        with pytest.raises(RuntimeError, match=r"observation\.attention was not read"):
+            SIGNALS[name](replace(evidence, observation=without), **options)
+        without.on_prompt["attention"] = attention
+    found = SIGNALS[name](replace(evidence, observation=without), **options)
+    torch.testing.assert_close(found, SIGNALS[name](evidence, **options), rtol=0, atol=0)
+
+
+def everything_of(part):
+    found = dict(vars(part))
+    return found | found.pop("on_prompt", {})
+
+
+@each_variant
 def test_a_signal_does_not_change_its_evidence(name, options):
     evidence, untouched = random_evidence(), random_evidence()
     SIGNALS[name](evidence, **options)
-    for part in (evidence.observation, evidence.rollout):
-        other = untouched.observation if part is evidence.observation else untouched.rollout
-        for key, value in vars(part).items():
-            same = (
-                torch.equal(value, vars(other)[key]) if torch.is_tensor(value) else value == vars(other)[key]
-            )
-            assert same, key
+    for part in ("observation", "rollout"):
+        of, other = everything_of(getattr(evidence, part)), everything_of(getattr(untouched, part))
+        for key, value in of.items():
+            assert torch.equal(value, other[key]) if torch.is_tensor(value) else value == other[key], key
     assert torch.equal(evidence.salience, untouched.salience)
 
 
@@ -106,10 +133,8 @@ def test_responses_of_a_batch_do_not_see_each_other(name, options):
     alone = type(evidence)(
         rollout,
         type(observation)(
-            **{
-                key: value[5:10, :width, columns] if value.dim() == 3 else value[5:10, :width]
-                for key, value in vars(observation).items()
-            }
+            *(value[5:10, :width] for value in vars(observation).values() if torch.is_tensor(value)),
+            {name: value[5:10, :width, columns] for name, value in observation.on_prompt.items()},
         ),
         evidence.salience[1:2, columns],
         evidence.observer,

@@ -59,12 +59,15 @@ class Salience(ABC):
         """
         return None
 
-    def pieces(self, rollout: Rollout) -> Tensor | None:
-        """[P J S] bool: `divide` for each prompt, all False beyond its last piece; None where it says nothing."""
-        divided = [self.divide(prompt) for prompt in rollout.prompts]
+    def pieces(self, prompts: Sequence[Prompt], prompt_mask: Tensor) -> Tensor | None:
+        """[P J S] bool: `divide` for each prompt, all False beyond its last piece; None where it says nothing.
+
+        ``prompt_mask`` [P S] says where the prompts' tokens stand.
+        """
+        divided = [self.divide(prompt) for prompt in prompts]
         if any(each is None for each in divided):
             return None
-        mask_PS = rollout.prompt_mask.cpu()
+        mask_PS = prompt_mask.cpu()
         found_PJS = torch.zeros(
             len(mask_PS), max(1, *(len(each or ()) for each in divided)), mask_PS.shape[1]
         ).bool()
@@ -72,7 +75,7 @@ class Salience(ABC):
             columns = mask_PS[row].nonzero().squeeze(-1)
             for number, tokens in enumerate(each or ()):
                 found_PJS[row, number, columns[tokens]] = True
-        return found_PJS.to(rollout.prompt_mask.device)
+        return found_PJS.to(prompt_mask.device)
 
 
 def evidence_of(
@@ -83,7 +86,8 @@ def evidence_of(
 ) -> Evidence:
     """What a signal is given: the rollout, what was observed of it, its salient tokens, its pieces and contrasts."""
     knows = isinstance(salience, Salience)
-    pieces_PJS, contrasts = (salience.pieces(rollout), salience.contrasts) if knows else (None, None)
+    pieces_PJS = salience.pieces(rollout.prompts, rollout.prompt_mask) if knows else None
+    contrasts = salience.contrasts if knows else None
     return Evidence(rollout, observation, salience(rollout), observer, pieces_PJS, contrasts)
 
 

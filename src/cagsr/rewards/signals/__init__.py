@@ -4,7 +4,7 @@ A signal is a plain function ``(evidence, *, options) -> [N]`` float32, higher i
 and a name in `cagsr.config.registry`; a user's own is named by its dotted path and needs neither.
 """
 
-__all__ = ["SIGNALS", "resolve"]
+__all__ = ["BY_TOKEN", "SIGNALS", "resolve"]
 
 from collections.abc import Mapping
 
@@ -14,6 +14,11 @@ from cagsr.errors import InputError
 from cagsr.types import Signal
 
 SIGNALS: dict[str, Signal] = {name: registry.load(path) for name, path in registry.SIGNALS.items()}
+
+BY_TOKEN = frozenset(
+    SIGNALS[name] for name in ("coverage", "focus", "grounding", "lookback", "mass", "precision", "shift")
+)
+"""Those of `SIGNALS` that read attention to each token of the prompt; the others read it by piece, or not at all."""
 
 
 def resolve(name: str, extra: Mapping[str, Signal] | None = None) -> Signal:

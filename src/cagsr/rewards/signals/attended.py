@@ -6,7 +6,7 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from cagsr.rewards.segments import segments
-from cagsr.rewards.signals.ingredients import look_at, text_mask
+from cagsr.rewards.signals.ingredients import strongest_looks
 from cagsr.types import Evidence
 
 
@@ -21,8 +21,7 @@ def attended(evidence: Evidence, *, floor: PositiveFloat = 1e-5) -> Tensor:
     Source: arXiv 2502.10482, prompt coverage.
     Differs: by pieces instead of tokens, and by the maximum over the response instead of the sum.
     """
-    pieces_NJS = evidence.per_row(segments(evidence))
-    written_NTS = evidence.observation.attention * text_mask(evidence.rollout).unsqueeze(-1)
-    looked_NJ = look_at(pieces_NJS, written_NTS)
-    present_NJ = pieces_NJS.any(-1).float()
+    pieces_PJS = segments(evidence)
+    looked_NJ = strongest_looks(evidence, pieces_PJS)
+    present_NJ = evidence.per_row(pieces_PJS.any(-1)).float()
     return (looked_NJ.clamp(min=floor).log() * present_NJ).sum(-1) / present_NJ.sum(-1).clamp(min=1)

@@ -1,6 +1,6 @@
 """Building blocks that several signals share: text mask, masked mean, looks, saturation. Not a signal itself."""
 
-__all__ = ["Saturation", "look_at", "mean_over", "saturate", "text_mask"]
+__all__ = ["Saturation", "mean_over", "saturate", "strongest_looks", "text_mask"]
 
 from typing import Literal
 
@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cagsr.types import Rollout
+from cagsr.attention.naive import naive_looks, piece_weights
+from cagsr.types import Evidence, Rollout
 
 Saturation = Literal["max", "noisy_or", "capped_sum"]
 
@@ -30,14 +31,19 @@ def mean_over(values: Tensor, mask: Tensor) -> Tensor:
     return values.where(mask, 0).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
-def look_at(pieces_NJS: Tensor, looked_NTS: Tensor) -> Tensor:
+def strongest_looks(evidence: Evidence, pieces_PJS: Tensor) -> Tensor:
     """[N J] how strongly a response looks at each piece: max over t of the mean over the piece's tokens.
 
     0 for a piece without tokens and for a response without any.
     """
-    weights_NJS = pieces_NJS / pieces_NJS.sum(-1, keepdim=True).clamp(min=1)
+    looks_NTJ = evidence.observation.looks
+    if looks_NTJ is None:
+        weights_NJS = piece_weights(evidence.per_row(pieces_PJS))
+        looks_NTJ = naive_looks(evidence.observation.attention, weights_NJS)
+    # Of more prompts than these, some may have had more pieces.
+    looks_NTJ = looks_NTJ[..., : pieces_PJS.shape[1]] * text_mask(evidence.rollout).unsqueeze(-1)
     # A row of zeros more, for a response without any token.
-    return F.pad(torch.einsum("nts,njs->ntj", looked_NTS, weights_NJS), (0, 0, 0, 1)).amax(1)
+    return F.pad(looks_NTJ, (0, 0, 0, 1)).amax(1)
 
 
 def saturate(looked: Tensor, saturation: Saturation, cap: float) -> Tensor:
