@@ -11,9 +11,10 @@ from test_prompts import byte_tokenizer
 from cagsr.config import Config, check_paths
 from cagsr.config.schema import Train
 from cagsr.data.readers import read
-from cagsr.data.splits import build_prompts, build_rows, read_rows
+from cagsr.data.splits import build_prompts, build_rows, evenly, read_rows
 from cagsr.errors import InputError
-from cagsr.runs.identity import of_start
+from cagsr.runs.identity import of_data, of_start
+from cagsr.tasks.task import split_of
 from cagsr.training.prompt_order import prompts_for
 
 ONE_PROCESS = SimpleNamespace(num_processes=1, device=SimpleNamespace(type="cpu"), is_fsdp2=False)
@@ -150,11 +151,62 @@ def test_a_weight_is_part_of_what_a_run_stands_on_and_a_path_is_not(place):
 
 
 def test_a_weighted_data_set_of_which_nothing_is_left_is_named(place):
-    lines(place / "c.jsonl", {"prompt": "a 1"})
-    with pytest.raises(
-        InputError, match=r"data\.source: c\.jsonl has a weight, and none of its rows can be used"
-    ):
-        build_prompts(config("[{path: a.jsonl, weight: 1}, {path: c.jsonl, weight: 1}]"), READER, "train")
+    kept_out = next(str(n) for n in range(99) if split_of(str(n)) == "heldout")
+    lines(place / "c.jsonl", {"prompt": "c", "key": kept_out})
+    chosen = config("[{path: a.jsonl, weight: 1}, {path: c.jsonl, weight: 3}]", "data.holdout_column=key")
+    message = r"data\.source: c\.jsonl has a weight, and none of its rows can be trained on"
+    with pytest.raises(InputError, match=message):
+        build_prompts(chosen, READER, "train")
+
+
+def test_a_prompt_of_two_weighted_data_sets_counts_in_both(place):
+    """Among all it would be the first one's alone, and the second's weight would be on what is left of it."""
+    lines(place / "c.jsonl", {"prompt": "a 1"}, {"prompt": "a 1"}, {"prompt": "c"})
+    weighted = config("[{path: a.jsonl, weight: 1}, {path: c.jsonl, weight: 9}]")
+    prompts, report = build_prompts(weighted, READER, "train")
+    assert Counter(prompt.part for prompt in prompts) == {0: 5, 1: 2}
+    assert report.repeated == 1
+    assert Counter(p.part for p in build_prompts(config("[a.jsonl, c.jsonl]"), READER, "train")[0]) == {
+        0: 5,
+        1: 1,
+    }
+
+
+def test_which_data_set_a_weighted_prompt_is_of_is_part_of_what_a_run_stands_on(place):
+    """The last row of one moved to the front of the other: the same prompts, and they come in another order."""
+
+    def of(first, second):
+        lines(place / "c.jsonl", *({"prompt": text} for text in first))
+        lines(place / "d.jsonl", *({"prompt": text} for text in second))
+        source = "[{path: c.jsonl, weight: 1}, {path: d.jsonl, weight: 1}]"
+        return of_data(build_prompts(config(source), READER, "train")[0])
+
+    assert of("xy", "z") == of("xy", "z") != of("x", "yz")
+
+
+def test_evaluation_is_read_by_the_columns_of_its_own_data_sets(place):
+    lines(place / "c.jsonl", {"prompt": "c"}, {"prompt": "c 2"})
+    one = "[{path: b.jsonl, prompt_column: question}]"
+    assert [row.values["prompt"] for row in read_rows(config(one), "train")] == ["b 0", "b 1", "b 2"]
+
+    def evaluated(source, evaluation):
+        found = read_rows(config(source, f"data.evaluation_source={evaluation}"), "heldout")
+        return [row.values["prompt"] for row in found]
+
+    assert evaluated(one, "c.jsonl") == ["c", "c 2"]
+    assert evaluated("a.jsonl", f"[c.jsonl, {B}}}]") == ["c", "c 2", "b 0", "b 1", "b 2"]
+    assert evaluated(f"[{B}}}, a.jsonl]", f"[c.jsonl, a.jsonl, {B}}}]")[-1] == "b 2"
+
+
+def test_evaluation_takes_as_many_rows_of_each_data_set(place):
+    chosen = config(f"[a.jsonl, {B}}}]", f"data.evaluation_source=[a.jsonl, {B}}}]")
+    for count, expected in ((2, {0: 1, 1: 1}), (5, {0: 3, 1: 2}), (7, {0: 4, 1: 3}), (99, {0: 5, 1: 3})):
+        found = read_rows(chosen.replaced({"data.evaluation_count": count}), "heldout")
+        assert Counter(row.part for row in found) == expected
+    assert [row.values["prompt"] for row in evenly(build_rows(config("a.jsonl"), "train"), 2)] == [
+        "a 0",
+        "a 1",
+    ]
 
 
 def test_a_stream_is_read_no_further_than_the_steps_take_prompts(monkeypatch):

@@ -29,7 +29,8 @@ class Row:
     """One row of data: its columns, its place (``data.jsonl row 17``), and the reason why it cannot be used, if any.
 
     ``notes`` say what was recognised in order to read it, alike for all rows of a file. ``part`` is the number of its
-    data set among several, and ``weight`` that data set's (`schema.Part`).
+    data set among several, ``weight`` that data set's (`schema.Part`), and ``columns`` those that it names for prompt
+    and reference; None: those of ``data``.
     """
 
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -38,6 +39,7 @@ class Row:
     notes: tuple[str, ...] = ()
     part: int = 0
     weight: float | None = None
+    columns: tuple[str | None, str | None] | None = None
 
 
 def rows_of(values: Iterable[Mapping[str, Any]], name: str) -> list[Row]:

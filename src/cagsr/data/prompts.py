@@ -204,6 +204,8 @@ def _counted(rows: Sequence[Row], report: DataReport, distinct: bool) -> Iterato
             # Two prompts are the same by their text or messages and what they are rendered with.
             options = [row.values[name] for name in ("tools", "chat_template_kwargs") if row.values.get(name)]
             prompt = str(row.values["prompt"]) + (repr(options) if options else "")
+            if row.weight is not None:  # a data set has its share, whatever another one has too
+                prompt = f"{row.part} {prompt}"
             if distinct and prompt in asked:
                 report.repeated += 1
                 continue

@@ -1,11 +1,13 @@
 """Data splits of a config: which rows are trained on, which are held out, and how they are encoded as prompts."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import TypeVar
 
 from cagsr.config import Config
-from cagsr.config.schema import Part
+from cagsr.config.schema import FILES, Part
 from cagsr.data import prompts as data
 from cagsr.data import readers as sources
 from cagsr.data.data_report import DataReport
@@ -14,6 +16,8 @@ from cagsr.errors import InputError, closest
 from cagsr.tasks import TASKS
 from cagsr.tasks.task import split_of
 from cagsr.types import Prompt
+
+OfPart = TypeVar("OfPart", sources.Row, Prompt)
 
 __all__ = [
     "DataSets",
@@ -24,6 +28,7 @@ __all__ = [
     "check_evaluation_data",
     "check_pairs",
     "chose_best",
+    "evenly",
     "has_evaluation_data",
     "read_rows",
 ]
@@ -80,7 +85,22 @@ def build_rows(
         return rows
     if column := given.holdout_column:  # evaluation counts each distinct prompt once, by its first row
         rows = list({str(row.values.get(column)): row for row in reversed(rows)}.values())[::-1]
-    return rows[: given.evaluation_count]
+    return evenly(rows, given.evaluation_count)
+
+
+def evenly(items: Sequence[OfPart], count: int) -> list[OfPart]:
+    """The first ``count`` rows or prompts, in their order: of several data sets the first of each, as many of all."""
+    left = Counter(item.part for item in items)
+    taken = dict.fromkeys(left, 0)
+    for _ in range(min(count, len(items))):
+        part = min((part for part in left if left[part]), key=lambda part: taken[part])
+        taken[part], left[part] = taken[part] + 1, left[part] - 1
+    kept = []
+    for item in items:
+        if taken[item.part]:
+            taken[item.part] -= 1
+            kept.append(item)
+    return kept
 
 
 def _all_rows(
@@ -122,9 +142,13 @@ def _part_rows(part: Part, number: int, parts: Sequence[Part], first: int | None
     if part.weight:
         share = part.weight / sum(one.weight or 0 for one in parts)
         notes += (f"{part.path}: {share:.1%} of the prompts of a pass, by its weight",)
-    if len(rows) == first:
+    if len(rows) == first and not part.path.lower().endswith(FILES):
         notes += (f"{part.path}: the first {first} rows of a stream, which are all that is read of it",)
-    return [replace(row, part=number, weight=part.weight, notes=row.notes + notes) for row in rows]
+    columns = part.prompt_column, part.reference_column
+    return [
+        replace(row, part=number, weight=part.weight, columns=columns, notes=row.notes + notes)
+        for row in rows
+    ]
 
 
 def build_references(config: Config, split: str = "heldout") -> dict[str, list[str]]:
@@ -146,16 +170,18 @@ def build_references(config: Config, split: str = "heldout") -> dict[str, list[s
 
 def _mapped(config: Config, rows: Sequence[sources.Row], need_reference: bool = False) -> list[sources.Row]:
     """The rows with their columns mapped, those of each data set by its own names and layout."""
-    given, parts = config.data, config.data.parts()
+    given = config.data
+    how = {"salience_column": given.salience_column, "need_reference": need_reference}
+    several = len({row.part for row in rows}) > 1
     mapped: list[sources.Row] = []
-    for number, of_part in groupby(rows, key=lambda row: row.part):
-        named = parts[number] if len(parts) > 1 else given
-        prompt, reference = named.prompt_column or given.prompt_column, named.reference_column
-        how = {"salience_column": given.salience_column, "need_reference": need_reference}
+    for _, of_part in groupby(rows, key=lambda row: row.part):
+        part = list(of_part)
+        prompt, reference = part[0].columns or (given.prompt_column, given.reference_column)
         try:
-            mapped += data.map_columns(list(of_part), prompt, reference, **how)
+            mapped += data.map_columns(part, prompt or given.prompt_column, reference, **how)
         except InputError as error:
-            raise InputError(f"{parts[number].path}: {error}" if len(parts) > 1 else str(error)) from None
+            source = part[0].place.rpartition(" row ")[0]
+            raise InputError(f"{source}: {error}" if several else str(error)) from None
     return mapped or data.map_columns([])
 
 
@@ -224,10 +250,12 @@ def build_prompts(
         distinct=given.source is not None and not need_reference,
         new_tokens_key=key,
     )
-    unused = {row.part for row in rows if row.weight} - {prompt.part for prompt in prompts}
-    if split == "train" and unused:
+    weighted = {number for number, part in enumerate(given.parts()) if part.weight}
+    if split == "train" and (unused := weighted - {prompt.part for prompt in prompts}):
         path = given.parts()[min(unused)].path
-        raise InputError(f"data.source: {path} has a weight, and none of its rows can be used: {report}")
+        raise InputError(
+            f"data.source: {path} has a weight, and none of its rows can be trained on: {report}"
+        )
     return prompts, report
 
 

@@ -140,7 +140,7 @@ def _answered(
         policy.to(world.device)
         prompts, report = splits.build_prompts(config, policy, split, rows=rows)
         say_rows(console, f"{name}, {split} prompts", report)
-        prompts = prompts[: config.data.evaluation_count]
+        prompts = splits.evenly(prompts, config.data.evaluation_count)
         if observer is None:
             kept = heads_of_a_run(config, path, models.values())
             observer = SharedObserver(alone, policy, prompts, checker, world, console, kept)

@@ -29,13 +29,18 @@ def expanded(path: str | os.PathLike[str]) -> str:
 
 
 def files_named(path: str) -> list[str]:
-    """The file of that very name, or those that match it as a pattern (``*``, ``?``, ``[...]``), in order."""
+    """The file of that very name, or those whose name matches it as a pattern (``*``, ``?``, ``[...]``), in order.
+
+    A pattern is of files in one directory.
+    """
     # Not Path.is_file: it raises where a name is too long for a file.
     if os.path.isfile(path):
         return [path]
-    if not glob.has_magic(path):
+    directory, pattern = os.path.split(path)
+    if not glob.has_magic(pattern) or not os.path.isdir(directory or "."):
         return []
-    return sorted(name for name in glob.glob(path) if os.path.isfile(name))
+    found = (os.path.join(directory, name) for name in glob.glob(pattern, root_dir=directory or None))
+    return sorted(name for name in found if os.path.isfile(name))
 
 
 def _value(name: str, text: str) -> str:

@@ -79,8 +79,19 @@ def _without_paths(source: Any) -> Any:
 
 
 def of_data(prompts: Iterable[Prompt], name: str = "data") -> dict[str, str]:
-    """Fingerprint of every prompt as the model reads it, and of its row: references and columns may be rewarded."""
-    texts = (text for prompt in prompts for text in (prompt.text, json.dumps(dict(prompt.row), default=str)))
+    """Fingerprint of every prompt as the model reads it, and of its row: references and columns may be rewarded.
+
+    Where data sets have weights, also of which one it is of: the order of prompts depends on that.
+    """
+    texts = (
+        text
+        for prompt in prompts
+        for text in (
+            prompt.text,
+            json.dumps(dict(prompt.row), default=str),
+            *([] if prompt.weight is None else [str(prompt.part)]),
+        )
+    )
     return {name: fingerprint(texts)}
 
 

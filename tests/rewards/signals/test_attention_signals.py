@@ -1,6 +1,7 @@
 """Signals that read the attention, against values computed by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -159,3 +160,12 @@ def test_grounding_saturates_like_coverage():
     assert noisy == pytest.approx([0.4 * (1 - 0.5 * 0.8) + 0.3 * 0.3, 0.4 * (1 - 0.1**3)])
     capped = values(grounding, salience=WEIGHTS, options={"saturation": "capped_sum", "cap": 0.6}, **ids)
     assert capped == pytest.approx([0.4 * 0.6 + 0.3 * 0.3, 0.4 * 0.6])
+
+
+def test_how_strongly_pieces_are_looked_at_is_in_float32_whatever_passes_are_made_in():
+    """As where attention is read by piece: the two may not differ by the rounding of bfloat16."""
+    pieces = torch.tensor([[[True, True, False, False, False], [False, False, True, True, False]]])
+    evidence = replace(make_evidence([[[0.501, 0.0, 0.103, 0.0, 0.4]] * 3], salience=WEIGHTS), pieces=pieces)
+    exact = SIGNALS["attended"](evidence)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(SIGNALS["attended"](evidence), exact)

@@ -39,7 +39,9 @@ def strongest_looks(evidence: Evidence, pieces_PJS: Tensor) -> Tensor:
     looks_NTJ = evidence.observation.looks
     if looks_NTJ is None:
         weights_NJS = piece_weights(evidence.per_row(pieces_PJS))
-        looks_NTJ = naive_looks(evidence.observation.attention, weights_NJS)
+        # In float32, as they are read by piece, whatever passes are made in.
+        with torch.autocast(pieces_PJS.device.type, enabled=False):
+            looks_NTJ = naive_looks(evidence.observation.attention, weights_NJS)
     # Of more prompts than these, some may have had more pieces.
     looks_NTJ = looks_NTJ[..., : pieces_PJS.shape[1]] * text_mask(evidence.rollout).unsqueeze(-1)
     # A row of zeros more, for a response without any token.
