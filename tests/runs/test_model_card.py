@@ -57,3 +57,16 @@ def test_the_card_of_a_merged_model_says_so_and_keeps_the_rest():
         == card
     )
     assert of_whole_model("") == ""
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        "---\nlibrary_name: sentence-transformers\ntags: [mine]\n---\n# Mine\n- Files: see the table\n",
+        "# No header\n- Files: see the table\n",
+        "---\n: [\n---\n# A header that says nothing\n",
+        "---\njust text\n---\n",
+    ],
+)
+def test_a_card_that_cagsr_did_not_write_stays_as_it_is(card):
+    assert of_whole_model(card) == card

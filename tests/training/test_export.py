@@ -9,12 +9,13 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
-from cagsr import Config, InputError, train
+from cagsr import Config, InputError, Trainer, train
 from cagsr.errors import StorageError
+from cagsr.runs.directory import RunDirectory
 from cagsr.training.export import export
 from command_line import typed
 
@@ -157,3 +158,83 @@ def test_a_gguf_is_what_the_converter_on_the_path_made_of_the_merged_model(place
         ).read_bytes() + b"--outtype f16\n"
     assert not list(place.glob(".export-*"))
     assert (place / "m.gguf").exists() == works
+
+
+def test_a_checkpoint_is_put_on_no_other_base_than_its_own(place):
+    weights = load_file("llama/model.safetensors")
+    save_file({name: 1.5 * w for name, w in weights.items()}, "llama/model.safetensors", {"format": "pt"})
+    message = (
+        r"llama is not the base that run/checkpoints/step-000003 was trained on: model \w{12}, was \w{12}\."
+    )
+    with pytest.raises(InputError, match=message):
+        export("run/checkpoints/step-000003", place / "x")
+    save_file(weights, "llama/model.safetensors", {"format": "pt"})
+    export("run/checkpoints/step-000003", place / "x")
+    about = json.loads((place / "llama/config.json").read_text())
+    (place / "llama/config.json").write_text(json.dumps(about | {"rms_norm_eps": 0.1}))
+    with pytest.raises(InputError, match=r"was trained on: tokenizer and model config \w{12}, was \w{12}\."):
+        export("run/checkpoints/step-000003", place / "y")
+
+
+def test_a_checkpoint_of_a_model_that_a_program_loaded_is_not_put_on_one_of_its_name(place):
+    model = AutoModelForCausalLM.from_pretrained("llama")
+    with torch.no_grad():
+        model.lm_head.weight.mul_(1.3)
+    keys = KEYS | {"run.directory": "mine"}
+    args = Config.load(None, [f"{key}={value}" for key, value in keys.items()])
+    Trainer(model, args, console=Console(quiet=True)).train()
+    with pytest.raises(
+        InputError, match=r"step-000003 stands on a model that a program loaded .* export \S+mine$"
+    ):
+        export("mine/checkpoints/step-000003", place / "x")
+    export("mine", place / "x")
+
+
+@pytest.mark.parametrize("newer", ["step-000004", "step-000003-update-0001", "step-1000000"])
+def test_a_run_that_went_on_since_its_model_is_refused(place, newer):
+    (place / "run/checkpoints" / newer).mkdir()
+    with pytest.raises(
+        InputError, match=rf"after 3 steps, .* the checkpoint run/checkpoints/{newer}, or run/model"
+    ):
+        export("run", place / "x")
+    export("run/model", place / "x")
+    RunDirectory(place / "run", "").write_summary({"steps": 1000001})
+    export("run", place / "y")
+
+
+def test_what_is_a_checkpoint_is_told_by_what_it_is(place, monkeypatch):
+    shutil.copytree("llama", "checkpoints/mine")
+    export("checkpoints/mine", place / "model")
+    assert torch.equal(logits("model"), logits("llama"))
+    shutil.copytree("run/checkpoints/step-000002", "checkpoints/step-000002")
+    with pytest.raises(InputError, match=r"step-000002 is a checkpoint that lies in no run"):
+        export("checkpoints/step-000002", place / "x")
+    (place / "link").symlink_to("run/checkpoints/step-000002")
+    export("link", place / "of-link")
+    monkeypatch.chdir("run/checkpoints")
+    with pytest.raises(
+        InputError, match=r"llama is not the base .*: model unknown, was .* a relative path leads"
+    ):
+        export("step-000002", place / "x")
+    (place / "llama").rename("llama")
+    export("step-000002", place / "second")
+    assert torch.equal(logits(place / "second"), logits(place / "of-link"))
+    Path("step-000002/MANIFEST.json").unlink()
+    with pytest.raises(
+        StorageError, match=r"it has no MANIFEST\.json, so it was never finished; name another"
+    ):
+        export("step-000002", place / "x")
+
+
+def test_the_directory_of_a_gguf_is_made_and_a_link_is_in_the_way(place, monkeypatch):
+    tool = place / "convert_hf_to_gguf.py"
+    tool.write_text('#!/bin/sh\ncp "$1/model.safetensors" "$3"\n')
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(place), prepend=":")
+    export("llama", place / "no/such/m.gguf")
+    assert (place / "no/such/m.gguf").is_file()
+    with pytest.raises(StorageError, match=r"rows\.jsonl/m\.gguf cannot be written"):
+        export("llama", place / "rows.jsonl/m.gguf")
+    (place / "dangling").symlink_to("nowhere")
+    with pytest.raises(InputError, match=r"dangling exists already; name another place"):
+        export("llama", place / "dangling")

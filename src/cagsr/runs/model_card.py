@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
+from yaml import YAMLError
 
 from cagsr.config.schema import FILES
 
@@ -82,10 +83,13 @@ def _table(evaluation: Mapping[str, float]) -> list[str]:
 
 
 def of_whole_model(card: str) -> str:
-    """The card of a model whose adapter, if it was one, is merged into its base."""
-    if not card:
+    """The card of a model whose adapter, if it was one, is merged into its base; one not of cagsr stays as it is."""
+    try:
+        changed = ModelCard(card, ignore_metadata_errors=True)
+    except (ValueError, YAMLError):  # a header that says nothing
         return card
-    changed = ModelCard(card, ignore_metadata_errors=True)
+    if "cagsr" not in (changed.data.get("tags") or []):
+        return card
     changed.data["library_name"] = "transformers"
     changed.text = FORM.sub("- Files: the whole model", changed.text)
     return str(changed)

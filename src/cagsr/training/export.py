@@ -1,5 +1,6 @@
 """Export of a trained model: whole in plain safetensors, its adapter alone, or GGUF by llama.cpp's own converter."""
 
+import os
 import shutil
 import subprocess
 import tempfile
@@ -18,8 +19,11 @@ from cagsr.models.build import build_policy
 from cagsr.models.load import load_model, load_tokenizer, make_policy, save_model, saved_form
 from cagsr.models.lora import is_adapted, merged_copy
 from cagsr.models.policy import Policy
-from cagsr.runs.directory import CONFIG, RUN
+from cagsr.runs.checkpoint import NAME
+from cagsr.runs.directory import CONFIG, RUN, RunDirectory
+from cagsr.runs.identity import model_of, of_model
 from cagsr.runs.model_card import model_card, of_whole_model
+from cagsr.tasks.bases import base_name
 
 __all__ = ["Kind", "export"]
 
@@ -42,7 +46,7 @@ def export(source: str, output: Path, *, adapter: bool = False, dtype: Kind = "f
     Raises InputError for what cannot be exported and for a GGUF without the converter, StorageError.
     """
     gguf = output.suffix.lower() == ".gguf"
-    if output.exists():
+    if os.path.lexists(output):  # a link that leads nowhere, too
         raise InputError(f"{output} exists already; name another place")
     converter = _converter() if gguf else None
     if adapter and (gguf or dtype != "float32"):
@@ -53,7 +57,7 @@ def export(source: str, output: Path, *, adapter: bool = False, dtype: Kind = "f
     if adapter and (files := adapter_at(str(place))) is not None:
         _copy_adapter(files, output)
         return output
-    policy, card = _of_checkpoint(place) if place.parent.name == "checkpoints" else _of_model(place)
+    policy, card = _of_checkpoint(place) if _is_checkpoint(place) else _of_model(place)
     if not adapter:
         policy.model = merged_copy(policy.model) if is_adapted(policy.model) else policy.model
         policy.model.to(getattr(torch, dtype))
@@ -63,7 +67,10 @@ def export(source: str, output: Path, *, adapter: bool = False, dtype: Kind = "f
     if converter is None:
         _write(policy, card, output)
     else:
-        with tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".export-") as made:
+        with storing(output):
+            output.absolute().parent.mkdir(parents=True, exist_ok=True)
+            beside = tempfile.TemporaryDirectory(dir=output.absolute().parent, prefix=".export-")
+        with beside as made:
             _write(policy, card, Path(made) / output.stem)
             _convert(converter, Path(made) / output.stem, output, OUTTYPES[dtype])
     return output
@@ -72,13 +79,29 @@ def export(source: str, output: Path, *, adapter: bool = False, dtype: Kind = "f
 def _place(source: str) -> Path:
     """The directory of a model or a checkpoint, or a model's name."""
     place = Path(source)
-    if not (place / RUN).is_file():
+    if not os.path.isfile(place / RUN):
         return place
-    if (place / "model").is_dir():
-        return place / "model"
-    saved = sorted((place / "checkpoints").glob("step-*"))
-    hint = f"; name a checkpoint, {saved[-1]}" if saved else ""
-    raise InputError(f"{place} has no model/ yet: the run has not ended{hint}")
+    found = ((NAME.fullmatch(path.name), path) for path in (place / "checkpoints").glob("step-*"))
+    saved = max(((int(name[1]), int(name[2] or 0), path) for name, path in found if name), default=None)
+    if not (place / "model").is_dir():
+        hint = f"; name a checkpoint, {saved[-1]}" if saved else ""
+        raise InputError(f"{place} has no model/ yet: the run has not ended{hint}")
+    steps = (RunDirectory(place, "").summary() or {}).get("steps")
+    if saved and steps is not None and saved[:2] > (steps, 0):
+        raise InputError(
+            f"{place / 'model'} is the model after {steps} steps, and the run went on since without ending; name the "
+            f"checkpoint {saved[-1]}, or {place / 'model'} for the older model"
+        )
+    return place / "model"
+
+
+def _is_checkpoint(place: Path) -> bool:
+    """Whether it is the directory of a run's checkpoint: other models may lie in a "checkpoints", too."""
+    if not os.path.isdir(place):  # a name on the hub, which may be too long for a file
+        return False
+    place = place.resolve()
+    of_run = (place.parent.parent / RUN).is_file()
+    return place.parent.name == "checkpoints" and (of_run or (place / seal.MANIFEST).is_file())
 
 
 def _of_model(place: Path) -> tuple[Policy, str]:
@@ -94,9 +117,10 @@ def _of_checkpoint(place: Path) -> tuple[Policy, str]:
     run = place.resolve().parent.parent
     if problem := seal.damage(place):
         raise StorageError(f"{place}: {problem}; name another checkpoint")
-    if not (run / CONFIG).is_file():
+    if not ((run / CONFIG).is_file() and (run / RUN).is_file()):
         raise InputError(f"{place} is a checkpoint that lies in no run; name it where it was written")
     config = Config.load(run / CONFIG)
+    _check_base(place, run, config)
     policy = build_policy(config)
     weights = load_file(place / "model.safetensors")
     missing = {name for name, weight in policy.named_parameters() if weight.requires_grad} - weights.keys()
@@ -106,6 +130,26 @@ def _of_checkpoint(place: Path) -> tuple[Policy, str]:
         raise InputError(f"{place} does not fit the model of {run / CONFIG} ({odd}); name another checkpoint")
     step = int(seal.manifest(place)["step"])
     return policy, model_card(config.model_dump(mode="json"), step, None, None, saved_form(policy))
+
+
+def _check_base(place: Path, run: Path, config: Config) -> None:
+    """Raise InputError where the base that a run's config names is not, or is no more, the one that it trained."""
+    trained = model_of(RunDirectory(run, "").identity())
+    if "tokenizer and model config" not in trained:  # as of a model that was in memory
+        raise InputError(
+            f"{place} stands on a model that a program loaded or that was made anew, which no name leads to; go on "
+            f"with the run to its end, and export {run}"
+        )
+    name = base_name(config)
+    now = of_model(name, config.model.revision)
+    changed = [key for key in trained | now if trained.get(key) != now.get(key)]
+    if changed:
+        was, found = (str(each.get(changed[0]) or "unknown")[:12] for each in (trained, now))
+        raise InputError(
+            f"{name} is not the base that {place} was trained on: {changed[0]} {found}, was {was}. Put the old one "
+            "back, or start where a relative path leads to it; of a model on the hub, name the commit as "
+            f"model.revision in {run / CONFIG}"
+        )
 
 
 def _copy_adapter(files: Path, output: Path) -> None:
