@@ -36,7 +36,7 @@ from command_line import settle, typed
 
 NOT_RUN = {
     "cagsr demo --model instruct": "it fetches a model; tests/cli/test_demo.py runs it on a tiny one",
-    "cagsr export runs/lora my-model.gguf": "it needs llama.cpp; tests/training/test_export.py has a converter",
+    "cagsr export runs/lora my-model.gguf": "it needs llama.cpp; tests/training/test_export_model.py has a converter",
     "lm_eval --model hf": "it is no dependency, and its tasks are on the hub; run by hand on a task of its own",
     "cagsr eval base=HuggingFaceTB/SmolLM2-135M-Instruct mine=runs/my/model data.source=ifeval": "the reader's own "
     "prompts; tests/cli/test_eval.py has others",
