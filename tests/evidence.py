@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from cagsr.types import Evidence, Observation, Prompt, Rollout, Turn
+from cagsr.types import EVERYTHING, Evidence, Observation, Prompt, Rollout, Turn, Wanted
 
 PAD = 0
 EOS = 1
@@ -34,7 +34,7 @@ def make_prompt(
 class Asked:
     """An observer whose log-probability of a token depends on the prompt tokens that are there, and on nothing else."""
 
-    def observe(self, rollout: Rollout) -> Observation:
+    def observe(self, rollout: Rollout, wanted: Wanted = EVERYTHING) -> Observation:
         raise NotImplementedError
 
     def logprobs(self, rollout: Rollout) -> Tensor:

@@ -224,7 +224,7 @@ class Observation:
 class Observer(Protocol):
     """Protocol of an observer: a model that attention and log-probabilities are read from, without gradient."""
 
-    def observe(self, rollout: Rollout) -> Observation: ...
+    def observe(self, rollout: Rollout, wanted: Wanted = EVERYTHING) -> Observation: ...
 
     def logprobs(self, rollout: Rollout) -> Tensor:
         """[N T] log p(y_t), 0 at padding. Prompt tokens whose mask is False do not exist for the model."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cagsr.errors import EndpointError
+from cagsr.errors import EndpointError, StorageError
 
 METRICS = {
     "slot_error_rate",
@@ -196,6 +196,29 @@ def test_what_was_measured_is_kept_for_the_report_and_nothing_is_overwritten(cag
     assert "Not everything could be read" not in page
     again = cagsr(*named, "--output", "kept")
     assert (again.code, "kept" in again.err) == (2, True)
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(cagsr, monkeypatch, tmp_path):
+    monkeypatch.setattr("cagsr.evaluation.evaluate.evaluate", None)
+    (tmp_path / "file").write_text("")
+    for output in ("file", "file/kept"):
+        outcome = cagsr("eval", "base=none", "data.task=slots", "--output", output)
+        assert outcome.code == 2
+        assert outcome.err.startswith("error: --output: ")
+        assert outcome.err.endswith("file is a file; choose another directory\n")
+
+
+def test_what_was_measured_is_printed_where_it_cannot_be_kept(cagsr, models, monkeypatch):
+    def create(*_):
+        raise StorageError("kept cannot be written: no space")
+
+    monkeypatch.setattr("cagsr.runs.directory.RunDirectory.create", create)
+    named = ("eval", f"base={models / 'llama'}", "data.task=slots", *SMALL, "--output", "kept")
+    table, as_json = cagsr(*named), cagsr(*named, "--json")
+    assert table.code == as_json.code == 4
+    assert as_json.err.endswith("error: kept cannot be written: no space\n")
+    assert "unfinished" in table.out
+    assert list(json.loads(as_json.out)["systems"]) == ["base"]
 
 
 def test_ifeval_is_measured_of_rows_that_have_its_instructions(cagsr, models, tmp_path):

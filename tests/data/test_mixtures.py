@@ -5,17 +5,21 @@ from collections import Counter
 from types import SimpleNamespace
 
 import datasets
+import pandas
+import pyarrow
 import pytest
 from test_prompts import byte_tokenizer
 
 from cagsr.config import Config, check_paths
 from cagsr.config.schema import Train
-from cagsr.data.readers import read
+from cagsr.data.file_formats import binary_columns
+from cagsr.data.readers import read, rows_of_dataset
 from cagsr.data.splits import build_prompts, build_rows, evenly, read_rows
 from cagsr.errors import InputError
 from cagsr.runs.identity import of_data, of_start
 from cagsr.tasks.task import split_of
 from cagsr.training.prompt_order import prompts_for
+from cagsr.training.trainer_arguments import checked_rows
 
 ONE_PROCESS = SimpleNamespace(num_processes=1, device=SimpleNamespace(type="cpu"), is_fsdp2=False)
 READER = SimpleNamespace(
@@ -251,3 +255,38 @@ def test_images_and_audio_are_left_alone_by_name_wherever_rows_come_from(tmp_pat
         (read_row,) = read(source)
         assert dict(read_row.values) == {"prompt": "one", "n": 3}, source
         assert read_row.notes == ("columns left alone, as they hold no text: image, voices",)
+
+
+def test_values_that_are_no_json_are_left_out_of_a_stream_without_features():
+    stream = datasets.IterableDataset.from_generator(
+        lambda: iter([{"prompt": "one", "image": object(), "n": [3]}])
+    )
+    assert stream.features is None
+    (row,) = rows_of_dataset(stream, "train_dataset")
+    assert dict(row.values) == {"prompt": "one", "n": [3]}
+    assert row.notes == ("columns left alone, as they hold no text: image",)
+
+
+def test_a_data_frame_with_a_column_features_is_refused_like_any_other():
+    frame = pandas.DataFrame({"prompt": ["one"], "features": ["two"]})
+    with pytest.raises(InputError, match=r"Dataset\.from_pandas for a DataFrame"):
+        checked_rows("train_dataset", frame, 1)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pyarrow.binary(),
+        pyarrow.binary(16),
+        pyarrow.binary_view(),
+        pyarrow.large_binary(),
+        pyarrow.dictionary(pyarrow.int32(), pyarrow.binary()),
+        pyarrow.list_(pyarrow.binary(4)),
+    ],
+    ids=str,
+)
+def test_every_kind_of_bytes_is_binary(kind):
+    words = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
+    assert binary_columns(pyarrow.schema({"text": pyarrow.string(), "words": words, "found": kind})) == [
+        "found"
+    ]

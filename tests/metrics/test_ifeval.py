@@ -11,10 +11,11 @@ from cagsr.evaluation.metrics_from_config import check_rows
 from cagsr.metrics.ifeval import ifeval
 
 CONFIG = Config.load(None, ["data.task=slots", "metrics.ifeval=true"])
+COUNT = {"keyword": "sky", "frequency": 2, "relation": "at least"}
 ROW = {
     "prompt": "Name a colour, without commas, and say the word sky twice.",
     "instruction_id_list": ["punctuation:no_comma", "keywords:frequency"],
-    "kwargs": [{}, {"keyword": "sky", "frequency": 2, "relation": "at least", "num_words": None}],
+    "kwargs": [{}, COUNT | {"num_words": None}],
 }
 
 
@@ -46,6 +47,12 @@ def test_a_response_follows_all_some_or_none_of_its_instructions(measure, respon
         ({"kwargs": [{}]}, "no instruction_id_list and kwargs of one length, which rows of IFEval have"),
         ({"instruction_id_list": None}, "no instruction_id_list and kwargs of one length"),
         ({"instruction_id_list": ["a:b", "punctuation:no_comma"]}, "'a:b' is no instruction of IFEval"),
+        ({"kwargs": [{}, None]}, "kwargs of 'keywords:frequency' lack keyword, frequency, relation"),
+        ({"kwargs": [{}, COUNT | {"relation": None}]}, "kwargs of 'keywords:frequency' lack relation"),
+        ({"kwargs": [{}, "{}"]}, "kwargs of 'keywords:frequency' are no mapping: '{}'"),
+        ({"kwargs": [{}, COUNT | {"wrong": 1}]}, "not to be read as a row of IFEval: TypeError.*'wrong'"),
+        ({"kwargs": [{}, COUNT | {"keyword": 3}]}, "not to be read as a row of IFEval: AttributeError"),
+        ({"prompt": [{"role": "user"}]}, r"not to be read as a row of IFEval: KeyError\('content'\)"),
     ],
 )
 def test_a_row_of_another_kind_is_refused_with_its_place_before_a_model_is_loaded(measure, changes, why):

@@ -10,7 +10,7 @@ from cagsr.config.schema import Term
 from cagsr.rewards.presets import load_preset
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Uniform
-from cagsr.types import Evidence, Observation, Rollout
+from cagsr.types import EVERYTHING, Evidence, Observation, Rollout, Wanted
 from evidence import EOS, make_evidence, make_prompt
 
 PROMPT = make_prompt("name | Zizzi ; food | Thai ; area | riverside")
@@ -88,7 +88,7 @@ class Blindable:
     logprobs_NT: Tensor
     looks: list[list[int]]
 
-    def observe(self, rollout: Rollout) -> Observation:
+    def observe(self, rollout: Rollout, wanted: Wanted = EVERYTHING) -> Observation:
         raise AssertionError("a knockout needs log-probabilities only")
 
     def logprobs(self, rollout: Rollout) -> Tensor:

@@ -6,7 +6,7 @@ They import what they need when they run, so that `cagsr --help` imports no torc
 import json
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -23,7 +23,7 @@ from cagsr.cli.options import (
     load,
     print_json,
 )
-from cagsr.errors import EndpointError, InputError, VerdictError
+from cagsr.errors import EndpointError, InputError, StorageError, VerdictError
 from cagsr.io.streams import demand_written, print_result
 from cagsr.io.terminal import say
 
@@ -70,17 +70,32 @@ def evaluate(
     console = console_for(as_json)
     loaded = load(config, overrides, skip_invalid)
     if output is not None:
-        RunDirectory.refuse_used(output)
+        _check_new(output, loaded)
     summary = run_evaluation(loaded, models, split, not sampled, console)
-    if output is not None and not console.quiet:
-        with closing(RunDirectory.create(output, loaded.as_yaml(), {"models": summary["models"]})) as kept:
-            kept.write_summary(summary)
-    if not as_json:
-        show_evaluation(summary, console)
-    print_json(summary, as_json, console)
+    try:
+        if not as_json:
+            show_evaluation(summary, console)
+        print_json(summary, as_json, console)
+    finally:  # what cannot be printed is kept, and what cannot be kept was printed
+        if output is not None and not console.quiet:
+            identity = {"models": summary["models"]}
+            with closing(RunDirectory.create(output, loaded.as_yaml(), identity)) as kept:
+                kept.write_summary(summary)
     demand_written()
     if failed := summary["measured_by"].get("not_measured", {}).get("judge"):
         raise EndpointError(f"all but the judge's part was measured: {failed}")
+
+
+def _check_new(output: Path, config: Any) -> None:
+    """Raise InputError or StorageError where no new directory can be made of ``output``, before any work is done."""
+    from cagsr.config import check_paths
+    from cagsr.runs.directory import RunDirectory
+
+    RunDirectory.refuse_used(output)
+    try:
+        check_paths(config.replaced({"run.directory": str(output)}))
+    except (InputError, StorageError) as error:
+        raise type(error)(str(error).replace("run.directory:", "--output:", 1)) from error
 
 
 @app.command(cls=Command, epilog="Example: cagsr compare --config examples/paper.yaml --quick")

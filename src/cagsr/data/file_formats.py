@@ -261,8 +261,13 @@ def binary_columns(schema: Any) -> list[str]:
     """The columns of an Arrow schema that hold bytes, alone or inside a structure: images, audio and the like."""
     import pyarrow
 
+    types = pyarrow.types
+    of_bytes = (types.is_binary, types.is_large_binary, types.is_fixed_size_binary, types.is_binary_view)
+
     def holds_bytes(kind: Any) -> bool:
-        found = pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)
+        if types.is_dictionary(kind):
+            return holds_bytes(kind.value_type)
+        found = any(holds(kind) for holds in of_bytes)
         return found or any(holds_bytes(kind.field(inner).type) for inner in range(kind.num_fields))
 
     return [field.name for field in schema if holds_bytes(field.type)]

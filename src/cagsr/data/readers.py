@@ -1,9 +1,10 @@
 """Readers of data rows: a file of any format, a directory saved by ``datasets``, or a hub data set."""
 
 import gzip
+import json
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -64,7 +65,10 @@ def rows_of_dataset(found: Iterable[Any], name: str, first: int | None = None) -
     decoded, and what is read of a row is the same on every day and machine.
     """
     left: list[str] = []
-    if (features := getattr(found, "features", None)) is not None:
+    features: Any = getattr(found, "features", ())
+    if features is None:  # a stream whose columns nobody named: each row tells its own
+        found = _of_json(found, left)
+    elif hasattr(features, "arrow_schema"):
         import datasets
 
         left = binary_columns(features.arrow_schema)
@@ -72,6 +76,25 @@ def rows_of_dataset(found: Iterable[Any], name: str, first: int | None = None) -
         found = found.decode(False) if left and isinstance(found, datasets.IterableDataset) else found
         found = cast(Any, found).remove_columns(left)
     return noted(rows_of(islice(found, first), name), *left_alone(left))
+
+
+def _of_json(found: Iterable[Any], left: list[str]) -> Iterator[Any]:
+    """Each row without values that are no JSON, such as decoded images; ``left`` gets the names of their columns."""
+    for row in found:
+        if not isinstance(row, Mapping):  # refused by whoever asked, with its number
+            yield row
+            continue
+        kept = {name: value for name, value in row.items() if _is_json(value)}
+        left += [name for name in row if name not in kept and name not in left]
+        yield kept
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _content(path: Path, name: str) -> bytes:

@@ -33,24 +33,16 @@ def ifeval() -> Callable[[Mapping[str, Any], str], dict[str, float]]:
     DetectorFactory.seed = 0  # it draws random numbers to tell a language
 
     def measure(row: Mapping[str, Any], response: str) -> dict[str, float]:
-        names, options = row.get("instruction_id_list"), row.get("kwargs")
-        if (
-            not isinstance(names, list)
-            or not names
-            or not isinstance(options, list)
-            or len(names) != len(options)
-        ):
-            raise ValueError("no instruction_id_list and kwargs of one length, which rows of IFEval have")
-        if unknown := [name for name in names if name not in known]:
-            raise ValueError(f"{unknown[0]!r} is no instruction of IFEval")
-        given = [option or {} for option in options]
-        prompt = row["prompt"]
-        asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         try:
-            _, found = evaluate_instructions(response, names, given, asked, known)
-        except LookupError as error:
+            names, options = _instructions(row, known)
+            prompt = row["prompt"]
+            asked = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+            _, found = evaluate_instructions(response, names, options, asked, known)
+        except (AttributeError, LookupError, TypeError) as error:
+            if type(error) is not LookupError:  # as nltk raises it; KeyError and IndexError are of the row
+                raise ValueError(f"not to be read as a row of IFEval: {error!r}") from error
             raise InputError(
-                f"metrics.ifeval: {', '.join(names)} counts by nltk, whose data are missing: "
+                f"metrics.ifeval: {', '.join(row['instruction_id_list'])} counts by nltk, whose data are missing: "
                 "python -m nltk.downloader punkt_tab; or leave out such rows"
             ) from error
         return {
@@ -60,3 +52,28 @@ def ifeval() -> Callable[[Mapping[str, Any], str], dict[str, float]]:
         }
 
     return measure
+
+
+def _instructions(row: Mapping[str, Any], known: Mapping[str, Any]) -> tuple[list[str], list[dict[str, Any]]]:
+    """The names of a row's instructions, and the options of each.
+
+    Raises ValueError, too where an option is missing: the package would draw it at random.
+    """
+    names, options = row.get("instruction_id_list"), row.get("kwargs")
+    if (
+        not isinstance(names, list)
+        or not names
+        or not isinstance(options, list)
+        or len(names) != len(options)
+    ):
+        raise ValueError("no instruction_id_list and kwargs of one length, which rows of IFEval have")
+    if unknown := [name for name in names if name not in known]:
+        raise ValueError(f"{unknown[0]!r} is no instruction of IFEval")
+    given: list[dict[str, Any]] = [option or {} for option in options]
+    for name, option in zip(names, given, strict=True):
+        if not isinstance(option, dict):
+            raise ValueError(f"kwargs of {name!r} are no mapping: {option!r:.60}")
+        keys = known[name](name).get_instruction_args_keys()
+        if missing := [key for key in keys if option.get(key) in (None, "", [])]:
+            raise ValueError(f"kwargs of {name!r} lack {', '.join(missing)}")
+    return names, given
