@@ -13,13 +13,15 @@ from command_line import Outcome, settle, typed, typed_once
 
 SMALL = (
     "data.count=11",
-    "data.evaluation_count=5",
+    "data.evaluation_count=2",
     "train.steps=2",
     "train.prompts_per_step=2",
     "train.micro_batch=6",
     "sampling.candidates=3",
     "sampling.max_new_tokens=7",
+    "reward.preset=coverage",
 )
+OF_TRAINED = ("reward.preset=robust", "train.evaluate_every=1", "train.learning_rate=0.01")
 
 
 @pytest.fixture(scope="session")
@@ -80,10 +82,9 @@ def training(model: Path, task: str | None = "slots") -> list[str]:
 
 @pytest.fixture(scope="session")
 def trained(models, tmp_path_factory) -> tuple[Path, Outcome]:
-    """A finished run of `train` with an evaluation after each step, and what its command said."""
+    """A finished run of `train`, by the default reward, evaluated after each step; and what its command said."""
     place = tmp_path_factory.mktemp("trained")
-    settings = ["train.evaluate_every=1", "train.learning_rate=0.01"]
-    outcome = typed_once(place, [*training(models / "t5"), *settings])
+    outcome = typed_once(place, [*training(models / "t5"), *OF_TRAINED])
     assert outcome.code == 0, outcome.err
     return place / "run", outcome
 
@@ -93,6 +94,12 @@ def finished(trained, cagsr, tmp_path) -> Outcome:
     """A copy of it as ``run`` in the working directory."""
     shutil.copytree(trained[0], tmp_path / "run")
     return trained[1]
+
+
+@pytest.fixture
+def go_on(finished, train):
+    """``go_on("key=value", ...)``: the command of ``finished`` once more, with --resume."""
+    return lambda *arguments: train("--resume", *OF_TRAINED, *arguments)
 
 
 @pytest.fixture

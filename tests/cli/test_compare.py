@@ -91,7 +91,7 @@ def test_a_comparison_writes_a_run_directory_for_every_run_and_one_table(grown):
     rows = [
         json.loads(line) for line in (directory / "lexical/seed-1/responses.jsonl").read_text().splitlines()
     ]
-    assert len(rows) == 5
+    assert len(rows) == 2
     assert {"prompt", "response", "slot_error_rate"} <= rows[0].keys()
     written = list(csv.DictReader((directory / "table.csv").read_text().splitlines()))
     assert {row["system"] for row in written} == set(summary["systems"])
@@ -179,7 +179,7 @@ class Wise:
 def test_what_a_judge_cannot_be_read_for_is_said_and_which_is_better_is_asked_once(compared, monkeypatch):
     monkeypatch.setattr("cagsr.evaluation.metrics_from_config.Endpoint", Wise)
     judge = "metrics.judge={endpoint: http://x/v1, model: wise, pairwise: true}"
-    asked = (judge, "compare.systems=[no-rl, best-of-k]", "compare.seeds=[0]")
+    asked = (judge, "compare.systems=[no-rl, best-of-k]", "compare.seeds=[0]", "data.evaluation_count=5")
     outcome, directory = compared(*asked)
     assert outcome.code == 0, outcome.err
     said = " ".join(outcome.out.split())
@@ -338,8 +338,8 @@ def test_a_metric_that_was_asked_for_and_not_measured_is_said_at_every_end(cagsr
         outcome = cagsr("compare", *small, *data, *asked, "compare.directory=comparison", *again)
         assert outcome.code == 0, outcome.err
         said = " ".join(outcome.out.split())
-        assert "warning: rouge_l is not measured: 5 of 5 responses have no reference" in said
-        assert "warning: intervals over 5 prompts are too narrow" in said
+        assert "warning: rouge_l is not measured: 2 of 2 responses have no reference" in said
+        assert "warning: intervals over 2 prompts are too narrow" in said
 
 
 def test_one_held_out_prompt_tells_no_systems_apart(cagsr, small, models, rows, tmp_path):
@@ -400,7 +400,7 @@ def test_heads_are_learnt_once_and_read_by_every_system(cagsr, small):
 
 def test_the_reward_of_a_comparison_is_chosen_once_for_all_its_systems(cagsr, small, models, monkeypatch):
     given = ["data.task=slots", f"model.name={models / 't5'}", "compare.systems=[no-rl, cagsr-grpo, length]"]
-    given += ["compare.seeds=[0]", "compare.directory=compared", "--json"]
+    given += ["compare.seeds=[0]", "compare.directory=compared", "reward.preset=robust", "--json"]
     outcome = cagsr("compare", *small, *given)
     assert outcome.code == 0, outcome.err
     assert " ".join(outcome.err.split()).count("reward: robust is knockout for this base: ") == 1

@@ -202,10 +202,10 @@ def test_ratings_of_a_comparison_become_its_column_without_training_again(cagsr,
     assert opinions["lexical"]["rating"]["mean"] == 3.5
     # A text that both wrote was rated once and counts for both.
     assert 2.5 <= opinions["no-rl"]["rating"]["mean"] <= 3.5
-    assert summary["cost"]["lexical"]["human_ratings"] == 2 * 5
+    assert summary["cost"]["lexical"]["human_ratings"] == 2 * 2
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert "people" in (directory / "table.md").read_text()
     (directory / "lexical/seed-0/responses.jsonl").write_text("")
     damaged = cagsr(*given, "metrics.ratings=comparison/ratings.jsonl", "--resume")
     assert damaged.code == 4
-    assert "is damaged (0 responses to 5 prompts); remove result.json beside it" in damaged.err
+    assert "is damaged (0 responses to 2 prompts); remove result.json beside it" in damaged.err

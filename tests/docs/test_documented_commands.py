@@ -57,8 +57,8 @@ NOT_RUN = {
 
 # Appended to a command, unless it names the key itself; a number of steps is appended in any case, and wins.
 STEPS = ["train.steps=2", "train.warmup_steps=0", "train.prompts_per_step=2", "train.micro_batch=8"]
-SAMPLING = ["sampling.candidates=2", "sampling.max_new_tokens=6"]
-DATA = ["data.count=8", "data.evaluation_count=6"]
+SAMPLING = ["sampling.candidates=2", "sampling.max_new_tokens=4"]
+DATA = ["data.count=8", "data.evaluation_count=2"]
 SFT = ["sft.steps=2", "sft.warmup_steps=0", "sft.batch_size=2"]
 COMPARE = ["compare.synthetic_pairs=4", "compare.control=lexical"]
 QUICK = {
