@@ -325,7 +325,7 @@ def test_shell_scripts_of_the_pages_are_shell(tmp_path):
 @pytest.mark.parametrize("page", pages.PAGES)
 def test_every_config_key_that_a_page_names_exists(page):
     sections = "|".join(Config.model_fields)
-    named = re.findall(rf"`((?:{sections})\.[a-z_.]+)", pages.text_of(page))
+    named = re.findall(rf"`((?:{sections})\.[a-z_.\d]+)", pages.text_of(page))
     known = pages.config_keys(Config)
     files = (".py", ".yaml", ".json", ".jsonl", ".html", ".md", ".lock")
     unknown = [key for key in named if not key.endswith(files) and key.rstrip(".") not in known]

@@ -129,20 +129,32 @@ def _groups(config: Sections) -> Iterator[Conflict]:
 
 
 def _engine(config: Sections) -> Iterator[Conflict]:
-    sampling = config.sampling
-    if config.model.lora and config.model.lora.use_dora:
-        for key, given, why in (
-            (
-                "sampling.dtype",
-                sampling.dtype is not None,
-                "merges the adapter for every rollout, and DoRA cannot be",
-            ),
-            ("sampling.engine", sampling.engine == "vllm", "vllm takes plain LoRA adapters only"),
-        ):
-            if given:
-                yield Conflict(
-                    ("model.lora.use_dora", key), f"model.lora.use_dora: {key} {why}; leave one of them out"
-                )
+    sampling, model = config.sampling, config.model
+    narrow, vllm = sampling.dtype is not None, sampling.engine == "vllm"
+    dora = bool(model.lora and model.lora.use_dora)
+    for key, other, given, why in (
+        (
+            "model.lora.use_dora",
+            "sampling.dtype",
+            dora and narrow,
+            "merges the adapter for every rollout, and DoRA cannot be",
+        ),
+        ("model.lora.use_dora", "sampling.engine", dora and vllm, "vllm takes plain LoRA adapters only"),
+        (
+            "model.load_in_4bit",
+            "sampling.dtype",
+            model.load_in_4bit and narrow,
+            "merges the adapter for every rollout, and four bits cannot hold it",
+        ),
+        (
+            "model.load_in_4bit",
+            "sampling.engine",
+            model.load_in_4bit and vllm,
+            "vllm writes with weights of its own, which are not these four bits",
+        ),
+    ):
+        if given:
+            yield Conflict((key, other), f"{key}: {other} {why}; leave one of them out")
     if sampling.engine == "policy":
         if sampling.vllm != Vllm():
             yield Conflict(

@@ -14,6 +14,7 @@ from cagsr.config import Config, check_paths
 from cagsr.data import splits
 from cagsr.data.row_messages import say_not_measured
 from cagsr.distributed.process_group import accelerated
+from cagsr.errors import InputError
 from cagsr.evaluation import metrics_from_config as instruments
 from cagsr.evaluation.leaderboard import csv_text, markdown
 from cagsr.evaluation.paired_differences import compared
@@ -113,6 +114,11 @@ def compare(
 def _check(config: Config, systems: Mapping[str, System]) -> None:
     """Raises InputError for whatever can be wrong and needs no model to be seen: the base may take hours."""
     check_paths(config.replaced({"run.directory": config.compare.directory}))
+    if config.model.load_in_4bit:
+        raise InputError(
+            "model.load_in_4bit: adapters are compared on the whole base, and this one would answer in four bits. "
+            "Leave it out."
+        )
     check_packages(systems, config.compare.preferences is not None)
     check_trackers(config.run.trackers)
     instruments.check_metrics(config)

@@ -81,6 +81,7 @@ def trained_policy(config: Config) -> Policy:
         "model.name": str(Path(config.run.directory) / "model"),
         "model.lora": None,
         "model.dtype": "float32",
+        "model.load_in_4bit": False,
     }
     return build_policy(config.replaced({**made, "algorithm.name": "grpo"}))
 

@@ -43,6 +43,7 @@ def build_policy(
         tokenizer,
         revision=model.revision,
         dtype=model.dtype,
+        load_in_4bit=model.load_in_4bit,
         architecture=model.architecture,
         trust_remote_code=model.trust_remote_code,
         layers=config.reward.layers,

@@ -49,6 +49,7 @@ def load_policy(
     *,
     revision: str | None = None,
     dtype: str = "float32",
+    load_in_4bit: bool = False,
     architecture: str = "auto",
     trust_remote_code: bool = False,
     layers: str | list[int] = "all",
@@ -66,6 +67,8 @@ def load_policy(
     processing_class  its tokenizer, a fast one; None: the one that lies where the model was loaded from.
     revision, trust_remote_code, dtype ("float32", "bfloat16"), architecture ("auto", "causal", "encoder-decoder")
                       of a model that is loaded by name; a loaded model has its own.
+    load_in_4bit      keep the weights of such a model in four bits (NF4), and compute in ``dtype``: QLoRA, arXiv
+                      2305.14314. Needs bitsandbytes. A loaded model may be in four bits already.
     layers            whose attention is read: "all", "last", "last_half", or numbers counted from 0.
     temperature       of the distribution that responses are sampled from; log-probabilities are of that one.
     critic            add a value head, for PPO; it begins, like an adapter, with torch's random numbers: seed them.
@@ -86,7 +89,7 @@ def load_policy(
     settings = {"layers": layers, "temperature": temperature, "critic": critic, "ignored": speech.ignored}
     adapter = None if lora is None else _lora(lora)
     if isinstance(model, str | os.PathLike):
-        where |= {"dtype": dtype, "architecture": architecture}
+        where |= {"dtype": dtype, "load_in_4bit": load_in_4bit, "architecture": architecture}
         policy = _by_name(expanded(model), processing_class, adapter, where, speech, settings)
     else:
         policy = _of_loaded(model, processing_class, adapter, where, speech, settings)

@@ -17,6 +17,7 @@ from cagsr.io.adapters import ADAPTER_WEIGHTS, Base, adapter_at, base_at
 from cagsr.io.provenance import identity
 from cagsr.io.safetensors_only import reason
 from cagsr.models.dropout import without_randomness
+from cagsr.models.four_bits import is_quantised
 from cagsr.models.generation_rules import GenerationRules
 from cagsr.models.gguf import files_of
 from cagsr.models.policy import Policy
@@ -222,7 +223,7 @@ def proven_base(model: PreTrainedModel, adapted: nn.Module, revision: str | None
         return None
     commit = identity(name, revision).get("revision")
     where: dict[str, Any] = {"revision": commit, "dtype": model.dtype, "use_safetensors": True}
-    if getattr(model, "hf_quantizer", None) is not None:  # its weights are in no file as they are
+    if is_quantised(model):  # its weights are in no file as they are
         return base_at(name, commit)
     try:
         again = type(model).from_pretrained(files_of(name), **where)

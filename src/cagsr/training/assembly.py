@@ -42,7 +42,12 @@ from cagsr.training.algorithms import Algorithm
 from cagsr.training.candidate_log import Shown
 from cagsr.training.collapse_watch import CollapseWatch
 from cagsr.training.loop import TrainingLoop
-from cagsr.training.preflight import refuse_merging, refuse_narrow_weights, refuse_trained_adapter
+from cagsr.training.preflight import (
+    refuse_merging,
+    refuse_narrow_weights,
+    refuse_quantised,
+    refuse_trained_adapter,
+)
 from cagsr.training.recorder import Recorder
 from cagsr.training.step import Step
 from cagsr.types import Prompt
@@ -79,6 +84,7 @@ def assemble(
     client = _engine(config, console, claim, loaded)
     policy = build_policy(config, loaded, tokenizer)
     refuse_narrow_weights(policy)
+    refuse_quantised(policy, config.sampling)
     refuse_merging(policy, claim.accelerator)
     check_sampling(policy, console)
     prompts, report = splits.build_prompts(config, policy, "train", rows=rows)

@@ -4,10 +4,12 @@ import torch
 from accelerate import Accelerator, DistributedType
 
 from cagsr.config import Config
+from cagsr.config.schema import Sampling
 from cagsr.distributed.fsdp import ALONE, asked_to_shard, check_shards, reshards
 from cagsr.distributed.launcher import refuse_unseen
 from cagsr.errors import InputError
 from cagsr.metrics.endpoint import refuse_secrets
+from cagsr.models.four_bits import is_quantised
 from cagsr.models.lora import is_adapted
 from cagsr.models.policy import Policy
 from cagsr.models.reference import Reference
@@ -20,6 +22,7 @@ __all__ = [
     "check_training",
     "refuse_merging",
     "refuse_narrow_weights",
+    "refuse_quantised",
     "refuse_trained_adapter",
 ]
 
@@ -36,6 +39,10 @@ def check_training(config: Config, reward: Reward | None = None) -> None:
         raise InputError(
             "model.dtype: bfloat16 weights round most of AdamW's updates away. "
             "Set model.dtype: float32 and train.mixed_precision: bf16, or train an adapter with model.lora."
+        )
+    if config.model.load_in_4bit and config.model.lora is None:
+        raise InputError(
+            "model.load_in_4bit: weights in four bits cannot be trained. Train an adapter on them: set model.lora."
         )
     if reward is None:
         return
@@ -60,9 +67,20 @@ def refuse_narrow_weights(policy: Policy) -> None:
             f"model: its trainable weights are {', '.join(sorted(narrow))}, which rounds most of AdamW's updates away. "
             "Load it with dtype=torch.float32 and set mixed_precision='bf16', or train an adapter with lora."
         )
+    if is_quantised(policy.model) and not is_adapted(policy.model):
+        raise InputError("model: its weights are quantised and cannot be trained; train an adapter with lora")
     if not any(p.requires_grad for p in policy.parameters()):
         raise InputError(
             "model: none of its weights is trainable; set requires_grad, or train an adapter with lora"
+        )
+
+
+def refuse_quantised(policy: Policy, sampling: Sampling) -> None:
+    """Raises InputError where others than a policy of quantised weights would write: they have not these weights."""
+    other = "engine: vllm" if sampling.engine == "vllm" else "dtype" if sampling.dtype is not None else None
+    if other and is_quantised(policy.model):
+        raise InputError(
+            f"sampling.{other}: the model's weights are quantised, and what would write has others. Leave it out."
         )
 
 
@@ -125,5 +143,7 @@ def _check_sharded(accelerator: Accelerator, command: str, config: Config | None
             "FSDP: train.gather_for_rollouts: false gathers a block at a time in rollouts, and "
             "fsdp_reshard_after_forward: false all of them in an update. Set that to true."
         )
+    if config.model.load_in_4bit:
+        raise InputError(f"FSDP: not with model.load_in_4bit. {ALONE}, or leave that out.")
     if config.sampling.dtype is not None:
         raise InputError(f"FSDP: not with sampling.dtype. {ALONE}, or set sampling.dtype to null.")

@@ -29,7 +29,7 @@ from cagsr.runs.session import Claim
 from cagsr.tasks import TASKS
 from cagsr.tasks import tokenizer as task_tokenizer
 from cagsr.tasks.checkers import find_checker
-from cagsr.training.preflight import check_launch, check_training
+from cagsr.training.preflight import check_launch, check_training, refuse_narrow_weights
 from cagsr.training.progress import Clock, bar
 from cagsr.training.sft import fine_tune
 from cagsr.types import Prompt
@@ -77,6 +77,7 @@ def run_sft(
 def _fine_tune(config: Config, console: Console, claim: Claim) -> dict[str, Any]:
     rows = splits.read_rows(config, "train", need_reference=True)
     policy = _new_policy(config, rows) if config.sft.scratch else build_policy(config)
+    refuse_narrow_weights(policy)
     policy.to(claim.accelerator.device)
     prompts, report = splits.build_prompts(config, policy, "train", need_reference=True, rows=rows)
     references = [prompt.row["reference"] for prompt in prompts]

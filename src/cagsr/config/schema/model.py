@@ -45,6 +45,11 @@ class Model(Section):
         default="float32",
         description="Type of the weights in memory; training in bfloat16 needs lora (see train.mixed_precision).",
     )
+    load_in_4bit: Switch = Field(
+        default=False,
+        description="Keep the frozen weights in four bits (NF4) and train lora on them (QLoRA), with bitsandbytes; not "
+        "with sampling.dtype, sampling.engine: vllm, FSDP nor compare.",
+    )
     trust_remote_code: Switch = Field(
         default=False, description="Run Python code that comes with a hub model."
     )
