@@ -38,15 +38,16 @@ def _own(*terms: Term) -> list[str]:
     return ["reward.heads=learn", "reward.salience.kind=pieces", f"reward.terms={listed}"]
 
 
-def _brief(preset: str, price: float) -> list[str]:
-    """A preset with a price for every token of the response."""
-    return _own(*load_preset(preset), Term("length", weight=-price, standardise="none"))
+def _brief(preset: str, price: float, **options: bool) -> list[str]:
+    """A preset with a price for the response's tokens, or their logarithm."""
+    return _own(*load_preset(preset), Term("length", weight=-price, standardise="none", options=options))
 
 
 SYSTEMS = {
     "attention-values": ["reward.preset=attention-values"],
     "one-value": _own(*load_preset("attention"), Term("swapped", weight=0.5)),
     "values-brief": _brief("attention-values", 0.03),
+    "values-log": _brief("attention-values", 1.35, log=True),
     "attention-brief": _brief("attention", 0.04),
     "attention": ["reward.preset=attention"],
     "knockout": ["reward.preset=knockout", "reward.salience.kind=pieces"],
