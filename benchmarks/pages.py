@@ -209,42 +209,25 @@ def _text(source: str, sources: Sources) -> str:
 
 
 def gains(sources: Sources) -> str:
-    """The README's table: what training did to each base, before and after, and what the probe had said."""
+    """The README's table of a real assistant: trained, beside a better prompt and the lexical control."""
+    part = sources["real"]["restaurants"]
+    cells = {tuple(row[:3]): dict(zip(part["columns"], row, strict=True)) for row in part["rows"]}
+    metrics = ("slot errors", "said", "invented", "foreign names", "tokens")
     lines = []
-    for case, what in GAINS.items():
-        part = sources["results"][case]
-        cells = {row[0]: dict(zip(part["columns"], row, strict=True)) for row in part["rows"]}
-        before, after, best = cells["no-rl"], cells["cagsr-grpo"], cells.get("best-of-k", {})
-        pairs = [
-            f"{_mean(before[metric])}\N{NO-BREAK SPACE}→\N{NO-BREAK SPACE}{_mean(after[metric])}"
-            for metric in ("slot errors", "said", "invented")
-        ]
-        pairs[0] = f"**{pairs[0]}**" if after["to no-rl"].startswith("**") else pairs[0]
-        verdicts = sources["results"][results.VERDICTS]["rows"]
-        said = next((row[2] for row in verdicts if row[:2] == [case, "robust"]), "")
-        lines.append([what, *pairs, _mean(best.get("slot errors", "")), said])
-    columns = [
-        "task and model",
-        "slot errors",
-        "said",
-        "invented",
-        "best of 8, untrained",
-        "`cagsr probe` said",
-    ]
-    return table(columns, lines)
+    for key, what in ASSISTANT.items():
+        row = cells[key]
+        errors = f"{row['slot errors']} {row['slot errors to no-rl'].replace('*', '')}".rstrip()
+        lines.append([what, errors, *(row[metric] for metric in metrics[1:])])
+    return table(["answers of", "slot errors, to the first", *metrics[1:]], lines)
 
 
-GAINS = {
-    "e2e": "restaurants (E2E, text by people), T5",
-    "slots-paraphrase-t5": "shop articles, values in other words, T5",
-    "slots-paraphrase-llama": "the same, Llama",
-    "keywords-t5": "notes that mention keywords, T5",
-    "qa-t5": "question answering, T5",
+ASSISTANT = {
+    ("no-rl", "", "plain"): "SmolLM2-135M-Instruct",
+    ("no-rl", "", "better"): "the same, asked better",
+    ("lexical", "0", "plain"): "trained by words copied (control)",
+    ("attention-values", "0", "plain"): "trained by `attention-values`",
+    ("values-brief", "0", "plain"): "trained by that, and a price for length",
 }
-
-
-def _mean(cell: str) -> str:
-    return cell.split(" ")[0]
 
 
 BUILT: dict[str, Callable[[Sources], str]] = {

@@ -153,25 +153,20 @@ def test_an_overview_has_the_mean_of_the_deciding_metric_bold_where_it_differs_a
     ]
 
 
-def test_the_table_of_gains_has_before_and_after_best_of_k_and_what_the_probe_said(monkeypatch):
-    columns = ["system", "slot errors", "to no-rl", "said", "invented"]
+def test_the_table_of_gains_has_a_row_for_each_that_answered_and_its_difference_to_the_first(monkeypatch):
+    columns = ["system", "seed", "asked", "slot errors", "slot errors to no-rl", "said", "invented"]
+    columns += ["foreign names", "tokens"]
     rows = [
-        ["no-rl", ".393 [.36, .43]", "", ".6", ".000"],
-        ["cagsr-grpo", ".133 [.1, .17]", "**-.260 [-.3, -.2]**", ".9", ".002"],
-        ["best-of-k", ".155 [.1, .2]", "", ".8", ".001"],
+        ["no-rl", "", "plain", ".758", "", ".470", ".073", "1.192", "63"],
+        ["no-rl", "", "better", ".544", "**-.214 [-.281, -.153]**", ".581", ".059", ".783", "35"],
+        ["lexical", "1", "plain", ".513", "-.244 [-.309, +.179]", ".746", ".091", ".833", "64"],
     ]
-    unclear = [rows[0], ["cagsr-grpo", ".27", "-.1 [-.15, +.01]", ".8", ".003"]]
-    verdicts = [["slots-t5", "lexical", "no"], ["slots-t5", "robust", "go"]]
-    record = {
-        "slots-t5": {"columns": columns, "rows": rows},
-        "e2e": {"columns": columns, "rows": unclear},
-        "verdicts": {"columns": ["case", "preset", "probe"], "rows": verdicts},
-    }
-    monkeypatch.setattr(pages, "GAINS", {"slots-t5": "events", "e2e": "restaurants"})
-    lines = pages.gains({"results": record}).replace("\N{NO-BREAK SPACE}", " ").splitlines()
+    shown = {("no-rl", "", "plain"): "a model", ("lexical", "1", "plain"): "a control"}
+    monkeypatch.setattr(pages, "ASSISTANT", shown)
+    lines = pages.gains({"real": {"restaurants": {"columns": columns, "rows": rows}}}).splitlines()
     assert lines[2:] == [
-        "| events | **.393 → .133** | .6 → .9 | .000 → .002 | .155 | go |",
-        "| restaurants | .393 → .27 | .6 → .8 | .000 → .003 |  |  |",
+        "| a model | .758 | .470 | .073 | 1.192 | 63 |",
+        "| a control | .513 -.244 [-.309, +.179] | .746 | .091 | .833 | 64 |",
     ]
 
 

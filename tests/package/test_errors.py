@@ -20,7 +20,8 @@ MEND = re.compile(
 )
 # Where a message is about: an argument of a Python function, a key, an option or a command.
 PLACE = re.compile(
-    r"^\w+: |\b[a-z_]+\.[a-z_\d]+\b|--[a-z]|\bcagsr [a-z]+|\bsalience \w+|\bsignal '|\breward|\btokenizer's|\bEvidence\b"
+    r"^\w+: |\b[a-z_]+\.[a-z_\d]+\b|--[a-z]|\bcagsr [a-z]+|\bsalience \w+|\bsignal '"
+    r"|\breward|\btokenizer's|\bEvidence\b"
 )
 # These quote what a library says of a file, or what another message says.
 QUOTED = ("reason", "error", "report", "problem", "hint", "mend", "why", "what")
