@@ -47,7 +47,7 @@ SYSTEMS = {
     "attention-values": ["reward.preset=attention-values"],
     "one-value": _own(*load_preset("attention"), Term("swapped", weight=0.5)),
     "values-brief": _brief("attention-values", 0.03),
-    "values-log": _brief("attention-values", 1.35, log=True),
+    "values-log": _brief("attention-values", 1.1, log=True),
     "attention-brief": _brief("attention", 0.04),
     "attention": ["reward.preset=attention"],
     "knockout": ["reward.preset=knockout", "reward.salience.kind=pieces"],
@@ -151,7 +151,11 @@ class Table:
         return Config.load(CONFIG, [*self.settings, f"model.name={self.model}", "reward.preset=robust"])
 
     def is_trained(self, system: str, seed: int) -> bool:
-        return system not in SYSTEMS or (self.place(system, seed) / "summary.json").exists()
+        """Whether a run is finished, or there is nothing to train. One that was stopped has a summary that says so."""
+        summary = self.place(system, seed) / "summary.json"
+        if system not in SYSTEMS:
+            return True
+        return summary.exists() and "stopped" not in json.loads(summary.read_text(encoding="utf-8"))
 
     def train(self, system: str, seed: int) -> None:
         """Train, or go on training, by a system's reward."""

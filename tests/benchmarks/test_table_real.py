@@ -151,6 +151,18 @@ def test_a_run_is_resumed_and_one_in_the_record_is_left_alone(table):
     assert table(*ONE, *systems) == []
 
 
+def test_a_run_that_was_stopped_goes_on_and_is_answered_when_it_has_ended(table):
+    place = table.runs / "restaurants" / "oracle-0"
+    place.mkdir(parents=True)
+    (place / "run.json").write_text("{}")
+    (place / "summary.json").write_text('{"steps": 17, "stopped": "by SIGTERM"}')
+    done = table(*ONE, "--system", "oracle")
+    assert [each for each in done if each[1] == "oracle-0"] == [
+        ("train", "oracle-0", "resumed"),
+        ("answers", "oracle-0", "answers-plain"),
+    ]
+
+
 def test_what_is_trained_is_measured_again_without_training_and_from_the_answers_that_are_kept(table):
     table(*ONE, "--system", "oracle")
     table.record.write_text(
