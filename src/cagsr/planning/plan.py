@@ -1,0 +1,212 @@
+"""`plan`: the memory that each process of a training will take, by part and phase, counted from its config."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cagsr.config import Config
+from cagsr.data.splits import has_evaluation_data
+from cagsr.errors import CagsrError, InputError, UnsupportedModelError
+from cagsr.models.load import config_of
+from cagsr.models.predictions import LARGE
+from cagsr.models.refusals import refusal
+from cagsr.planning.ledger import ACTIVATIONS, CASTS, LOGITS
+from cagsr.planning.passes import CACHE, GRADIENTS, READ, Passes, Work
+from cagsr.rewards.presets import as_read, build_reward, possible
+from cagsr.tasks.bases import base_name
+from cagsr.tasks.checkers import find_checker
+from cagsr.training.assembly import groups_per_pass
+from cagsr.training.preflight import check_training
+
+__all__ = ["PARTS", "Phase", "Plan", "plan"]
+
+WEIGHTS, REFERENCE, COPY = "weights", "reference", "rounded copy that writes"
+MOMENTS, GATHERED = "optimizer moments", "gathered weights"
+PARTS = (WEIGHTS, REFERENCE, COPY, MOMENTS, GATHERED, CASTS, GRADIENTS, CACHE, LOGITS, ACTIVATIONS, READ)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase of training, and the bytes of each part of its memory at the moment when all together take most."""
+
+    name: str
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes of all parts."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The phases of a training, as each of its processes goes through them; ``work`` is one pass of an update."""
+
+    phases: tuple[Phase, ...]
+    work: Work
+    processes: int
+
+    @property
+    def peak(self) -> Phase:
+        """The phase that takes most."""
+        return max(self.phases, key=lambda phase: phase.total)
+
+
+def plan(config: Config, processes: int = 1) -> Plan:
+    """The memory that each of so many processes takes, which hold weights in shards (FSDP2) if they are several.
+
+    All prompts are taken to be of ``data.max_prompt_tokens`` and all responses of ``sampling.max_new_tokens``. No
+    weights are loaded, and no data: of the model only its config is read.
+
+    Raises InputError as `train` does, and for what cannot be counted.
+    """
+    return _Counted(config, processes).plan()
+
+
+class _Counted:
+    def __init__(self, config: Config, processes: int):
+        self.config, self.processes = as_read(config), processes
+        longest = config.data.max_prompt_tokens
+        if longest is None:
+            raise InputError(
+                "data.max_prompt_tokens: cagsr plan reads no data; set it to the tokens of the longest prompt"
+            )
+        if (processes == 1) > config.train.gather_for_rollouts or (processes > 1 and config.sampling.dtype):
+            raise InputError(
+                "cagsr plan: train.gather_for_rollouts: false is for several --processes, and sampling.dtype for one; "
+                "leave it out"
+            )
+        rewards = [build_reward(each.reward, find_checker(config.data)) for each in possible(config)]
+        for each, reward in zip(possible(config), rewards, strict=True):
+            check_training(each, reward)
+        wanted = [reward.wanted(None) for reward in rewards]
+        self.told = any(one.prompt_logprobs for one in wanted)
+        divided = all(each.reward.salience.kind in ("pieces", "column") for each in possible(config))
+        logged = config.run.log_candidates > 0
+        self.by_piece = divided and not logged and not any(one.by_token for one in wanted)
+        mine = config.train.prompts_per_step // processes
+        self.part = Work(
+            groups_per_pass(config, processes), config.sampling.candidates, longest, config.sampling.max_new_tokens
+        )
+        self.step = self.part._replace(prompts=mine)
+        self.parts = mine // self.part.prompts // config.algorithm.minibatches
+        self.passes = self._passes(config.model.dtype)
+
+    def _passes(self, dtype: str, adapted: bool = True) -> Passes:
+        model, name = self.config.model, base_name(self.config)
+        found = config_of(name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+        if found.is_encoder_decoder:
+            raise UnsupportedModelError(
+                f"cagsr plan: {name} is an encoder-decoder, and only causal models are counted. Train a step and read "
+                "memory in metrics.jsonl."
+            )
+        try:
+            return Passes(
+                found,
+                getattr(torch, dtype),
+                model.lora if adapted else None,
+                critic=self.config.algorithm.name == "ppo",
+                checkpointing=self.config.train.gradient_checkpointing,
+                autocast=self.config.train.mixed_precision == "bf16" and adapted,
+            )
+        except CagsrError:
+            raise
+        except Exception as error:  # libraries raise errors of any class
+            raise refusal(name, found.model_type, "causal", error) from error
+
+    def plan(self) -> Plan:
+        phases = [self._observing(), self._update()]
+        if self.config.sampling.engine == "policy":
+            phases.insert(0, self._sampling())
+        if has_evaluation_data(self.config):
+            phases.append(self._evaluation())
+        return Plan(tuple(phases), self.part, self.processes)
+
+    def _sampling(self) -> Phase:
+        writer = self.passes
+        if self.config.sampling.dtype is not None:
+            writer = self._passes(self.config.sampling.dtype, adapted=False)
+        numbers = sum(self._read(self.step)) if self.observes_itself else 0
+        held = writer.sampling(self.step, self.config.sampling, numbers).most()
+        return self._phase("sampling", self._gathered_to_roll_out(), held)
+
+    def _observing(self) -> Phase:
+        held = self.passes.observing(self.part, *self._read(self.part)).most()
+        if self.observes_itself:  # what was read while the whole step was written
+            held[READ] += 4 * sum(self._read(self.step))
+        return self._phase("observing", self._gathered_to_roll_out(), held)
+
+    def _update(self) -> Phase:
+        trained = [weight for weight in self.passes.weights if weight.requires_grad]
+        several, block = self.processes > 1, self._block(trained_only=True)
+        # Of several parts FSDP2 adds up whole gradients until the last one.
+        share = 1.0 if self.parts > 1 else 1 / self.processes
+        held = self.passes.update(self.part, self.parts).most({GRADIENTS: share})
+        held[GRADIENTS] = held.get(GRADIENTS, 0) + 2 * block * several
+        # AdamW takes one weight after the other on a CPU, and two more of its size.
+        stepping = {GRADIENTS: _bytes(trained) // self.processes, ACTIVATIONS: 2 * max(map(_size, trained))}
+        held = max(held, stepping, key=lambda parts: sum(parts.values()))
+        return self._phase("update", self._outside() + 3 * self._block(), held)
+
+    def _evaluation(self) -> Phase:
+        count = min(self.config.train.micro_batch, math.ceil(self.config.data.evaluation_count / self.processes))
+        work, greedy = self.part._replace(prompts=count, candidates=1), self.config.sampling.greedy()
+        ledgers = self.passes.sampling(work, greedy), self.passes.observing(work, *self._read(work))
+        held = max((ledger.most() for ledger in ledgers), key=lambda parts: sum(parts.values()))
+        return self._phase("evaluation", self._gathered_to_roll_out(), held)
+
+    @property
+    def observes_itself(self) -> bool:
+        """Whether attention is read while responses are written."""
+        sampling = self.config.sampling
+        writes = sampling.engine == "policy" and sampling.dtype is None
+        return writes and self.config.reward.observer == "policy"
+
+    def _read(self, work: Work) -> tuple[int, int]:
+        """Numbers [N T S] (or by piece) of attention, and of log-probabilities of the prompts' tokens."""
+        every = work.rows * work.response_tokens * work.prompt_tokens
+        most = self.config.reward.salience.most
+        read = work.rows * work.response_tokens * most if self.by_piece and every >= LARGE else every
+        return read, every * self.told
+
+    def _phase(self, name: str, gathered: int, held: Mapping[str, int]) -> Phase:
+        """All that a phase holds: what it ``held`` beside what lies there all the time."""
+        weights, several = self.passes.weights, self.processes > 1
+        copied = [weight for weight in self.passes.base if self.config.sampling.dtype is not None]
+        lasting = {
+            WEIGHTS: _bytes(weights) // self.processes,
+            REFERENCE: _bytes(weights) // self.processes * (self.config.model.lora is None),
+            COPY: 2 * sum(weight.numel() for weight in copied),
+            MOMENTS: 2 * _bytes(weight for weight in weights if weight.requires_grad) // self.processes,
+            GATHERED: gathered * several,
+        }
+        return Phase(name, {part: size for part in PARTS if (size := {**lasting, **held}.get(part, 0))})
+
+    def _gathered_to_roll_out(self) -> int:
+        """Bytes of whole weights of policy and reference while responses are written and scored."""
+        models = 1 + (self.config.model.lora is None)
+        if self.config.train.gather_for_rollouts:
+            return models * _bytes(self.passes.weights)
+        return models * self._outside() + 2 * self._block()
+
+    def _block(self, trained_only: bool = False) -> int:
+        """Bytes of the largest block."""
+        return max(
+            _bytes(weight for weight in block.parameters() if weight.requires_grad or not trained_only)
+            for block in self.passes.blocks
+        )
+
+    def _outside(self) -> int:
+        """Bytes of the weights outside of the blocks."""
+        return _bytes(self.passes.weights) - sum(_bytes(block.parameters()) for block in self.passes.blocks)
+
+
+def _bytes(weights: Iterable[Tensor]) -> int:
+    return sum(map(_size, weights))
+
+
+def _size(weight: Tensor) -> int:
+    return weight.numel() * weight.element_size()
