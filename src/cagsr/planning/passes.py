@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +13,7 @@ from torch._subclasses.fake_tensor import (
     DynamicOutputShapeException,
     FakeTensorMode,
 )
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from cagsr.attention.reading import ATTENTION
 from cagsr.attention.shared_cache import BLOCK, SharedCache
@@ -33,10 +34,7 @@ CACHE, GRADIENTS, READ = "keys and values", "gradients", "attention read"
 
 
 class Work(NamedTuple):
-    """What goes through a model at once: P prompts of S tokens, and K responses of T tokens to each.
-
-    One prompt and one response are a token shorter: rows are then padded, as those of unequal prompts are.
-    """
+    """What goes through a model at once: P prompts of S tokens, and K responses of T tokens to each."""
 
     prompts: int
     candidates: int
@@ -49,7 +47,10 @@ class Work(NamedTuple):
         return self.prompts * self.candidates
 
     def masks(self) -> tuple[Tensor, Tensor]:
-        """prompt_mask [P S] and response_mask [N T]."""
+        """prompt_mask [P S] and response_mask [N T]; the last row of each is a token shorter.
+
+        Rows are then padded, as those of prompts and responses of unequal length are.
+        """
         prompt_mask = torch.ones(self.prompts, self.prompt_tokens, dtype=torch.bool)
         response_mask = torch.ones(self.rows, self.response_tokens, dtype=torch.bool)
         prompt_mask[1:, :1][-1:] = False
@@ -58,7 +59,10 @@ class Work(NamedTuple):
 
 
 class Passes:
-    """The passes of a causal model of this config, an adapter and a critic on it where they are asked for.
+    """The passes of a causal model of this config, with an adapter and a critic where they are asked for.
+
+    Of more than three blocks that are all alike three are computed: the second stands for all between the first and the
+    last. ``weights`` says of each weight how often it is there.
 
     Raises UnsupportedModelError for a model whose passes depend on data, or whose responses cannot share a prompt.
     """
@@ -70,22 +74,31 @@ class Passes:
         lora: Lora | None = None,
         *,
         critic: bool = False,
-        checkpointing: bool = False,
         autocast: bool = False,
     ):
-        self._fake, self._autocast, self._kind = FakeTensorMode(allow_non_fake_inputs=True), autocast, config.model_type
+        self._fake, self._kind = FakeTensorMode(allow_non_fake_inputs=True), config.model_type
+        self._cast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=autocast)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION)
+            times, names = _shorten(model), model._no_split_modules
             self._vocabulary, width = model.get_output_embeddings().weight.shape
-            self._can_keep, names = can_keep(model), model._no_split_modules or ()
+            self._can_keep = can_keep(model)
             adapted = model if lora is None else adapter_on(model, **lora.model_dump())
         self.model: Any = self._on_cpu(adapted).eval()
-        self.blocks = [module for module in self.model.modules() if type(module).__name__ in names]
         with self._fake:
-            self.value_head = ValueHead(width) if critic else None
-        if checkpointing:
-            self.model.activation_checkpointing_enable({"use_reentrant": False})
-        self._checkpointing = checkpointing
+            self._critic = ValueHead(width) if critic else None
+        self.blocks = [module for module in self.model.modules() if type(module).__name__ in names]
+        repeated = self.blocks[1] if times > 1 else nn.Module()
+        repeated.register_forward_pre_hook(self._begin)
+        repeated.register_forward_hook(self._end)
+        self._times, self._repeated = times, set(repeated.modules())
+        own, of_critic = set(repeated.parameters()), self._critic.parameters() if self._critic else ()
+        self.weights = {
+            weight: times if weight in own else 1 for weight in (*self.model.parameters(), *of_critic)
+        }
+        self.trained = [weight for weight in self.weights if weight.requires_grad]
+        for weight in self.trained:
+            weight.register_post_accumulate_grad_hook(self._accumulated)
 
     def _on_cpu(self, model: nn.Module) -> nn.Module:
         """A copy of a model of the meta device that takes itself to be on the CPU, whose kernels are then chosen."""
@@ -97,86 +110,73 @@ class Passes:
                     known[id(weight)] = nn.Parameter(known[id(weight)], weight.requires_grad)
             return copy.deepcopy(model, known)
 
-    @property
-    def weights(self) -> list[nn.Parameter]:
-        """All weights, those of an adapter and a critic among them."""
-        return [*self.model.parameters(), *(self.value_head.parameters() if self.value_head else [])]
-
-    @property
-    def base(self) -> list[nn.Parameter]:
-        """The model's own weights, without an adapter's."""
-        return [weight for name, weight in self.model.named_parameters() if ".lora_" not in name]
-
     def sampling(self, work: Work, sampling: Sampling, read: int = 0) -> Ledger:
-        """The pass over the prompts and the one before the last token; ``read`` numbers are read meanwhile."""
-        ledger, cache, steps = self._ledger(), SharedCache(work.masks()[0], work.candidates), work.response_tokens - 1
-        each = torch.arange(work.rows)
+        """Decoding: a pass over the prompts, and one before the last token. ``read`` numbers are read meanwhile."""
+        ledger, cache = self._start(), SharedCache(work.masks()[0], work.candidates)
+        last = work.response_tokens - 1
         with torch.no_grad(), self._cast(), casts_kept(self.model):
-            attention = self._room(ledger, read)
-            logits = self._logits(ledger, cache, int(cache.ends[-1]) + 1, cache.ends)
-            with self._counting(ledger):
+            attention = self._room(read)
+            logits = self._output(cache, int(cache.ends[-1]) + 1, cache.ends).logits[0]
+            with self._counting():
                 logits = logits.repeat_interleave(work.candidates, 0)
-            allowed = self._draw(ledger, logits, sampling)
-            while cache.written < steps:
-                with self._counting(ledger):
-                    for module in cache.kept:
-                        cache.with_room(module)
-                ledger.moved((each for kept in cache.kept.values() for each in kept), CACHE)
-                cache.written = BLOCK if cache.written == 0 else 2 * cache.written
-            if steps:
-                cache.written = steps - 1
-                logits = self._logits(ledger, cache, work.rows, each)
-                allowed = self._draw(ledger, logits, sampling)
+            allowed = self._draw(logits, sampling)
+            while cache.written < last:
+                self._make_room(cache)
+                cache.written = max(BLOCK, 2 * cache.written)
+            if last:
+                cache.written = last - 1
+                logits = self._output(cache, work.rows, torch.arange(work.rows)).logits[0]
+                del allowed  # that of the token before
+                allowed = self._draw(logits, sampling)
         del attention, allowed
         return ledger
 
-    def observing(self, work: Work, read: int, told: int) -> Ledger:
-        """A pass over given responses without gradient, by the model without its adapter.
+    def observing(self, work: Work, read: int, told: int, by_policy: bool = False) -> Ledger:
+        """A pass over given responses without gradient, by the reference or ``by_policy``.
 
         ``read`` numbers of attention are read, and ``told`` log-probabilities of the prompts' tokens.
         """
-        ledger, shared = self._ledger(), SharedPrompt(*work.masks())
-        base = self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else nullcontext()
-        with torch.no_grad(), self._cast(), base:
-            held = [self._room(ledger, read)]
-            logits = self._logits(ledger, shared, sum(shared.split), shared.predicting)
-            # The attention is moved to the prompts' columns; the facts of chunks are put together, then into rows.
-            held += [self._room(ledger, size) for size in (read, read, told, told)]
-        del logits, held
+        ledger, shared = self._start(), SharedPrompt(*work.masks())
+        with nullcontext() if by_policy else self._frozen(), torch.no_grad(), self._cast():
+            held = [self._room(read)]
+            output = self._output(shared, sum(shared.split), shared.predicting)
+            # The attention is moved to the prompts' columns; the facts of pieces are put together, then into rows.
+            held += [self._room(size) for size in (read, read, told, told)]
+        del output, held
         return ledger
 
     def update(self, work: Work, parts: int) -> Ledger:
-        """The pass that is differentiated, and its gradients; with several ``parts`` those of an earlier one are there."""
-        ledger, (prompt_mask, response_mask) = self._ledger(), work.masks()
+        """The pass that is differentiated, and its gradients; of several ``parts`` one of the later ones."""
+        ledger, recomputes = self._start(), getattr(self.model, "is_activation_checkpointing", False)
         for module in self.model.modules():  # as `Policy.train`
-            module.training = self._checkpointing and hasattr(module, "gradient_checkpointing")
-        trained = [weight for weight in self.weights if weight.requires_grad]
-        hooks = [
-            weight.register_post_accumulate_grad_hook(lambda one: ledger.moved([one.grad], GRADIENTS))
-            for weight in trained
-        ]
+            module.training = recomputes and hasattr(module, "gradient_checkpointing")
         for _ in range(min(parts, 2)):
-            shared = SharedPrompt(prompt_mask, response_mask)
+            shared = SharedPrompt(*work.masks())
             with self._cast():
-                loss = self._loss(ledger, shared, shared.place[response_mask])
-            with self._counting(ledger):
+                loss = self._loss(shared, shared.place[work.masks()[1]])
+            with self._counting():
                 loss.backward()
-        for weight, hook in zip(trained, hooks, strict=True):
-            hook.remove()
+        for weight in self.trained:
             weight.grad = None
         self.model.eval()
         return ledger
 
-    def _loss(self, ledger: Ledger, shared: SharedPrompt, place: Tensor) -> Tensor:
-        logits = self._logits(ledger, shared, sum(shared.split), shared.predicting, self.value_head is not None)
-        one_chunk = place[: max(1, CHUNK // self._vocabulary)]  # they take turns in the same memory
-        with self._counting(ledger):
-            return token_likelihood(logits, one_chunk, torch.zeros_like(one_chunk))[0].sum()
+    def _loss(self, shared: SharedPrompt, place: Tensor) -> Tensor:
+        output = self._output(shared, sum(shared.split), shared.predicting, self._critic is not None)
+        piece = place[: max(1, CHUNK // self._vocabulary)]  # they take turns in the same memory
+        with self._counting():
+            loss = token_likelihood(output.logits[0], piece, torch.zeros_like(piece))[0].sum()
+            if self._critic is not None:
+                loss = loss + self._critic(output.hidden_states[-1][0, shared.predicting]).sum()
+            return loss
 
-    def _logits(self, ledger: Ledger, shared: Any, tokens: int, predicting: Tensor, hidden: bool = False) -> Tensor:
-        keep = {"logits_to_keep": predicting} if self._can_keep else {}
+    def _output(
+        self, shared: SharedPrompt | SharedCache, tokens: int, predicting: Tensor, hidden: bool = False
+    ) -> Any:
+        """The model's output of a row of ``tokens`` as `CausalPolicy` makes it, its logits at ``predicting`` alone."""
         ids, positions = torch.zeros(1, tokens, dtype=torch.long), shared.positions
-        with self._counting(ledger):
+        keep = {"logits_to_keep": predicting} if self._can_keep else {}
+        with self._counting():
             output = self.model(
                 input_ids=ids,
                 attention_mask=shared.mask,
@@ -186,10 +186,18 @@ class Passes:
                 output_hidden_states=hidden,
                 **keep,
             )
-            return output.logits[0] if keep else output.logits[0, predicting]
+            if not keep:
+                output.logits = output.logits[:, predicting]
+        if not getattr(shared, "asked", True):
+            raise UnsupportedModelError(
+                f"cagsr plan: a {self._kind} does not hand keywords on to its attention, so that its responses cannot "
+                "share their prompt, and that is not counted. Train a step and read memory in metrics.jsonl."
+            )
+        return output
 
-    def _draw(self, ledger: Ledger, logits: Tensor, sampling: Sampling) -> Tensor:
-        with self._counting(ledger):
+    def _draw(self, logits: Tensor, sampling: Sampling) -> Tensor:
+        """What `decoding.decode` holds when it draws, and until it draws again."""
+        with self._counting():
             allowed = logits.float()
             if sampling.min_new_tokens:
                 allowed = allowed.index_fill(-1, torch.zeros(1, dtype=torch.long), -torch.inf)
@@ -197,25 +205,82 @@ class Passes:
                 cumulated(allowed, sampling)
             return allowed
 
-    def _room(self, ledger: Ledger, size: int) -> Tensor:
-        with self._counting(ledger):
+    def _make_room(self, cache: SharedCache) -> None:
+        for module in cache.kept:
+            with self._counting():
+                kept = cache.with_room(module)
+            self._ledger.moved(kept, CACHE, self._times if module in self._repeated else 1)
+
+    def _room(self, size: int) -> Tensor:
+        with self._counting():
             room = torch.empty(size)
-        ledger.moved([room], READ)
+        self._ledger.moved([room], READ)
         return room
 
-    def _ledger(self) -> Ledger:
-        return Ledger([*self.weights, *self.model.buffers()], self._vocabulary)
+    def _start(self) -> Ledger:
+        self._ledger = Ledger(self.weights, self.model.buffers(), self._vocabulary)
+        return self._ledger
 
-    def _cast(self) -> torch.autocast:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self._autocast)
+    def _begin(self, *_: Any) -> None:
+        # Without a gradient nothing lasts, nor of a block that is recomputed in the backward pass.
+        if torch.is_grad_enabled() and torch._C._current_graph_task_id() == -1:
+            self._ledger.times = self._times
+
+    def _end(self, *_: Any) -> None:
+        self._ledger.times = 1
+
+    def _accumulated(self, weight: Tensor) -> None:
+        assert weight.grad is not None, "it was accumulated"
+        self._ledger.moved([weight.grad], GRADIENTS, self.weights[weight])
 
     @contextmanager
-    def _counting(self, ledger: Ledger) -> Iterator[None]:
+    def _frozen(self) -> Iterator[None]:
+        """Context manager in which the model is its reference: no weight wants a gradient, an adapter is off."""
+        for weight in self.trained:
+            weight.requires_grad_(False)
+        with self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else nullcontext():
+            yield
+        for weight in self.trained:
+            weight.requires_grad_(True)
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
         try:
-            with self._fake, ledger:
+            with self._fake, self._ledger:
                 yield
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             raise UnsupportedModelError(
-                f"cagsr plan: what a {self._kind} computes depends on data ({error.func}), which it is not given. Train "
-                "a step and read memory in metrics.jsonl."
+                f"cagsr plan: what a {self._kind} computes depends on data ({error.func}), and there is none. Train a "
+                "step and read memory in metrics.jsonl."
             ) from error
+
+
+def _shorten(model: PreTrainedModel) -> int:
+    """Leave three of a model's blocks if they are all alike; returns how many blocks the second then stands for."""
+    names = model._no_split_modules or ()
+    for blocks in model.modules():
+        if isinstance(blocks, nn.ModuleList) and len(blocks) > 3 and type(blocks[0]).__name__ in names:
+            if any(_shape_of(block) != _shape_of(blocks[0]) for block in blocks):
+                return 1
+            times = len(blocks) - 2
+            del blocks[3:]
+            return times
+    return 1
+
+
+def _shape_of(block: nn.Module) -> list[Any]:
+    """All that tells a block from another but its number: modules, their settings, shapes of weights."""
+    settings = (int, float, str, bool, type(None))
+    return [
+        (
+            name,
+            type(module),
+            {
+                key: value
+                for key, value in vars(module).items()
+                if isinstance(value, settings) and key != "layer_idx"
+            },
+            [(weight.shape, weight.dtype) for weight in module.parameters(recurse=False)],
+        )
+        for name, module in block.named_modules()
+    ]

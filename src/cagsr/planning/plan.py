@@ -1,7 +1,7 @@
 """`plan`: the memory that each process of a training will take, by part and phase, counted from its config."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 from cagsr.config import Config
 from cagsr.data.splits import has_evaluation_data
 from cagsr.errors import CagsrError, InputError, UnsupportedModelError
+from cagsr.models.build import recompute_activations
 from cagsr.models.load import config_of
 from cagsr.models.predictions import LARGE
 from cagsr.models.refusals import refusal
@@ -74,11 +75,12 @@ class _Counted:
             raise InputError(
                 "data.max_prompt_tokens: cagsr plan reads no data; set it to the tokens of the longest prompt"
             )
-        if (processes == 1) > config.train.gather_for_rollouts or (processes > 1 and config.sampling.dtype):
+        if processes == 1 and not config.train.gather_for_rollouts:
             raise InputError(
-                "cagsr plan: train.gather_for_rollouts: false is for several --processes, and sampling.dtype for one; "
-                "leave it out"
+                "train.gather_for_rollouts: false is for weights in shards; give --processes, or leave it out"
             )
+        if processes > 1 and config.sampling.dtype is not None:
+            raise InputError("sampling.dtype: not with weights in shards; leave it out, or --processes")
         rewards = [build_reward(each.reward, find_checker(config.data)) for each in possible(config)]
         for each, reward in zip(possible(config), rewards, strict=True):
             check_training(each, reward)
@@ -89,13 +91,18 @@ class _Counted:
         self.by_piece = divided and not logged and not any(one.by_token for one in wanted)
         mine = config.train.prompts_per_step // processes
         self.part = Work(
-            groups_per_pass(config, processes), config.sampling.candidates, longest, config.sampling.max_new_tokens
+            groups_per_pass(config, processes),
+            config.sampling.candidates,
+            longest,
+            config.sampling.max_new_tokens,
         )
         self.step = self.part._replace(prompts=mine)
         self.parts = mine // self.part.prompts // config.algorithm.minibatches
-        self.passes = self._passes(config.model.dtype)
+        self.passes = self.writer = self._passes(config.model.dtype)
+        if config.sampling.dtype is not None:
+            self.writer = self._passes(config.sampling.dtype, rounded=True)
 
-    def _passes(self, dtype: str, adapted: bool = True) -> Passes:
+    def _passes(self, dtype: str, rounded: bool = False) -> Passes:
         model, name = self.config.model, base_name(self.config)
         found = config_of(name, revision=model.revision, trust_remote_code=model.trust_remote_code)
         if found.is_encoder_decoder:
@@ -103,22 +110,24 @@ class _Counted:
                 f"cagsr plan: {name} is an encoder-decoder, and only causal models are counted. Train a step and read "
                 "memory in metrics.jsonl."
             )
+        settings = {
+            "critic": self.config.algorithm.name == "ppo",
+            "autocast": self.config.train.mixed_precision == "bf16" and not rounded,
+        }
         try:
-            return Passes(
-                found,
-                getattr(torch, dtype),
-                model.lora if adapted else None,
-                critic=self.config.algorithm.name == "ppo",
-                checkpointing=self.config.train.gradient_checkpointing,
-                autocast=self.config.train.mixed_precision == "bf16" and adapted,
-            )
+            passes = Passes(found, getattr(torch, dtype), None if rounded else model.lora, **settings)
         except CagsrError:
             raise
         except Exception as error:  # libraries raise errors of any class
             raise refusal(name, found.model_type, "causal", error) from error
+        if self.config.train.gradient_checkpointing:
+            recompute_activations(passes.model, name)
+        return passes
 
     def plan(self) -> Plan:
-        phases = [self._observing(), self._update()]
+        # First, because it finds out which models cannot be counted.
+        phases = [self._update()]
+        phases.insert(0, self._observing())
         if self.config.sampling.engine == "policy":
             phases.insert(0, self._sampling())
         if has_evaluation_data(self.config):
@@ -126,43 +135,43 @@ class _Counted:
         return Plan(tuple(phases), self.part, self.processes)
 
     def _sampling(self) -> Phase:
-        writer = self.passes
-        if self.config.sampling.dtype is not None:
-            writer = self._passes(self.config.sampling.dtype, adapted=False)
-        numbers = sum(self._read(self.step)) if self.observes_itself else 0
-        held = writer.sampling(self.step, self.config.sampling, numbers).most()
+        numbers = sum(self._read(self.step)) if self.reads_while_writing else 0
+        held = self.writer.sampling(self.step, self.config.sampling, numbers).most()
         return self._phase("sampling", self._gathered_to_roll_out(), held)
 
     def _observing(self) -> Phase:
-        held = self.passes.observing(self.part, *self._read(self.part)).most()
-        if self.observes_itself:  # what was read while the whole step was written
+        by_policy = self.config.reward.observer == "policy"
+        held = self.passes.observing(self.part, *self._read(self.part), by_policy).most()
+        if self.reads_while_writing:  # of the whole step
             held[READ] += 4 * sum(self._read(self.step))
         return self._phase("observing", self._gathered_to_roll_out(), held)
 
     def _update(self) -> Phase:
-        trained = [weight for weight in self.passes.weights if weight.requires_grad]
+        trained = self._trained()
         several, block = self.processes > 1, self._block(trained_only=True)
         # Of several parts FSDP2 adds up whole gradients until the last one.
         share = 1.0 if self.parts > 1 else 1 / self.processes
         held = self.passes.update(self.part, self.parts).most({GRADIENTS: share})
         held[GRADIENTS] = held.get(GRADIENTS, 0) + 2 * block * several
         # AdamW takes one weight after the other on a CPU, and two more of its size.
-        stepping = {GRADIENTS: _bytes(trained) // self.processes, ACTIVATIONS: 2 * max(map(_size, trained))}
+        largest = max(weight.nbytes for weight in trained)
+        stepping = {GRADIENTS: _bytes(trained) // self.processes, ACTIVATIONS: 2 * largest}
         held = max(held, stepping, key=lambda parts: sum(parts.values()))
         return self._phase("update", self._outside() + 3 * self._block(), held)
 
     def _evaluation(self) -> Phase:
-        count = min(self.config.train.micro_batch, math.ceil(self.config.data.evaluation_count / self.processes))
+        count = min(
+            self.config.train.micro_batch, math.ceil(self.config.data.evaluation_count / self.processes)
+        )
         work, greedy = self.part._replace(prompts=count, candidates=1), self.config.sampling.greedy()
         ledgers = self.passes.sampling(work, greedy), self.passes.observing(work, *self._read(work))
         held = max((ledger.most() for ledger in ledgers), key=lambda parts: sum(parts.values()))
         return self._phase("evaluation", self._gathered_to_roll_out(), held)
 
     @property
-    def observes_itself(self) -> bool:
-        """Whether attention is read while responses are written."""
-        sampling = self.config.sampling
-        writes = sampling.engine == "policy" and sampling.dtype is None
+    def reads_while_writing(self) -> bool:
+        """Whether the policy is its own observer, and writes."""
+        writes = self.config.sampling.engine == "policy" and self.config.sampling.dtype is None
         return writes and self.config.reward.observer == "policy"
 
     def _read(self, work: Work) -> tuple[int, int]:
@@ -174,39 +183,43 @@ class _Counted:
 
     def _phase(self, name: str, gathered: int, held: Mapping[str, int]) -> Phase:
         """All that a phase holds: what it ``held`` beside what lies there all the time."""
-        weights, several = self.passes.weights, self.processes > 1
-        copied = [weight for weight in self.passes.base if self.config.sampling.dtype is not None]
+        weights, trained = self.passes.weights, self._trained()
+        share = _bytes(weights) // self.processes
         lasting = {
-            WEIGHTS: _bytes(weights) // self.processes,
-            REFERENCE: _bytes(weights) // self.processes * (self.config.model.lora is None),
-            COPY: 2 * sum(weight.numel() for weight in copied),
-            MOMENTS: 2 * _bytes(weight for weight in weights if weight.requires_grad) // self.processes,
-            GATHERED: gathered * several,
+            WEIGHTS: share,
+            REFERENCE: share * self.copied,
+            COPY: 0 if self.writer is self.passes else _bytes(self.writer.weights),
+            MOMENTS: 2 * _bytes(trained) // self.processes,
+            GATHERED: gathered if self.processes > 1 else 0,
         }
         return Phase(name, {part: size for part in PARTS if (size := {**lasting, **held}.get(part, 0))})
 
+    @property
+    def copied(self) -> bool:
+        """Whether the reference is a copy of the policy; with an adapter it is the policy without."""
+        return self.config.model.lora is None
+
+    def _trained(self) -> dict[Tensor, int]:
+        return {weight: times for weight, times in self.passes.weights.items() if weight.requires_grad}
+
     def _gathered_to_roll_out(self) -> int:
         """Bytes of whole weights of policy and reference while responses are written and scored."""
-        models = 1 + (self.config.model.lora is None)
         if self.config.train.gather_for_rollouts:
-            return models * _bytes(self.passes.weights)
-        return models * self._outside() + 2 * self._block()
+            return (1 + self.copied) * _bytes(self.passes.weights)
+        return (1 + self.copied) * self._outside() + 2 * self._block()
 
     def _block(self, trained_only: bool = False) -> int:
         """Bytes of the largest block."""
         return max(
-            _bytes(weight for weight in block.parameters() if weight.requires_grad or not trained_only)
+            sum(weight.nbytes for weight in block.parameters() if weight.requires_grad or not trained_only)
             for block in self.passes.blocks
         )
 
     def _outside(self) -> int:
         """Bytes of the weights outside of the blocks."""
-        return _bytes(self.passes.weights) - sum(_bytes(block.parameters()) for block in self.passes.blocks)
+        inside = {weight for block in self.passes.blocks for weight in block.parameters()}
+        return sum(weight.nbytes for weight in self.passes.weights if weight not in inside)
 
 
-def _bytes(weights: Iterable[Tensor]) -> int:
-    return sum(map(_size, weights))
-
-
-def _size(weight: Tensor) -> int:
-    return weight.numel() * weight.element_size()
+def _bytes(weights: Mapping[Tensor, int]) -> int:
+    return sum(times * weight.nbytes for weight, times in weights.items())
