@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,7 +30,10 @@ from benchmarks.results import as_text, read
 from benchmarks.subjects import Shape, config_of, saved, step_from, whole_step
 from cagsr.config import Config
 from cagsr.io.quiet_libraries import silence_libraries
+from cagsr.models.casts import casts_kept
 from cagsr.planning import plan
+from cagsr.training.step import Step
+from cagsr.types import Prompt
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "plan.json"
@@ -65,6 +68,9 @@ LONG_RESPONSES = Even(prompts=2, candidates=16, prompt_tokens=31, response_token
 NARROW = Even(
     layers=5, hidden=128, vocabulary=4001, prompts=2, candidates=4, prompt_tokens=61, response_tokens=23
 )
+MANY_PROMPTS = Even(
+    layers=5, hidden=128, vocabulary=503, prompts=24, candidates=4, prompt_tokens=191, response_tokens=29
+)
 LARGE = Even(
     layers=12,
     hidden=768,
@@ -86,8 +92,9 @@ CASES: Mapping[str, Case] = {
     "LoRA, knockout": Case(preset="knockout", settings=(LORA,)),
     "LoRA, prompts of 1021 tokens": Case(LONG_PROMPTS, settings=(LORA, CHECKPOINTING)),
     "LoRA, 16 responses of 191 tokens": Case(LONG_RESPONSES, settings=(LORA, CHECKPOINTING)),
+    "LoRA, 24 prompts of 191 tokens in 24 passes": Case(MANY_PROMPTS, settings=(LORA, "train.micro_batch=4")),
     "110 million weights, all": Case(LARGE, settings=(CHECKPOINTING,)),
-    "110 million weights, LoRA": Case(LARGE, "attention", (LORA, "reward.heads=all")),
+    "110 million weights, LoRA": Case(LARGE, settings=(LORA,)),
 }
 
 LLAMAS: Mapping[str, dict[str, Any]] = {
@@ -128,8 +135,8 @@ STEP = (
 )
 
 
-def measure(case: Case) -> dict[str, float]:
-    """Bytes at most: ``planned`` and in which ``phase``, ``measured`` and ``resident``."""
+def measure(case: Case) -> dict[str, Any]:
+    """Bytes at most, by phase: ``planned`` and ``allocated``; and ``resident``, of the process in a whole step."""
     shape = case.shape
     with saved(shape) as directory:
         longest = f"data.max_prompt_tokens={shape.prompt_tokens}"
@@ -145,41 +152,59 @@ def measure(case: Case) -> dict[str, float]:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")  # forgets the peak until now
         whole_step(step, prompts, seed=1)
         at_most = resident("VmHWM") - others
-        measured = held + peak_bytes(lambda: whole_step(step, prompts, seed=2))
+        allocated = {name: held + peak_bytes(work) for name, work in _phases(step, prompts).items()}
     return {
-        "planned": planned.peak.total,
-        "measured": measured,
+        "planned": {phase.name: phase.total for phase in planned.phases},
+        "allocated": allocated,
         "resident": at_most,
-        "phase": planned.peak.name,
+    }
+
+
+def _phases(step: Step, prompts: list[Prompt]) -> dict[str, Callable[[], object]]:
+    """The phases of a step, to be called in their order."""
+    found: dict[str, Any] = {}
+
+    @torch.no_grad()
+    def sample() -> None:
+        with step.accelerator.autocast(), casts_kept(step.policy.model):
+            found["rollout"], found["seen"] = step._sample(prompts, 2)
+
+    def observe() -> None:
+        found["collected"] = step.experience(**found)
+
+    return {
+        "sampling": sample,
+        "observing": observe,
+        "update": lambda: step.update(found["collected"].batches),
     }
 
 
 def measured_part() -> dict[str, Any]:
     # What is freed is given back at once.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
-    rows = []
+    rows, every = [], []
     for name in CASES:
         command = [sys.executable, "-m", "benchmarks.plan", "--case", name]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=ROOT)
         found = json.loads(done.stdout.splitlines()[-1])
-        ratio = found["planned"] / found["measured"]
-        sizes = [f"{found[key] / MB:.1f}" for key in ("planned", "measured", "resident")]
-        rows.append([name, found["phase"], *sizes, f"{ratio:.3f}"])
+        planned, allocated = found["planned"], found["allocated"]
+        peaks = [max(planned.values()), max(allocated.values()), found["resident"]]
+        ratios = [planned[phase] / allocated[phase] for phase in allocated]
+        every += ratios
+        rows.append(
+            [name, max(planned, key=lambda phase: planned[phase]), *(f"{one / MB:.1f}" for one in peaks)]
+        )
+        rows[-1] += [f"{ratio:.3f}" for ratio in (peaks[0] / peaks[1], *ratios)]
         print(*rows[-1], sep=" | ", flush=True)
-    columns = [
-        "configuration",
-        "peak in",
-        "planned, MB",
-        "allocated, MB",
-        "process, MB",
-        "planned / allocated",
-    ]
-    ratios = [float(row[-1]) for row in rows]
+    of_peaks = [float(row[5]) for row in rows]
+    columns = ["configuration", "peak in", "planned, MB", "allocated, MB", "process, MB"]
+    columns += ["planned / allocated", "in sampling", "in observing", "in update"]
     return {
         "command": "python -m benchmarks.plan --only measured",
-        "configurations": len(rows),
-        "least": min(ratios),
-        "most": max(ratios),
+        "least": min(of_peaks),
+        "most": max(of_peaks),
+        "least of a phase": round(min(every), 3),
+        "most of a phase": round(max(every), 3),
         "columns": columns,
         "rows": rows,
     }

@@ -8,11 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
-    DynamicOutputShapeException,
-    FakeTensorMode,
-)
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from cagsr.attention.reading import ATTENTION
@@ -20,7 +16,7 @@ from cagsr.attention.shared_cache import BLOCK, SharedCache
 from cagsr.attention.shared_prompt import SharedPrompt
 from cagsr.attention.sharing import can_keep
 from cagsr.config.schema import Lora, Sampling
-from cagsr.errors import UnsupportedModelError
+from cagsr.errors import CagsrError, UnsupportedModelError
 from cagsr.models.casts import casts_kept
 from cagsr.models.lora import adapter_on
 from cagsr.models.sampling import cumulated
@@ -31,6 +27,8 @@ from cagsr.planning.ledger import Ledger
 __all__ = ["CACHE", "GRADIENTS", "READ", "Passes", "Work"]
 
 CACHE, GRADIENTS, READ = "keys and values", "gradients", "attention read"
+
+MEND = "Train a step and read memory in metrics.jsonl."
 
 
 class Work(NamedTuple):
@@ -64,7 +62,7 @@ class Passes:
     Of more than three blocks that are all alike three are computed: the second stands for all between the first and the
     last. ``weights`` says of each weight how often it is there.
 
-    Raises UnsupportedModelError for a model whose passes depend on data, or whose responses cannot share a prompt.
+    They raise UnsupportedModelError for a model that looks at data, or whose responses cannot share their prompt.
     """
 
     def __init__(
@@ -76,7 +74,8 @@ class Passes:
         critic: bool = False,
         autocast: bool = False,
     ):
-        self._fake, self._kind = FakeTensorMode(allow_non_fake_inputs=True), config.model_type
+        self._fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self._refusal = f"cagsr plan: the passes of a {config.model_type} cannot be counted without data"
         self._cast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=autocast)
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION)
@@ -93,10 +92,12 @@ class Passes:
         repeated.register_forward_hook(self._end)
         self._times, self._repeated = times, set(repeated.modules())
         own, of_critic = set(repeated.parameters()), self._critic.parameters() if self._critic else ()
-        self.weights = {
+        self.weights: dict[Tensor, int] = {
             weight: times if weight in own else 1 for weight in (*self.model.parameters(), *of_critic)
         }
-        self.trained = [weight for weight in self.weights if weight.requires_grad]
+        self.trained: dict[Tensor, int] = {
+            weight: count for weight, count in self.weights.items() if weight.requires_grad
+        }
         for weight in self.trained:
             weight.register_post_accumulate_grad_hook(self._accumulated)
 
@@ -140,6 +141,7 @@ class Passes:
         with nullcontext() if by_policy else self._frozen(), torch.no_grad(), self._cast():
             held = [self._room(read)]
             output = self._output(shared, sum(shared.split), shared.predicting)
+            self._likelihood(output, shared, work)
             # The attention is moved to the prompts' columns; the facts of pieces are put together, then into rows.
             held += [self._room(size) for size in (read, read, told, told)]
         del output, held
@@ -151,9 +153,8 @@ class Passes:
         for module in self.model.modules():  # as `Policy.train`
             module.training = recomputes and hasattr(module, "gradient_checkpointing")
         for _ in range(min(parts, 2)):
-            shared = SharedPrompt(*work.masks())
             with self._cast():
-                loss = self._loss(shared, shared.place[work.masks()[1]])
+                loss = self._loss(SharedPrompt(*work.masks()), work)
             with self._counting():
                 loss.backward()
         for weight in self.trained:
@@ -161,14 +162,23 @@ class Passes:
         self.model.eval()
         return ledger
 
-    def _loss(self, shared: SharedPrompt, place: Tensor) -> Tensor:
-        output = self._output(shared, sum(shared.split), shared.predicting, self._critic is not None)
-        piece = place[: max(1, CHUNK // self._vocabulary)]  # they take turns in the same memory
+    def _loss(self, shared: SharedPrompt, work: Work) -> Tensor:
+        critic = self._critic
+        output = self._output(shared, sum(shared.split), shared.predicting, critic is not None)
+        loss = self._likelihood(output, shared, work)
         with self._counting():
-            loss = token_likelihood(output.logits[0], piece, torch.zeros_like(piece))[0].sum()
-            if self._critic is not None:
-                loss = loss + self._critic(output.hidden_states[-1][0, shared.predicting]).sum()
-            return loss
+            return (
+                loss
+                if critic is None
+                else loss + critic(output.hidden_states[-1][0, shared.predicting]).sum()
+            )
+
+    def _likelihood(self, output: Any, shared: SharedPrompt, work: Work) -> Tensor:
+        place = shared.place[work.masks()[1]][
+            : 2 * max(1, CHUNK // self._vocabulary)
+        ]  # what is freed is taken again
+        with self._counting():
+            return token_likelihood(output.logits[0], place, torch.zeros_like(place))[0].sum()
 
     def _output(
         self, shared: SharedPrompt | SharedCache, tokens: int, predicting: Tensor, hidden: bool = False
@@ -176,23 +186,25 @@ class Passes:
         """The model's output of a row of ``tokens`` as `CausalPolicy` makes it, its logits at ``predicting`` alone."""
         ids, positions = torch.zeros(1, tokens, dtype=torch.long), shared.positions
         keep = {"logits_to_keep": predicting} if self._can_keep else {}
-        with self._counting():
-            output = self.model(
-                input_ids=ids,
-                attention_mask=shared.mask,
-                position_ids=positions,
-                shared_prompt=shared,
-                use_cache=False,
-                output_hidden_states=hidden,
-                **keep,
-            )
-            if not keep:
-                output.logits = output.logits[:, predicting]
-        if not getattr(shared, "asked", True):
+        given = {
+            "input_ids": ids,
+            "position_ids": positions,
+            "attention_mask": shared.mask,
+            "shared_prompt": shared,
+        }
+        try:
+            with self._counting():
+                output = self.model(**given, use_cache=False, output_hidden_states=hidden, **keep)
+                if not keep:
+                    output.logits = output.logits[:, predicting]
+        except CagsrError:
+            raise
+        except Exception as error:  # of any class: it looks at data, or takes no row of prompts and responses
             raise UnsupportedModelError(
-                f"cagsr plan: a {self._kind} does not hand keywords on to its attention, so that its responses cannot "
-                "share their prompt, and that is not counted. Train a step and read memory in metrics.jsonl."
-            )
+                f"{self._refusal} ({type(error).__name__}: {error}). {MEND}"
+            ) from error
+        if not getattr(shared, "asked", True):
+            raise UnsupportedModelError(f"{self._refusal}: it hands no keywords on to its attention. {MEND}")
         return output
 
     def _draw(self, logits: Tensor, sampling: Sampling) -> Tensor:
@@ -245,14 +257,8 @@ class Passes:
 
     @contextmanager
     def _counting(self) -> Iterator[None]:
-        try:
-            with self._fake, self._ledger:
-                yield
-        except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            raise UnsupportedModelError(
-                f"cagsr plan: what a {self._kind} computes depends on data ({error.func}), and there is none. Train a "
-                "step and read memory in metrics.jsonl."
-            ) from error
+        with self._fake, self._ledger:
+            yield
 
 
 def _shorten(model: PreTrainedModel) -> int:

@@ -125,14 +125,10 @@ class _Counted:
         return passes
 
     def plan(self) -> Plan:
-        # First, because it finds out which models cannot be counted.
-        phases = [self._update()]
-        phases.insert(0, self._observing())
-        if self.config.sampling.engine == "policy":
-            phases.insert(0, self._sampling())
-        if has_evaluation_data(self.config):
-            phases.append(self._evaluation())
-        return Plan(tuple(phases), self.part, self.processes)
+        update = self._update()  # first, because it finds out which models cannot be counted
+        sampling = [self._sampling()] if self.config.sampling.engine == "policy" else []
+        evaluation = [self._evaluation()] if has_evaluation_data(self.config) else []
+        return Plan((*sampling, self._observing(), update, *evaluation), self.part, self.processes)
 
     def _sampling(self) -> Phase:
         numbers = sum(self._read(self.step)) if self.reads_while_writing else 0
@@ -140,19 +136,22 @@ class _Counted:
         return self._phase("sampling", self._gathered_to_roll_out(), held)
 
     def _observing(self) -> Phase:
-        by_policy = self.config.reward.observer == "policy"
-        held = self.passes.observing(self.part, *self._read(self.part), by_policy).most()
-        if self.reads_while_writing:  # of the whole step
-            held[READ] += 4 * sum(self._read(self.step))
+        if (
+            self.reads_while_writing
+        ):  # what was read of the whole step is there, and a copy of what is of the part
+            held = self.passes.observing(self.part, 0, 0).most()
+            held[READ] = 4 * (sum(self._read(self.step)) + sum(self._read(self.part)))
+        else:
+            by_policy = self.config.reward.observer == "policy"
+            held = self.passes.observing(self.part, *self._read(self.part), by_policy).most()
         return self._phase("observing", self._gathered_to_roll_out(), held)
 
     def _update(self) -> Phase:
-        trained = self._trained()
-        several, block = self.processes > 1, self._block(trained_only=True)
+        trained, several = self.passes.trained, self.processes > 1
         # Of several parts FSDP2 adds up whole gradients until the last one.
         share = 1.0 if self.parts > 1 else 1 / self.processes
         held = self.passes.update(self.part, self.parts).most({GRADIENTS: share})
-        held[GRADIENTS] = held.get(GRADIENTS, 0) + 2 * block * several
+        held[GRADIENTS] = held.get(GRADIENTS, 0) + 2 * self._block(trained_only=True) * several
         # AdamW takes one weight after the other on a CPU, and two more of its size.
         largest = max(weight.nbytes for weight in trained)
         stepping = {GRADIENTS: _bytes(trained) // self.processes, ACTIVATIONS: 2 * largest}
@@ -183,13 +182,12 @@ class _Counted:
 
     def _phase(self, name: str, gathered: int, held: Mapping[str, int]) -> Phase:
         """All that a phase holds: what it ``held`` beside what lies there all the time."""
-        weights, trained = self.passes.weights, self._trained()
-        share = _bytes(weights) // self.processes
+        share = _bytes(self.passes.weights) // self.processes
         lasting = {
             WEIGHTS: share,
             REFERENCE: share * self.copied,
             COPY: 0 if self.writer is self.passes else _bytes(self.writer.weights),
-            MOMENTS: 2 * _bytes(trained) // self.processes,
+            MOMENTS: 2 * _bytes(self.passes.trained) // self.processes,
             GATHERED: gathered if self.processes > 1 else 0,
         }
         return Phase(name, {part: size for part in PARTS if (size := {**lasting, **held}.get(part, 0))})
@@ -198,9 +196,6 @@ class _Counted:
     def copied(self) -> bool:
         """Whether the reference is a copy of the policy; with an adapter it is the policy without."""
         return self.config.model.lora is None
-
-    def _trained(self) -> dict[Tensor, int]:
-        return {weight: times for weight, times in self.passes.weights.items() if weight.requires_grad}
 
     def _gathered_to_roll_out(self) -> int:
         """Bytes of whole weights of policy and reference while responses are written and scored."""
