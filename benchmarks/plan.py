@@ -245,7 +245,7 @@ def _sizes(name: str, settings: tuple[str, ...], processes: int) -> list[str]:
         sizes.append(
             plan(Config.load(None, [*given, "train.gather_for_rollouts=false"]), processes).peak.total
         )
-    texts = [f"{size / GB:.1f}" if size < 100 * GB else f"{size / GB:.0f}" for size in sizes]
+    texts = [f"{size / GB:.{2 if size < 10 * GB else 1 if size < 100 * GB else 0}f}" for size in sizes]
     return [*texts, *[""] * (processes == 1)]
 
 

@@ -147,7 +147,7 @@ class Passes:
         del output, held
         return ledger
 
-    def update(self, work: Work, parts: int) -> Ledger:
+    def update(self, work: Work, parts: int, differentiated: bool = True) -> Ledger:
         """The pass that is differentiated, and its gradients; of several ``parts`` one of the later ones."""
         ledger, recomputes = self._start(), getattr(self.model, "is_activation_checkpointing", False)
         for module in self.model.modules():  # as `Policy.train`
@@ -155,8 +155,10 @@ class Passes:
         for _ in range(min(parts, 2)):
             with self._cast():
                 loss = self._loss(SharedPrompt(*work.masks()), work)
-            with self._counting():
-                loss.backward()
+            if differentiated:
+                with self._counting():
+                    loss.backward()
+            del loss
         for weight in self.trained:
             weight.grad = None
         self.model.eval()

@@ -19,6 +19,7 @@ from cagsr.planning.passes import CACHE, GRADIENTS, READ, Passes, Work
 from cagsr.rewards.presets import as_read, build_reward, possible
 from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
+from cagsr.training.algorithms import Algorithm
 from cagsr.training.assembly import groups_per_pass
 from cagsr.training.preflight import check_training
 
@@ -136,14 +137,16 @@ class _Counted:
         return self._phase("sampling", self._gathered_to_roll_out(), held)
 
     def _observing(self) -> Phase:
-        if (
-            self.reads_while_writing
-        ):  # what was read of the whole step is there, and a copy of what is of the part
-            held = self.passes.observing(self.part, 0, 0).most()
-            held[READ] = 4 * (sum(self._read(self.step)) + sum(self._read(self.part)))
-        else:
-            by_policy = self.config.reward.observer == "policy"
-            held = self.passes.observing(self.part, *self._read(self.part), by_policy).most()
+        config, of_part = self.config, self._read(self.part)
+        before = (
+            4 * sum(self._read(self.step)) if self.reads_while_writing else 0
+        )  # it is there of the whole step
+        by_policy = config.reward.observer == "policy" and not before
+        held = self.passes.observing(self.part, *((0, 0) if before else of_part), by_policy).most()
+        if Algorithm(config.algorithm).needs_old or config.sampling.engine == "vllm":
+            old = self.passes.update(self.part, 1, differentiated=False).most() | {READ: 4 * sum(of_part)}
+            held = _larger(held, old)
+        held[READ] += before
         return self._phase("observing", self._gathered_to_roll_out(), held)
 
     def _update(self) -> Phase:
@@ -155,7 +158,7 @@ class _Counted:
         # AdamW takes one weight after the other on a CPU, and two more of its size.
         largest = max(weight.nbytes for weight in trained)
         stepping = {GRADIENTS: _bytes(trained) // self.processes, ACTIVATIONS: 2 * largest}
-        held = max(held, stepping, key=lambda parts: sum(parts.values()))
+        held = _larger(held, stepping)
         return self._phase("update", self._outside() + 3 * self._block(), held)
 
     def _evaluation(self) -> Phase:
@@ -163,8 +166,8 @@ class _Counted:
             self.config.train.micro_batch, math.ceil(self.config.data.evaluation_count / self.processes)
         )
         work, greedy = self.part._replace(prompts=count, candidates=1), self.config.sampling.greedy()
-        ledgers = self.passes.sampling(work, greedy), self.passes.observing(work, *self._read(work))
-        held = max((ledger.most() for ledger in ledgers), key=lambda parts: sum(parts.values()))
+        written, read = self.passes.sampling(work, greedy), self.passes.observing(work, *self._read(work))
+        held = _larger(written.most(), read.most())
         return self._phase("evaluation", self._gathered_to_roll_out(), held)
 
     @property
@@ -214,6 +217,10 @@ class _Counted:
         """Bytes of the weights outside of the blocks."""
         inside = {weight for block in self.passes.blocks for weight in block.parameters()}
         return sum(weight.nbytes for weight in self.passes.weights if weight not in inside)
+
+
+def _larger(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    return max(one, other, key=lambda parts: sum(parts.values()))
 
 
 def _bytes(weights: Mapping[Tensor, int]) -> int:
