@@ -57,7 +57,7 @@ def test_the_table_has_phases_parts_and_in_the_last_line_the_peak():
     given = Config.load(None, ["model.name=shape", "data.source=a.jsonl"])
     show(Plan(phases, Work(2, 3, 11, 7), 2), given, console)
     lines = [line.strip() for line in console.export_text().splitlines() if line.strip()]
-    assert lines[0] == "shape: each of 2 processes, weights in shards (FSDP2)"
+    assert lines[0] == "shape, each of 2 processes: weights in shards (FSDP2)"
     assert lines[1].startswith("a pass: 2 prompts of 11 tokens, 3 responses of 7 to each")
     rows = [line.split() for line in lines]
     assert ["GB", "sampling", "update"] in rows

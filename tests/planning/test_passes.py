@@ -95,6 +95,13 @@ def test_three_blocks_stand_for_any_number_that_are_alike(lora, autocast, recomp
     assert found[0] == found[1]
 
 
+def test_attention_is_there_three_times_when_it_is_moved_and_log_probabilities_of_prompts_twice():
+    passes = Passes(llama(num_hidden_layers=1), torch.float32)
+    held = passes.observing(WORK, read=1_000_003, told=100_003).most()
+    assert held["attention read"] == 4 * (3 * 1_000_003 + 2 * 100_003)
+    assert held["logits"] == 4 * VOCABULARY * (3 + 15 * 18 - 1)
+
+
 def test_gradients_of_an_earlier_part_are_there_while_a_later_one_is_differentiated():
     weights = 4 * (2 * 103 * 14 + 14 + 14 * 14 * 2 + 14 * 2 * 2 + 3 * 14 * 29 + 2 * 14)
     assert (

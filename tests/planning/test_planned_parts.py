@@ -3,11 +3,11 @@
 import re
 
 import pytest
-from transformers import LlamaConfig
+from transformers import BloomConfig, LlamaConfig
 
 from benchmarks.plan import Case, Even, measure
 from cagsr.config import Config
-from cagsr.errors import InputError
+from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.planning.passes import Work
 from cagsr.planning.plan import Phase, Plan, plan
 from cagsr.planning.table import first_to_change
@@ -86,6 +86,14 @@ def test_of_several_processes_each_has_a_shard_and_gathers_a_block_at_a_time(mod
 def test_what_cannot_be_trained_or_counted_is_refused(model, settings, processes, message):
     with pytest.raises(InputError, match=re.escape(message)):
         plan(config(model, *settings), processes)
+
+
+def test_a_model_that_takes_no_row_of_prompts_and_responses_is_refused_by_name(tmp_path):
+    BloomConfig(vocab_size=103, hidden_size=14, n_layer=1, n_head=7).save_pretrained(tmp_path)
+    with pytest.raises(
+        UnsupportedModelError, match=r"cagsr plan: the passes of a bloom cannot be counted .*ValueError"
+    ):
+        plan(config(tmp_path))
 
 
 @pytest.mark.parametrize(

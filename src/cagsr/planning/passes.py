@@ -73,12 +73,14 @@ class Passes:
         *,
         critic: bool = False,
         autocast: bool = False,
+        trust_remote_code: bool = False,
     ):
         self._fake = FakeTensorMode(allow_non_fake_inputs=True)
         self._refusal = f"cagsr plan: the passes of a {config.model_type} cannot be counted without data"
         self._cast = partial(torch.autocast, "cpu", torch.bfloat16, enabled=autocast)
+        loaded = {"dtype": dtype, "attn_implementation": ATTENTION, "trust_remote_code": trust_remote_code}
         with torch.device("meta"):
-            model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION)
+            model: Any = AutoModelForCausalLM.from_config(config, **loaded)
             times, names = _shorten(model), model._no_split_modules
             self._vocabulary, width = model.get_output_embeddings().weight.shape
             self._can_keep = can_keep(model)

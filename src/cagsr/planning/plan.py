@@ -113,6 +113,7 @@ class _Counted:
             )
         settings = {
             "critic": self.config.algorithm.name == "ppo",
+            "trust_remote_code": model.trust_remote_code,
             "autocast": self.config.train.mixed_precision == "bf16" and not rounded,
         }
         try:

@@ -32,13 +32,10 @@ NOT_COUNTED = (
 
 def show(plan: Plan, config: Config, console: Console) -> None:
     """A table of parts and phases in GB (10^9 bytes), and in one line the peak and what to change first."""
-    model, work = config.model.name or config.data.task, plan.work
-    held = "weights in shards (FSDP2)" if plan.processes > 1 else "all weights"
+    model, work, count = config.model.name or config.data.task, plan.work, plan.processes
     say(
         console,
-        f"{model}: each of {plan.processes} processes, {held}"
-        if plan.processes > 1
-        else f"{model}, one process",
+        f"{model}, {'one process' if count == 1 else f'each of {count} processes: weights in shards (FSDP2)'}",
     )
     say(
         console,
@@ -79,9 +76,11 @@ def first_to_change(plan: Plan, config: Config) -> str:
     """The setting that takes most of the largest part of the peak away."""
     peak = plan.peak
     largest = max(peak.parts, key=lambda part: peak.parts[part])
-    fewer = "train.micro_batch" if plan.work.prompts > 1 else "sampling.candidates or sampling.max_new_tokens"
+    fewer = "train.micro_batch"
     if peak.name == "sampling":
         fewer = "train.prompts_per_step or sampling.max_new_tokens"
+    elif peak.name != "evaluation" and plan.work.prompts == 1:  # a pass has at least one group
+        fewer = "sampling.candidates or sampling.max_new_tokens"
     if largest == ACTIVATIONS and peak.name == "update" and not config.train.gradient_checkpointing:
         return "set train.gradient_checkpointing: true"
     if largest in (ACTIVATIONS, LOGITS, READ, CACHE):
