@@ -11,6 +11,7 @@ ALONE = {
     "calibrate": ["--output=out.yaml", "data.task=slots"],
     "compare": ["data.task=slots", "compare.directory=out"],
     "demo": ["--directory=out"],
+    "plan": ["data.task=slots"],
     "rate": ["out", "--raters=anna"],
     "report": ["out"],
     "score": ["pairs.jsonl", "--output=out"],

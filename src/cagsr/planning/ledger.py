@@ -59,7 +59,8 @@ class Ledger(TorchDispatchMode):
     def most(self, shares: Mapping[str, float] = MappingProxyType({})) -> dict[str, int]:
         """Bytes of each part at the moment when all together were most; of some parts only a share is held."""
         moments = (
-            {part: round(size * shares.get(part, 1)) for part, size in held.items()} for held in self._moments
+            {part: round(size * shares.get(part, 1)) for part, size in held.items()}
+            for held in reversed(self._moments)
         )
         return max(moments, key=lambda held: sum(held.values()))
 
