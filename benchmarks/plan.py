@@ -2,7 +2,7 @@
 
     python -m benchmarks.plan                    # all of it, a quarter of an hour on a slow core
     python -m benchmarks.plan --only measured    # or sizes
-    python -m benchmarks.plan --case NAME        # one configuration, printed
+    python -m benchmarks.plan --only measured --case NAME    # of the others what the record has
 
 A step is measured in a process of its own, its second one: the peak of what torch allocates (its profiler), beyond
 weights, reference and moments, which are counted; and the peak of the process in main memory.
@@ -14,7 +14,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -26,7 +26,7 @@ from transformers import LlamaConfig
 
 from benchmarks.memory import bytes_of, everything, resident
 from benchmarks.protocol import peak_bytes
-from benchmarks.results import as_text, read
+from benchmarks.results import Record, as_text, read
 from benchmarks.subjects import Shape, config_of, saved, step_from, whole_step
 from cagsr.config import Config
 from cagsr.io.quiet_libraries import silence_libraries
@@ -179,38 +179,39 @@ def _phases(step: Step, prompts: list[Prompt]) -> dict[str, Callable[[], object]
     }
 
 
-def measured_part() -> dict[str, Any]:
+def measured_part(record: Record, cases: Sequence[str]) -> dict[str, Any]:
     # What is freed is given back at once.
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
-    rows, every = [], []
-    for name in CASES:
-        command = [sys.executable, "-m", "benchmarks.plan", "--case", name]
+    found = {row[0]: row for row in record.get("measured", {"rows": []})["rows"]}
+    for name in cases:
+        command = [sys.executable, "-m", "benchmarks.plan", "--alone", name]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=ROOT)
-        found = json.loads(done.stdout.splitlines()[-1])
-        planned, allocated = found["planned"], found["allocated"]
-        peaks = [max(planned.values()), max(allocated.values()), found["resident"]]
-        ratios = [planned[phase] / allocated[phase] for phase in allocated]
-        every += ratios
-        rows.append(
-            [name, max(planned, key=lambda phase: planned[phase]), *(f"{one / MB:.1f}" for one in peaks)]
-        )
-        rows[-1] += [f"{ratio:.3f}" for ratio in (peaks[0] / peaks[1], *ratios)]
-        print(*rows[-1], sep=" | ", flush=True)
-    of_peaks = [float(row[5]) for row in rows]
+        found[name] = _row(name, **json.loads(done.stdout.splitlines()[-1]))
+        print(*found[name], sep=" | ", flush=True)
     columns = ["configuration", "peak in", "planned, MB", "allocated, MB", "process, MB"]
     columns += ["planned / allocated", "in sampling", "in observing", "in update"]
+    rows = [found[name] for name in CASES if name in found]
+    of_peaks = [float(row[5]) for row in rows]
+    of_phases = [float(ratio) for row in rows for ratio in row[6:]]
     return {
         "command": "python -m benchmarks.plan --only measured",
         "least": min(of_peaks),
         "most": max(of_peaks),
-        "least of a phase": round(min(every), 3),
-        "most of a phase": round(max(every), 3),
+        "least of a phase": min(of_phases),
+        "most of a phase": max(of_phases),
         "columns": columns,
         "rows": rows,
     }
 
 
-def sizes_part() -> dict[str, Any]:
+def _row(name: str, planned: dict[str, int], allocated: dict[str, int], resident: int) -> list[str]:
+    peaks = max(planned.values()), max(allocated.values()), resident
+    ratios = peaks[0] / peaks[1], *(planned[phase] / allocated[phase] for phase in allocated)
+    peak_in = max(planned, key=lambda phase: planned[phase])
+    return [name, peak_in, *(f"{one / MB:.1f}" for one in peaks), *(f"{ratio:.3f}" for ratio in ratios)]
+
+
+def sizes_part(_: Record, __: Sequence[str]) -> dict[str, Any]:
     rows = []
     with TemporaryDirectory() as name:
         for model, shape in LLAMAS.items():
@@ -259,15 +260,17 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--case", choices=CASES, help="print one configuration")
+    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES), metavar="NAME")
+    parser.add_argument("--alone", choices=CASES, help=argparse.SUPPRESS)  # in a process of its own
     options = parser.parse_args()
     silence_libraries()
     torch.set_num_threads(1)
-    if options.case:
-        print(json.dumps(measure(CASES[options.case])))
+    if options.alone:
+        print(json.dumps(measure(CASES[options.alone])))
         return
     for name in options.only:
-        record = read(RESULTS) | {name: PARTS[name]()}
+        record = read(RESULTS)
+        record[name] = PARTS[name](record, options.case)
         RESULTS.write_text(as_text(record), encoding="utf-8")
 
 

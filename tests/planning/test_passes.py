@@ -95,6 +95,14 @@ def test_three_blocks_stand_for_any_number_that_are_alike(lora, autocast, recomp
     assert found[0] == found[1]
 
 
+def test_keys_and_values_of_all_blocks_are_there_while_long_prompts_are_read(monkeypatch):
+    work, config, found = Work(2, 2, prompt_tokens=101, response_tokens=2), llama(num_hidden_layers=5), []
+    for shorten in (planning._shorten, lambda model: 1):
+        monkeypatch.setattr(planning, "_shorten", shorten)
+        found.append(sum(Passes(config, torch.float32).sampling(work, Sampling()).most().values()))
+    assert found[0] == found[1] > 5 * GROUPS * WIDTH * 2 * 4 * (2 * 101 + 4 * 16)
+
+
 def test_attention_is_there_three_times_when_it_is_moved_and_log_probabilities_of_prompts_twice():
     passes = Passes(llama(num_hidden_layers=1), torch.float32)
     held = passes.observing(WORK, read=1_000_003, told=100_003).most()

@@ -115,7 +115,8 @@ class Passes:
 
     def sampling(self, work: Work, sampling: Sampling, read: int = 0) -> Ledger:
         """Decoding: a pass over the prompts, and one before the last token. ``read`` numbers are read meanwhile."""
-        ledger, cache = self._start(), SharedCache(work.masks()[0], work.candidates)
+        ledger = self._start()
+        self._cache = cache = SharedCache(work.masks()[0], work.candidates)
         last = work.response_tokens - 1
         with torch.no_grad(), self._cast(), casts_kept(self.model):
             attention = self._room(read)
@@ -222,9 +223,13 @@ class Passes:
             return allowed
 
     def _make_room(self, cache: SharedCache) -> None:
-        for module in cache.kept:
-            with self._counting():
-                kept = cache.with_room(module)
+        with self._counting():
+            for module in cache.kept:
+                cache.with_room(module)
+        self._count(cache)
+
+    def _count(self, cache: SharedCache) -> None:
+        for module, kept in cache.kept.items():
             self._ledger.moved(kept, CACHE, self._times if module in self._repeated else 1)
 
     def _room(self, size: int) -> Tensor:
@@ -234,7 +239,7 @@ class Passes:
         return room
 
     def _start(self) -> Ledger:
-        self._ledger = Ledger(self.weights, self.model.buffers(), self._vocabulary)
+        self._ledger, self._cache = Ledger(self.weights, self.model.buffers(), self._vocabulary), None
         return self._ledger
 
     def _begin(self, *_: Any) -> None:
@@ -244,6 +249,8 @@ class Passes:
 
     def _end(self, *_: Any) -> None:
         self._ledger.times = 1
+        if self._cache is not None:  # keys and values last
+            self._count(self._cache)
 
     def _accumulated(self, weight: Tensor) -> None:
         assert weight.grad is not None, "it was accumulated"
