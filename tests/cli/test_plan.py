@@ -76,6 +76,10 @@ def test_mistakes_are_named_where_they_stand(cagsr, tmp_path):
     outcome = cagsr("plan", "--config", "my.yaml", "model.name=missing")
     assert (outcome.code, outcome.out) == (2, "")
     assert "model.name: no directory 'missing' here" in outcome.err
+    LlamaConfig(vocab_size=103, hidden_size=14, num_attention_heads=7).save_pretrained(tmp_path / "shape")
+    outcome = cagsr("plan", "--config", "my.yaml", "model.load_in_4bit=true")
+    assert outcome.code == 2
+    assert "cagsr plan: weights in few bits are not counted" in outcome.err
     T5Config(vocab_size=103, d_model=14, num_layers=1).save_pretrained(tmp_path / "shape")
     outcome = cagsr("plan", "--config", "my.yaml")
     assert outcome.code == 2

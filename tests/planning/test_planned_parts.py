@@ -115,6 +115,13 @@ def test_the_setting_to_change_first_is_that_of_the_largest_part(model, largest,
     assert first_to_change(Plan(phases, Work(2, 3, 11, 7), 2), config(model, *settings)) == first
 
 
+def test_one_process_whose_frozen_weights_are_short_already_is_told_of_four_bits(model):
+    alone = Plan((Phase("update", {"weights": 7}),), Work(2, 3, 11, 7), 1)
+    assert first_to_change(alone, config(model, "model.lora={}", "model.dtype=bfloat16")) == (
+        "set model.load_in_4bit: true"
+    )
+
+
 def test_a_step_takes_what_was_planned():
     shape = Even(
         layers=5,

@@ -106,6 +106,11 @@ class _Counted:
     def _passes(self, dtype: str, rounded: bool = False) -> Passes:
         model, name = self.config.model, base_name(self.config)
         found = config_of(name, revision=model.revision, trust_remote_code=model.trust_remote_code)
+        if model.load_in_4bit or getattr(found, "quantization_config", None) is not None:
+            raise UnsupportedModelError(
+                "cagsr plan: weights in few bits are not counted (model.load_in_4bit, or a model that is quantised "
+                "already). Leave it out, and take the weights of the linear layers for a quarter of bfloat16's."
+            )
         if found.is_encoder_decoder:
             raise UnsupportedModelError(
                 f"cagsr plan: {name} is an encoder-decoder, and only causal models are counted. Train a step and read "

@@ -17,6 +17,7 @@ from cagsr.planning.plan import (
     LOGITS,
     PARTS,
     READ,
+    WEIGHTS,
     Plan,
 )
 
@@ -93,6 +94,8 @@ def first_to_change(plan: Plan, config: Config) -> str:
         return "set model.lora"
     if config.model.dtype == "float32" or largest == CASTS:
         return "set model.dtype: bfloat16"
+    if largest == WEIGHTS and plan.processes == 1:
+        return "set model.load_in_4bit: true"
     return f"more processes (FSDP2) than {plan.processes}"
 
 
