@@ -34,7 +34,7 @@ from benchmarks.table_real_page import every_task
 __all__ = ["PAGES", "Problem", "fill", "fill_all", "read_sources", "unsourced"]
 
 ROOT = Path(__file__).parents[1]
-FILES = ("results", "real", "performance", "reliability", "tutorial")
+FILES = ("results", "real", "performance", "reliability", "tutorial", "plan")
 PAGES = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))]
 
 # What is measured in this project is written so: .145, +.02, 1.072, 1.46x, 27 %, 46 s, 122 MiB.

@@ -82,12 +82,12 @@ def test_a_prompt_is_kept_once_and_a_response_takes_the_room_it_needs():
         query, key = drawn(count, HEADS, generator), drawn(count, KEY_HEADS, generator)
         cache.attend(AttentionCall(module, query, key, key, scaling=0.3), None)
         cache.written += count == 6
-    kept = cache._kept[module]
+    kept = cache.kept[module]
     assert kept.prompt_key.shape == (2, KEY_HEADS, 11, WIDTH)
     assert kept.own_key.shape == (6, KEY_HEADS, 32, WIDTH)
     cache.keep(torch.tensor([1, 4]))
-    assert cache._kept[module].own_value.shape == (2, KEY_HEADS, 32, WIDTH)
-    assert cache._kept[module].prompt_value.shape == (2, KEY_HEADS, 11, WIDTH)
+    assert cache.kept[module].own_value.shape == (2, KEY_HEADS, 32, WIDTH)
+    assert cache.kept[module].prompt_value.shape == (2, KEY_HEADS, 11, WIDTH)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -53,6 +53,7 @@ RUNS = [*product(("t5", "llama"), ("grpo", "ppo"), ("reference", "policy"))]
 COMMANDS = (
     "demo",
     "sft",
+    "plan",
     "train",
     "export",
     "eval",

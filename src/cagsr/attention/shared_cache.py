@@ -48,13 +48,13 @@ class SharedCache:
         self.rows = torch.arange(len(lengths) * responses, device=device)
         self.written = 0  # tokens of each response that are in the cache
         self.ends = lengths.cumsum(0) - 1
-        self._kept: dict[nn.Module, Kept] = {}
+        self.kept: dict[nn.Module, Kept] = {}
         self._biases: dict[int | None, tuple[tuple[int, int], Tensor | None]] = {}
 
     @property
     def positions(self) -> Tensor:
         """[1 m] the position of each token of the next row."""
-        if not self._kept:
+        if not self.kept:
             return counted(self.prompts.lengths)[None]
         return (self.prompts.lengths[self.rows // self.group_size] + self.written)[None]
 
@@ -65,9 +65,9 @@ class SharedCache:
     def keep(self, rows: Tensor) -> None:
         """Drop all rows of the batch but these."""
         self.rows = self.rows[rows]
-        for module, kept in self._kept.items():
+        for module, kept in self.kept.items():
             own = (kept.own_key[rows], kept.own_value[rows])
-            self._kept[module] = Kept(kept.prompt_key, kept.prompt_value, *own)
+            self.kept[module] = Kept(kept.prompt_key, kept.prompt_value, *own)
 
     def attend(self, call: AttentionCall, reading: Reading | None) -> Tensor:
         """The attention output [1 m H D] of a call with ``query [1 H m D]``, ``key`` and ``value [1 G m D]``.
@@ -75,7 +75,7 @@ class SharedCache:
         No gradient and no dropout: a model that decodes is in eval mode. A ``reading`` gets the row [n 1 S] of the
         query that predicts each response's next token.
         """
-        if call.module not in self._kept:
+        if call.module not in self.kept:
             output, on_prompt = self._begin(call, reading is not None)
         else:
             output, on_prompt = self._advance(call)
@@ -96,7 +96,7 @@ class SharedCache:
         query_P, key_P, value_P = (self.prompts.pad(each).transpose(1, 2) for each in (query, key, value))
         of_prompts = (_exact(key_P).contiguous(), value_P.contiguous())
         room = (each.new_zeros(len(self.rows), each.shape[1], BLOCK, each.shape[3]) for each in of_prompts)
-        kept = self._kept[call.module] = Kept(*of_prompts, *room)
+        kept = self.kept[call.module] = Kept(*of_prompts, *room)
         bias = None
         if call.window is not None and call.window < key_P.shape[2]:
             column = torch.arange(key_P.shape[2], device=key.device)
@@ -116,17 +116,18 @@ class SharedCache:
         bias = self._bias_over(call.window, 0)
         return flat, (scores if bias is None else scores + bias).softmax(-1)
 
-    def _with_room(self, module: nn.Module) -> Kept:
-        kept = self._kept[module]
+    def with_room(self, module: nn.Module) -> Kept:
+        """What is kept of a module, with room for one more token of each response."""
+        kept = self.kept[module]
         if self.written == kept.own_key.shape[2]:
             longer = [F.pad(each, (0, 0, 0, self.written)) for each in (kept.own_key, kept.own_value)]
-            kept = self._kept[module] = Kept(kept.prompt_key, kept.prompt_value, *longer)
+            kept = self.kept[module] = Kept(kept.prompt_key, kept.prompt_value, *longer)
         return kept
 
     def _advance(self, call: AttentionCall) -> tuple[Tensor, Tensor]:
         """The output [n H D] of one more token a row, and the weights [n H S] that it gave to the prompt."""
         query, key, value = _flat(call)
-        kept, (rows, heads, width) = self._with_room(call.module), query.shape
+        kept, (rows, heads, width) = self.with_room(call.module), query.shape
         kept.own_key[:, :, self.written] = _exact(key)
         kept.own_value[:, :, self.written] = value
         groups = kept.prompt_key.shape[1]

@@ -22,7 +22,7 @@ __all__ = ["app", "main"]
 # Settings as the options of other programs spell them.
 DASHED = re.compile(r"--set(=|$)|--\w+\.\w+")
 # Commands that do not share their work among processes.
-ALONE = ("calibrate", "compare", "demo", "export", "rate", "report", "score")
+ALONE = ("calibrate", "compare", "demo", "export", "plan", "rate", "report", "score")
 
 
 class Commands(TyperGroup):

@@ -1,4 +1,4 @@
-"""Commands that train, and that hand on what was trained: demo, sft, train, export.
+"""Commands that train, say what that takes, and hand on what was trained: demo, sft, plan, train, export.
 
 They import what they need when they run, so that `cagsr --help` imports no torch.
 """
@@ -82,6 +82,28 @@ def sft(
     console = console_for(as_json)
     outcome = run_sft(given, console, resume=resume, accept_changes=accept_changes)
     print_json(outcome, as_json, console)
+
+
+@app.command(
+    cls=Command, epilog="Example: cagsr plan --config my.yaml --processes 8 data.max_prompt_tokens=512"
+)
+def plan(
+    overrides: Overrides = None,
+    config: ConfigFile = None,
+    processes: Annotated[
+        int, typer.Option(min=1, help="How many share the work; several hold weights in shards (FSDP2).")
+    ] = 1,
+    as_json: Json = False,
+) -> None:
+    """How much memory `cagsr train` will take, by part and phase; of the model only config.json is read."""
+    from cagsr.planning import plan as count
+    from cagsr.planning import table
+
+    given = load(config, overrides, skip_invalid=False)
+    counted = count(given, processes)
+    if not as_json:
+        table.show(counted, given, console_for(as_json))
+    print_json(table.as_json(counted, given), as_json)
 
 
 @app.command(cls=Command, epilog="Example: cagsr train --config examples/e2e.yaml reward.preset=robust")

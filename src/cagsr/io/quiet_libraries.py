@@ -24,6 +24,8 @@ def silence_libraries() -> None:
     transformers_logging.set_verbosity_error()
     # "Removed shared tensor": weights that are tied are saved once, which is what is wanted.
     logging.getLogger("accelerate").setLevel(logging.ERROR)
+    # What a model cannot do without data is said by `cagsr plan`, without torch's own trace of it.
+    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)
     # PEFT reads the old name of a transformers property.
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
 

@@ -25,7 +25,7 @@ from cagsr.models.vllm_server import Client
 from cagsr.models.vllm_weights import connect_for_weights
 from cagsr.tasks.bases import base_name
 
-__all__ = ["build_policy", "check_sampling", "connect_engine", "model_digest"]
+__all__ = ["build_policy", "check_sampling", "connect_engine", "model_digest", "recompute_activations"]
 
 
 def build_policy(
@@ -55,13 +55,18 @@ def build_policy(
         source_language=model.source_language,
     )
     if training.gradient_checkpointing:
-        try:
-            policy.model.activation_checkpointing_enable({"use_reentrant": False})
-        except ValueError as error:
-            raise InputError(
-                f"train.gradient_checkpointing: {name} does not allow it; set it to false"
-            ) from error
+        recompute_activations(policy.model, name)
     return policy
+
+
+def recompute_activations(model: PreTrainedModel, name: str) -> None:
+    """Switch gradient checkpointing on. Raises InputError for a model without it."""
+    try:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        raise InputError(
+            f"train.gradient_checkpointing: {name} does not allow it; set it to false"
+        ) from error
 
 
 def check_sampling(policy: Policy, console: Console) -> None:

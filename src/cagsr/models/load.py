@@ -38,6 +38,7 @@ from cagsr.models.refusals import check_vocabulary, check_weights, not_loaded, o
 
 __all__ = [
     "architecture_of",
+    "config_of",
     "load_model",
     "load_tokenizer",
     "make_policy",
@@ -56,16 +57,23 @@ def architecture_of(name: str, *, revision: str | None = None, trust_remote_code
 
     Raises InputError for a name that leads nowhere.
     """
+    return _kind_of(config_of(name, revision=revision, trust_remote_code=trust_remote_code))
+
+
+def config_of(name: str, *, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The config of a model, or of an adapter's base; its weights need not be there.
+
+    Raises InputError for a name that leads nowhere.
+    """
     if (adapter := adapter_at(name, revision)) is not None:
         base = found_base(adapter)
         with of_adapter(name):
-            return architecture_of(base.name, revision=base.revision, trust_remote_code=trust_remote_code)
+            return config_of(base.name, revision=base.revision, trust_remote_code=trust_remote_code)
     files = files_of(name)
     try:
-        config = AutoConfig.from_pretrained(files, revision=revision, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(files, revision=revision, trust_remote_code=trust_remote_code)
     except Exception as error:  # libraries raise errors of any class for broken files
         raise not_loaded("the model", name, error) from error
-    return _kind_of(config)
 
 
 def load_model(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
 __all__ = [
+    "adapter_on",
     "check_targets",
     "is_adapted",
     "merged_copy",
@@ -48,24 +49,29 @@ LOST = 0.3
 """Largest share of an adapter that rounding may take: about where it changes weights by their last bit."""
 
 
-def with_lora(
-    policy: Policy,
+def with_lora(policy: Policy, **settings: Any) -> None:
+    """`adapter_on` a policy's model; the reference is then the adapter switched off."""
+    policy.model = adapter_on(policy.model, **settings)
+
+
+def adapter_on(
+    model: PreTrainedModel,
     *,
     r: int,
     alpha: int,
     target_modules: str | list[str],
     use_rslora: bool = False,
     use_dora: bool = False,
-) -> None:
-    """Freeze the policy's weights and train a LoRA adapter instead; the reference is then the adapter switched off.
+) -> PreTrainedModel:
+    """Put a new LoRA adapter on a model and freeze all else; returns PEFT's model.
 
-    The adapter's own weights are float32, whatever the policy's are. rsLoRA is arXiv 2312.03732, DoRA 2402.09353.
+    The adapter's own weights are float32, whatever the model's are. rsLoRA is arXiv 2312.03732, DoRA 2402.09353.
     Raises InputError when PEFT is not installed or one of the names is no module's.
     """
     peft = _peft("model.lora")
     if not isinstance(target_modules, str):
-        check_targets(policy.model, target_modules, "model.lora.target_modules")
-    kind = "SEQ_2_SEQ_LM" if policy.model.config.is_encoder_decoder else "CAUSAL_LM"
+        check_targets(model, target_modules, "model.lora.target_modules")
+    kind = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
     adapter = peft.LoraConfig(
         r=r,
         lora_alpha=alpha,
@@ -76,12 +82,11 @@ def with_lora(
         task_type=kind,
     )
     try:
-        policy.model = cast(
-            PreTrainedModel, peft.get_peft_model(policy.model, adapter, autocast_adapter_dtype=True)
-        )
+        found = peft.get_peft_model(model, adapter, autocast_adapter_dtype=True)
     except ValueError as error:
         raise InputError(f"model.lora.target_modules: {reason(error)}") from error
-    refuse_shared(cast(Any, policy.model).get_base_model())
+    refuse_shared(found.get_base_model())
+    return cast(PreTrainedModel, found)
 
 
 def check_targets(model: nn.Module, targets: Iterable[str], key: str) -> None:

@@ -17,7 +17,7 @@ from cagsr.config.schema import Sampling
 from cagsr.errors import NumericsError
 from cagsr.types import Prompt, Rollout
 
-__all__ = ["InverseTransform", "Sampler", "draw", "response_mask", "uniforms"]
+__all__ = ["InverseTransform", "Sampler", "cumulated", "draw", "response_mask", "uniforms"]
 
 WITHOUT_FLOAT64 = "mps"
 
@@ -60,10 +60,7 @@ def draw(scores: Tensor, uniform_n: Tensor | None, sampling: Sampling) -> Tensor
     """
     if uniform_n is None:
         return scores.argmax(-1)
-    warped = _warpers(sampling)(cast(torch.LongTensor, None), cast(torch.FloatTensor, scores))
-    if warped.device.type == WITHOUT_FLOAT64:
-        warped = warped.cpu()
-    cumulative = warped.double().softmax(-1).cumsum(-1)
+    cumulative = cumulated(scores, sampling)
     # Scaled to the last sum, which rounding leaves a little off 1; strictly below it, so that a token of
     # probability 0 is never drawn.
     target = uniform_n[:, None].to(cumulative) * cumulative[:, -1:]
@@ -74,6 +71,14 @@ def draw(scores: Tensor, uniform_n: Tensor | None, sampling: Sampling) -> Tensor
             "train.learning_rate, train in float32, or go back to an earlier checkpoint."
         )
     return chosen.to(scores.device)
+
+
+def cumulated(scores: Tensor, sampling: Sampling) -> Tensor:
+    """[n V] float64: the probabilities of all tokens up to each, after temperature, top-k and top-p."""
+    warped = _warpers(sampling)(cast(torch.LongTensor, None), cast(torch.FloatTensor, scores))
+    if warped.device.type == WITHOUT_FLOAT64:
+        warped = warped.cpu()
+    return warped.double().softmax(-1).cumsum(-1)
 
 
 def _warpers(sampling: Sampling) -> LogitsProcessorList:

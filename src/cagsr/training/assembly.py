@@ -52,7 +52,7 @@ from cagsr.training.recorder import Recorder
 from cagsr.training.step import Step
 from cagsr.types import Prompt
 
-__all__ = ["Assembled", "assemble", "build_step"]
+__all__ = ["Assembled", "assemble", "build_step", "groups_per_pass"]
 
 
 class Assembled(NamedTuple):
@@ -205,7 +205,7 @@ def build_step(
         optimizer=optimizer,
         scheduler=scheduler,
         accelerator=accelerator,
-        groups_per_pass=_groups_per_pass(config, accelerator.num_processes),
+        groups_per_pass=groups_per_pass(config, accelerator.num_processes),
         max_grad_norm=training.max_grad_norm,
         sampler=sampler,
         shown=config.run.log_candidates,
@@ -226,7 +226,7 @@ def _sampler(
     return None if config.sampling.dtype is None else WritingCopy(policy)
 
 
-def _groups_per_pass(config: Config, processes: int) -> int:
+def groups_per_pass(config: Config, processes: int) -> int:
     """How many whole groups go through the model at once: what fits, and divides a minibatch evenly."""
     prompts, minibatches = config.train.prompts_per_step, config.algorithm.minibatches
     if prompts % (processes * minibatches):
