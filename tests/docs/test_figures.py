@@ -155,18 +155,18 @@ def test_an_overview_has_the_mean_of_the_deciding_metric_bold_where_it_differs_a
 
 def test_the_table_of_gains_has_a_row_for_each_that_answered_and_its_difference_to_the_first(monkeypatch):
     columns = ["system", "seed", "asked", "slot errors", "slot errors to no-rl", "said", "invented"]
-    columns += ["foreign names", "tokens"]
+    columns += ["wrong values", "foreign names", "tokens"]
     rows = [
-        ["no-rl", "", "plain", ".758", "", ".470", ".073", "1.192", "63"],
-        ["no-rl", "", "better", ".544", "**-.214 [-.281, -.153]**", ".581", ".059", ".783", "35"],
-        ["lexical", "1", "plain", ".513", "-.244 [-.309, +.179]", ".746", ".091", ".833", "64"],
+        ["no-rl", "", "plain", ".758", "", ".470", ".073", ".030", "1.192", "63"],
+        ["no-rl", "", "better", ".544", "**-.214 [-.281, -.153]**", ".581", ".059", ".032", ".783", "35"],
+        ["lexical", "1", "plain", ".513", "-.244 [-.309, +.179]", ".746", ".091", ".044", ".833", "64"],
     ]
     shown = {("no-rl", "", "plain"): "a model", ("lexical", "1", "plain"): "a control"}
     monkeypatch.setattr(pages, "ASSISTANT", shown)
     lines = pages.gains({"real": {"restaurants": {"columns": columns, "rows": rows}}}).splitlines()
     assert lines[2:] == [
-        "| a model | .758 | .470 | .073 | 1.192 | 63 |",
-        "| a control | .513 -.244 [-.309, +.179] | .746 | .091 | .833 | 64 |",
+        "| a model | .758 | .470 | .073 | .030 | 1.192 | 63 |",
+        "| a control | .513 -.244 [-.309, +.179] | .746 | .091 | .044 | .833 | 64 |",
     ]
 
 

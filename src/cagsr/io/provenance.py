@@ -22,7 +22,16 @@ __all__ = [
 
 # Files of a model's directory that hold weights, in formats that are read or not, or only tell of it.
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".gguf", ".md")
-PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "safetensors", "peft", "numpy")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "peft",
+    "bitsandbytes",
+    "numpy",
+)
 
 
 def identity(name: str, revision: str | None = None) -> dict[str, str | None]:

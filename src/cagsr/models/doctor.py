@@ -22,6 +22,7 @@ PACKAGES = (
     "accelerate",
     "datasets",
     "peft",
+    "bitsandbytes",
     "tensorboard",
     "wandb",
     "trackio",

@@ -19,17 +19,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from cagsr.attention.inspection import inspect, name_of
+from cagsr.attention.inspection import inspect
 from cagsr.attention.reading import ATTENTION
 from cagsr.attention.sharing import Sharing
-from cagsr.errors import InputError, UnsupportedModelError
+from cagsr.errors import InputError
 from cagsr.io.adapters import ADAPTER, ADAPTER_WEIGHTS, BASE, adapter_at, found_base, write_base
 from cagsr.io.atomic_write import place_atomically, storing
 from cagsr.io.safetensors_only import only_safetensors
 from cagsr.models.causal import CausalPolicy
 from cagsr.models.dropout import set_rates, without_randomness
 from cagsr.models.encoder_decoder import EncoderDecoderPolicy
-from cagsr.models.four_bits import four_bits, is_quantised
+from cagsr.models.four_bits import four_bits, in_floats, is_quantised, keep_differentiable
 from cagsr.models.gguf import files_of
 from cagsr.models.lora import is_adapted, merged_copy, merged_onto
 from cagsr.models.policy import Policy
@@ -88,19 +88,15 @@ def load_model(
     """Load a model from a directory, a GGUF file or the hub, attention readable, dropout off; also returns the dropout
     rates.
 
-    A LoRA adapter gives its base (`io.adapters.found_base`) with the adapter merged in, which four bits cannot hold:
-    ``load_in_4bit`` refuses it. Weights are read from
-    safetensors only; code from the hub runs only if ``trust_remote_code`` says so. Raises InputError for a name that
-    leads nowhere or weights that do not fit, UnsupportedModelError for a model that cannot generate.
+    A LoRA adapter gives its base (`io.adapters.found_base`) with the adapter merged in; ``load_in_4bit`` refuses it.
+    Weights are read from safetensors only; code from the hub runs only if ``trust_remote_code`` says so.
+
+    Raises InputError for a name that leads nowhere or weights that do not fit, UnsupportedModelError for a model that
+    cannot generate.
     """
     if (adapter := adapter_at(name, revision)) is not None:
-        if load_in_4bit:
-            raise InputError(
-                f"model.load_in_4bit: {name} is a LoRA adapter, and merged into four bits most of it would be rounded "
-                "away. Leave one of them out, or name a model that it is merged into (`cagsr export`)."
-            )
         where = {"dtype": dtype, "architecture": architecture, "trust_remote_code": trust_remote_code}
-        return _load_adapter(name, adapter, **where)
+        return _load_adapter(name, adapter, load_in_4bit, **where)
     where = {"revision": revision, "trust_remote_code": trust_remote_code}
     files = files_of(name)
     try:
@@ -110,6 +106,7 @@ def load_model(
         raise InputError(f"model.name: {error}") from None
     except Exception as error:  # libraries raise errors of any class for broken files
         raise not_loaded("the model", name, error) from error
+    few_bits = four_bits(name, config, getattr(torch, dtype)) if load_in_4bit else None
     kind = architecture if architecture != "auto" else _kind_of(config)
     loader: Any = AutoModelForSeq2SeqLM if kind == "encoder-decoder" else AutoModelForCausalLM
     try:
@@ -122,7 +119,7 @@ def load_model(
             # What does not fit is named below; by itself transformers fills it with random numbers.
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            quantization_config=four_bits(getattr(torch, dtype)) if load_in_4bit else None,
+            quantization_config=few_bits,
             **where,
         )
     except Exception as error:
@@ -132,8 +129,15 @@ def load_model(
     return model.eval(), without_randomness(model)
 
 
-def _load_adapter(name: str, adapter: Path, **where: Any) -> tuple[PreTrainedModel, dict[str, float]]:
+def _load_adapter(
+    name: str, adapter: Path, load_in_4bit: bool, **where: Any
+) -> tuple[PreTrainedModel, dict[str, float]]:
     """Load the base that a LoRA adapter's files name, with the adapter merged into its weights."""
+    if load_in_4bit:
+        raise InputError(
+            f"model.load_in_4bit: {name} is a LoRA adapter, and merged into four bits most of it would be rounded "
+            "away. Leave one of them out, or name a model that it is merged into (`cagsr export`)."
+        )
     if not (adapter / ADAPTER_WEIGHTS).is_file():
         raise InputError(
             f"model.name: the LoRA adapter {name} has no {ADAPTER_WEIGHTS}; weights are never read from pickle files, "
@@ -144,20 +148,9 @@ def _load_adapter(name: str, adapter: Path, **where: Any) -> tuple[PreTrainedMod
         model, dropout = load_model(base.name, revision=base.revision, **where)
     if (adapter / GENERATION).is_file():
         model.generation_config = GenerationConfig.from_pretrained(str(adapter))
-    if is_quantised(model):
-        model = _in_floats(model)
+    if is_quantised(model):  # what the adapter was trained on
+        model = in_floats(model, getattr(torch, where["dtype"]))
     return merged_onto(model, adapter), dropout
-
-
-def _in_floats(model: PreTrainedModel) -> PreTrainedModel:
-    """A quantised model with the values of its few bits in floats: what its adapter was trained on, and merges into."""
-    try:
-        return model.dequantize()
-    except NotImplementedError as error:
-        raise UnsupportedModelError(
-            f"model.name: the weights of {name_of(model)} are quantised in a way that cannot be undone, so that an "
-            "adapter cannot be merged into them. Name the model they were made from as the adapter's base."
-        ) from error
 
 
 def merged(name: str, directory: Path) -> str:
@@ -219,6 +212,7 @@ def make_policy(
     alone than among others.
     """
     check_vocabulary(model, tokenizer)
+    keep_differentiable(model)
     readable = inspect(model, layers)
     policy = POLICIES[readable.kind](
         model,

@@ -263,8 +263,13 @@ def _named(root: Path) -> list[Path]:
 
 
 def _without_frozen(models: list[torch.nn.Module], weights: list[dict[str, Tensor]], directory: str) -> None:
-    """Accelerate's save hook: remove frozen weights from ``weights``, under every name they have. Buffers stay."""
+    """Accelerate's save hook: remove frozen weights from ``weights``, under every name they have. Buffers stay.
+
+    What belongs to a quantised weight (its scales) goes with it.
+    """
     for model, state in zip(models, weights, strict=True):
-        for name, weight in model.named_parameters(remove_duplicate=False):
-            if not weight.requires_grad:
-                state.pop(name, None)
+        named = model.named_parameters(remove_duplicate=False)
+        frozen = {name for name, weight in named if not weight.requires_grad}
+        for key in [*state]:
+            if key in frozen or key.rpartition(".weight.")[0] + ".weight" in frozen:
+                del state[key]

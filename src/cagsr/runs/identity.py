@@ -63,7 +63,8 @@ def of_start(
         found |= _of_module(config.algorithm.loss.name)
     if config.data.checker and "." in config.data.checker:
         found |= _of_module(config.data.checker)
-    packages = {name: value for name, value in versions().items() if name != "peft" or config.model.lora}
+    used = {"peft": config.model.lora is not None, "bitsandbytes": config.model.load_in_4bit}
+    packages = {name: value for name, value in versions().items() if used.get(name, True)}
     found |= {"processes": accelerator.num_processes, "device": accelerator.device.type}
     found["weights"] = "in shards (FSDP2)" if accelerator.is_fsdp2 else "whole"
     return found | {"code of cagsr": code(), **packages}

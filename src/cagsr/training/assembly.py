@@ -84,7 +84,7 @@ def assemble(
     client = _engine(config, console, claim, loaded)
     policy = build_policy(config, loaded, tokenizer)
     refuse_narrow_weights(policy)
-    refuse_quantised(policy, config.sampling)
+    refuse_quantised(policy, config.sampling, claim.accelerator)
     refuse_merging(policy, claim.accelerator)
     check_sampling(policy, console)
     prompts, report = splits.build_prompts(config, policy, "train", rows=rows)

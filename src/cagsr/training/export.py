@@ -16,6 +16,7 @@ from cagsr.io import manifest as seal
 from cagsr.io.adapters import adapter_at, found_base, write_base
 from cagsr.io.atomic_write import place_atomically, storing, write_atomically
 from cagsr.models.build import build_policy
+from cagsr.models.four_bits import in_floats, is_quantised
 from cagsr.models.load import load_model, load_tokenizer, make_policy, save_model, saved_form
 from cagsr.models.lora import is_adapted, merged_copy
 from cagsr.models.policy import Policy
@@ -59,6 +60,10 @@ def export(source: str, output: Path, *, adapter: bool = False, dtype: Kind = "f
         return output
     policy, card = _of_checkpoint(place) if _is_checkpoint(place) else _of_model(place)
     if not adapter:
+        if is_quantised(policy.model):
+            raise InputError(
+                f"{source} stands on quantised weights; name the run's model/ or best/, or give --adapter"
+            )
         policy.model = merged_copy(policy.model) if is_adapted(policy.model) else policy.model
         policy.model.to(getattr(torch, dtype))
         card = of_whole_model(card)
@@ -108,6 +113,8 @@ def _of_model(place: Path) -> tuple[Policy, str]:
     """The policy of a model, an adapter merged into its base, and the card that lies beside it."""
     card = place / "README.md"
     model, dropout = load_model(str(place))
+    if is_quantised(model):
+        model = in_floats(model, torch.float32)
     policy = make_policy(model, load_tokenizer(str(place)), dropout=dropout)
     return policy, card.read_text(encoding="utf-8") if card.is_file() else ""
 
@@ -121,7 +128,7 @@ def _of_checkpoint(place: Path) -> tuple[Policy, str]:
         raise InputError(f"{place} is a checkpoint that lies in no run; name it where it was written")
     config = Config.load(run / CONFIG)
     _check_base(place, run, config)
-    policy = build_policy(config)
+    policy = build_policy(config.replaced({"model.load_in_4bit": False}))
     weights = load_file(place / "model.safetensors")
     missing = {name for name, weight in policy.named_parameters() if weight.requires_grad} - weights.keys()
     unknown = policy.load_state_dict(weights, strict=False).unexpected_keys

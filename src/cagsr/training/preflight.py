@@ -59,6 +59,8 @@ def check_training(config: Config, reward: Reward | None = None) -> None:
 
 def refuse_narrow_weights(policy: Policy) -> None:
     """Raises InputError where weights of fewer than 32 bits would be trained: AdamW's updates are rounded away."""
+    if is_quantised(policy.model) and not is_adapted(policy.model):
+        raise InputError("model: its weights are quantised and cannot be trained; train an adapter with lora")
     narrow = {str(p.dtype).removeprefix("torch.") for p in policy.parameters() if p.requires_grad} - {
         "float32"
     }
@@ -67,20 +69,27 @@ def refuse_narrow_weights(policy: Policy) -> None:
             f"model: its trainable weights are {', '.join(sorted(narrow))}, which rounds most of AdamW's updates away. "
             "Load it with dtype=torch.float32 and set mixed_precision='bf16', or train an adapter with lora."
         )
-    if is_quantised(policy.model) and not is_adapted(policy.model):
-        raise InputError("model: its weights are quantised and cannot be trained; train an adapter with lora")
     if not any(p.requires_grad for p in policy.parameters()):
         raise InputError(
             "model: none of its weights is trainable; set requires_grad, or train an adapter with lora"
         )
 
 
-def refuse_quantised(policy: Policy, sampling: Sampling) -> None:
-    """Raises InputError where others than a policy of quantised weights would write: they have not these weights."""
-    other = "engine: vllm" if sampling.engine == "vllm" else "dtype" if sampling.dtype is not None else None
-    if other and is_quantised(policy.model):
+def refuse_quantised(policy: Policy, sampling: Sampling, accelerator: Accelerator) -> None:
+    """Raises InputError where quantised weights would be in shards, where others would write, and for an adapter on
+    them that could only be saved merged.
+    """
+    if not is_quantised(policy.model):
+        return
+    if asked_to_shard(accelerator):
+        raise InputError(f"FSDP: not with quantised weights. {ALONE}, or name a model of whole weights.")
+    if sampling.engine == "vllm" or sampling.dtype is not None:
+        key = "engine: vllm" if sampling.engine == "vllm" else "dtype"
+        raise InputError(f"sampling.{key}: not with a model whose weights are quantised; leave it out")
+    if is_adapted(policy.model) and policy.base is None:
         raise InputError(
-            f"sampling.{other}: the model's weights are quantised, and what would write has others. Leave it out."
+            "model: an adapter on quantised weights is saved alone, and this one cannot be: its base lies nowhere by "
+            "itself, or more than an adapter named 'default' is trained. Load both by name, or set lora for a new one."
         )
 
 

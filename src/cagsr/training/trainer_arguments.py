@@ -90,7 +90,7 @@ def checked_rows(name: str, given: Any, first: int) -> list[Row] | None:
 def refuse_settings_of_loading(config: Config) -> None:
     """Raises InputError for settings that say how to load a model that is loaded already."""
     fields = type(config.model).model_fields
-    for key in ("revision", "architecture", "dtype", "trust_remote_code"):
+    for key in ("revision", "architecture", "dtype", "load_in_4bit", "trust_remote_code"):
         if getattr(config.model, key) != fields[key].default:
             raise InputError(
                 f"Trainer: model.{key} is for a model that is loaded by name; set it where you load yours"
