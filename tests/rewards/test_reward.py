@@ -301,7 +301,7 @@ def takes_all(evidence, **options):
     ("name", "options", "said"),
     [
         ("coverage", {"gat": True}, "signal 'coverage' has no option 'gat'; did you mean 'gate'?"),
-        ("length", {"gate": True}, "signal 'length' has no option 'gate'; it takes none"),
+        ("unfinished", {"gate": True}, "signal 'unfinished' has no option 'gate'; it takes none"),
         ("coverage", {"gate": "yes"}, "signal 'coverage': option 'gate' is 'yes'"),
         ("coverage", {"saturation": "maxx"}, "signal 'coverage': option 'saturation' is 'maxx'"),
         ("coverage", {"cap": 0.0}, "signal 'coverage': option 'cap' is 0.0"),
