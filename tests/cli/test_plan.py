@@ -2,9 +2,11 @@
 
 import json
 from io import StringIO
+from typing import Any
 
+import pytest
 from rich.console import Console
-from transformers import LlamaConfig, T5Config
+from transformers import BioGptConfig, Lfm2Config, LlamaConfig, MistralConfig, T5Config
 
 from cagsr.config import Config
 from cagsr.planning.passes import Work
@@ -84,3 +86,56 @@ def test_mistakes_are_named_where_they_stand(cagsr, tmp_path):
     outcome = cagsr("plan", "--config", "my.yaml")
     assert outcome.code == 2
     assert "cagsr plan: shape is an encoder-decoder, and only causal models are counted." in outcome.err
+
+
+SHAPE: dict[str, Any] = {
+    "vocab_size": 103,
+    "hidden_size": 14,
+    "num_attention_heads": 7,
+    "num_hidden_layers": 2,
+}
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        (
+            LlamaConfig(**SHAPE, max_position_embeddings=17),
+            "18 tokens of a prompt and its response, and the context of shape has 17",
+        ),
+        (
+            MistralConfig(**SHAPE, num_key_value_heads=1, sliding_window=16),
+            "18 tokens go beyond a window of 16",
+        ),
+        (
+            Lfm2Config(**SHAPE, num_key_value_heads=7, layer_types=["conv", "full_attention"]),
+            "it mixes tokens outside of attention",
+        ),
+    ],
+    ids=["context", "window", "convolution"],
+)
+def test_what_training_would_not_do_or_do_otherwise_is_refused(cagsr, tmp_path, shape, message):
+    shape.save_pretrained(tmp_path / "shape")
+    (tmp_path / "my.yaml").write_text(YAML)
+    outcome = cagsr("plan", "--config", "my.yaml")
+    assert outcome.code == 2
+    assert message in " ".join(outcome.err.split())
+
+
+def test_a_model_that_names_no_blocks_is_planned_for_too(cagsr, tmp_path):
+    BioGptConfig(**SHAPE, intermediate_size=29).save_pretrained(tmp_path / "shape")
+    (tmp_path / "my.yaml").write_text(YAML)
+    outcome = cagsr("plan", "--config", "my.yaml", "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["peak"]["bytes"] > 0
+
+
+def test_all_weights_in_shards_are_not_sent_to_a_server(cagsr, tmp_path):
+    LlamaConfig(**SHAPE).save_pretrained(tmp_path / "shape")
+    (tmp_path / "my.yaml").write_text(YAML)
+    outcome = cagsr(
+        "plan", "--config", "my.yaml", "--processes", "2", "model.lora=null", "model.dtype=float32",
+        "sampling.engine=vllm",
+    )  # fmt: skip
+    assert outcome.code == 2
+    assert "vllm takes an adapter from shards, and not all weights" in " ".join(outcome.err.split())

@@ -112,7 +112,8 @@ def refuse_shared(model: PreTrainedModel) -> None:
         places.setdefault(id(weight), []).append(_plain(name).removesuffix(".weight"))
     for module in model.modules():
         if hasattr(module, "get_delta_weight"):
-            shared = places[id(cast(Any, module).get_base_layer().weight)]
+            weight = getattr(cast(Any, module).get_base_layer(), "weight", None)  # experts have several
+            shared = [] if weight is None else places[id(weight)]
             if len(shared) > 1:
                 raise UnsupportedModelError(
                     f"model: {' and '.join(shared)} of {name_of(model)} share their weights, so that an adapter of one "

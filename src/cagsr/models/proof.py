@@ -24,7 +24,7 @@ from cagsr.models.policy import Policy
 from cagsr.models.predictions import Predictions
 from cagsr.models.sampling import response_mask, uniforms
 
-__all__ = ["prove", "prove_training"]
+__all__ = ["named_windows", "prove", "prove_training", "shares_at_all"]
 
 PROMPTS, RESPONSES = (5, 3), (3, 1, 5, 3)
 """Lengths of the first comparison: all but one are padded, and two and two rows are of one length (`plain_pass`)."""
@@ -56,13 +56,13 @@ def prove(policy: Policy) -> None:
     model = policy.model
     with torch.no_grad(), evaluating(model), _unruled(policy), recorded_calls() as calls:
         case = Case(policy, PROMPTS, RESPONSES)
-        reason = None if _shares_at_all(model) else "it scales its queries by where they stand in the row"
+        reason = None if shares_at_all(model) else "it scales its queries by where they stand in the row"
         if reason is None:
             reason = case.tried(Sharing()).problem
         told = {call.window for call in calls if call.window is not None}
         if reason is not None:
             _settle(case, [Sharing(reason), Sharing(reason, padded=False)])
-        for limit in sorted(told | _named_windows(model)):
+        for limit in sorted(told | named_windows(model)):
             _prove_window(policy, limit)
         _prove_context(policy)
 
@@ -263,11 +263,12 @@ def _checkpointing(model: PreTrainedModel) -> Iterator[None]:
             model.activation_checkpointing_disable()
 
 
-def _shares_at_all(model: PreTrainedModel) -> bool:
+def shares_at_all(model: PreTrainedModel) -> bool:
+    """Whether a query of a model does not depend on where its token stands in a row of several texts."""
     return not getattr(model.config.get_text_config(decoder=True), "attn_temperature_tuning", False)
 
 
-def _named_windows(model: PreTrainedModel) -> set[int]:
+def named_windows(model: PreTrainedModel) -> set[int]:
     """Windows, chunks and radii that configs name, of either half of a model."""
     configs = {id(part.config): part.config for part in model.modules() if isinstance(part, PreTrainedModel)}
     return {value for config in configs.values() for value in _windows(config)}

@@ -5,15 +5,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from cagsr.attention.positions import longest_text
 from cagsr.config import Config
 from cagsr.data.splits import has_evaluation_data
 from cagsr.errors import CagsrError, InputError, UnsupportedModelError
 from cagsr.models.build import recompute_activations
 from cagsr.models.load import config_of
 from cagsr.models.predictions import LARGE
-from cagsr.models.refusals import refusal
+from cagsr.models.proof import named_windows, shares_at_all
 from cagsr.planning.ledger import ACTIVATIONS, CASTS, LOGITS
 from cagsr.planning.passes import CACHE, GRADIENTS, READ, Passes, Work
 from cagsr.rewards.presets import as_read, build_reward, possible
@@ -82,6 +84,11 @@ class _Counted:
             )
         if processes > 1 and config.sampling.dtype is not None:
             raise InputError("sampling.dtype: not with weights in shards; leave it out, or --processes")
+        if processes > 1 and config.sampling.engine == "vllm" and config.model.lora is None:
+            raise InputError(
+                "sampling.engine: vllm takes an adapter from shards, and not all weights; set model.lora, or leave out "
+                "--processes"
+            )
         rewards = [build_reward(each.reward, find_checker(config.data)) for each in possible(config)]
         for each, reward in zip(possible(config), rewards, strict=True):
             check_training(each, reward)
@@ -126,10 +133,38 @@ class _Counted:
         except CagsrError:
             raise
         except Exception as error:  # libraries raise errors of any class
-            raise refusal(name, found.model_type, "causal", error) from error
+            raise UnsupportedModelError(
+                f"cagsr plan: {name} cannot be made from its config ({type(error).__name__}: {error}). Train a step "
+                "and read memory in metrics.jsonl."
+            ) from error
+        self._check_shared(passes.model, name)
         if self.config.train.gradient_checkpointing:
             recompute_activations(passes.model, name)
         return passes
+
+    def _check_shared(self, model: PreTrainedModel, name: str) -> None:
+        """Raise for lengths that the model has no positions for, and where responses may not share their prompt.
+
+        Training finds that out by numbers (`models.proof`), and goes on without, which takes more memory.
+        """
+        tokens = self.part.prompt_tokens + self.part.response_tokens
+        context = longest_text(model, model.config.get_text_config(decoder=True))
+        if context is not None and tokens > context:
+            raise InputError(
+                f"cagsr plan: {tokens} tokens of a prompt and its response, and the context of {name} has {context}. "
+                "Set data.max_prompt_tokens or sampling.max_new_tokens lower."
+            )
+        windows = [window for window in named_windows(model) if window < tokens]
+        problem = None
+        if any(isinstance(module, nn.Conv1d) for module in model.modules()) or not shares_at_all(model):
+            problem = "it mixes tokens outside of attention, or by where they stand"
+        elif windows:
+            problem = f"{tokens} tokens go beyond a window of {min(windows)}"
+        if problem:
+            raise UnsupportedModelError(
+                f"cagsr plan: responses of {name} may not share their prompt ({problem}), and then take more than is "
+                "counted. Train a step and read memory in metrics.jsonl."
+            )
 
     def plan(self) -> Plan:
         update = self._update()  # first, because it finds out which models cannot be counted
@@ -214,9 +249,15 @@ class _Counted:
 
     def _block(self, trained_only: bool = False) -> int:
         """Bytes of the largest block."""
-        return max(
-            sum(weight.nbytes for weight in block.parameters() if weight.requires_grad or not trained_only)
-            for block in self.passes.blocks
+        return (
+            max(
+                sum(
+                    weight.nbytes for weight in block.parameters() if weight.requires_grad or not trained_only
+                )
+                for block in self.passes.blocks
+            )
+            if self.passes.blocks
+            else 0
         )
 
     def _outside(self) -> int:

@@ -25,9 +25,9 @@ __all__ = ["as_json", "first_to_change", "show"]
 
 NOT_COUNTED = (
     "Not counted: Python, torch and its libraries (some 0.3 GB on a CPU, a GPU's own context), tokenizer and data, "
-    "loading and saving. Counted for the CPU's kernels: a GPU's AdamW takes the size of the trained weights once more "
-    "while it steps, attention there repeats keys and values that heads share, and log-probabilities take pieces of "
-    "64 MB."
+    "loading and saving, models that a reward or a metric loads. Counted for the CPU's kernels: a GPU's AdamW takes "
+    "the size of the trained weights once more while it steps, attention there repeats keys and values that heads "
+    "share, and log-probabilities take pieces of 64 MB."
 )
 
 
@@ -88,13 +88,14 @@ def first_to_change(plan: Plan, config: Config) -> str:
         return f"lower {fewer}"
     if largest == COPY:
         return "leave sampling.dtype out"
-    if largest == GATHERED and config.train.gather_for_rollouts:
+    if largest == GATHERED and peak.name != "update" and config.train.gather_for_rollouts:
         return "set train.gather_for_rollouts: false"
     if config.model.lora is None:
         return "set model.lora"
     if config.model.dtype == "float32" or largest == CASTS:
         return "set model.dtype: bfloat16"
-    if largest == WEIGHTS and plan.processes == 1:
+    writes = config.sampling.engine == "policy" and config.sampling.dtype is None
+    if largest == WEIGHTS and plan.processes == 1 and writes:
         return "set model.load_in_4bit: true"
     return f"more processes (FSDP2) than {plan.processes}"
 
