@@ -70,6 +70,7 @@ QUICK = {
     "probe": [*SAMPLING, *DATA, "--prompts 3"],
     "calibrate": ["sampling.candidates=3", "sampling.max_new_tokens=12", *DATA, "--prompts 5"],
     "score": [*SAMPLING],
+    "plan": ["data.max_prompt_tokens=24", *SAMPLING],  # the tiny model has a context of 64
     "rate": ["--port 0", "--items 4"],
 }
 # The examples train and measure much; what they do at full size is in docs/results.md.
