@@ -34,25 +34,35 @@ BASE, BEST_OF, BEST_BY_CHECKER = "no-rl", "best-of-8", "best-of-8-oracle"
 
 def _own(*terms: Term) -> list[str]:
     """Settings of a reward of these terms, which reads learnt heads and pieces as the preset attention does."""
+    return ["reward.heads=learn", *_of_pieces(*terms)]
+
+
+def _of_pieces(*terms: Term) -> list[str]:
+    """Settings of a reward of these terms over the pieces that the preset attention reads."""
     listed = json.dumps([term.model_dump() for term in terms])
-    return ["reward.heads=learn", "reward.salience.kind=pieces", f"reward.terms={listed}"]
+    return ["reward.salience.kind=pieces", f"reward.terms={listed}"]
 
 
-def _brief(preset: str, price: float, **options: bool) -> list[str]:
-    """A preset with a price for the response's tokens, or their logarithm."""
-    return _own(*load_preset(preset), Term("length", weight=-price, standardise="none", options=options))
+def _length(price: float, **options: bool) -> Term:
+    """A price for the response's tokens, or their logarithm."""
+    return Term("length", weight=-price, standardise="none", options=options)
+
+
+PRICES = [term for term in load_preset("attention") if term.signal != "attended"]
+"""What the preset attention charges for, whatever it pays for."""
 
 
 SYSTEMS = {
     "attention-values": ["reward.preset=attention-values"],
     "one-value": _own(*load_preset("attention"), Term("swapped", weight=0.5)),
-    "values-brief": _brief("attention-values", 0.03),
-    "values-log": _brief("attention-values", 1.1, log=True),
-    "attention-brief": _brief("attention", 0.04),
+    "values-brief": _own(*load_preset("attention-values"), _length(0.03)),
+    "values-log": _own(*load_preset("attention-values"), _length(1.1, log=True)),
+    "attention-brief": _own(*load_preset("attention"), _length(0.04)),
     "attention": ["reward.preset=attention"],
     "knockout": ["reward.preset=knockout", "reward.salience.kind=pieces"],
     "paper": ["reward.preset=paper"],
     "lexical": ["reward.preset=lexical"],
+    "lexical-brief": _of_pieces(Term("lexical_overlap", standardise="group"), *PRICES, _length(0.03)),
     "token-copy": ["reward.terms=[{signal: token_copy}, {signal: repetition, standardise: none}]"],
     "length": ["reward.preset=length"],
     "self-certainty": ["reward.preset=self-certainty"],
@@ -61,7 +71,8 @@ SYSTEMS = {
     "oracle": ["reward.preset=oracle"],
 }
 """Rewards to train by. one-value is what the preset attention-values was until 2026-12-01: one value asked for at a
-step, with half the weight. The brief ones have a price for length. The controls read no attention."""
+step, with half the weight. The brief ones have a price for length. The controls read no attention; lexical-brief pays
+every price of values-brief."""
 METRICS = {
     "slot_error_rate": "slot errors",
     "coverage": "said",
