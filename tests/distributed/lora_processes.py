@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from safetensors.torch import load_file
-from sharded_processes import Kept
+from sharded_processes import Kept, held
 from torch.distributed.fsdp import FSDPModule
 
 import tiny
@@ -94,7 +94,7 @@ def run(
         "rows": kept.rows,
         "responses": gather_object(list(kept.responses)),
         "model": load_file(directory / "model" / "adapter_model.safetensors"),
-        "held": load_file(directory / f"checkpoints/step-{steps:06d}" / "model.safetensors"),
+        "held": held(directory / f"checkpoints/step-{steps:06d}"),
         "files": sorted(path.name for path in (directory / "model").iterdir()),
         "gathered": watched.most,
     }

@@ -9,11 +9,14 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from broken_processes import AskedOnce, full, names, outcome
 from safetensors.torch import load_file
+from torch import Tensor
+from torch.distributed.checkpoint import filesystem
 
 import tiny
 from cagsr.attention.sharing import Sharing
 from cagsr.config.schema import AlgorithmSettings, Term, Train
 from cagsr.distributed import fsdp as sharding
+from cagsr.distributed.shard_files import has_shards, weights_in
 from cagsr.evaluation.evaluator import Evaluator, measure_signals
 from cagsr.io.shutdown import Stops
 from cagsr.rewards.reward import Reward
@@ -31,6 +34,7 @@ RUNS = {
     ),
     "ppo": ("t5", Algorithm(AlgorithmSettings(name="ppo", kl_placement="reward", epochs=2)), True),
 }
+LAST = "checkpoints/step-000002"
 
 
 class Kept:
@@ -97,14 +101,18 @@ def make(
     return trainer, kept
 
 
+def held(checkpoint: Path) -> dict[str, Tensor]:
+    """The weights of a checkpoint, in shards or whole."""
+    return weights_in(checkpoint) if has_shards(checkpoint) else load_file(checkpoint / "model.safetensors")
+
+
 def run(name: str, accelerator: Accelerator, directory: Path) -> dict[str, Any]:
     """The rows of an unbroken run, and the weights it saved."""
     trainer, kept = make(name, accelerator, directory)
     trainer.run()
     responses = gather_object(list(kept.responses))
     weights = load_file(directory / "model" / "model.safetensors") if accelerator.is_main_process else {}
-    held = load_file(directory / "checkpoints/step-000002/model.safetensors")
-    return {"rows": kept.rows, "responses": responses, "weights": weights, "held": held}
+    return {"rows": kept.rows, "responses": responses, "weights": weights, "held": held(directory / LAST)}
 
 
 def sharded_run(accelerator: Accelerator, name: str, directory: Path) -> dict[str, Any]:
@@ -121,17 +129,27 @@ def sharded_run(accelerator: Accelerator, name: str, directory: Path) -> dict[st
     resumed.run(resume=True)
     found["rows again"] = [*before.rows, *after.rows]
     found["again"] = {
-        kind: load_file(directory / "broken" / path / "model.safetensors")
-        for kind, path in (("weights", "model"), ("held", "checkpoints/step-000002"))
+        "weights": load_file(directory / "broken/model/model.safetensors"),
+        "held": held(directory / "broken" / LAST),
     }
-    found["moments"] = [
-        torch.load(directory / each / "checkpoints/step-000002/optimizer.bin", weights_only=True)["state"]
+    found["files"] = [
+        [load_file(path) for path in sorted((directory / each / LAST / "shards").iterdir())]
         for each in ("whole", "broken")
     ]
 
-    # The disk of the process that writes weights is full.
-    if accelerator.is_main_process:
-        sharding.save = lambda *_, **__: full()
+    # One process with all weights saved these.
+    resumed.checkpoints.load(directory / "alone" / LAST)
+    found["from whole"] = sharding.whole_weights(resumed.step.policy, main=True)
+    found["moments from whole"] = [
+        value.full_tensor()
+        for values in resumed.step.optimizer.state_dict()["state"].values()
+        for key, value in values.items()
+        if key != "step"
+    ]
+
+    # The disk of one process is full.
+    if not accelerator.is_main_process:
+        filesystem._write_item = lambda *_, **__: full()
     there = names(resumed.checkpoints.root)
     found["full"] = gather_object([outcome(lambda: resumed.checkpoints.save(9, {}))])
     found["untouched"] = names(resumed.checkpoints.root) == there

@@ -21,8 +21,8 @@ from sharded import fsdp2
 
 @pytest.mark.parametrize("name", sorted(sharded_processes.RUNS))
 def test_two_processes_with_a_shard_each_train_as_one_with_all_and_go_on_to_the_same_bits(name, tmp_path):
-    found = found_by_two(sharded_processes.sharded_run, name, tmp_path)
     alone = sharded_processes.run(name, Accelerator(cpu=True), tmp_path / "alone")
+    found = found_by_two(sharded_processes.sharded_run, name, tmp_path)
 
     assert found["responses"] == alone["responses"]
     # Evaluated, trained, evaluated, trained, evaluated.
@@ -41,16 +41,43 @@ def test_two_processes_with_a_shard_each_train_as_one_with_all_and_go_on_to_the_
     assert stopped.startswith("StoppedError: stopped by SIGTERM in step 2, after 1 optimizer steps")
     assert found["kept"] == ["step-000001-update-0001"]
     assert found["rows again"] == found["rows"]
-    for one, other in zip(*(found["moments"][n].values() for n in (0, 1)), strict=True):
-        assert all(torch.equal(one[key], other[key]) for key in ("step", "exp_avg", "exp_avg_sq"))
+    for one, other in zip(*found["files"], strict=True):
+        assert one.keys() == other.keys()
+        assert all(torch.equal(value, other[key]) for key, value in one.items())
+    _go_on_with_other_weights(name, found, alone, tmp_path)
+    sizes = [sum(value.numel() for value in one.values()) for one in found["files"][0]]
+    assert len(sizes) == 2
+    assert max(sizes) < 0.55 * sum(sizes)
 
-    mine, theirs = sorted(found["full"], key=lambda message: "another process" in message)
-    assert "No space left on device" in mine
-    assert "could not be written by another process. The earlier checkpoints are untouched." in theirs
+    assert len(found["full"]) == 2
+    for said in found["full"]:
+        assert "No space left on device; free some space" in said
+        assert said.endswith("The earlier checkpoints are untouched.")
     assert found["untouched"]
     # A number that is not finite lies in one process's shard; both see it.
     assert len(found["bad"]) == 2
     assert all(message.startswith("NumericsError: step 9: the weights ") for message in found["bad"])
+
+
+def _go_on_with_other_weights(name, found, alone, place):
+    """Shards load what one process saved whole, and one process loads shards."""
+    for key, value in alone["held"].items():
+        assert torch.equal(found["from whole"][key], value), key
+    whole = torch.load(place / "alone" / sharded_processes.LAST / "optimizer.bin", weights_only=True)["state"]
+    moments = [value for values in whole.values() for key, value in values.items() if key != "step"]
+    assert len(moments) == 2 * len(whole)
+    for loaded, value in zip(found["moments from whole"], moments, strict=True):
+        assert torch.equal(loaded, value)
+
+    loop, _ = sharded_processes.make(name, Accelerator(cpu=True), place / "back")
+    assert loop.checkpoints.load(place / "whole" / sharded_processes.LAST)["step"] == 2
+    policy, state = loop.step.policy, loop.step.optimizer.state
+    for key, weight in policy.named_parameters():
+        assert torch.equal(weight, found["held"][key]), key
+        parts = [
+            file[f"moment.{key}.exp_avg"] for file in found["files"][0] if f"moment.{key}.exp_avg" in file
+        ]
+        assert torch.equal(state[weight]["exp_avg"], torch.cat(parts)), key
 
 
 def test_an_adapter_in_four_shards_trains_as_in_one_process_and_two_processes_go_on_with_it(tmp_path):

@@ -5,7 +5,8 @@ pass through the policy gathers weights as it goes, so it must be taken by all p
 evaluations are different: they call modules inside the policy, and one process may take more passes than another.
 While they last every process holds all weights, or gathers a block at a time by agreement (`distributed.turns`).
 
-Files are those of a run whose processes hold all weights: the same names, the same tensors.
+Models are saved whole, under the same names as by processes that hold all weights; checkpoints in shards
+(`distributed.shard_files`).
 """
 
 import os
@@ -17,13 +18,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.checkpointing import load_accelerator_state, save_accelerator_state
 from accelerate.utils import (
     DistributedType,
     DynamoBackend,
     FullyShardedDataParallelPlugin,
     fsdp2_prepare_model,
-    save,
 )
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -44,9 +43,9 @@ __all__ = [
     "gathered",
     "is_sharded",
     "load_state",
+    "named_weights",
     "prepare",
     "reshards",
-    "save_state",
     "whole_weights",
 ]
 
@@ -182,7 +181,7 @@ def whole_weights(module: nn.Module, main: bool, trained_only: bool = False) -> 
     if not any(map(is_sharded, module.modules())):
         return None
     meet()
-    weights = _named(module, trained_only)
+    weights = named_weights(module, trained_only)
     return _gathered({name: weight.detach() for name, weight in weights.items()}, main)
 
 
@@ -196,26 +195,10 @@ def all_finite(weight: Tensor) -> bool:
     return bool(found)
 
 
-def save_state(policy: nn.Module, optimizer: Any, accelerator: Accelerator, directory: Path) -> None:
-    """Write the files that `Accelerator.save_state` writes of an unsharded policy; `load_state` shards them again.
-
-    The main process writes weights and moments, every process its random numbers. All is gathered before anything is
-    written: a process that cannot write keeps none waiting.
-    """
-    main = accelerator.is_main_process
-    weights = whole_weights(policy, main, trained_only=True)
-    moments = optimizer.state_dict()
-    moments = {**moments, "state": _gathered(moments["state"], main)}
-    if main:
-        save(weights, directory / WEIGHTS, safe_serialization=True)
-        save(moments, directory / MOMENTS)
-    save_accelerator_state(str(directory), [], [], [], [], accelerator.process_index, accelerator.step)
-
-
 @torch.no_grad()
-def load_state(policy: nn.Module, optimizer: Any, accelerator: Accelerator, directory: Path) -> None:
-    """Load what `save_state` wrote. Raises ValueError or RuntimeError for what does not fit."""
-    weights, own = load_file(directory / WEIGHTS), _named(policy, trained_only=True)
+def load_state(policy: nn.Module, optimizer: Any, directory: Path) -> None:
+    """Shard what `Accelerator.save_state` wrote of whole weights. Raises ValueError for another model's."""
+    weights, own = load_file(directory / WEIGHTS), named_weights(policy, trained_only=True)
     if other := sorted({*weights} ^ {*own}):
         raise ValueError(f"its weights are those of another model: {', '.join(other)}")
     for name, weight in own.items():
@@ -231,7 +214,6 @@ def load_state(policy: nn.Module, optimizer: Any, accelerator: Accelerator, dire
             name: _like(weight, value) for name, value in of_weight.items() if value.shape == weight.shape
         }
     optimizer.load_state_dict(moments)
-    load_accelerator_state(str(directory), [], [], [], [], accelerator.process_index)
 
 
 def _plugin(accelerator: Accelerator) -> FullyShardedDataParallelPlugin:
@@ -240,7 +222,7 @@ def _plugin(accelerator: Accelerator) -> FullyShardedDataParallelPlugin:
     return plugin
 
 
-def _named(module: nn.Module, trained_only: bool) -> dict[str, Tensor]:
+def named_weights(module: nn.Module, trained_only: bool) -> dict[str, Tensor]:
     """Weights and buffers by name as a state dict has them; tied ones once, under their first name."""
     # FSDP2 gives weights back when a state dict is asked for: one process alone would, among gathered ones.
     found: dict[str, Tensor] = {

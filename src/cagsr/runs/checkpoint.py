@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.checkpointing import load_accelerator_state, save_accelerator_state
 from safetensors import safe_open
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
-from cagsr.distributed.fsdp import all_finite, is_sharded, load_state, save_state
+from cagsr.distributed.fsdp import all_finite, is_sharded, load_state
 from cagsr.distributed.process_group import World
+from cagsr.distributed.shard_files import has_shards, load_shards, save_shards
 from cagsr.errors import InputError, NumericsError, StorageError
 from cagsr.io import manifest as seal
 from cagsr.io.atomic_write import storing, sync_directory
@@ -56,7 +58,8 @@ class Checkpoints:
         """Write checkpoint ``step-000100`` (``step-000100-update-0003`` inside a step) with all that resuming needs.
 
         Weights, optimizer and random numbers of every process are Accelerate's (`Accelerator.save_state`), which
-        reads them back without running code from them. ``state`` is ours, as JSON: the schedule, and what else
+        reads them back without running code from them; weights and moments in shards are torch's
+        (`distributed.shard_files`). ``state`` is ours, as JSON: the schedule, and what else
         cannot be computed again from the config and the step. ``buffer`` writes this process's part of an unfinished
         step into the directory that it is given.
         Of a model with frozen weights only the others are kept: the run's identity says which base they stand on.
@@ -192,17 +195,22 @@ class Checkpoints:
 
     def _load_state(self, path: Path) -> None:
         models, optimizers = self.accelerator._models, self.accelerator._optimizers
-        if any(map(is_sharded, models)):
-            load_state(models[0], optimizers[0], self.accelerator, path)
+        if has_shards(path):
+            load_shards(self.accelerator.unwrap_model(models[0]), optimizers[0], path)
+        elif any(map(is_sharded, models)):
+            load_state(models[0], optimizers[0], path)
+        else:
+            self._demand_trained(path)
+            self.accelerator.load_state(str(path), strict=not self._frozen())
             return
-        self._demand_trained(path)
-        self.accelerator.load_state(str(path), strict=not self._frozen())
+        load_accelerator_state(str(path), [], [], [], [], self.accelerator.process_index)
 
     def _save_state(self, staging: Path) -> None:
         models, optimizers = self.accelerator._models, self.accelerator._optimizers
         if any(map(is_sharded, models)):
-            # Accelerate gathers between two files: a process that could not write the first would keep all waiting.
-            save_state(models[0], optimizers[0], self.accelerator, staging)
+            save_shards(models[0], optimizers[0], staging)
+            numbers = (self.accelerator.process_index, self.accelerator.step)
+            save_accelerator_state(str(staging), [], [], [], [], *numbers)
             return
         hook = self.accelerator.register_save_state_pre_hook(_without_frozen) if self._frozen() else None
         try:

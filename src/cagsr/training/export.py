@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from cagsr.config import Config
+from cagsr.distributed.shard_files import has_shards, weights_in
 from cagsr.errors import InputError, StorageError
 from cagsr.io import manifest as seal
 from cagsr.io.adapters import adapter_at, found_base, write_base
@@ -129,7 +130,7 @@ def _of_checkpoint(place: Path) -> tuple[Policy, str]:
     config = Config.load(run / CONFIG)
     _check_base(place, run, config)
     policy = build_policy(config.replaced({"model.load_in_4bit": False}))
-    weights = load_file(place / "model.safetensors")
+    weights = weights_in(place) if has_shards(place) else load_file(place / "model.safetensors")
     missing = {name for name, weight in policy.named_parameters() if weight.requires_grad} - weights.keys()
     unknown = policy.load_state_dict(weights, strict=False).unexpected_keys
     if missing or unknown:
