@@ -226,7 +226,7 @@ ASSISTANT = {
     ("no-rl", "", "better"): "the same, asked better",
     ("lexical", "0", "plain"): "trained by words copied (control)",
     ("attention-values", "0", "plain"): "trained by `attention-values`",
-    ("values-brief", "0", "plain"): "trained by that, and a price for length",
+    ("values-brief", "0", "plain"): "trained by `values-brief`: that, and a price for length",
 }
 
 

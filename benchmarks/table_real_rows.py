@@ -43,26 +43,20 @@ def _of_pieces(*terms: Term) -> list[str]:
     return ["reward.salience.kind=pieces", f"reward.terms={listed}"]
 
 
-def _length(price: float, **options: bool) -> Term:
-    """A price for the response's tokens, or their logarithm."""
-    return Term("length", weight=-price, standardise="none", options=options)
-
-
-PRICES = [term for term in load_preset("attention") if term.signal != "attended"]
-"""What the preset attention charges for, whatever it pays for."""
+PRICES = [term for term in load_preset("values-brief") if term.signal not in ("attended", "swapped")]
+"""What the preset values-brief charges for, whatever it pays for."""
 
 
 SYSTEMS = {
     "attention-values": ["reward.preset=attention-values"],
     "one-value": _own(*load_preset("attention"), Term("swapped", weight=0.5)),
-    "values-brief": _own(*load_preset("attention-values"), _length(0.03)),
-    "values-log": _own(*load_preset("attention-values"), _length(1.1, log=True)),
-    "attention-brief": _own(*load_preset("attention"), _length(0.04)),
+    "values-brief": ["reward.preset=values-brief"],
+    "attention-brief": ["reward.preset=attention-brief"],
     "attention": ["reward.preset=attention"],
     "knockout": ["reward.preset=knockout", "reward.salience.kind=pieces"],
     "paper": ["reward.preset=paper"],
     "lexical": ["reward.preset=lexical"],
-    "lexical-brief": _of_pieces(Term("lexical_overlap", standardise="group"), *PRICES, _length(0.03)),
+    "lexical-brief": _of_pieces(Term("lexical_overlap", standardise="group"), *PRICES),
     "token-copy": ["reward.terms=[{signal: token_copy}, {signal: repetition, standardise: none}]"],
     "length": ["reward.preset=length"],
     "self-certainty": ["reward.preset=self-certainty"],
@@ -71,8 +65,7 @@ SYSTEMS = {
     "oracle": ["reward.preset=oracle"],
 }
 """Rewards to train by. one-value is what the preset attention-values was until 2026-12-01: one value asked for at a
-step, with half the weight. The brief ones have a price for length. The controls read no attention; lexical-brief pays
-every price of values-brief."""
+step, with half the weight. The controls read no attention; lexical-brief pays every price of values-brief."""
 METRICS = {
     "slot_error_rate": "slot errors",
     "coverage": "said",

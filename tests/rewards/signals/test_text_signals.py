@@ -1,6 +1,5 @@
 """Signals that read only the text, against values computed by hand."""
 
-import math
 
 import pytest
 import torch
@@ -109,12 +108,3 @@ def test_lexical_overlap_finds_accented_full_width_and_hindi_words():
     weights = Uniform().weigh(prompt)
     same = "cafe\u0301 \uff12 हिन्दी"
     assert overlap(prompt, weights, same) == pytest.approx([1.0])
-
-
-def test_half_the_length_costs_the_same_in_a_logarithm_wherever_it_begins():
-    evidence = make_evidence(torch.zeros(3, 12, 5), lengths=[12, 6, 3])
-    assert length(evidence).tolist() == [12, 6, 3]
-    tokens = length(evidence, log=True)
-    assert tokens.tolist() == pytest.approx([2.484907, 1.791759, 1.098612])
-    assert (tokens[:-1] - tokens[1:]).tolist() == pytest.approx([math.log(2)] * 2)
-    assert length(make_evidence(torch.zeros(1, 2, 5), lengths=[0]), log=True).tolist() == [0]

@@ -1,4 +1,4 @@
-"""Response length: the control that every reward must be compared with, and in a logarithm a price for words."""
+"""Response length: the control that every reward must be compared with; with a negative weight a price for words."""
 
 __all__ = ["length"]
 
@@ -7,11 +7,6 @@ from torch import Tensor
 from cagsr.types import Evidence
 
 
-def length(evidence: Evidence, *, log: bool = False) -> Tensor:
-    """[N] response tokens, the end-of-sequence token included. Range [0, T]; higher is longer.
-
-    With ``log`` their natural logarithm, range [0, log T], 0 for an empty response: half the length is worth the same
-    at any length, so that a weight travels between short answers and long ones.
-    """
-    tokens = evidence.rollout.lengths.float()
-    return tokens.clamp(min=1).log() if log else tokens
+def length(evidence: Evidence) -> Tensor:
+    """[N] response tokens, the end-of-sequence token included. Range [0, T]; higher is longer."""
+    return evidence.rollout.lengths.float()
