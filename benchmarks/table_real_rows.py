@@ -43,8 +43,10 @@ def _of_pieces(*terms: Term) -> list[str]:
     return ["reward.salience.kind=pieces", f"reward.terms={listed}"]
 
 
-PRICES = [term for term in load_preset("values-brief") if term.signal not in ("attended", "swapped")]
-"""What the preset values-brief charges for, whatever it pays for."""
+def _copied(preset: str) -> list[str]:
+    """Settings of a reward that pays for words copied and charges what a preset of attention charges."""
+    prices = [term for term in load_preset(preset) if term.signal not in ("attended", "swapped")]
+    return _of_pieces(Term("lexical_overlap", standardise="group"), *prices)
 
 
 SYSTEMS = {
@@ -56,7 +58,8 @@ SYSTEMS = {
     "knockout": ["reward.preset=knockout", "reward.salience.kind=pieces"],
     "paper": ["reward.preset=paper"],
     "lexical": ["reward.preset=lexical"],
-    "lexical-brief": _of_pieces(Term("lexical_overlap", standardise="group"), *PRICES),
+    "lexical-priced": _copied("attention"),
+    "lexical-brief": _copied("values-brief"),
     "token-copy": ["reward.terms=[{signal: token_copy}, {signal: repetition, standardise: none}]"],
     "length": ["reward.preset=length"],
     "self-certainty": ["reward.preset=self-certainty"],
@@ -65,7 +68,8 @@ SYSTEMS = {
     "oracle": ["reward.preset=oracle"],
 }
 """Rewards to train by. one-value is what the preset attention-values was until 2026-12-01: one value asked for at a
-step, with half the weight. The controls read no attention; lexical-brief pays every price of values-brief."""
+step, with half the weight. The controls read no attention; lexical-priced and lexical-brief
+pay for words copied and charge what attention and values-brief charge."""
 METRICS = {
     "slot_error_rate": "slot errors",
     "coverage": "said",
