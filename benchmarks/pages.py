@@ -224,9 +224,9 @@ def gains(sources: Sources) -> str:
 ASSISTANT = {
     ("no-rl", "", "plain"): "SmolLM2-135M-Instruct",
     ("no-rl", "", "better"): "the same, asked better",
-    ("lexical", "0", "plain"): "trained by words copied (control)",
     ("attention-values", "0", "plain"): "trained by `attention-values`",
     ("values-brief", "0", "plain"): "trained by `values-brief`: that, and a price for length",
+    ("lexical-brief", "0", "plain"): "trained by words copied, at the same prices (control)",
 }
 
 

@@ -67,6 +67,39 @@ def test_what_failed_is_raised_and_not_torchs_account_of_it(saved, monkeypatch):
         shard_files.save_shards(trained, optimizer, place / "again")
 
 
+def test_weights_that_are_gathered_in_the_middle_of_a_pass_are_not_saved_without_their_moments(saved):
+    trained, optimizer, place = saved
+    # Other objects, as FSDP2 puts them in the place of its shards.
+    trained[0].weight = nn.Parameter(trained[0].weight.detach().clone())
+    with pytest.raises(
+        StorageError, match="1 weights are gathered in the middle of a pass; save between two"
+    ):
+        shard_files.save_shards(trained, optimizer, place / "again")
+    assert not (place / "again").exists()
+
+
+def test_a_file_that_is_shown_in_part_is_waited_for(saved, monkeypatch):
+    trained, optimizer, place = saved
+    slow = []
+
+    def show(_: float) -> None:
+        file, content = slow.pop()
+        file.write_bytes(content)
+
+    written = shard_files.dcp.save
+
+    def cut(*given, **settings):
+        written(*given, **settings)
+        (file, *_) = sorted((place / "again/shards").iterdir())
+        slow.append((file, file.read_bytes()))
+        file.write_bytes(file.read_bytes()[:-3])
+
+    monkeypatch.setattr(shard_files.dcp, "save", cut)
+    monkeypatch.setattr(shard_files.time, "sleep", show)
+    shard_files.save_shards(trained, optimizer, place / "again")
+    assert not slow
+
+
 def test_a_part_that_is_missing_is_said_when_it_is_written_and_when_it_is_read(saved, monkeypatch):
     trained, optimizer, place = saved
     whole = shard_files.HuggingFaceStorageReader.read_metadata

@@ -6,7 +6,7 @@ import sharded_processes
 import torch
 from accelerate import Accelerator
 from accelerate.parallelism_config import ParallelismConfig
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import TorchDynamoPlugin
 from pair import found_by, found_by_two
 
@@ -103,11 +103,18 @@ def test_an_adapter_in_four_shards_trains_as_in_one_process_and_two_processes_go
     assert all(".lora_" in key for key in alone["model"])
 
 
+def of_processes(count):
+    for state in (PartialState, AcceleratorState):
+        state._shared_state["num_processes"] = count
+
+
 @pytest.fixture
 def accelerator(monkeypatch):
     # Accelerate's plugin writes some of its settings there.
     monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")
-    yield Accelerator(cpu=True)
+    made = Accelerator(cpu=True)
+    of_processes(2)
+    yield made
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -149,6 +156,12 @@ def test_what_accelerate_would_lay_over_the_shards_is_refused_by_name(part, valu
     AcceleratorState._shared_state[part] = value
     with pytest.raises(InputError, match=f"^FSDP: {said}"):
         sharding.check_shards(accelerator)
+
+
+def test_one_process_alone_is_refused(accelerator):
+    of_processes(1)
+    with pytest.raises(InputError, match=r"^FSDP: one process has nothing to shard. Launch several"):
+        sharding.check_shards(fsdp2(accelerator))
 
 
 def test_an_adapter_that_could_only_be_saved_merged_is_refused(accelerator):

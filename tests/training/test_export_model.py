@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from peft import AutoPeftModelForCausalLM
 from rich.console import Console
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint import HuggingFaceStorageWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import tiny
 from cagsr import Config, InputError, Trainer, train
 from cagsr.errors import StorageError
+from cagsr.io import manifest as seal
 from cagsr.runs.directory import RunDirectory
 from cagsr.training.export import export
 from command_line import typed
@@ -97,6 +100,25 @@ def test_a_checkpoint_is_the_model_of_its_step(place):
     (first / "model.safetensors").write_bytes((last / "model.safetensors").read_bytes())
     with pytest.raises(StorageError, match=r"step-000002: .*; name another checkpoint"):
         export(str(first), place / "damaged")
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_checkpoint_in_shards_is_exported_and_a_file_of_another_one_is_not_read(place):
+    checkpoint = place / "run/checkpoints/step-000002"
+    export(str(checkpoint), place / "second")
+    weights, about = load_file(checkpoint / "model.safetensors"), seal.manifest(checkpoint)
+    writer = HuggingFaceStorageWriter(str(checkpoint / "shards"), save_distributed=True)
+    dcp.save({f"weight.{name}": value for name, value in weights.items()}, storage_writer=writer)
+    for replaced in ("model.safetensors", seal.MANIFEST):
+        (checkpoint / replaced).unlink()
+    seal.seal(checkpoint, run=about["run"], step=about["step"], update=about["update"])
+    export(str(checkpoint), place / "sharded")
+    assert torch.equal(logits("sharded"), logits("second"))
+    (checkpoint / "shards/._shard-00001.safetensors").write_bytes(b"Mac OS X")
+    with pytest.raises(
+        StorageError, match=r"shards/\._shard-00001.safetensors is not of this checkpoint; remove it"
+    ):
+        export(str(checkpoint), place / "third")
 
 
 @pytest.mark.parametrize("source", ["run", "run/checkpoints/step-000003"])

@@ -1,4 +1,4 @@
-"""FSDP2: each process trains its shard of the weights; files hold whole tensors.
+"""FSDP2: each process trains its shard of the weights.
 
 Accelerate shards the policy and its optimizer in place: blocks of the model on their own, the rest with the policy. A
 pass through the policy gathers weights as it goes, so it must be taken by all processes together. Rollouts and
@@ -30,7 +30,6 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule
 from torch.distributed.fsdp.wrap import transformer_auto_wrap_policy
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_map
 
 from cagsr.distributed.turns import by_turns, meet
 from cagsr.errors import InputError
@@ -77,6 +76,10 @@ def check_shards(accelerator: Accelerator) -> None:
     by_block = getattr(policy, "func", policy) in (None, transformer_auto_wrap_policy)
     compiled = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO  # type: ignore[union-attr] # always set
     nested = accelerator.parallelism_config is not None
+    if accelerator.num_processes == 1:
+        raise InputError(
+            f"FSDP: one process has nothing to shard. Launch several, or leave FSDP out. {ALONE}."
+        )
     for wrong, setting, mend in (
         (isinstance(plugin.cpu_offload, CPUOffloadPolicy), "fsdp_offload_params: true", "Set it to false."),
         (plugin.cpu_ram_efficient_loading, "fsdp_cpu_ram_efficient_loading: true", "Set it to false."),
@@ -235,16 +238,14 @@ def named_weights(module: nn.Module, trained_only: bool) -> dict[str, Tensor]:
     return found
 
 
-def _gathered(tree: Any, main: bool) -> Any:
-    """Every shard in ``tree`` as a whole tensor on the CPU of the main process; empty tensors in the others."""
-
-    def gather(value: Any) -> Any:
-        full = value.full_tensor() if isinstance(value, DTensor) else value
-        if not isinstance(full, Tensor):
-            return full
-        return full.cpu() if main else full.new_empty(0)
-
-    return tree_map(gather, tree)
+def _gathered(weights: dict[str, Tensor], main: bool) -> dict[str, Tensor]:
+    """Whole tensors on the CPU of the main process; empty in the others."""
+    found = {}
+    for name, weight in weights.items():
+        full = weight.full_tensor() if isinstance(weight, DTensor) else weight
+        if main:
+            found[name] = full.cpu()
+    return found
 
 
 def _like(weight: Tensor, full: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """Process group of a run: the collective operations by which several processes compute what one would."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 from torch import Tensor
 
 from cagsr.distributed.launcher import refuse_other_settings
@@ -16,6 +17,9 @@ from cagsr.errors import CagsrError, InputError
 __all__ = ["World", "accelerated"]
 
 Value = TypeVar("Value")
+PATIENCE = timedelta(hours=3)
+"""How long a process waits for another: one may look for heads, or hash a large checkpoint, while the others wait. A
+process that ended is noticed by its launcher at once."""
 
 
 def accelerated(**settings: Any) -> Accelerator:
@@ -24,8 +28,9 @@ def accelerated(**settings: Any) -> Accelerator:
     if AcceleratorState._shared_state and PartialState().num_processes == 1:
         # Accelerate keeps the precision of a process's first Accelerator: another trainer's, in a notebook say.
         AcceleratorState._reset_state()
+    patience = InitProcessGroupKwargs(timeout=PATIENCE)
     try:
-        return Accelerator(**settings)
+        return Accelerator(**settings, kwargs_handlers=[patience])
     except ValueError as error:
         raise InputError(
             f"accelerate launch: Accelerate refuses its config: {error}. Correct it there, or begin with one of "

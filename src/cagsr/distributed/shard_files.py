@@ -5,6 +5,7 @@ torch.distributed.checkpoint does both, in safetensors. Nobody holds the whole m
 with all weights among them, read the same files.
 """
 
+import shutil
 import time
 import warnings
 from collections import defaultdict
@@ -17,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.api import CheckpointException
@@ -25,15 +27,14 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from cagsr.distributed.fsdp import named_weights
-from cagsr.distributed.turns import meet
 from cagsr.errors import StorageError
 
 __all__ = ["has_shards", "load_shards", "save_shards", "weights_in"]
 
 SHARDS = "shards"
 WEIGHT, MOMENT = "weight.", "moment."
-FILE = 2**32
-"""Bytes of this process after which another file begins. A file is put together in main memory."""
+FILE = 2**28
+"""Bytes of this process after which another file begins. Main memory holds a file three times while it is written."""
 PATIENCE = 60
 """Seconds to wait for the files of other processes."""
 
@@ -47,10 +48,14 @@ def save_shards(policy: nn.Module, optimizer: Any, directory: Path) -> None:
     """Write this process's part of the trained weights, and of what the optimizer keeps of each.
 
     All processes call it together. What fails in one is raised in all of them: OSError on a full disk. Raises
-    StorageError where this process does not see what others wrote.
+    StorageError where this process does not see what others wrote, and where weights are gathered just now: the
+    optimizer knows them as shards.
     """
-    meet()
     weights = named_weights(policy, trained_only=True)
+    if unknown := len(optimizer.state.keys() - {*weights.values()}):
+        raise StorageError(
+            f"{directory} cannot be written: {unknown} weights are gathered in the middle of a pass; save between two"
+        )
     state = {WEIGHT + name: weight.detach() for name, weight in weights.items()}
     for name, weight in weights.items():
         kept = optimizer.state.get(weight, {})
@@ -60,7 +65,11 @@ def save_shards(policy: nn.Module, optimizer: Any, directory: Path) -> None:
     writer = HuggingFaceStorageWriter(str(directory / SHARDS), files, save_distributed=True)
     with _failing_together():
         dcp.save(state, storage_writer=writer)
-    _wait_for(state, directory)
+    try:
+        _wait_for(state, directory)
+    except StorageError:
+        shutil.rmtree(directory / SHARDS, ignore_errors=True)  # the first process removes what it sees
+        raise
 
 
 def load_shards(policy: nn.Module, optimizer: Optimizer, directory: Path) -> None:
@@ -93,7 +102,7 @@ def weights_in(directory: Path) -> dict[str, Tensor]:
     """The trained weights of a checkpoint in shards, whole, by name; in one process alone."""
     sizes = {name: of for name, of in _kept(directory).items() if name.startswith(WEIGHT)}
     state = {name: torch.empty(of.size, dtype=of.properties.dtype) for name, of in sizes.items()}
-    _read(state, directory)
+    _read(state, directory, alone=True)
     return {name.removeprefix(WEIGHT): value for name, value in state.items()}
 
 
@@ -110,7 +119,7 @@ def _kept(directory: Path) -> dict[str, TensorStorageMetadata]:
 def _wait_for(state: Mapping[str, Tensor], directory: Path) -> None:
     """Return once this process sees the files of all: a network's file system may show them after a while."""
     for _ in range(PATIENCE):
-        with suppress(ValueError):
+        with suppress(ValueError, OSError, SafetensorError):
             kept = _kept(directory)
             if all(name in kept and kept[name].size == value.shape for name, value in state.items()):
                 return
@@ -121,11 +130,11 @@ def _wait_for(state: Mapping[str, Tensor], directory: Path) -> None:
     )
 
 
-def _read(state: dict[str, Tensor], directory: Path) -> None:
+def _read(state: dict[str, Tensor], directory: Path, alone: bool = False) -> None:
     reader = HuggingFaceStorageReader(str(directory / SHARDS))
     with _failing_together(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "torch.distributed is disabled, unavailable or uninitialized")
-        dcp.load(state, storage_reader=reader, no_dist=not dist.is_initialized())
+        dcp.load(state, storage_reader=reader, no_dist=alone or not dist.is_initialized())
 
 
 def _bytes(value: Tensor) -> int:

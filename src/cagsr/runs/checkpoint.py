@@ -26,7 +26,7 @@ from cagsr.errors import InputError, NumericsError, StorageError
 from cagsr.io import manifest as seal
 from cagsr.io.atomic_write import storing, sync_directory
 
-__all__ = ["Checkpoints", "forward"]
+__all__ = ["Checkpoints", "demand_sealed", "forward"]
 
 STATE = "cagsr.json"
 # Steps that are done, and optimizer steps of the one after them. Names sort as they were written.
@@ -196,6 +196,7 @@ class Checkpoints:
     def _load_state(self, path: Path) -> None:
         models, optimizers = self.accelerator._models, self.accelerator._optimizers
         if has_shards(path):
+            demand_sealed(path)
             load_shards(self.accelerator.unwrap_model(models[0]), optimizers[0], path)
         elif any(map(is_sharded, models)):
             load_state(models[0], optimizers[0], path)
@@ -244,6 +245,14 @@ class Checkpoints:
                 continue
         for old in mine[: mine.index(newest) + 1][: -self.keep]:
             seal.remove(old)
+
+
+def demand_sealed(path: Path) -> None:
+    """Raise StorageError for files in a checkpoint that it was not written with: shards are read by what lies there."""
+    known = set(seal.sealed_files(path))
+    for file in sorted(path.rglob("*")):
+        if file.is_file() and file not in known:
+            raise StorageError(f"{file} is not of this checkpoint; remove it")
 
 
 def forward(scheduler: LRScheduler, updates: int) -> None:

@@ -21,7 +21,7 @@ from cagsr.models.four_bits import in_floats, is_quantised
 from cagsr.models.load import load_model, load_tokenizer, make_policy, save_model, saved_form
 from cagsr.models.lora import is_adapted, merged_copy
 from cagsr.models.policy import Policy
-from cagsr.runs.checkpoint import NAME
+from cagsr.runs.checkpoint import NAME, demand_sealed
 from cagsr.runs.directory import CONFIG, RUN, RunDirectory
 from cagsr.runs.identity import model_of, of_model
 from cagsr.runs.model_card import model_card, of_whole_model
@@ -130,7 +130,11 @@ def _of_checkpoint(place: Path) -> tuple[Policy, str]:
     config = Config.load(run / CONFIG)
     _check_base(place, run, config)
     policy = build_policy(config.replaced({"model.load_in_4bit": False}))
-    weights = weights_in(place) if has_shards(place) else load_file(place / "model.safetensors")
+    if has_shards(place):
+        demand_sealed(place)
+        weights = weights_in(place)
+    else:
+        weights = load_file(place / "model.safetensors")
     missing = {name for name, weight in policy.named_parameters() if weight.requires_grad} - weights.keys()
     unknown = policy.load_state_dict(weights, strict=False).unexpected_keys
     if missing or unknown:

@@ -1,6 +1,5 @@
 """Signals that read only the text, against values computed by hand."""
 
-
 import pytest
 import torch
 
