@@ -148,7 +148,7 @@ def test_what_stays_random_in_training_mode_is_refused_and_keeps_its_attention(l
         assert policy.readable.layers == (0, 1)
 
 
-def test_an_adapter_is_trained_and_observed_and_its_base_is_the_reference(models, load):
+def test_an_adapter_is_trained_and_observed_and_the_reference_stays_as_it_was(models, load):
     model = adapted(load("llama"))
     policy, base = load_policy(model), load_policy(models / "llama")
     rollout = rollout_of(policy)
@@ -158,11 +158,28 @@ def test_an_adapter_is_trained_and_observed_and_its_base_is_the_reference(models
     ids = torch.tensor([[*rollout.prompts[0].ids, *rollout.response_ids[0, :3].tolist()]])
     expected = naive_attention(eager_weights(eager, input_ids=ids), slice(2, 5), slice(0, 3))
     assert torch.allclose(seen[0, :3, -3:], expected[0], atol=1e-5)
-    assert torch.equal(Reference(policy).observe(rollout).attention, base.observe(rollout).attention)
+    reference = Reference(policy)
+    assert torch.equal(reference.observe(rollout).attention, seen)
     assert (seen - base.observe(rollout).attention).abs().max() > 0.01
     trained = {name for name, parameter in policy.named_parameters() if parameter.requires_grad}
     assert all("lora_" in name for name in trained)
     assert len(trained) == 8
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1 + 2.0 * parameter.requires_grad)
+    assert torch.equal(reference.observe(rollout).attention, seen)
+    assert not torch.equal(policy.observe(rollout).attention, seen)
+
+
+def test_of_a_new_adapter_the_reference_is_the_base_and_no_copy(models):
+    policy, base = load_policy(models / "llama", lora={"r": 3}), load_policy(models / "llama")
+    rollout, reference = rollout_of(policy), Reference(policy)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(0.5 * parameter.requires_grad)
+    assert reference.copy is None
+    assert torch.equal(reference.logprobs(rollout), base.logprobs(rollout))
+    assert not torch.equal(policy.logprobs(rollout), base.logprobs(rollout))
 
 
 def test_a_lora_section_or_a_mapping_puts_an_adapter_on(models):
@@ -213,7 +230,11 @@ def test_a_model_without_attention_is_refused_and_left_as_it_was():
     ("settings", "message"),
     [
         ({"lora": {"r": 0}}, r"^lora\.r: "),
-        ({"lora": {"rank": 3}}, r"^lora\.rank: .*; expected r, alpha and target_modules"),
+        ({"lora": {"rank": 3}}, r"^lora\.rank: .*; expected r, alpha and target_modules, or path"),
+        (
+            {"lora": {"path": "a", "alpha": 5}},
+            r"^lora\.alpha: the adapter at lora\.path has settings of its own",
+        ),
         ({"layers": "first"}, r"layers must be all, last"),
         ({"layers": [7]}, r"no readable attention in layers \[7\]"),
     ],

@@ -274,6 +274,11 @@ def test_a_broken_override_is_refused_by_name(tmp_path, override, message):
             "cfg.yaml:3 model.lora.use_dora: sampling.engine vllm takes plain LoRA adapters only",
         ),
         (
+            TASK + "model:\n  name: x\n  lora:\n    path: y\n    r: 16",
+            [],
+            "cfg.yaml:6 model.lora.r: the adapter that model.lora.path leads to has settings of its own",
+        ),
+        (
             TASK + "sampling: {engine: vllm}\nmodel: {architecture: encoder-decoder}",
             [],
             "cfg.yaml:2 sampling.engine: vllm writes with causal models only",

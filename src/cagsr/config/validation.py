@@ -29,7 +29,7 @@ class Conflicts(ValueError):
 def conflicts(config: Sections) -> Iterator[Conflict]:
     """All combinations of keys that cannot work, so that one message names them all."""
     return chain.from_iterable(
-        find(config) for find in (_data, _sampling, _groups, _engine, _training, _salience)
+        find(config) for find in (_data, _sampling, _groups, _adapter, _engine, _training, _salience)
     )
 
 
@@ -125,6 +125,15 @@ def _groups(config: Sections) -> Iterator[Conflict]:
         yield Conflict(
             ("sampling.candidates", "reward.terms"),
             "standardise: group compares the candidates of a prompt; set sampling.candidates to 2 or more",
+        )
+
+
+def _adapter(config: Sections) -> Iterator[Conflict]:
+    for name in config.model.lora.beside_path if config.model.lora else ():
+        key = f"model.lora.{name}"
+        yield Conflict(
+            (key, "model.lora.path"),
+            f"{key}: the adapter that model.lora.path leads to has settings of its own; leave one of them out",
         )
 
 

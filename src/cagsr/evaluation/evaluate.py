@@ -134,7 +134,7 @@ def _answered(
     rows = splits.read_rows(config, split)
     instruments.check_rows(config, rows)
     for name, path in models.items():
-        alone = config.replaced({"model.name": path})
+        alone = config.replaced({"model.name": path, "model.lora": None})  # nothing is trained here
         policy = build_policy(alone)
         check_sampling(policy, console)
         policy.to(world.device)

@@ -46,7 +46,8 @@ class HeadsCache:
         salience: Salience,
     ) -> None:
         self.path: Path | None = None
-        weights = [model.get("model"), *(model[key] for key in ("base of the adapter",) if key in model)]
+        adapters = (model.get(key) for key in ("base of the adapter", "adapter at the start"))
+        weights = [model.get("model"), *(digest for digest in adapters if digest is not None)]
         if not all(DIGEST.fullmatch(str(digest)) for digest in weights):
             return
         asked = prompts_for_heads(prompts, config.train.seed)

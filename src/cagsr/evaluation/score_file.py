@@ -25,8 +25,7 @@ from cagsr.models.policy import Policy
 from cagsr.rewards.presets import build_reward, choice_of, settled
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.salience import Salience
-from cagsr.runs.identity import of_model
-from cagsr.tasks.bases import base_name
+from cagsr.runs.identity import of_configured
 from cagsr.tasks.checkers import find_checker
 from cagsr.types import Evidence, Prompt, Scores
 
@@ -99,7 +98,7 @@ def _salience(
     config: Config, policy: Policy, reward: Reward, prompts: list[Prompt], console: Console
 ) -> Salience:
     """The salience of the config; the policy reads the chosen heads, and the console is told what to look at."""
-    model = of_model(base_name(config), config.model.revision)
+    model = of_configured(config)
     _, salience, _ = choose_reward(policy, config, prompts, World(accelerated()), console, model=model)
     say_prompt(console, prompts, policy, salience)
     for told in (

@@ -119,6 +119,11 @@ def _check(config: Config, systems: Mapping[str, System]) -> None:
             "model.load_in_4bit: adapters are compared on the whole base, and this one would answer in four bits. "
             "Leave it out."
         )
+    if config.model.lora is not None and config.model.lora.path is not None:
+        raise InputError(
+            "model.lora.path: systems are compared on a whole base. Merge it (`cagsr export ADAPTER DIRECTORY`), name "
+            "that as model.name, and set model.lora for a new adapter or leave it out."
+        )
     check_packages(systems, config.compare.preferences is not None)
     check_trackers(config.run.trackers)
     instruments.check_metrics(config)

@@ -19,6 +19,7 @@ __all__ = [
     "base_at",
     "found_base",
     "identity_with_base",
+    "other_base",
     "write_base",
 ]
 
@@ -102,6 +103,28 @@ def found_base(adapter: Path) -> Base:
             f"train the adapter anew; without {adapter / BASE} it is loaded onto any base."
         )
     return base
+
+
+def other_base(adapter: Path, base: Base) -> str | None:
+    """What tells that the adapter in a directory stands on another base, in words; None where nothing does.
+
+    Told by the digests in `BASE`; where there are none, by the name in the adapter's config.
+    """
+    config, record = _json(adapter / ADAPTER), _json(adapter / BASE) if (adapter / BASE).exists() else {}
+    known = [each for each in (record.get("revision"), record.get("sha256")) if each]
+    if known:
+        same = {base.revision, base.sha256} & {*known}
+        weights = (
+            f"it was trained on weights {_beginning(known[0])}, and these are {_beginning(base.content)}"
+        )
+        return None if same else weights
+    name, revision = config.get("base_model_name_or_path"), config.get("revision")
+    places = [_here(place) for place in (name, os.path.join(adapter, name))] if name else []
+    if base.name not in (name, *places):
+        return f"its {ADAPTER} names {name or 'no base'}"
+    if revision and identity(base.name, revision).get("revision", base.revision) != base.revision:
+        return f"its {ADAPTER} names the revision {revision}"
+    return None
 
 
 def identity_with_base(name: str, revision: str | None = None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from cagsr.models.gguf import files_of
 from cagsr.models.languages import unforced
 from cagsr.models.load import architecture_of
 from cagsr.models.load_policy import load_policy
+from cagsr.models.lora_start import adapter_to_go_on_from
 from cagsr.models.policy import Policy
 from cagsr.models.vllm_adapters import Adapter, connect_for_adapters
 from cagsr.models.vllm_server import Client
@@ -37,6 +38,7 @@ def build_policy(
     """
     model, training = config.model, config.train
     name = base_name(config)
+    _check_start(config)
     torch.manual_seed(training.seed)  # what is initialised here: the adapter and the critic
     policy = load_policy(
         loaded or name,
@@ -116,7 +118,7 @@ def connect_engine(
             f"sampling.engine: vllm writes with causal models only, and {name} is an {kind}; "
             "set sampling.engine to policy"
         )
-    rank = _rank(config, loaded)
+    rank = _rank(_check_start(config), loaded)
     adapter = None if rank is None else Adapter(files_of(name), rank, directory)
     found: list[Client] = []
     World(accelerator).by_main(lambda: found.append(_connected(config.sampling.vllm, accelerator, adapter)))
@@ -131,14 +133,40 @@ def _connected(server: Vllm, accelerator: Accelerator, adapter: Adapter | None) 
     return client or connect_for_weights(server, device)
 
 
-def _rank(config: Config, loaded: PreTrainedModel | None) -> int | None:
-    """The largest rank of the adapter that is trained; None for a model without one."""
-    if config.model.lora is not None:
-        return config.model.lora.r
-    adapters = getattr(loaded, "peft_config", {}).values()
-    ranks = [rank for each in adapters for rank in (getattr(each, "r", 0), *_pattern(each).values())]
+def _check_start(config: Config) -> Any:
+    """The settings of the adapter that is trained: the config's, PEFT's of one to go on from, or None without one.
+
+    Call it before a model is loaded. Raises InputError for one that cannot be gone on from, or not so sampled from.
+    """
+    lora, sampling = config.model.lora, config.sampling
+    if lora is None or lora.path is None:
+        return lora
+    settings = adapter_to_go_on_from(lora.path, base_name(config), config.model.revision).settings
+    if settings.use_dora and (sampling.dtype is not None or sampling.engine == "vllm"):
+        key = (
+            "engine: vllm takes plain LoRA adapters only"
+            if sampling.dtype is None
+            else "dtype merges the adapter"
+        )
+        raise InputError(
+            f"model.lora.path: {lora.path} is a DoRA adapter, and sampling.{key}; leave that out"
+        )
+    return settings
+
+
+def _rank(settings: Any, loaded: PreTrainedModel | None) -> int | None:
+    """The largest rank of the adapter that is trained; None for a model without one.
+
+    Raises InputError for modules that are scaled each by itself: vLLM reads one rank and one alpha for all.
+    """
+    adapters = [settings] if settings is not None else getattr(loaded, "peft_config", {}).values()
+    ranks = []
+    for each in adapters:
+        for name in ("rank_pattern", "alpha_pattern"):
+            if getattr(each, name, None):
+                raise InputError(
+                    f"sampling.engine: vllm scales all modules of an adapter alike, and this one has a {name}; set "
+                    "sampling.engine to policy"
+                )
+        ranks.append(getattr(each, "r", 0))
     return max(ranks, default=None)
-
-
-def _pattern(adapter: Any) -> dict[str, int]:
-    return getattr(adapter, "rank_pattern", None) or {}

@@ -43,6 +43,7 @@ __all__ = [
     "load_tokenizer",
     "make_policy",
     "merged",
+    "read_generation",
     "save_model",
     "saved_form",
 ]
@@ -146,11 +147,16 @@ def _load_adapter(
     base = found_base(adapter)
     with of_adapter(name):
         model, dropout = load_model(base.name, revision=base.revision, **where)
-    if (adapter / GENERATION).is_file():
-        model.generation_config = GenerationConfig.from_pretrained(str(adapter))
+    read_generation(model, adapter)
     if is_quantised(model):  # what the adapter was trained on
         model = in_floats(model, getattr(torch, where["dtype"]))
     return merged_onto(model, adapter), dropout
+
+
+def read_generation(model: PreTrainedModel, adapter: Path) -> None:
+    """Give a base the generation config that lies beside its adapter, if one does."""
+    if (adapter / GENERATION).is_file():
+        model.generation_config = GenerationConfig.from_pretrained(str(adapter))
 
 
 def merged(name: str, directory: Path) -> str:

@@ -13,7 +13,7 @@ from cagsr.io.adapters import adapter_at, base_at
 from cagsr.io.places import expanded
 from cagsr.io.provenance import identity
 from cagsr.models.dropout import without_randomness
-from cagsr.models.load import load_model, load_tokenizer, make_policy
+from cagsr.models.load import load_model, load_tokenizer, make_policy, read_generation
 from cagsr.models.loaded import (
     FORCED,
     attention_as_before,
@@ -25,7 +25,9 @@ from cagsr.models.loaded import (
     tokenizer_of,
     uncover_forward,
 )
-from cagsr.models.lora import proven_base, with_lora
+from cagsr.models.lora import with_lora
+from cagsr.models.lora_base import proven_base
+from cagsr.models.lora_start import Start, adapter_to_go_on_from, going_on_from
 from cagsr.models.policy import Policy
 from cagsr.models.proof import prove_training
 
@@ -72,7 +74,8 @@ def load_policy(
     layers            whose attention is read: "all", "last", "last_half", or numbers counted from 0.
     temperature       of the distribution that responses are sampled from; log-probabilities are of that one.
     critic            add a value head, for PPO; it begins, like an adapter, with torch's random numbers: seed them.
-    lora              train a LoRA adapter instead of the weights: ``r``, ``alpha``, ``target_modules``.
+    lora              train a LoRA adapter instead of the weights: ``r``, ``alpha``, ``target_modules``; or go on from
+                      one of this model, ``path``, which is then where training starts.
     ignore_generation_config  settings of the model's generation config that are left out of its distribution.
     target_language, source_language   codes of a multilingual model ("fra_Latn"); None: what model and tokenizer say.
 
@@ -93,8 +96,8 @@ def load_policy(
         policy = _by_name(expanded(model), processing_class, adapter, where, speech, settings)
     else:
         policy = _of_loaded(model, processing_class, adapter, where, speech, settings)
-    if adapter is not None:
-        with_lora(policy, **adapter.model_dump())
+    if adapter is not None and adapter.path is None:
+        with_lora(policy, **adapter.model_dump(exclude={"path"}))
     return policy.eval()
 
 
@@ -116,6 +119,9 @@ def _by_name(
     settings: Mapping[str, Any],
 ) -> Policy:
     revision, trusts = where["revision"], where["trust_remote_code"]
+    if adapter is not None and adapter.path is not None:
+        start = adapter_to_go_on_from(adapter.path, name, revision)
+        return _going_on(name, start, tokenizer, where, speech, settings)
     tokenizer = tokenizer or load_tokenizer(name, revision=revision, trust_remote_code=trusts)
     adapts_whole = adapter is not None and adapter_at(name, revision) is None
     if adapts_whole:  # the branch of a name may move while it is loaded
@@ -129,6 +135,31 @@ def _by_name(
     return policy
 
 
+def _going_on(
+    name: str,
+    start: Start,
+    tokenizer: PreTrainedTokenizerBase | None,
+    where: Mapping[str, Any],
+    speech: Speech,
+    settings: Mapping[str, Any],
+) -> Policy:
+    """The policy of a base with an adapter on it, and with the tokenizer and generation config that lie beside that."""
+    own = (start.directory / "tokenizer_config.json").is_file()
+    of_base = {"revision": start.base.revision, "trust_remote_code": where["trust_remote_code"]}
+    tokenizer = tokenizer or (
+        load_tokenizer(str(start.directory)) if own else load_tokenizer(name, **of_base)
+    )
+    base, dropout = load_model(name, **{**where, "revision": start.base.revision})
+    read_generation(base, start.directory)
+    speak(base, tokenizer, *speech)
+    adapted = going_on_from(base, start)
+    without_randomness(adapted)  # the adapter's dropout
+    policy = make_policy(base, tokenizer, dropout=dropout, **settings)
+    policy.model, policy.base = adapted, start.base
+    prove_training(policy)
+    return policy
+
+
 def _of_loaded(
     model: "PreTrainedModel | PeftModel",
     tokenizer: PreTrainedTokenizerBase | None,
@@ -138,6 +169,11 @@ def _of_loaded(
     settings: Mapping[str, Any],
 ) -> Policy:
     base = base_of(model)
+    if adapter is not None and adapter.path is not None:
+        raise InputError(
+            "lora.path: goes with the name of a model. Put the adapter on a loaded one yourself: "
+            "peft.PeftModel.from_pretrained(model, path, is_trainable=True)"
+        )
     check_adapters(model, base, adapter)
     check_configs(base)
     tokenizer = tokenizer_of(base, tokenizer, where)
@@ -155,8 +191,13 @@ def _of_loaded(
 
 def _lora(given: Lora | Mapping[str, Any]) -> Lora:
     try:
-        return given if isinstance(given, Lora) else Lora.model_validate(dict(given))
+        lora = given if isinstance(given, Lora) else Lora.model_validate(dict(given))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, ("lora", *first["loc"])))
-        raise InputError(f"{where}: {first['msg']}; expected r, alpha and target_modules") from error
+        raise InputError(f"{where}: {first['msg']}; expected r, alpha and target_modules, or path") from error
+    for name in lora.beside_path:
+        raise InputError(
+            f"lora.{name}: the adapter at lora.path has settings of its own; leave one of them out"
+        )
+    return lora

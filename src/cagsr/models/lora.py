@@ -1,7 +1,8 @@
-"""LoRA adapters of models: put on, merged, and proved to stand on weights that can be loaded again."""
+"""LoRA adapters of models: put on, and merged into the weights."""
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -13,13 +14,8 @@ from transformers import PreTrainedModel
 
 from cagsr.attention.inspection import evaluating, name_of, token_ids
 from cagsr.errors import InputError, UnsupportedModelError
-from cagsr.io.adapters import ADAPTER_WEIGHTS, Base, adapter_at, base_at
-from cagsr.io.provenance import identity
+from cagsr.io.adapters import ADAPTER_WEIGHTS
 from cagsr.io.safetensors_only import reason
-from cagsr.models.dropout import without_randomness
-from cagsr.models.four_bits import is_quantised
-from cagsr.models.generation_rules import GenerationRules
-from cagsr.models.gguf import files_of
 from cagsr.models.policy import Policy
 
 if TYPE_CHECKING:
@@ -27,23 +23,24 @@ if TYPE_CHECKING:
 
 __all__ = [
     "adapter_on",
+    "check_complete",
     "check_targets",
+    "fitting",
+    "import_peft",
     "is_adapted",
+    "is_fresh",
     "merged_copy",
     "merged_onto",
-    "proven_base",
+    "plain_name",
+    "put_on",
     "refuse_shared",
     "with_lora",
 ]
 
 WRAPPERS = {"base_layer", "original_module", "token_adapter"}
-"""Parts of a weight's name that PEFT puts in where it wraps a module."""
 
 MERGED = 1e-3
 """Largest difference of logits, as a share of the largest logit, by which merging may round in float32."""
-
-NOT_COMPUTED = {"dtype", "transformers_version", "use_cache", "pad_token_id", "bos_token_id", "eos_token_id"}
-"""Keys of a config that change nothing that is computed."""
 
 LOST = 0.3
 """Largest share of an adapter that rounding may take: about where it changes weights by their last bit."""
@@ -68,7 +65,7 @@ def adapter_on(
     The adapter's own weights are float32, whatever the model's are. rsLoRA is arXiv 2312.03732, DoRA 2402.09353.
     Raises InputError when PEFT is not installed or one of the names is no module's.
     """
-    peft = _peft("model.lora")
+    peft = import_peft("model.lora")
     if not isinstance(target_modules, str):
         check_targets(model, target_modules, "model.lora.target_modules")
     kind = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
@@ -81,10 +78,15 @@ def adapter_on(
         lora_dropout=0.0,
         task_type=kind,
     )
+    return put_on(model, adapter, "model.lora.target_modules")
+
+
+def put_on(model: PreTrainedModel, settings: Any, key: str) -> PreTrainedModel:
+    """Put a new adapter of PEFT's ``settings`` on a model; an error names the config ``key`` that asked for it."""
     try:
-        found = peft.get_peft_model(model, adapter, autocast_adapter_dtype=True)
+        found = import_peft(key).get_peft_model(model, settings, autocast_adapter_dtype=True)
     except ValueError as error:
-        raise InputError(f"model.lora.target_modules: {reason(error)}") from error
+        raise InputError(f"{key}: {reason(error)}") from error
     refuse_shared(found.get_base_model())
     return cast(PreTrainedModel, found)
 
@@ -109,7 +111,7 @@ def refuse_shared(model: PreTrainedModel) -> None:
     """Raise UnsupportedModelError for an adapter of weights that two modules share: merged, it would change both."""
     places: dict[int, list[str]] = {}
     for name, weight in model.named_parameters(remove_duplicate=False):
-        places.setdefault(id(weight), []).append(_plain(name).removesuffix(".weight"))
+        places.setdefault(id(weight), []).append(plain_name(name).removesuffix(".weight"))
     for module in model.modules():
         if hasattr(module, "get_delta_weight"):
             weight = getattr(cast(Any, module).get_base_layer(), "weight", None)  # experts have several
@@ -126,14 +128,30 @@ def is_adapted(model: nn.Module) -> bool:
     return hasattr(model, "peft_config") and hasattr(model, "get_base_model")
 
 
+def is_fresh(model: nn.Module) -> bool:
+    """Whether a model has an adapter that changes nothing yet, so that switched off it is the model before training.
+
+    One factor of each product is then zero: PEFT begins with B, and where it adapts embeddings with A.
+    """
+    configs = cast(Any, model).peft_config.values() if is_adapted(model) else ()
+    for name, weight in model.named_parameters():
+        other = ".lora_A." in name or ".lora_embedding_B." in name or ".lora_magnitude_vector." in name
+        if ".lora_B." in name or ".lora_embedding_A." in name:
+            if weight.any():
+                return False
+        elif ".modules_to_save." in name or (weight.requires_grad and not other):
+            return False
+    return bool(configs) and all(config.peft_type == "LORA" for config in configs)
+
+
 def merged_onto(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     """``model`` with the adapter in a directory merged into its weights, all of them trainable.
 
     Where the adapter brings embeddings of other tokens, the model is resized to them. Raises InputError for an adapter
     that does not fit, UnsupportedModelError for one that cannot be merged.
     """
-    peft = _peft(f"{adapter} is a LoRA adapter, which")
-    try:
+    peft = import_peft(f"{adapter} is a LoRA adapter, which")
+    with fitting(model, adapter):
         config = peft.PeftConfig.from_pretrained(str(adapter))
         with safe_open(adapter / ADAPTER_WEIGHTS, "pt") as file:
             shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 # no mapping
@@ -147,18 +165,25 @@ def merged_onto(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
         # Not with low_cpu_mem_usage, which unties embeddings that the adapter brings along.
         with torch.random.fork_rng([]):
             adapted = peft.PeftModel(model, config)
-        _check_complete(adapted.load_adapter(str(adapter), "default"), adapter)
+        check_complete(adapted.load_adapter(str(adapter), "default"), adapter)
+    # PEFT has frozen the base.
+    return _merged(adapted).requires_grad_(True)
+
+
+@contextmanager
+def fitting(model: PreTrainedModel, adapter: Path, key: str = "model.name") -> Iterator[None]:
+    """Context manager in which an adapter's files are put on their base: what does not fit is an InputError."""
+    try:
+        yield
     except InputError:
         raise
     except Exception as error:  # libraries raise errors of any class for broken files
         lines = [line.strip() for line in str(error).splitlines() if "size mismatch" in line]
+        where = "base_model_name_or_path in its adapter_config.json" if key == "model.name" else "model.name"
         raise InputError(
-            f"model.name: the LoRA adapter {adapter} does not fit its base {name_of(model)}: "
-            f"{lines[0] if lines else reason(error)}. Name the model it was trained on as base_model_name_or_path in "
-            "its adapter_config.json."
+            f"{key}: the LoRA adapter {adapter} does not fit its base {name_of(model)}: "
+            f"{(lines[0] if lines else reason(error)).rstrip('.')}. Name the model it was trained on as {where}."
         ) from error
-    # PEFT has frozen the base.
-    return _merged(adapted).requires_grad_(True)
 
 
 def _merged(adapted: "PeftModel") -> PreTrainedModel:
@@ -217,54 +242,8 @@ def merged_copy(adapted: Any) -> PreTrainedModel:
     return _merged(copy.deepcopy(adapted, known))
 
 
-def proven_base(model: PreTrainedModel, adapted: nn.Module, revision: str | None = None) -> Base | None:
-    """The base that an adapter on a loaded ``model`` can be saved for; None where there is none.
-
-    That is where the model says it comes from, if loading it from there gives its weights and config (both are in
-    memory for that), and if the adapter alone is trained. ``adapted`` is the PEFT model around it, or the model itself;
-    ``revision`` that of its name on the hub.
-    """
-    name = model.config.name_or_path
-    if not name or adapter_at(name, revision) is not None or not _only_adapter(adapted):
-        return None
-    commit = identity(name, revision).get("revision")
-    where: dict[str, Any] = {"revision": commit, "dtype": model.dtype, "use_safetensors": True}
-    if is_quantised(model):  # its weights are in no file as they are
-        return base_at(name, commit)
-    try:
-        again = type(model).from_pretrained(files_of(name), **where)
-    except Exception:  # libraries raise errors of any class: it is not there, whatever the reason
-        return None
-    own = {_plain(key): value for key, value in model.state_dict().items()}
-    for key, value in again.state_dict().items():
-        if key not in own or not torch.equal(own[key].cpu(), value.to(own[key].dtype)):
-            return None
-    without_randomness(again)  # as of the model, whose dropout is off by now
-    return base_at(name, commit) if _told(again) == _told(model) else None
-
-
-def _told(model: PreTrainedModel) -> tuple[Any, ...]:
-    """What the configs of a model tell of what it computes, which tokens end a response, and which it never writes."""
-    config, generation = model.config.to_dict(), model.generation_config
-    computed = {key: value for key, value in config.items() if key[0] != "_" and key not in NOT_COMPUTED}
-    rules = GenerationRules.of(generation, (), causal=False)
-    return computed, generation.eos_token_id, rules.never, rules.not_first
-
-
-def _only_adapter(adapted: nn.Module) -> bool:
-    """Whether PEFT would save in one directory all that is trained of a model; a model without adapter has nothing."""
-    if not is_adapted(adapted):
-        return True
-    model: Any = adapted
-    if [*model.peft_config] != ["default"]:
-        return False
-    weights = dict(model.named_parameters(remove_duplicate=False))
-    kept = _peft("model").get_peft_model_state_dict(model, weights, save_embedding_layers=False)
-    saved = {id(weight) for weight in kept.values()}
-    return all(id(weight) in saved for weight in weights.values() if weight.requires_grad)
-
-
-def _plain(key: str) -> str:
+def plain_name(key: str) -> str:
+    """The name of a weight without the parts that PEFT puts in where it wraps a module."""
     return ".".join(part for part in key.split(".") if part not in WRAPPERS)
 
 
@@ -294,14 +273,14 @@ def _resize(model: PreTrainedModel, shapes: dict[str, list[int]]) -> None:
     model.resize_token_embeddings(max(rows.values()), mean_resizing=False)
 
 
-def _check_complete(found: Any, adapter: Path) -> None:
+def check_complete(found: Any, adapter: Path, key: str = "model.name") -> None:
     """``found`` is what PEFT reports: an adapter that is put on in parts says something else than the whole one."""
     duplicates = (".original_module.", ".modules_to_save.", ".token_adapter.")
     unexpected = [key for key in found.unexpected_keys if not any(part in key for part in duplicates)]
     for keys, problem in ((found.missing_keys, "lacks"), (unexpected, "has, but not its base, a place for")):
         if keys:
             raise InputError(
-                f"model.name: the LoRA adapter {adapter} {problem} {len(keys)} weights (first: {sorted(keys)[0]}). "
+                f"{key}: the LoRA adapter {adapter} {problem} {len(keys)} weights (first: {sorted(keys)[0]}). "
                 "Its files and its base do not belong together."
             )
 
@@ -312,7 +291,8 @@ def _logits(model: PreTrainedModel) -> Tensor:
     return model(input_ids=ids, **inputs, use_cache=False).logits
 
 
-def _peft(needed_by: str) -> Any:
+def import_peft(needed_by: str) -> Any:
+    """The package PEFT. Raises InputError where it is not installed."""
     try:
         import peft
     except ImportError as error:

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 from torch import Tensor
 
+from cagsr.models.lora import is_fresh
 from cagsr.models.policy import Policy
 from cagsr.types import EVERYTHING, Observation, Rollout, Wanted
 
@@ -14,13 +15,17 @@ __all__ = ["Reference"]
 class Reference:
     """The reference model: the policy before training, default observer and the distribution of the KL penalty.
 
-    With LoRA it is the same weights with the adapter off, otherwise a frozen ``copy``.
+    With a new LoRA adapter it is the same weights with the adapter off, otherwise a frozen ``copy``. ``shares`` says
+    that weights which are frozen anyway are the policy's own in it: of an adapter that has been trained already, the
+    adapter alone is there twice.
     """
 
-    def __init__(self, policy: Policy):
-        self._adapter_off = getattr(policy.model, "disable_adapter", None)
-        adapted = self._adapter_off is not None
-        self.copy: Policy | None = None if adapted else copy.deepcopy(policy).requires_grad_(False)
+    def __init__(self, policy: Policy, shares: bool = True):
+        self._adapter_off = policy.model.disable_adapter if is_fresh(policy.model) else None
+        frozen = {id(weight): weight for weight in policy.parameters() if shares and not weight.requires_grad}
+        self.copy: Policy | None = None
+        if self._adapter_off is None:
+            self.copy = copy.deepcopy(policy, frozen).requires_grad_(False)
         self._policy = self.copy or policy
 
     def observe(self, rollout: Rollout, wanted: Wanted = EVERYTHING) -> Observation:

@@ -18,7 +18,7 @@ from cagsr.attention.sharing import can_keep
 from cagsr.config.schema import Lora, Sampling
 from cagsr.errors import CagsrError, UnsupportedModelError
 from cagsr.models.casts import casts_kept
-from cagsr.models.lora import adapter_on
+from cagsr.models.lora import adapter_on, put_on
 from cagsr.models.sampling import cumulated
 from cagsr.models.token_logprobs import CHUNK, token_likelihood
 from cagsr.models.value_head import ValueHead
@@ -59,6 +59,7 @@ class Work(NamedTuple):
 class Passes:
     """The passes of a causal model of this config, with an adapter and a critic where they are asked for.
 
+    ``start`` are PEFT's settings of an adapter to go on from, which is on in the reference too.
     Of more than three blocks that are all alike three are computed: the second stands for all between the first and the
     last. ``weights`` says of each weight how often it is there.
 
@@ -70,6 +71,7 @@ class Passes:
         config: PretrainedConfig,
         dtype: torch.dtype,
         lora: Lora | None = None,
+        start: Any = None,
         *,
         critic: bool = False,
         autocast: bool = False,
@@ -84,7 +86,12 @@ class Passes:
             times, names = _shorten(model), model._no_split_modules
             self._vocabulary, width = model.get_output_embeddings().weight.shape
             self._can_keep = can_keep(model)
-            adapted = model if lora is None else adapter_on(model, **lora.model_dump())
+            adapted = model
+            if start is not None:
+                adapted = put_on(model, start, "model.lora.path")
+            elif lora is not None:
+                adapted = adapter_on(model, **lora.model_dump(exclude={"path"}))
+        self._start_adapted = start is not None
         self.model: Any = self._on_cpu(adapted).eval()
         with self._fake:
             self._critic = ValueHead(width) if critic else None
@@ -258,10 +265,11 @@ class Passes:
 
     @contextmanager
     def _frozen(self) -> Iterator[None]:
-        """Context manager in which the model is its reference: no weight wants a gradient, an adapter is off."""
+        """Context manager in which the model is its reference: no weight wants a gradient, a new adapter is off."""
         for weight in self.trained:
             weight.requires_grad_(False)
-        with self.model.disable_adapter() if hasattr(self.model, "disable_adapter") else nullcontext():
+        new = hasattr(self.model, "disable_adapter") and not self._start_adapted
+        with self.model.disable_adapter() if new else nullcontext():
             yield
         for weight in self.trained:
             weight.requires_grad_(True)

@@ -14,6 +14,7 @@ from cagsr.data.splits import has_evaluation_data
 from cagsr.errors import CagsrError, InputError, UnsupportedModelError
 from cagsr.models.build import recompute_activations
 from cagsr.models.load import config_of
+from cagsr.models.lora_start import adapter_to_go_on_from
 from cagsr.models.predictions import LARGE
 from cagsr.models.proof import named_windows, shares_at_all
 from cagsr.planning.ledger import ACTIVATIONS, CASTS, LOGITS
@@ -128,8 +129,11 @@ class _Counted:
             "trust_remote_code": model.trust_remote_code,
             "autocast": self.config.train.mixed_precision == "bf16" and not rounded,
         }
+        lora, start = (None, None) if rounded else (model.lora, None)
+        if lora is not None and lora.path is not None:
+            start = adapter_to_go_on_from(lora.path, name, model.revision).settings
         try:
-            passes = Passes(found, getattr(torch, dtype), None if rounded else model.lora, **settings)
+            passes = Passes(found, getattr(torch, dtype), lora, start, **settings)
         except CagsrError:
             raise
         except Exception as error:  # libraries raise errors of any class
@@ -229,7 +233,7 @@ class _Counted:
         share = _bytes(self.passes.weights) // self.processes
         lasting = {
             WEIGHTS: share,
-            REFERENCE: share * self.copied,
+            REFERENCE: share if self.copied else _bytes(self.passes.trained) * self.goes_on,
             COPY: 0 if self.writer is self.passes else _bytes(self.writer.weights),
             MOMENTS: 2 * _bytes(self.passes.trained) // self.processes,
             GATHERED: gathered if self.processes > 1 else 0,
@@ -238,8 +242,13 @@ class _Counted:
 
     @property
     def copied(self) -> bool:
-        """Whether the reference is a copy of the policy; with an adapter it is the policy without."""
-        return self.config.model.lora is None
+        """Whether the reference is a whole copy of the policy, and not that without its new adapter or with another."""
+        return self.config.model.lora is None or (self.goes_on and self.processes > 1)
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether training goes on from an adapter."""
+        return self.config.model.lora is not None and self.config.model.lora.path is not None
 
     def _gathered_to_roll_out(self) -> int:
         """Bytes of whole weights of policy and reference while responses are written and scored."""

@@ -30,8 +30,7 @@ from cagsr.probing.signal_differences import contrast_pairs, labelled_pairs, rea
 from cagsr.rewards.calibration import Fit, Pairs, calibrated_terms, cross_validated
 from cagsr.rewards.presets import as_read, build_reward, possible
 from cagsr.rewards.reward import Reward
-from cagsr.runs.identity import of_model
-from cagsr.tasks.bases import base_name
+from cagsr.runs.identity import of_configured
 from cagsr.tasks.checkers import find_checker
 from cagsr.types import Prompt
 
@@ -105,7 +104,7 @@ def _loaded(
     policy.to(world.device)
     prompts, report = splits.build_prompts(config, policy, "train", rows=rows)
     say_rows(console, "train prompts", report)
-    model = of_model(base_name(config), config.model.revision)
+    model = of_configured(config)
     chosen = choose_reward(policy, config, prompts, world, console, model=model)
     say_prompt(console, prompts, policy, chosen.salience)
     if (uncovered := chosen.salience.uncovered(prompts)) is not None:
@@ -175,6 +174,8 @@ def _reading(config: Config) -> dict[str, str]:
 def _about(config: Config, summary: dict[str, Any]) -> str:
     """What a reader of the preset needs to know of where its weights come from."""
     model = config.model.name or f"the base of {config.data.task}"
+    if config.model.lora and config.model.lora.path:
+        model += f" with the adapter {config.model.lora.path}"
     told = [
         f"Weights fitted by cagsr calibrate to {model} on {config.data.name}, "
         f"{summary['prompts']} training prompts, seed {summary['seed']}."

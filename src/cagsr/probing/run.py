@@ -21,7 +21,6 @@ from cagsr.errors import InputError
 from cagsr.evaluation.chosen_reward import choose_reward
 from cagsr.evaluation.evaluator import Answers, measure_signals
 from cagsr.evaluation.shown_prompt import say_prompt
-from cagsr.io.adapters import identity_with_base
 from cagsr.io.quiet_libraries import warn
 from cagsr.io.template_date import pinned_date
 from cagsr.metrics.bootstrap import interval
@@ -38,7 +37,7 @@ from cagsr.rewards.presets import CHOICES, as_read, possible
 from cagsr.rewards.reward import Reward
 from cagsr.rewards.reward_set import Panel
 from cagsr.rewards.salience import Salience
-from cagsr.runs.identity import of_model
+from cagsr.runs.identity import described, of_configured
 from cagsr.tasks.bases import base_name
 from cagsr.tasks.checkers import find_checker
 from cagsr.tasks.task import Checker
@@ -73,7 +72,7 @@ def _probed(config: Config, console: Console, prompts: int) -> dict[str, Any]:
     config = _of_prompts(config, split, prompts)
     policy, asked, world = _loaded(config, split, prompts, console)
     configured = _reward_name(config)
-    model = of_model(base_name(config), config.model.revision)
+    model = of_configured(config)
     config, salience, learnt = choose_reward(policy, config, asked, world, console, model=model)
     rewards = measured_rewards(config, checker, configured)
     panel, adversarial = build_panels(rewards, checker)
@@ -133,7 +132,7 @@ def _subject(config: Config) -> dict[str, Any]:
     return {
         "task": config.data.name,
         "model": base_name(config),
-        "weights": identity_with_base(base_name(config), config.model.revision),
+        "weights": described(config),
     }
 
 

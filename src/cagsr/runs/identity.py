@@ -15,17 +15,18 @@ from pydantic import BaseModel
 
 from cagsr.config import Config
 from cagsr.config.schema import Term
-from cagsr.io.adapters import adapter_at, found_base
+from cagsr.io.adapters import adapter_at, found_base, identity_with_base
 from cagsr.io.places import files_named
 from cagsr.io.provenance import code, file_digest, identity, settings_digest, versions
 from cagsr.runs.directory import fingerprint
 from cagsr.tasks.bases import base_name
 from cagsr.types import Prompt
 
-__all__ = ["model_of", "of_checker", "of_data", "of_model", "of_start"]
+__all__ = ["described", "model_of", "of_checker", "of_configured", "of_data", "of_model", "of_start"]
 
 # What identifies a model in an identity: `of_model`, and of one that was in memory `models.build.model_digest`.
-OF_MODEL = ("model", "tokenizer and model config", "base of the adapter", "tokenizer")
+START = "adapter at the start"
+OF_MODEL = ("model", "tokenizer and model config", "base of the adapter", "tokenizer", START)
 # Keys that change where and when a run saves, never its numbers.
 FREE = {"train.save_every", "train.keep_checkpoints", "sft.directory", "sft.save_every"}
 FREE |= {"train.gather_for_rollouts"}
@@ -45,7 +46,8 @@ def of_start(
     ``read`` names the sections and keys of the config that the command reads. A path is left out where its content is
     compared: what was moved is still the same. ``loaded`` identifies a model that was not loaded by its name.
     """
-    free = FREE | ({"model.name"} if config.model.name and os.path.exists(config.model.name) else set())
+    places = {"model.name": config.model.name, "model.lora.path": _start(config)}
+    free = FREE | {key for key, place in places.items() if place and os.path.exists(place)}
     found = {
         key: value
         for key, value in _flat(config)
@@ -56,7 +58,7 @@ def of_start(
     if loaded is not None:
         found |= loaded
     elif "sft" not in read or config.sft.scratch is None:
-        found |= of_model(base_name(config), config.model.revision)
+        found |= of_configured(config)
     if terms:
         found |= _of_terms(terms)
     if "." in config.algorithm.loss.name and "algorithm" in read:
@@ -96,9 +98,33 @@ def of_data(prompts: Iterable[Prompt], name: str = "data") -> dict[str, str]:
     return {name: fingerprint(texts)}
 
 
-def of_model(name: str, revision: str | None) -> dict[str, Any]:
-    """Identity of a model by its name: its weights, what is beside them, and the base of an adapter."""
+def of_configured(config: Config) -> dict[str, Any]:
+    """`of_model` of the model that a config names, with the adapter that is gone on from."""
+    return of_model(base_name(config), config.model.revision, _start(config))
+
+
+def described(config: Config) -> dict[str, Any]:
+    """`io.adapters.identity_with_base` of the model that a config names, and the ``adapter`` that is gone on from."""
+    start = _start(config)
+    found = identity_with_base(base_name(config), config.model.revision)
+    return found if start is None else found | {"adapter": identity(start)}
+
+
+def _start(config: Config) -> str | None:
+    return config.model.lora and config.model.lora.path
+
+
+def of_model(name: str, revision: str | None, start: str | None = None) -> dict[str, Any]:
+    """Identity of a model by its name: its weights, what is beside them, and the base of an adapter.
+
+    ``start`` is an adapter of it, put on beside. That there is none is said too: what one of two identities has alone
+    is not compared.
+    """
     found = {"model": _content(name, revision), "tokenizer and model config": settings_digest(name)}
+    found[START] = None
+    if start is not None:
+        weights, beside = _content(start, None), settings_digest(start)
+        found[START] = weights if beside is None else fingerprint([str(weights), beside])
     adapter = adapter_at(name, revision)
     if adapter is not None:
         base = found_base(adapter)

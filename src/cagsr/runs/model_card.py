@@ -40,6 +40,9 @@ def model_card(
     base = name if not local else _local_name(name, run["data"]["task"])
     chosen = reward["terms"]
     by = "" if asked in (None, reward["preset"]) else f", chosen by `{asked}`"
+    start = (run["model"]["lora"] or {}).get("path")
+    if start is not None:
+        base += f"` with the adapter `{start if not Path(start).exists() else _local_name(start, None)}"
     terms = ", ".join(term["signal"] for term in chosen) if chosen else f"preset `{reward['preset']}`{by}"
     adapter = form.startswith("a LoRA adapter")
     about = ModelCardData(

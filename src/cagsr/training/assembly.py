@@ -12,7 +12,7 @@ from cagsr.config import Config
 from cagsr.data import splits
 from cagsr.data.row_messages import say_few, say_rows
 from cagsr.data.splits import DataSets
-from cagsr.distributed.fsdp import gathered, prepare
+from cagsr.distributed.fsdp import prepare
 from cagsr.distributed.process_group import World
 from cagsr.errors import InputError
 from cagsr.evaluation.chosen_reward import choose_reward
@@ -46,7 +46,6 @@ from cagsr.training.preflight import (
     refuse_merging,
     refuse_narrow_weights,
     refuse_quantised,
-    refuse_trained_adapter,
 )
 from cagsr.training.recorder import Recorder
 from cagsr.training.step import Step
@@ -101,9 +100,6 @@ def assemble(
         warn(console, uncovered)
     reward = build_reward(config.reward, checker)
     step = build_step(config, policy, reward, salience, claim.accelerator, client)
-    if loaded is not None:
-        with gathered(step.networks, claim.accelerator, config.train.gather_for_rollouts):
-            refuse_trained_adapter(policy, step.reference, prompts[0])
     evaluator = _evaluator(config, step, checker, datasets, console) if evaluate else None
     evaluated = of_data(evaluator.prompts, "evaluation data") if evaluator else {}
     chosen = {"reward that was chosen": heads["preset"]} if heads and "preset" in heads else {}
@@ -182,7 +178,7 @@ def build_step(
     """
     training, algorithm = config.train, config.algorithm
     _to_device(policy, config, accelerator)
-    reference = Reference(policy)
+    reference = Reference(policy, shares=not accelerator.is_fsdp2)  # which shards each by itself
     sampler = _sampler(config, policy, accelerator, client)
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer: Any = torch.optim.AdamW(trained, lr=training.learning_rate, weight_decay=training.weight_decay)

@@ -23,7 +23,7 @@ from cagsr.models.lora import is_adapted, merged_copy
 from cagsr.models.policy import Policy
 from cagsr.runs.checkpoint import NAME, demand_sealed
 from cagsr.runs.directory import CONFIG, RUN, RunDirectory
-from cagsr.runs.identity import model_of, of_model
+from cagsr.runs.identity import model_of, of_configured
 from cagsr.runs.model_card import model_card, of_whole_model
 from cagsr.tasks.bases import base_name
 
@@ -152,8 +152,7 @@ def _check_base(place: Path, run: Path, config: Config) -> None:
             f"{place} stands on a model that a program loaded or that was made anew, which no name leads to; go on "
             f"with the run to its end, and export {run}"
         )
-    name = base_name(config)
-    now = of_model(name, config.model.revision)
+    name, now = base_name(config), of_configured(config)
     changed = [key for key in trained | now if trained.get(key) != now.get(key)]
     if changed:
         was, found = (str(each.get(changed[0]) or "unknown")[:12] for each in (trained, now))

@@ -1,6 +1,5 @@
 """Checks made before a model is loaded: settings that cannot be trained, and unsupported launchers."""
 
-import torch
 from accelerate import Accelerator, DistributedType
 
 from cagsr.config import Config
@@ -12,10 +11,8 @@ from cagsr.metrics.endpoint import refuse_secrets
 from cagsr.models.four_bits import is_quantised
 from cagsr.models.lora import is_adapted
 from cagsr.models.policy import Policy
-from cagsr.models.reference import Reference
 from cagsr.rewards.reward import Reward
 from cagsr.training.policy_losses import find_loss
-from cagsr.types import Prompt
 
 __all__ = [
     "check_launch",
@@ -23,7 +20,6 @@ __all__ = [
     "refuse_merging",
     "refuse_narrow_weights",
     "refuse_quantised",
-    "refuse_trained_adapter",
 ]
 
 
@@ -100,20 +96,6 @@ def refuse_merging(policy: Policy, accelerator: Accelerator) -> None:
             "FSDP: the adapter's base lies nowhere by itself, so that it would be saved merged into weights that no "
             f"process holds whole. Save the base as a directory and name that as model.name; or "
             f"{ALONE[0].lower()}{ALONE[1:]}."
-        )
-
-
-@torch.no_grad()
-def refuse_trained_adapter(policy: Policy, reference: Reference, prompt: Prompt) -> None:
-    """Raises InputError for a PEFT model whose adapter changes it already.
-
-    The reference is the model with the adapter off, and so would not be the model before this training.
-    """
-    rollout = policy.given([prompt], [prompt.text], limit=8)
-    if not torch.equal(policy.logprobs(rollout), reference.logprobs(rollout)):
-        raise InputError(
-            "model: its adapter was trained already, and the reference would be the model without it. Merge it first "
-            "(model = model.merge_and_unload()) and train a new one with lora."
         )
 
 

@@ -1,8 +1,8 @@
 """The section `model`: what is trained, and how it is loaded."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from cagsr.config.fields import AtLeastOne, Place, Section, Switch, Text
 
@@ -12,6 +12,11 @@ __all__ = ["Lora", "Model"]
 class Lora(Section):
     """LoRA adapter that is trained instead of the weights."""
 
+    path: Place | None = Field(
+        default=None,
+        description="Directory or hub name of a LoRA adapter of this model to go on from, by cagsr, PEFT or TRL; its "
+        "rank, scale and modules are kept, leave the other keys out. null: a new one.",
+    )
     r: AtLeastOne = Field(default=16, description="Rank of the adapter.")
     alpha: AtLeastOne = Field(
         default=32, description="Scale of the adapter; its output is multiplied by alpha / r."
@@ -28,6 +33,18 @@ class Lora(Section):
     target_modules: Literal["all-linear"] | Annotated[list[Text], Field(min_length=1)] = Field(
         default="all-linear", description="Names of the modules that get an adapter."
     )
+
+    @property
+    def beside_path(self) -> list[str]:
+        """The keys that are given though ``path`` leads to an adapter with settings of its own."""
+        return [
+            name for name in type(self).model_fields if name in self.model_fields_set - {"path"} and self.path
+        ]
+
+    @model_serializer(mode="wrap")
+    def _path_alone(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # With a path the other keys say nothing, and would be in its way when a written config is read again.
+        return write(self) if self.path is None else {"path": self.path}
 
 
 class Model(Section):
