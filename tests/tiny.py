@@ -160,7 +160,7 @@ def make_step(policy: Policy, **settings: Any) -> Step:
     learning_rate = settings.pop("learning_rate", 1e-2)
     kind = settings.pop("optimizer", torch.optim.AdamW)
     accelerator = settings.pop("accelerator", None) or Accelerator(cpu=True)
-    reference = settings.pop("reference", None) or Reference(policy)
+    reference = settings.pop("reference", None) or Reference(policy, shares=not accelerator.is_fsdp2)
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = kind(trained, lr=learning_rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.98**step)

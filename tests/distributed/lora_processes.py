@@ -48,9 +48,12 @@ def whole(block: FSDPModule) -> bool:
     return not hasattr(next(block.parameters()), "device_mesh")
 
 
-def make(accelerator: Accelerator, base: Path, directory: Path, steps: int) -> tuple[TrainingLoop, Kept]:
+def make(
+    accelerator: Accelerator, base: Path, directory: Path, steps: int, start: Path | None = None
+) -> tuple[TrainingLoop, Kept]:
     torch.manual_seed(7)  # of the adapter
-    policy = load_policy(base, lora={"r": RANK, "alpha": 11, "target_modules": ["q_proj", "down_proj"]})
+    new = {"r": RANK, "alpha": 11, "target_modules": ["q_proj", "down_proj"]}
+    policy = load_policy(base, lora=new if start is None else {"path": str(start)})
     policy.model.activation_checkpointing_enable({"use_reentrant": False})
     step = tiny.make_step(
         policy,
@@ -84,10 +87,18 @@ def make(accelerator: Accelerator, base: Path, directory: Path, steps: int) -> t
 
 
 def run(
-    accelerator: Accelerator, base: Path, directory: Path, steps: int = 2, resume: bool = False
+    accelerator: Accelerator,
+    base: Path,
+    directory: Path,
+    steps: int = 2,
+    resume: bool = False,
+    start: Path | None = None,
 ) -> dict[str, Any]:
-    """The rows of a run, its last responses, what it saved, and how many blocks were whole at a time."""
-    loop, kept = make(accelerator, base, directory, steps)
+    """The rows of a run, its last responses, what it saved, and how many blocks were whole at a time.
+
+    ``start`` is an adapter to go on from.
+    """
+    loop, kept = make(accelerator, base, directory, steps, start)
     watched = Gathered(loop.step.policy)
     loop.run(resume=resume)
     return {
@@ -102,6 +113,11 @@ def run(
 
 def sharded(accelerator: Accelerator, *given: Any, **settings: Any) -> dict[str, Any]:
     return run(fsdp2(accelerator, reshard_after_forward=True), *given, **settings)
+
+
+def going_on(accelerator: Accelerator, base: Path, start: Path, directory: Path) -> dict[str, Any]:
+    """A run in shards that goes on from an adapter."""
+    return sharded(accelerator, base, directory, start=start)
 
 
 def resumed(accelerator: Accelerator, base: Path, before: Path, directory: Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from accelerate.parallelism_config import ParallelismConfig
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import TorchDynamoPlugin
 from pair import found_by, found_by_two
+from safetensors.torch import load_file
 
 import tiny
 from cagsr.distributed import fsdp as sharding
@@ -106,6 +107,22 @@ def test_an_adapter_in_four_shards_trains_as_in_one_process_and_two_processes_go
 def of_processes(count):
     for state in (PartialState, AcceleratorState):
         state._shared_state["num_processes"] = count
+
+
+def test_an_adapter_that_is_gone_on_from_trains_in_shards_as_in_one_process(tmp_path):
+    base, start = tmp_path / "base", tmp_path / "start/model"
+    lora_processes.save_base(base)
+    lora_processes.run(Accelerator(cpu=True), base, start.parent, 1)
+    two = found_by(2, lora_processes.going_on, base, start, tmp_path / "two")
+    alone = lora_processes.run(Accelerator(cpu=True), base, tmp_path / "alone", start=start)
+    assert two["responses"] == alone["responses"]
+    for row, expected in zip(two["rows"], alone["rows"], strict=True):
+        assert row == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    before = load_file(start / "adapter_model.safetensors")
+    assert two["model"].keys() == alone["model"].keys() == before.keys()
+    for key, value in alone["model"].items():
+        torch.testing.assert_close(two["model"][key], value, rtol=1e-5, atol=1e-5, msg=key)
+        assert float((value - before[key]).abs().max()) > 1e-4, key
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def _settings(path: str, directory: Path) -> Any:
     merge = f"merge it into its base (`cagsr export {path} DIRECTORY`), name that as model.name and train a new one"
     if settings.peft_type != "LORA":
         raise InputError(
-            f"{KEY}: {path} is an adapter of kind {settings.peft_type}, and LoRA can be gone on from; {merge}"
+            f"{KEY}: {path} is an adapter of kind {settings.peft_type.value}, and LoRA can be gone on from; {merge}"
         )
     plain = peft.LoraConfig()
     odd = {
