@@ -6,7 +6,8 @@ import pytest
 
 import made_runs
 from cagsr.errors import InputError
-from cagsr.report.read import files_of, read_run
+from cagsr.report.read import read_run
+from cagsr.report.serve import files_of
 
 
 def test_a_whole_run_has_no_problems(tmp_path):

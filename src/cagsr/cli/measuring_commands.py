@@ -1,4 +1,4 @@
-"""Commands that measure: eval, compare, score, calibrate, probe.
+"""Commands that measure: eval, lm-eval, compare, score, calibrate, probe.
 
 They import what they need when they run, so that `cagsr --help` imports no torch.
 """
@@ -96,6 +96,48 @@ def _check_new(output: Path, config: Any) -> None:
         check_paths(config.replaced({"run.directory": str(output)}))
     except (InputError, StorageError) as error:
         raise type(error)(str(error).replace("run.directory:", "--output:", 1)) from error
+
+
+@app.command(
+    "lm-eval",
+    cls=Command,
+    epilog="Example: cagsr lm-eval runs/my --tasks ifeval,arc_easy --python harness/bin/python",
+)
+def lm_eval(
+    run: Annotated[
+        Path, typer.Argument(help="A run, or its best/; measured beside the base that it began with.")
+    ],
+    tasks: Annotated[str, typer.Option(help="Tasks of lm-eval, separated by commas.")],
+    python: Annotated[
+        Path | None, typer.Option(help="Python that has lm_eval; default: the program lm_eval on PATH.")
+    ] = None,
+    include_path: Annotated[Path | None, typer.Option(help="Directory of tasks of your own.")] = None,
+    limit: Annotated[float | None, typer.Option(help="Samples of each task, or a share below 1.")] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(min=0, help="Examples in a prompt; default: the task's.")
+    ] = None,
+    apply_chat_template: Annotated[
+        bool, typer.Option("--apply-chat-template", help="Ask through the model's chat template.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="lm-eval's seeds, all four.")] = 0,
+    dtype: Annotated[
+        str | None, typer.Option(help="Type of the weights; default: that of the run's config.")
+    ] = None,
+    batch_size: Annotated[str, typer.Option(help="Prompts at once, or auto.")] = "1",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: lm-eval's choice.")] = None,
+    as_json: Json = False,
+) -> None:
+    """lm-evaluation-harness on a run's base and result, side by side: did it forget? Kept as RUN/lm-eval.json."""
+    from cagsr.evaluation.lm_harness import Settings, harness, measure_elsewhere
+    from cagsr.evaluation.tables import harness_table
+
+    console = console_for(as_json)
+    where = None if include_path is None else str(include_path)
+    given = Settings(tasks, num_fewshot, limit, seed, dtype, batch_size, device, where, apply_chat_template)
+    found = measure_elsewhere(run, given, harness(None if python is None else str(python)), console)
+    if not as_json:
+        console.print(harness_table(found["table"]))
+    print_json(found["table"], as_json)
 
 
 @app.command(cls=Command, epilog="Example: cagsr compare --config examples/paper.yaml --quick")

@@ -20,6 +20,7 @@ from cagsr.types import Prompt
 __all__ = [
     "comparison_table",
     "difference_lines",
+    "harness_table",
     "legend",
     "shaded",
     "shades",
@@ -168,3 +169,19 @@ def shaded(prompt: Prompt, shares: Sequence[float], colour: bool) -> Text:
         position = end
     text.append(prompt.text[position:])
     return text
+
+
+def harness_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """One row a figure of lm-evaluation-harness: base, result, and their difference with an interval if it has one."""
+    table = Table("task", "metric", box=box.SIMPLE_HEAD)
+    for column in ("base", "result", "difference", "95 % interval"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        spread = "" if row["low"] is None else f"[{row['low']:+.3f}, {row['high']:+.3f}]"
+        figures = [
+            f"{row[half]:.3f}" + ("" if (error := row[f"{half}_stderr"]) is None else f" ± {error:.3f}")
+            for half in ("base", "result")
+        ]
+        metric = row["metric"] if row["filter"] == "none" else f"{row['metric']}, {row['filter']}"
+        table.add_row(row["task"], metric, *figures, f"{row['difference']:+.3f}", spread)
+    return table

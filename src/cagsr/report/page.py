@@ -21,6 +21,7 @@ from cagsr.errors import InputError
 from cagsr.io.atomic_write import reading, write_atomically
 from cagsr.report.browse import browsable
 from cagsr.report.curves import axes, curves
+from cagsr.report.elsewhere import elsewhere
 from cagsr.report.facts import differences, run_facts, settings
 from cagsr.report.heads import heads_picture
 from cagsr.report.histograms import histograms
@@ -132,7 +133,9 @@ def read_runs(directories: Sequence[str | Path]) -> list[Run]:
 
 
 def _described(run: Run) -> dict[str, Any]:
+    measured = elsewhere(run)  # what is wrong with it joins the problems
     return {
+        "elsewhere": measured,
         "name": visible(run.name),
         "headline": headline(run),
         "facts": run_facts(run),

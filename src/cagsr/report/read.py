@@ -15,10 +15,22 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, TypeAdapter, 
 
 from cagsr.errors import InputError
 from cagsr.rewards.heads_found import Heads
-from cagsr.runs.directory import CANDIDATES, CONFIG, EVALUATIONS, HEADS, METRICS, RESPONSES, RUN, SUMMARY
+from cagsr.runs.directory import (
+    CANDIDATES,
+    CONFIG,
+    EVALUATIONS,
+    HEADS,
+    LM_EVAL,
+    METRICS,
+    RESPONSES,
+    RUN,
+    SUMMARY,
+)
 from cagsr.runs.turns import RecordedTurn
 
 __all__ = [
+    "FILES",
+    "INSIDE",
     "OURS",
     "Candidate",
     "Interval",
@@ -26,7 +38,6 @@ __all__ = [
     "Run",
     "Summary",
     "Systems",
-    "files_of",
     "read_run",
 ]
 
@@ -141,6 +152,7 @@ class Run:
     evaluated    step -> rows on development prompts; 0: the base
     heads        the attention heads that its reward reads, or was chosen by, where they were learnt
     chosen       the preset that was chosen for its base and why, where the config left that open
+    elsewhere    lm-eval.json as it is
     children     runs inside a comparison: DRAWN of the trained systems, ours first; ``not_drawn`` names the others
     problems     what could not be read, in sentences
     """
@@ -159,6 +171,7 @@ class Run:
     evaluated: dict[int, list[Response]] = field(default_factory=dict)
     heads: Heads | None = None
     chosen: str | None = None
+    elsewhere: dict[str, Any] = field(default_factory=dict)
     children: list["Run"] = field(default_factory=list)
     not_drawn: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
@@ -181,6 +194,7 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
     run.outcome = _mapping(run, SUMMARY, needed=False)
     if "systems" in run.outcome:
         run.summary = _validated(run, SUMMARY, run.outcome, Summary, "the comparison is")
+    run.elsewhere = _mapping(run, LM_EVAL, needed=False)
     found = _mapping(run, HEADS, needed=False)
     preset, reason = found.get("preset"), found.get("reason")
     if isinstance(preset, str) and isinstance(reason, str):
@@ -198,12 +212,6 @@ def read_run(path: str | Path, name: str | None = None) -> Run:
         run.evaluated.setdefault(row.step, []).append(row)
     _add_children(run)
     return run
-
-
-def files_of(path: Path) -> list[Path]:
-    """The files that a report of ``path`` reads: when one of them changes, so does the report."""
-    places = [path, *(place for pattern in INSIDE for place in path.glob(pattern))]
-    return [file for place in places for name in (*FILES, HEADS) if (file := place / name).is_file()]
 
 
 def _add_metrics(run: Run, row: Mapping[str, Any]) -> None:

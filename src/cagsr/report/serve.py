@@ -14,11 +14,18 @@ from threading import Lock
 
 from cagsr.errors import InputError
 from cagsr.report.page import read_runs, render
-from cagsr.report.read import files_of
+from cagsr.report.read import FILES, INSIDE
+from cagsr.runs.directory import HEADS, LM_EVAL
 
-__all__ = ["Live", "server"]
+__all__ = ["Live", "files_of", "server"]
 
 LOOPBACK = "127.0.0.1"
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that a report of ``path`` reads: when one of them changes, so does the report."""
+    places = [path, *(place for pattern in INSIDE for place in path.glob(pattern))]
+    return [file for place in places for name in (*FILES, HEADS, LM_EVAL) if (file := place / name).is_file()]
 
 
 class Live:

@@ -9,6 +9,7 @@
                 responses.jsonl  held-out prompts, what was answered, every metric of it (comparisons and demos)
                 heads.json       the attention heads that the reward reads, where they were learnt
                 summary.json     the outcome
+                lm-eval.json     what lm-evaluation-harness found of base and result
 
 JSON is pure ASCII (other characters as escapes) so that any text goes through to the byte, half surrogates
 included, and NaN never gets in. Nothing here imports torch, and nothing deletes what it did not write.
@@ -41,6 +42,7 @@ RUN, CONFIG, METRICS, CANDIDATES, EVALUATIONS, RESPONSES, HEADS, SUMMARY = (
     "heads.json",
     "summary.json",
 )
+LM_EVAL = "lm-eval.json"
 # Rows with their steps: a run that goes on drops those of the steps that it repeats.
 BY_STEP = (METRICS, CANDIDATES, EVALUATIONS)
 # The only files that a start leaves behind when it is killed before its run exists.

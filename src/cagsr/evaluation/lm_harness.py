@@ -1,0 +1,310 @@
+"""lm-evaluation-harness on a run's base and on its result, each in a process of its own: did the model forget?
+
+Source: https://github.com/EleutherAI/lm-evaluation-harness, the files that version 0.4.13 writes.
+"""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from cagsr.config import Config
+from cagsr.errors import InputError, StorageError
+from cagsr.io.adapters import adapter_at, found_base, identity_with_base
+from cagsr.io.atomic_write import storing, write_atomically
+from cagsr.io.provenance import file_digest, is_gguf
+from cagsr.io.terminal import say
+from cagsr.metrics.bootstrap import difference
+from cagsr.runs.directory import CONFIG, LM_EVAL, RUN, RunDirectory, fingerprint
+from cagsr.runs.identity import described, model_of, of_configured
+from cagsr.tasks.bases import base_name
+
+__all__ = ["Settings", "harness", "measure_elsewhere"]
+
+INSTALL = (
+    "Install it into an environment of its own, as it brings some twenty packages (python -m venv harness; "
+    "harness/bin/pip install 'lm_eval[hf]' peft), and name that: --python harness/bin/python"
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What both models are measured by, under lm-eval's own names; None leaves a setting to lm-eval.
+
+    ``dtype`` None is the type of the run's config.
+    """
+
+    tasks: str
+    num_fewshot: int | None = None
+    limit: float | None = None
+    seed: int = 0
+    dtype: str | None = None
+    batch_size: str = "1"
+    device: str | None = None
+    include_path: str | None = None
+    apply_chat_template: bool = False
+
+    def arguments(self) -> list[str]:
+        """lm-eval's command line of all but the model."""
+        given = {
+            name: value
+            for name, value in asdict(self).items()
+            if name != "dtype" and value not in (None, False)
+        }
+        return [
+            part
+            for name, value in given.items()
+            for part in (f"--{name}", *([] if value is True else [str(value)]))
+        ]
+
+
+def harness(python: str | None = None) -> list[str]:
+    """The command that starts lm-eval: of a Python that has it, or the program on PATH. Raises InputError."""
+    if python is None:
+        if (program := shutil.which("lm_eval")) is None:
+            raise InputError(f"there is no lm_eval on PATH. {INSTALL}")
+        return [program]
+    python = (
+        os.path.abspath(python) if os.path.exists(python) else python
+    )  # "./python" has lost its "./" by now
+    asked = [python, "-c", "import importlib.util as u; raise SystemExit(u.find_spec('lm_eval') is None)"]
+    try:
+        missing = subprocess.run(asked, capture_output=True).returncode != 0
+    except OSError as error:
+        raise InputError(f"--python: {python} cannot be started: {error.strerror}") from None
+    if missing:
+        raise InputError(f"--python: {python} has no lm_eval. {INSTALL}")
+    return [python, "-m", "lm_eval"]
+
+
+def measure_elsewhere(
+    source: Path, settings: Settings, program: Sequence[str], console: Console
+) -> dict[str, Any]:
+    """lm-eval's results of the base and of the result of a run, and their differences; kept as lm-eval.json in it.
+
+    ``source`` is a run, whose last model is then measured, or its best/. What was measured already by the same settings
+    on the same weights is kept, so that an interrupted command goes on with what is missing.
+
+    A difference has an interval where lm-eval logged a number for each sample of both, of the same documents, and its
+    figure is their mean: it is then a bootstrap of the paired differences (`metrics.bootstrap.difference`).
+
+    Raises InputError for what is no run with a model, and where lm-eval fails; StorageError.
+    """
+    run, model = (source.parent, source) if (source.parent / RUN).is_file() else (source, source / "model")
+    with closing(RunDirectory.resume(run)) as opened:
+        if not model.is_dir():
+            raise InputError(f"{run} has no {model.name}/ yet: the run has not ended")
+        config = Config.load(run / CONFIG)
+        given = (
+            settings
+            if settings.dtype is not None
+            else Settings(**asdict(settings) | {"dtype": config.model.dtype})
+        )
+        halves = {"base": _base(config, opened), "result": _result(model)}
+        kept = _kept(run / LM_EVAL)
+        found: dict[str, Any] = {"settings": asdict(given), "halves": {}, "table": []}
+        for name, (about, arguments) in halves.items():
+            asked = {
+                "model": about,
+                "model_args": arguments,
+                "settings": asdict(given),
+                "tasks": _local_tasks(given),
+            }
+            half = kept.get(name, {})
+            if half.get("asked") == asked:
+                say(console, f"{name}: measured before with these settings")
+            else:
+                say(console, f"{name}: lm-eval measures {arguments.get('peft', arguments['pretrained'])}")
+                half = {"asked": asked} | _measured(run, program, arguments, given)
+            found["halves"][name] = half
+            # Of the other half what was measured before stays until it is measured anew.
+            _write(run / LM_EVAL, found | {"halves": kept | found["halves"]})
+        found["table"] = _table(run, found["halves"]["base"], found["halves"]["result"])
+        _write(run / LM_EVAL, found)
+    return found
+
+
+def _base(config: Config, run: RunDirectory) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a run began with: its identity, and lm-eval's arguments. Raises InputError where that is gone."""
+    name, lora = base_name(config), config.model.lora
+    trained, now = model_of(run.identity()), of_configured(config)
+    changed = [key for key in trained | now if trained.get(key) != now.get(key)]
+    if changed:
+        raise InputError(
+            f"{name} is not what {run.path} was trained from ({changed[0]} is another), or a program had it in memory; "
+            "put the old one back, or start where a relative path leads to it"
+        )
+    revision = None if os.path.exists(name) else now["model"]
+    return described(config), _arguments(name, revision, None if lora is None else lora.path)
+
+
+def _result(model: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    place = str(model.absolute())
+    return identity_with_base(place), _arguments(place)
+
+
+def _arguments(name: str, revision: str | None = None, adapter: str | None = None) -> dict[str, str]:
+    """lm-eval's ``model_args`` of a model, or of an adapter with its base; ``adapter`` is put on a base by its name."""
+    files = adapter_at(name, revision) if adapter is None else adapter_at(adapter)
+    if adapter is None and files is not None:
+        base = found_base(files)
+        name, revision = base.name, base.revision
+    place = os.path.realpath(name) if os.path.exists(name) else name
+    if is_gguf(place):
+        raise InputError(
+            f"{name} is a GGUF file; export it to a directory (cagsr export) and train from that"
+        )
+    found = {"pretrained": place} | ({} if revision is None else {"revision": revision})
+    if files is not None:
+        found["peft"] = str(files.absolute())
+        if (files / "tokenizer_config.json").is_file():
+            found["tokenizer"] = found["peft"]
+    for value in found.values():
+        if "," in value:
+            raise InputError(
+                f"{value!r}: lm-eval takes no comma in a model's path; move or link it to another place"
+            )
+    return found
+
+
+def _measured(
+    run: Path, program: Sequence[str], model: Mapping[str, str], settings: Settings
+) -> dict[str, Any]:
+    """What lm-eval finds of a model: its version, results, and the numbers of each sample that lie behind them."""
+    with storing(run):
+        made = tempfile.TemporaryDirectory(dir=run, prefix=".lm-eval-")
+    with made as place:
+        told = ",".join(f"{name}={value}" for name, value in (model | {"dtype": str(settings.dtype)}).items())
+        command = [*program, "--model", "hf", "--model_args", told, *settings.arguments()]
+        # To the disk and standard error alone: standard output is this command's.
+        done = subprocess.run([*command, "--output_path", place, "--log_samples"], stdout=subprocess.DEVNULL)
+        files = [*Path(place).rglob("results_*.json")]
+        if done.returncode or len(files) != 1:
+            raise InputError(
+                f"lm-eval ended with {done.returncode} and {len(files)} files of results; what it said is above. It "
+                f"was started as {' '.join(command)}"
+            )
+        written = _read(files[0])
+        date = files[0].stem.removeprefix("results_")
+        return {
+            "lm_eval_version": written.get("lm_eval_version"),
+            **{key: written[key] for key in ("results", "n-samples", "higher_is_better", "versions")},
+            "samples": {
+                task: _samples(files[0].with_name(f"samples_{task}_{date}.jsonl"))
+                for task in written["n-samples"]
+            },
+        }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    # It writes NaN where a figure is none.
+    return dict(json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None))
+
+
+def _samples(file: Path) -> dict[str, Any]:
+    """``docs``, a digest of a task's documents by filter, and ``values``, a number for each by metric and filter.
+
+    Metrics that are no number of a sample, as those of a corpus, are left out.
+    """
+    rows: dict[str, dict[int, dict[str, Any]]] = {}
+    for line in file.read_text(encoding="utf-8").split("\n"):
+        if line:
+            row = json.loads(line)
+            rows.setdefault(row["filter"], {})[row["doc_id"]] = row
+    docs, values = {}, {}
+    for of_filter, by_id in rows.items():
+        ordered = [by_id[number] for number in sorted(by_id)]
+        docs[of_filter] = fingerprint(row["doc_hash"] for row in ordered)
+        for metric in ordered[0]["metrics"]:
+            numbers = [row.get(metric) for row in ordered]
+            if all(_is_number(number) for number in numbers):
+                values[f"{metric},{of_filter}"] = [float(number) for number in numbers]
+    return {"docs": docs, "values": values}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _table(run: Path, base: Mapping[str, Any], result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each figure that lm-eval has of both models. Raises InputError where they do not compare."""
+    if any(base[key] != result[key] for key in ("lm_eval_version", "versions", "n-samples")) or any(
+        samples["docs"] != result["samples"][task]["docs"] for task, samples in base["samples"].items()
+    ):
+        raise InputError(
+            "base and result were measured by other versions of lm-eval or of its tasks, or on other documents; remove "
+            f"{run / LM_EVAL} and measure both anew"
+        )
+    rows = []
+    for task, figures in base["results"].items():
+        for key, value in figures.items():
+            metric, comma, of_filter = key.partition(",")
+            other = result["results"].get(task, {}).get(key)
+            if not comma or metric.endswith("_stderr") or not (_is_number(value) and _is_number(other)):
+                continue
+            errors = (half["results"][task].get(f"{metric}_stderr,{of_filter}") for half in (base, result))
+            base_stderr, result_stderr = (
+                error if isinstance(error, int | float) else None for error in errors
+            )
+            rows.append(
+                {
+                    "task": task,
+                    "metric": metric,
+                    "filter": of_filter,
+                    "samples": base["n-samples"].get(task, {}).get("effective"),
+                    "higher_is_better": base["higher_is_better"].get(task, {}).get(metric),
+                    "base": value,
+                    "base_stderr": base_stderr,
+                    "result": other,
+                    "result_stderr": result_stderr,
+                    "difference": other - value,
+                    **_interval(base, result, task, key),
+                }
+            )
+    return rows
+
+
+def _interval(
+    base: Mapping[str, Any], result: Mapping[str, Any], task: str, key: str
+) -> dict[str, float | None]:
+    """``low`` and ``high`` of a paired difference; None where a figure is not the mean of numbers of its samples."""
+    found = []
+    for half in (base, result):
+        values = half["samples"].get(task, {"values": {}})["values"].get(key)
+        if values is None or not math.isclose(np.mean(values), half["results"][task][key], abs_tol=1e-9):
+            return {"low": None, "high": None}
+        found.append(np.array(values))
+    paired = difference(found[1], found[0]).as_dict()
+    return {"low": paired["low"], "high": paired["high"]}
+
+
+def _local_tasks(settings: Settings) -> str | None:
+    """A digest of the files that ``include_path`` brings; None without."""
+    if settings.include_path is None:
+        return None
+    files = sorted(file for file in Path(settings.include_path).rglob("*") if file.suffix in (".yaml", ".py"))
+    return fingerprint(map(file_digest, files))
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """The halves that were measured before. Raises StorageError for a damaged file."""
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))["halves"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise StorageError(f"{path} is damaged; remove it and measure both anew") from None
+
+
+def _write(path: Path, found: Mapping[str, Any]) -> None:
+    write_atomically(path, json.dumps(found) + "\n")
