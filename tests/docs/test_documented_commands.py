@@ -37,7 +37,8 @@ from command_line import settle, typed
 NOT_RUN = {
     "cagsr demo --model instruct": "it fetches a model; tests/cli/test_demo.py runs it on a tiny one",
     "cagsr export runs/lora my-model.gguf": "it needs llama.cpp; tests/training/test_export_model.py has a converter",
-    "lm_eval --model hf": "it is no dependency, and its tasks are on the hub; run by hand on a task of its own",
+    "python -m venv harness": "lm-eval is no dependency; tests/cli/test_lm_eval.py has a program that stands in",
+    "cagsr lm-eval": "it needs that environment; run by hand on a task of its own",
     "cagsr eval base=HuggingFaceTB/SmolLM2-135M-Instruct mine=runs/my/model data.source=ifeval": "the reader's own "
     "prompts; tests/cli/test_eval.py has others",
     "make prove": "twenty minutes; its parts are run at a small count in tests/proofs",

@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,11 +105,7 @@ def measure_elsewhere(
         if not model.is_dir():
             raise InputError(f"{run} has no {model.name}/ yet: the run has not ended")
         config = Config.load(run / CONFIG)
-        given = (
-            settings
-            if settings.dtype is not None
-            else Settings(**asdict(settings) | {"dtype": config.model.dtype})
-        )
+        given = replace(settings, dtype=settings.dtype or config.model.dtype)
         halves = {"base": _base(config, opened), "result": _result(model)}
         kept = _kept(run / LM_EVAL)
         found: dict[str, Any] = {"settings": asdict(given), "halves": {}, "table": []}
@@ -184,7 +180,7 @@ def _measured(
     with storing(run):
         made = tempfile.TemporaryDirectory(dir=run, prefix=".lm-eval-")
     with made as place:
-        told = ",".join(f"{name}={value}" for name, value in (model | {"dtype": str(settings.dtype)}).items())
+        told = ",".join(f"{name}={value}" for name, value in {**model, "dtype": settings.dtype}.items())
         command = [*program, "--model", "hf", "--model_args", told, *settings.arguments()]
         # To the disk and standard error alone: standard output is this command's.
         done = subprocess.run([*command, "--output_path", place, "--log_samples"], stdout=subprocess.DEVNULL)
@@ -226,9 +222,9 @@ def _samples(file: Path) -> dict[str, Any]:
         ordered = [by_id[number] for number in sorted(by_id)]
         docs[of_filter] = fingerprint(row["doc_hash"] for row in ordered)
         for metric in ordered[0]["metrics"]:
-            numbers = [row.get(metric) for row in ordered]
-            if all(_is_number(number) for number in numbers):
-                values[f"{metric},{of_filter}"] = [float(number) for number in numbers]
+            numbers: list[Any] = [row.get(metric) for row in ordered]
+            if all(map(_is_number, numbers)):
+                values[f"{metric},{of_filter}"] = list(map(float, numbers))
     return {"docs": docs, "values": values}
 
 

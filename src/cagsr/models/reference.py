@@ -2,6 +2,7 @@
 
 import copy
 from contextlib import nullcontext
+from typing import Any
 
 from torch import Tensor
 
@@ -21,7 +22,8 @@ class Reference:
     """
 
     def __init__(self, policy: Policy, shares: bool = True):
-        self._adapter_off = policy.model.disable_adapter if is_fresh(policy.model) else None
+        model: Any = policy.model
+        self._adapter_off = model.disable_adapter if is_fresh(model) else None
         frozen = {id(weight): weight for weight in policy.parameters() if shares and not weight.requires_grad}
         self.copy: Policy | None = None
         if self._adapter_off is None:

@@ -42,7 +42,7 @@ def model_card(
     by = "" if asked in (None, reward["preset"]) else f", chosen by `{asked}`"
     start = (run["model"]["lora"] or {}).get("path")
     if start is not None:
-        base += f"` with the adapter `{start if not Path(start).exists() else _local_name(start, None)}"
+        base = f"{base}` with the adapter `{_local_name(start, None) if Path(start).exists() else start}"
     terms = ", ".join(term["signal"] for term in chosen) if chosen else f"preset `{reward['preset']}`{by}"
     adapter = form.startswith("a LoRA adapter")
     about = ModelCardData(
