@@ -317,6 +317,15 @@ def test_an_adapter_trains_from_its_beginning_and_from_where_it_is_by_then(place
         assert numbers(run)[-1]["kl"] != 0.0
 
 
+def test_an_adapter_to_go_on_from_is_not_put_on_a_loaded_model(place):
+    model, tokenizer = loaded()
+    settings = TrainingConfig(output_dir="r", lora={"path": "adapter"}, **SETTINGS)
+    with pytest.raises(
+        InputError, match=r"^Trainer: model\.lora\.path is for a model that is loaded by name; put"
+    ):
+        Trainer(model, settings, ROWS, processing_class=tokenizer)
+
+
 def test_a_generator_is_read_once_and_all_of_an_eval_dataset_is_evaluated(place):
     model, tokenizer = loaded()
     held_out = [{"prompt": f"city riga hour {n}"} for n in ["one", "two", "three"] * 40]

@@ -293,6 +293,7 @@ def without_weights(adapter: Path) -> Path:
         ),
         (lambda a: edited(a, modules_to_save=["lm_head"]), "has modules_to_save: .'lm_head'. and cannot be"),
         (lambda a: edited(a, init_lora_weights="pissa"), "has init_lora_weights: 'pissa' and cannot"),
+        (lambda a: edited(a, of_a_newer_peft=7), "(has of_a_newer_peft: 7 and cannot|Unexpected keyword)"),
         (lambda a: edited(a, task_type="SEQ_CLS"), "has task_type: 'SEQ_CLS' and cannot"),
         (lambda a: edited(a, r=5), r"does not fit its base .*llama: size mismatch.* Name .* as model.name\."),
         (lambda a: edited(a, target_modules=["q_proj"]), "has, but not its base, a place for"),

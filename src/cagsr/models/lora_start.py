@@ -1,5 +1,6 @@
 """Going on from a LoRA adapter: its files checked before a model loads, its weights put on to be trained further."""
 
+import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -89,6 +90,9 @@ def _settings(path: str, directory: Path) -> Any:
         for field in fields(plain)
         if field.name not in KEPT and getattr(settings, field.name) != getattr(plain, field.name)
     }
+    written = json.loads((directory / ADAPTER).read_text(encoding="utf-8"))
+    known = {field.name for field in fields(plain)}
+    odd |= {name: value for name, value in written.items() if name not in known and value}  # of another PEFT
     if settings.init_lora_weights not in FRESH:
         odd["init_lora_weights"] = settings.init_lora_weights
     if settings.task_type not in (None, "CAUSAL_LM", "SEQ_2_SEQ_LM"):

@@ -89,6 +89,11 @@ def checked_rows(name: str, given: Any, first: int) -> list[Row] | None:
 
 def refuse_settings_of_loading(config: Config) -> None:
     """Raises InputError for settings that say how to load a model that is loaded already."""
+    if config.model.lora is not None and config.model.lora.path is not None:
+        raise InputError(
+            "Trainer: model.lora.path is for a model that is loaded by name; put the adapter on yours "
+            "(peft.PeftModel.from_pretrained(model, path, is_trainable=True)) and leave it out"
+        )
     fields = type(config.model).model_fields
     for key in ("revision", "architecture", "dtype", "load_in_4bit", "trust_remote_code"):
         if getattr(config.model, key) != fields[key].default:
