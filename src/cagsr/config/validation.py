@@ -132,7 +132,7 @@ def _adapter(config: Sections) -> Iterator[Conflict]:
     for name in config.model.lora.beside_path if config.model.lora else ():
         key = f"model.lora.{name}"
         yield Conflict(
-            (key, "model.lora.path"),
+            (key, "model.lora.path", "model.lora"),
             f"{key}: the adapter that model.lora.path leads to has settings of its own; leave one of them out",
         )
 
