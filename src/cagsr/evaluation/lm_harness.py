@@ -31,7 +31,7 @@ from cagsr.tasks.bases import base_name
 
 __all__ = ["Settings", "harness", "measure_elsewhere"]
 
-INSTALL = (
+MEND = (
     "Install it into an environment of its own, as it brings some twenty packages (python -m venv harness; "
     "harness/bin/pip install 'lm_eval[hf]' peft), and name that: --python harness/bin/python"
 )
@@ -72,7 +72,7 @@ def harness(python: str | None = None) -> list[str]:
     """The command that starts lm-eval: of a Python that has it, or the program on PATH. Raises InputError."""
     if python is None:
         if (program := shutil.which("lm_eval")) is None:
-            raise InputError(f"there is no lm_eval on PATH. {INSTALL}")
+            raise InputError(f"there is no lm_eval on PATH. {MEND}")
         return [program]
     python = (
         os.path.abspath(python) if os.path.exists(python) else python
@@ -83,7 +83,7 @@ def harness(python: str | None = None) -> list[str]:
     except OSError as error:
         raise InputError(f"--python: {python} cannot be started: {error.strerror}") from None
     if missing:
-        raise InputError(f"--python: {python} has no lm_eval. {INSTALL}")
+        raise InputError(f"--python: {python} has no lm_eval. {MEND}")
     return [python, "-m", "lm_eval"]
 
 
@@ -103,7 +103,7 @@ def measure_elsewhere(
     run, model = (source.parent, source) if (source.parent / RUN).is_file() else (source, source / "model")
     with closing(RunDirectory.resume(run)) as opened:
         if not model.is_dir():
-            raise InputError(f"{run} has no {model.name}/ yet: the run has not ended")
+            raise InputError(f"{run} has no {model.name}/ yet; wait for the end of the run")
         config = Config.load(run / CONFIG)
         given = replace(settings, dtype=settings.dtype or config.model.dtype)
         halves = {"base": _base(config, opened), "result": _result(model)}
@@ -187,7 +187,7 @@ def _measured(
         files = [*Path(place).rglob("results_*.json")]
         if done.returncode or len(files) != 1:
             raise InputError(
-                f"lm-eval ended with {done.returncode} and {len(files)} files of results; what it said is above. It "
+                f"lm-eval ended with {done.returncode} and {len(files)} files of results; correct what it says above. It "
                 f"was started as {' '.join(command)}"
             )
         written = _read(files[0])

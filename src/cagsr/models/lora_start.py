@@ -79,10 +79,10 @@ def _settings(path: str, directory: Path) -> Any:
         settings = peft.PeftConfig.from_pretrained(str(directory))
     except Exception as error:  # libraries raise errors of any class for broken files
         raise InputError(f"{KEY}: {directory / ADAPTER} cannot be read: {reason(error)}") from error
-    merge = f"merge it into its base (`cagsr export {path} DIRECTORY`), name that as model.name and train a new one"
+    mend = f"merge it into its base (`cagsr export {path} DIRECTORY`), name that as model.name and train a new one"
     if settings.peft_type != "LORA":
         raise InputError(
-            f"{KEY}: {path} is an adapter of kind {settings.peft_type.value}, and LoRA can be gone on from; {merge}"
+            f"{KEY}: {path} is an adapter of kind {settings.peft_type.value}, and LoRA can be gone on from; {mend}"
         )
     plain = peft.LoraConfig()
     odd = {
@@ -98,7 +98,7 @@ def _settings(path: str, directory: Path) -> Any:
     if settings.task_type not in (None, "CAUSAL_LM", "SEQ_2_SEQ_LM"):
         odd["task_type"] = settings.task_type
     for name, value in odd.items():
-        raise InputError(f"{KEY}: {path} has {name}: {value!r:.60} and cannot be gone on from; {merge}")
+        raise InputError(f"{KEY}: {path} has {name}: {value!r:.60} and cannot be gone on from; {mend}")
     settings.inference_mode = False
     settings.base_model_name_or_path = (
         None  # PEFT writes the model's own, and warns where another stands there
