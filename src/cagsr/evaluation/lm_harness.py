@@ -187,8 +187,8 @@ def _measured(
         files = [*Path(place).rglob("results_*.json")]
         if done.returncode or len(files) != 1:
             raise InputError(
-                f"lm-eval ended with {done.returncode} and {len(files)} files of results; correct what it says above. It "
-                f"was started as {' '.join(command)}"
+                f"lm-eval ended with {done.returncode} and {len(files)} files of results; correct what it says above. "
+                f"It was started as {' '.join(command)}"
             )
         written = _read(files[0])
         date = files[0].stem.removeprefix("results_")
