@@ -1,6 +1,7 @@
 """Tiny policies with random weights, prompts for them, and a step around them: what tests of the core stand on."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -33,6 +34,8 @@ LENGTHS = (3, 7, 2, 5)
 SHORT = Sampling(candidates=3, max_new_tokens=7)
 
 FORCED = 77
+
+_POLICIES: dict[str, Policy] = {}
 
 OF_KIND = {"t5": "encoder-decoder", "bart": "encoder-decoder", "bart-forced": "encoder-decoder"}
 
@@ -96,14 +99,29 @@ def make_model(
 
 
 def policy(
-    name: str, *, seed: int = 0, extra_eos: int = 0, shape: dict[str, int] | None = None, **settings: Any
+    name: str,
+    *,
+    seed: int = 0,
+    extra_eos: int = 0,
+    shape: dict[str, int] | None = None,
+    generation: dict[str, Any] | None = None,
+    **settings: Any,
 ) -> Policy:
-    """A policy of the named architecture; ``extra_eos`` more tokens end a response, so that lengths differ."""
-    model = make_model(name, seed=seed, **(shape or {}))
+    """A policy of the named architecture; ``extra_eos`` more tokens end a response, so that lengths differ.
+
+    ``generation`` is what its generation config says besides. A policy is proved once in a process (`models.proof`) and
+    then copied, which takes a twentieth of the time.
+    """
     words = _tokenizer(OF_KIND.get(name, "causal"))
-    if extra_eos:
-        model.generation_config.eos_token_id = [words.eos_token_id, *range(20, 20 + extra_eos)]
-    return make_policy(model, words, **settings)
+    key = repr((name, seed, extra_eos, shape, generation, sorted(settings.items())))
+    if key not in _POLICIES:
+        model = make_model(name, seed=seed, **(shape or {}))
+        if extra_eos:
+            model.generation_config.eos_token_id = [words.eos_token_id, *range(20, 20 + extra_eos)]
+        for setting, value in (generation or {}).items():
+            setattr(model.generation_config, setting, value)
+        _POLICIES[key] = make_policy(model, words, **settings)
+    return deepcopy(_POLICIES[key], {id(words): words})
 
 
 def prompts(policy: Policy, lengths: Sequence[int] = LENGTHS, seed: int = 0, first: int = 0) -> list[Prompt]:

@@ -1,5 +1,6 @@
 """A model's generation config: what it forbids is in no response and in no distribution, and the rest is named."""
 
+from functools import cache
 from io import StringIO
 
 import pytest
@@ -11,7 +12,6 @@ from cagsr.attention.sharing import Sharing
 from cagsr.errors import InputError, UnsupportedModelError
 from cagsr.models.build import check_sampling
 from cagsr.models.generation_rules import GenerationRules
-from cagsr.models.load import make_policy
 from cagsr.models.policy import Policy
 from cagsr.models.token_logprobs import IMPOSSIBLE
 from cagsr.models.vllm import VLLMSampler
@@ -25,10 +25,7 @@ each_path = pytest.mark.parametrize(
 
 
 def made(name: str, ignored=(), **generation) -> Policy:
-    model = tiny.make_model(name)
-    for setting, value in generation.items():
-        setattr(model.generation_config, setting, value)
-    return make_policy(model, tiny._tokenizer(tiny.OF_KIND.get(name, "causal")), ignored=ignored)
+    return tiny.policy(name, ignored=ignored, generation=generation)
 
 
 def greedy_by_transformers(policy: Policy, prompt) -> list[int]:
@@ -47,6 +44,7 @@ def likeliest(name: str, prompt_of=0) -> list[int]:
     return greedy_by_transformers(policy, tiny.prompts(policy)[prompt_of])
 
 
+@cache
 def rules_of(name: str) -> dict[str, list]:
     first, *rest = likeliest(name)
     return {
