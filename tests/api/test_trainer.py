@@ -77,8 +77,7 @@ def numbers(directory):
     ]
 
 
-@pytest.mark.parametrize("name", ["llama", "t5"])
-@pytest.mark.parametrize("as_dataset", [True, False])
+@pytest.mark.parametrize(("name", "as_dataset"), [("llama", True), ("t5", False)])
 def test_objects_train_to_the_bit_as_a_config_with_files_does(place, name, as_dataset):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -11,7 +11,7 @@ from chat_models import save_assistant
 from command_line import Outcome, typed_once
 
 QUICK = ["train.steps=2", "train.warmup_steps=0", "train.prompts_per_step=2", "train.micro_batch=6"]
-QUICK += ["sampling.candidates=3", "sampling.max_new_tokens=17", "data.count=20", "data.evaluation_count=7"]
+QUICK += ["sampling.candidates=3", "sampling.max_new_tokens=9", "data.count=11", "data.evaluation_count=3"]
 METRICS = {"slot_error_rate", "coverage", "perfect", "clean", "hallucination", "repetition", "length"}
 
 
@@ -50,7 +50,7 @@ def test_the_demo_shows_a_table_samples_and_what_the_method_is_not_for(cagsr, ki
 def test_the_demo_of_a_pretrained_assistant_learns_its_heads_and_compares_with_them(cagsr, tmp_path):
     """Of a tiny one: what is trained, measured and read is that of the real one."""
     save_assistant("assistant")
-    quick = [*QUICK, "data.evaluation_count=3", "sampling.max_new_tokens=11", "model.name=assistant"]
+    quick = [*QUICK, "sampling.max_new_tokens=11", "model.name=assistant"]
     outcome = cagsr("demo", "--model", "instruct", *quick)
     assert outcome.code == 0, outcome.err
     assert "restaurants: 3 held-out prompts" in outcome.out

@@ -8,7 +8,7 @@ from transformers import LlamaForCausalLM
 
 from cagsr.rewards.heads_found import FOLLOWS
 
-SMALL = ["--prompts", "5", "sampling.candidates=3", "sampling.max_new_tokens=9", "train.steps=2"]
+SMALL = ["--prompts", "3", "sampling.candidates=3", "sampling.max_new_tokens=5", "train.steps=2"]
 
 
 @pytest.fixture
@@ -25,14 +25,14 @@ def test_json_is_one_line_with_a_verdict_and_its_reasons(probe, model):
     assert outcome.code == 0
     told = " ".join(outcome.err.split())
     assert told.startswith(
-        "development prompts: 5 of 5 rows used. reward: robust is knockout for this base: "
+        "development prompts: 3 of 3 rows used. reward: robust is knockout for this base: "
     )
     assert "the prompt of row 1 as the model reads" in told
     assert outcome.out.count("\n") == 1
     summary = json.loads(outcome.out)
     assert summary["verdict"] in ("go", "caution", "no")
     assert summary["reasons"]
-    assert (summary["prompts"], summary["candidates"], summary["split"]) == (5, 3, "development")
+    assert (summary["prompts"], summary["candidates"], summary["split"]) == (3, 3, "development")
     assert next(iter(summary["rewards"])) == summary["configured"] == "robust"
     assert summary["measured"] == "knockout"
     assert not {"knockout", "attention-values"} & set(summary["rewards"])
@@ -69,14 +69,15 @@ def telling(variant):
     return path
 
 
-ASKED = ["sampling.candidates=5", "reward.preset=attention"]
+TELLING = ["data.task=slots", "--prompts", "5", "sampling.candidates=5", "sampling.max_new_tokens=9"]
+ASKED = [*TELLING, "reward.preset=attention"]
 
 
 def test_learnt_heads_are_a_table_of_layers_and_decide_between_attention_and_knockouts(
     probe, telling, monkeypatch
 ):
-    found = json.loads(probe("data.task=slots", *ASKED, "--json", model=telling).out)
-    heads, above = found["heads"], probe("data.task=slots", *ASKED, model=telling)
+    found = json.loads(probe(*ASKED, "--json", model=telling).out)
+    heads, above = found["heads"], probe(*ASKED, model=telling)
     assert [(one["layer"], one["heads"]) for one in heads["layers"]] == [(0, 2), (1, 2)]
     assert sum(one["read"] for one in heads["layers"]) > 0
     assert heads["follows"] < FOLLOWS
@@ -92,7 +93,7 @@ def test_learnt_heads_are_a_table_of_layers_and_decide_between_attention_and_kno
     monkeypatch.setattr("cagsr.rewards.heads_found.FOLLOWS", heads["follows"])
     monkeypatch.setattr("cagsr.rewards.heads_found.ENOUGH", heads["pieces"])
     monkeypatch.setattr("cagsr.rewards.heads_found.UNDECIDED", heads["undecided"])
-    served = json.loads(probe("data.task=slots", *ASKED, "--json", model=telling).out)
+    served = json.loads(probe(*ASKED, "--json", model=telling).out)
     assert (served["heads"]["preset"], served["preset"]) == ("attention", "attention")
 
 
@@ -100,13 +101,12 @@ def test_a_choice_is_measured_as_what_it_is_for_this_base(probe, telling, monkey
     monkeypatch.setattr("cagsr.rewards.heads_found.FOLLOWS", -1.0)
     monkeypatch.setattr("cagsr.rewards.heads_found.ENOUGH", 1)
     monkeypatch.setattr("cagsr.rewards.heads_found.UNDECIDED", 0.0)
-    given = ["data.task=slots", "sampling.candidates=5"]
-    found = json.loads(probe(*given, "--json", model=telling).out)
+    found = json.loads(probe(*TELLING, "--json", model=telling).out)
     assert (found["configured"], found["measured"]) == ("robust", "attention-values")
-    named = json.loads(probe(*given, "reward.preset=attention-values", "--json", model=telling).out)
+    named = json.loads(probe(*TELLING, "reward.preset=attention-values", "--json", model=telling).out)
     assert found["rewards"]["robust"] == named["rewards"]["attention-values"]
     assert "knockout" in found["rewards"]
-    shown = " ".join(probe(*given, model=telling).out.split())
+    shown = " ".join(probe(*TELLING, model=telling).out.split())
     assert "- robust is attention-values for this base" in shown
     assert found["yaml"] is None or "  preset: robust\n" in found["yaml"] or found["preset"] != "robust"
 

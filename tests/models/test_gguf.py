@@ -3,11 +3,10 @@
 import hashlib
 import json
 import math
-import os
 import shutil
 import signal
-import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from transformers import (
 )
 
 import cagsr
+import forked
 from cagsr.errors import InputError, StorageError, UnsupportedModelError
 from cagsr.io.adapters import identity_with_base
 from cagsr.io.provenance import identity, settings_digest
@@ -303,11 +303,8 @@ from cagsr.models.load import load_model
 PreTrainedTokenizerFast.save_pretrained = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 load_model("tiny.gguf")
 """
-    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
-    ended = subprocess.run(
-        [sys.executable, "-c", script], env=os.environ | paths, capture_output=True, check=False
-    )
-    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    ended = forked.start(partial(exec, script, {}), place)
+    assert ended.wait() == -signal.SIGKILL, ended.err
     (half,) = (place / "cache/cagsr/gguf").glob("*/.*.staging")
     assert (half / "model.safetensors").exists()
     assert not copies(place)

@@ -5,16 +5,15 @@ writes could come from none of those that the package has.
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import cagsr
+import forked
 import tiny
 
 FILES = {
@@ -113,15 +112,11 @@ def test_one_of_each_is_one_file_and_one_line(extended):
         "compare.seeds=[0]",
         "compare.control=no-rl",
     ]
-    environment = {**os.environ, "PYTHONPATH": str(extended), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "cagsr", "compare", *settings],
-        cwd=extended,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    # What is imported of the package is forgotten, and what is imported anew is the copy.
+    copied = "import forked, sys; forked.forget('cagsr'); sys.path.insert(0, place); forked.cagsr(arguments)"
+    given = {"place": str(extended), "arguments": ["compare", *settings]}
+    done = forked.start(partial(exec, copied, given), extended)
+    assert done.wait() == 0, done.err
     summary = json.loads((extended / "runs/compare/summary.json").read_text())
     assert list(summary["systems"]) == ["no-rl", "vowel-lover"]
     assert summary["task"] == "towns"

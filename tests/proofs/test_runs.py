@@ -34,12 +34,11 @@ def weights(run: Path) -> str:
     return sha256((run / "model" / "model.safetensors").read_bytes()).hexdigest()
 
 
-@pytest.mark.parametrize("model", ["t5", "llama"])
-def test_a_forked_run_ends_with_the_weights_of_a_plain_one(model: str, place: Path):
-    arguments = ["train", *SMALL, f"model.name={model}"]
-    forked = runs.start([*arguments, f"run.directory=forked-{model}"], place)
+def test_a_forked_run_ends_with_the_weights_of_a_plain_one(place: Path):
+    arguments = ["train", *SMALL, "model.name=llama"]
+    forked = runs.start([*arguments, "run.directory=forked"], place)
     plain = subprocess.run(
-        [sys.executable, "-m", "cagsr", *arguments, f"run.directory=plain-{model}"],
+        [sys.executable, "-m", "cagsr", *arguments, "run.directory=plain"],
         cwd=place,
         env={
             **os.environ,
@@ -53,7 +52,7 @@ def test_a_forked_run_ends_with_the_weights_of_a_plain_one(model: str, place: Pa
         check=True,
     )
     assert forked.wait() == 0, forked.err
-    assert weights(place / f"forked-{model}") == weights(place / f"plain-{model}")
+    assert weights(place / "forked") == weights(place / "plain")
     assert forked.out.splitlines()[:2] == plain.stdout.splitlines()[:2]
     assert len(forked.out.splitlines()) > 2
 

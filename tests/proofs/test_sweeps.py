@@ -16,7 +16,7 @@ from cagsr.io.adapters import Base
 from cagsr.models import load, lora, tokenized_model
 from cagsr.types import Turn
 
-COUNTS = {saved_models: 6, conversations: 150, known_rows: 1500, failing_dashboards: 1}
+COUNTS = {saved_models: 4, conversations: 80, known_rows: 1500, failing_dashboards: 1}
 
 
 @pytest.fixture(autouse=True)

@@ -425,12 +425,14 @@ def test_ten_thousand_candidates_open_in_under_two_seconds(chromium, tmp_path):
     ]
     path = write_report([made_runs.make_run(tmp_path / "run", candidates=rows)])
     seconds = []
-    for _ in range(2):  # the first one also warms up the browser
+    for _ in range(2):
         page = chromium.new_page()
         started = time.perf_counter()
         open_file(page, path)
         expect(page.locator("#browse-count")).to_have_text("1250 of 1250 prompts")
         seconds.append(time.perf_counter() - started)
+        if seconds[0] < 2:
+            break  # otherwise once more: the first one also warms up the browser
     expect(page.locator("#browse-list li")).to_have_count(40)
     page.locator("#browse-search").fill("1249 7 word0")
     expect(page.locator("#browse-count")).to_have_text("1 of 1250 prompts")

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from itertools import cycle
 
 import pytest
 import torch
@@ -44,9 +45,14 @@ def ready(name, *, critic=False, seed=0, **settings):
 # Ratio ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize(
-    ("name", "algorithm"), [("t5", "ppo"), ("t5", "grpo"), ("llama", "ppo"), ("llama", "grpo")]
+    ("name", "algorithm", "checkpointing"),
+    [
+        ("t5", "ppo", True),
+        ("t5", "grpo", False),
+        ("llama", "ppo", False),
+        ("llama", "grpo", True),
+    ],
 )
 def test_trap_16_the_ratio_of_the_first_epoch_is_exactly_1(name, algorithm, checkpointing, monkeypatch):
     seen = []
@@ -261,8 +267,7 @@ def test_minibatches_are_separate_optimizer_steps_and_the_means_are_over_those_t
     assert means["grad_norm"] == pytest.approx(sum(norm["grad_norm"] for norm in norms) / 2)
 
 
-@pytest.mark.parametrize("name", ["t5", "llama"])
-@pytest.mark.parametrize("algorithm", ESTIMATORS)
+@pytest.mark.parametrize(("name", "algorithm"), [*zip(cycle(["t5", "llama"]), ESTIMATORS, strict=False)])
 def test_every_algorithm_learns_a_trivial_reward(name, algorithm):
     policy = tiny.policy(name, critic=algorithm == "ppo")
     step = tiny.make_step(
@@ -275,11 +280,11 @@ def test_every_algorithm_learns_a_trivial_reward(name, algorithm):
         kl_controller=KLController(0.01),
         sampling=tiny.sampling(candidates=5, max_new_tokens=5),
         groups_per_pass=4,
-        learning_rate=0.03,
+        learning_rate=0.05,
     )
     prompts = tiny.prompts(policy)
     before = float(step.collect(prompts, seed=99).scores.reward.mean())
-    for number in range(20):
+    for number in range(8):
         step.update(step.collect(prompts, seed=number).batches)
     after = float(step.collect(prompts, seed=99).scores.reward.mean())
     assert after > before + 0.2
@@ -353,8 +358,10 @@ def test_a_policy_that_cannot_read_while_it_writes_observes_part_by_part(name):
     torch.testing.assert_close(passed.scores.signals, seen.scores.signals, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "dr-grpo", "rloo", "policy-gradient"])
-@pytest.mark.parametrize("name", ["t5", "llama"])
+@pytest.mark.parametrize(
+    ("name", "algorithm"),
+    [("t5", "grpo"), ("llama", "dr-grpo"), ("llama", "rloo"), ("t5", "policy-gradient")],
+)
 def test_a_single_update_tells_what_a_pass_before_it_would_have_told(name, algorithm, monkeypatch):
     ends = {}
     for needs_old in (True, False):

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -59,7 +59,8 @@ def inspect(model: PreTrainedModel, layers: str | Sequence[int] = "all") -> Read
 def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Context manager that puts the model in eval mode, and its modules back in training mode afterwards."""
     training = [module for module in model.modules() if module.training]
-    model.eval()
+    if training:
+        model.eval()
     try:
         yield
     finally:
@@ -196,6 +197,12 @@ class _Widened(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def _widened(model: PreTrainedModel) -> AbstractContextManager[Any]:
+    """`_Widened`, but for weights that are wide already: it looks at every argument of every operation."""
+    wide = all(weight.dtype in (torch.float32, torch.float64) for weight in model.parameters())
+    return nullcontext() if wide else _Widened()
+
+
 def _wide(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.float() if value.dtype in SHORT else value
@@ -207,7 +214,7 @@ def _verify(model: PreTrainedModel, readable: Readable, found: dict[int, nn.Modu
     """Compare what capture reads with the model's own eager weights, layer by layer, in one pass each."""
     inputs = _probe(model, readable.kind)
     rows, columns = _positions(readable.kind)
-    with _Widened():
+    with _widened(model):
         weights = dict(zip(found, eager_weights(model, **inputs), strict=False))
     if len(weights) != len(found):
         raise UnsupportedModelError(
@@ -221,7 +228,7 @@ def _verify(model: PreTrainedModel, readable: Readable, found: dict[int, nn.Modu
             )
             for number, module in zip(readable.layers, readable.modules, strict=True)
         }
-        with _Widened():
+        with _widened(model):
             model(**inputs, use_cache=False)
     prompt_mask = inputs["attention_mask"][:, columns].bool()
     queries = inputs.get("decoder_attention_mask", inputs["attention_mask"]).bool()
