@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import peft
@@ -15,6 +17,8 @@ from cagsr.config import Config
 from cagsr.config.schema import AlgorithmSettings
 from cagsr.errors import InputError
 from cagsr.evaluation.heads_cache import HeadsCache
+from cagsr.io.adapters import Base, other_base
+from cagsr.io.provenance import identity
 from cagsr.models.load_policy import load_policy
 from cagsr.models.reference import Reference
 from cagsr.planning.plan import REFERENCE, plan
@@ -330,6 +334,79 @@ def test_an_adapter_as_the_base_a_loaded_model_and_another_base_are_refused(mode
     assert same is not None
     with_digest.write_text(json.dumps({"name": "elsewhere", "revision": None, "sha256": same.sha256}))
     assert load_policy(variant("llama"), lora={"path": str(adapter)}).base is not None
+
+
+def spoiled(adapter: Path, file: str, change: Callable[[bytes], bytes]) -> Path:
+    path = adapter / file
+    path.write_bytes(change(path.read_bytes() if path.exists() else b""))
+    return adapter
+
+
+def not_finite(adapter: Path) -> Path:
+    weights = load_file(adapter / WEIGHTS)
+    weights[min(weights)][0, 0] = torch.nan
+    save_file(weights, adapter / WEIGHTS, {"format": "pt"})
+    return adapter
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda at: spoiled(at, WEIGHTS, lambda held: held[:-7]),
+            f"{WEIGHTS} cannot be read: .*; save it again",
+        ),
+        (
+            lambda at: spoiled(at, "generation_config.json", lambda _: b"{"),
+            "generation_config.json cannot be read",
+        ),
+        (lambda at: edited(at, base_model_name_or_path=7), "names no base. Set model.name to its base"),
+        (not_finite, r"has weights that are not finite \(.*lora_A.*\); take an earlier one"),
+    ],
+)
+def test_a_damaged_adapter_is_named_and_not_its_base(models, adapter, change, message):
+    with pytest.raises(InputError, match=message):
+        load_policy(models / "llama", lora={"path": str(change(adapter))})
+
+
+def test_a_base_that_the_hub_has_not_sent_yet_is_told_once_it_is_here(models, adapter, monkeypatch):
+    (adapter / "base.json").write_text(json.dumps({"name": "x", "revision": "aaaa", "sha256": 64 * "b"}))
+    snapshot = models / "llama"
+    early = Base("me/other", "cccc", None)
+    assert other_base(adapter, early) is None
+    assert "trained on weights aaaa..., and these are cccc..." in str(
+        other_base(adapter, replace(early, sha256="d" * 64))
+    )
+    assert identity(str(adapter.parent))["sha256"] is None  # a directory without weights has no digest
+    assert identity(str(snapshot))["sha256"] is not None
+    # What is saved beside a result is the digest of the weights that were loaded.
+    asked = iter([Base(str(snapshot), None, None), Base(str(snapshot), None, 64 * "b")])
+    monkeypatch.setattr("cagsr.models.lora_start.base_at", lambda *_: next(asked))
+    policy = load_policy(snapshot, lora={"path": str(adapter)})
+    assert policy.base is not None
+    assert policy.base.sha256 == 64 * "b"
+
+
+def test_a_plan_keeps_the_layers_that_an_adapter_tells_apart(models, tmp_path):
+    deep = tmp_path / "deep"
+    policy = tiny.policy("llama", shape={"layers": 6})
+    policy.model.save_pretrained(deep)
+    policy.tokenizer.save_pretrained(deep)
+    settings = [
+        "data.task=slots",
+        f"model.name={deep}",
+        "data.max_prompt_tokens=11",
+        "data.evaluation_count=2",
+    ]
+    settings += ["sampling.max_new_tokens=7", "sampling.candidates=2", "train.prompts_per_step=2"]
+    for name, given in (
+        ("late", {"layers_to_transform": [4, 5]}),
+        ("wide", {"rank_pattern": {"layers.3.self_attn.q_proj": 11}}),
+    ):
+        directory = save_adapter(deep, tmp_path / name, **given)
+        held = sum(weight.nbytes for weight in load_file(directory / WEIGHTS).values())
+        phases = plan(Config.load(None, [*settings, f"model.lora.path={directory}"])).phases
+        assert {phase.parts[REFERENCE] for phase in phases} == {held}
 
 
 @pytest.mark.parametrize(

@@ -9,22 +9,27 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from cagsr.models.load import save_model
 from cagsr.models.load_policy import load_policy
 
 STAND_IN = """#!{python}
-import json, os, pathlib, sys
+import json, os, pathlib, shutil, sys
+assert "RANK" not in os.environ
 given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
 if "--log_samples" in sys.argv:
     given["--output_path"] = sys.argv[sys.argv.index("--output_path") + 1]
 model = dict(part.split("=", 1) for part in given["--model_args"].split(","))
-trained = "peft" in model or "/run/" in model["pretrained"]
+trained = "/run/" in model["pretrained"]
 with open("calls.jsonl", "a") as calls:
     calls.write(json.dumps(sys.argv[1:]) + "\\n")
 print("what it says on standard output is no result of ours")
 if trained and os.path.exists("fails"):
     sys.exit(1)
+if os.path.exists("keep") and trained:
+    shutil.copytree(model["pretrained"], "kept")
 docs = open("docs").read() if os.path.exists("docs") else "d"
 acc, f1 = ([1.0, 1.0, 0.0, 0.0], [0.75, 0.5, 1.0, 0.25]) if trained else ([0.0, 1.0, 0.0, 0.0], [0.5, 0.25, 0.75, 0.0])
 place = pathlib.Path(given["--output_path"], model["pretrained"].replace("/", "__"))
@@ -45,6 +50,8 @@ results = {{
     "n-samples": {{"ten": {{"original": 4, "effective": 4}}}},
     "lm_eval_version": "0.4.13",
 }}
+if os.path.exists("old"):
+    del results["n-samples"]
 place.joinpath(f"results_{{date}}.json").write_text(json.dumps(results))
 with open(place / f"samples_ten_{{date}}.jsonl", "w") as file:
     for number in (2, 0, 3, 1):
@@ -145,15 +152,56 @@ def test_a_second_half_that_failed_is_measured_without_the_first(finished, harne
     assert cagsr("lm-eval", "run", "--tasks", "ten").code == 4
 
 
-def test_an_adapter_goes_beside_its_base(finished, harness, cagsr, models, tmp_path):
-    save_model(load_policy(models / "t5", lora={"r": 2}), Path("run/model"))
+def test_an_adapter_is_measured_merged(finished, harness, cagsr, models, tmp_path):
+    adapted = load_policy(models / "t5", lora={"r": 2})
+    with torch.no_grad():
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                weight.fill_(0.01)
+    save_model(adapted, Path("run/model"))
+    Path("keep").touch()
     assert cagsr("lm-eval", "run", "--tasks", "ten", "--dtype", "bfloat16").code == 0
-    place = tmp_path / "run/model"
-    base = f"pretrained={models.resolve() / 't5'}"
-    assert [call[3] for call in calls()] == [
-        f"{base},dtype=bfloat16",
-        f"{base},peft={place},tokenizer={place},dtype=bfloat16",
-    ]
+    first, second = [call[3] for call in calls()]
+    assert first == f"pretrained={models.resolve() / 't5'},dtype=bfloat16"
+    assert second.startswith(f"pretrained={tmp_path}/run/.lm-eval-")
+    assert second.endswith("/model,dtype=bfloat16")
+    merged, base = load_file("kept/model.safetensors"), load_file(models / "t5/model.safetensors")
+    assert merged.keys() == base.keys()
+    key = next(key for key in base if key.endswith("SelfAttention.q.weight"))
+    assert (merged[key].dtype, torch.equal(merged[key], base[key].bfloat16())) == (torch.bfloat16, False)
+    assert not list(Path("run").glob(".lm-eval-*"))
+
+
+def test_zeros_are_handed_on_and_new_rows_are_measured_anew(finished, harness, cagsr, monkeypatch):
+    Path("tasks").mkdir()
+    Path("tasks/ten.jsonl").write_text("{}")
+    monkeypatch.setenv("RANK", "0")
+    asked = ["lm-eval", "run", "--tasks", "ten", "--num-fewshot", "0", "--include-path", "tasks"]
+    assert cagsr(*asked).code == 0
+    assert calls()[0][4:10] == ["--tasks", "ten", "--num_fewshot", "0", "--seed", "0"]
+    assert json.loads(Path("run/lm-eval.json").read_text())["measured"] == (
+        "model/: tasks ten, num_fewshot 0, seed 0, dtype float32, batch_size 1, include_path tasks"
+    )
+    Path("tasks/ten.jsonl").write_text("{} ")
+    assert cagsr(*asked).code == 0
+    assert len(calls()) == 4
+
+
+def test_in_the_run_itself_and_where_there_is_no_model(finished, harness, cagsr, tmp_path, monkeypatch):
+    refused = cagsr("lm-eval", "run/checkpoints", "--tasks", "ten")
+    assert refused.code == 2
+    assert "run/checkpoints is no model; wait for the end of the run, or name its best/" in refused.err
+    monkeypatch.chdir("run")
+    assert cagsr("lm-eval", ".", "--tasks", "ten").code == 0
+    assert f"pretrained={tmp_path / 'run/model'}," in calls()[1][3]
+
+
+def test_files_of_another_version_are_no_traceback(finished, harness, cagsr):
+    Path("old").touch()
+    outcome = cagsr("lm-eval", "run", "--tasks", "ten")
+    assert outcome.code == 2
+    said = " ".join(outcome.err.split())
+    assert "lm-eval's files cannot be read (KeyError: 'n-samples'); they are known of version 0.4.13" in said
 
 
 @pytest.mark.parametrize(

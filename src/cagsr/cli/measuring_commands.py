@@ -128,8 +128,8 @@ def lm_eval(
     as_json: Json = False,
 ) -> None:
     """lm-evaluation-harness on a run's base and result, side by side: did it forget? Kept as RUN/lm-eval.json."""
-    from cagsr.evaluation.lm_harness import Settings, harness, measure_elsewhere
     from cagsr.evaluation.tables import harness_table
+    from cagsr.experiments.lm_harness import Settings, harness, measure_elsewhere
 
     console = console_for(as_json)
     where = None if include_path is None else str(include_path)

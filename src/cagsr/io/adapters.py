@@ -108,17 +108,19 @@ def found_base(adapter: Path) -> Base:
 def other_base(adapter: Path, base: Base) -> str | None:
     """What tells that the adapter in a directory stands on another base, in words; None where nothing does.
 
-    Told by the digests in `BASE`; where there are none, by the name in the adapter's config.
+    Told by the digests in `BASE`; where there are none, by the name in the adapter's config. That of a base which the
+    hub has not sent yet is unknown: ask again once it is loaded.
     """
     config, record = _json(adapter / ADAPTER), _json(adapter / BASE) if (adapter / BASE).exists() else {}
     known = [each for each in (record.get("revision"), record.get("sha256")) if each]
     if known:
-        same = {base.revision, base.sha256} & {*known}
+        same = {base.revision, base.sha256} & {*known} or (base.sha256 is None and record.get("sha256"))
         weights = (
             f"it was trained on weights {_beginning(known[0])}, and these are {_beginning(base.content)}"
         )
         return None if same else weights
     name, revision = config.get("base_model_name_or_path"), config.get("revision")
+    name = name if isinstance(name, str) else None
     places = [_here(place) for place in (name, os.path.join(adapter, name))] if name else []
     if base.name not in (name, *places):
         return f"its {ADAPTER} names {name or 'no base'}"

@@ -39,7 +39,7 @@ def identity(name: str, revision: str | None = None) -> dict[str, str | None]:
 
     The revision is the commit that ``revision`` (None: the main branch) leads to now; as given where neither the hub
     nor its cache knows the model, which loading it will report. The hash is over all safetensors files of the
-    directory in the order of their names; None of a file that is missing.
+    directory in the order of their names; None where there is none, and of a file that is missing.
     """
     directory = Path(name)
     if is_gguf(name):
@@ -48,6 +48,8 @@ def identity(name: str, revision: str | None = None) -> dict[str, str | None]:
         files = [directory]
     elif directory.is_dir():
         files = sorted(directory.glob("*.safetensors"))
+        if not files:  # of a hub model only the config is here yet, say
+            return {"name": name, "sha256": None}
     else:
         return {"name": name, "revision": _commit(name, revision)}
     return {"name": name, "sha256": _digest_once(tuple((path, path.stat().st_mtime_ns) for path in files))}

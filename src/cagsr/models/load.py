@@ -25,7 +25,7 @@ from cagsr.attention.sharing import Sharing
 from cagsr.errors import InputError
 from cagsr.io.adapters import ADAPTER, ADAPTER_WEIGHTS, BASE, adapter_at, found_base, write_base
 from cagsr.io.atomic_write import place_atomically, storing
-from cagsr.io.safetensors_only import only_safetensors
+from cagsr.io.safetensors_only import only_safetensors, reason
 from cagsr.models.causal import CausalPolicy
 from cagsr.models.dropout import set_rates, without_randomness
 from cagsr.models.encoder_decoder import EncoderDecoderPolicy
@@ -154,9 +154,13 @@ def _load_adapter(
 
 
 def read_generation(model: PreTrainedModel, adapter: Path) -> None:
-    """Give a base the generation config that lies beside its adapter, if one does."""
-    if (adapter / GENERATION).is_file():
+    """Give a base the generation config that lies beside its adapter. Raises InputError for a broken one."""
+    if not (adapter / GENERATION).is_file():
+        return
+    try:
         model.generation_config = GenerationConfig.from_pretrained(str(adapter))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{adapter / GENERATION} cannot be read: {reason(error)}; remove it") from error
 
 
 def merged(name: str, directory: Path) -> str:

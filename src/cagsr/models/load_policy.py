@@ -27,7 +27,7 @@ from cagsr.models.loaded import (
 )
 from cagsr.models.lora import with_lora
 from cagsr.models.lora_base import proven_base
-from cagsr.models.lora_start import Start, adapter_to_go_on_from, going_on_from
+from cagsr.models.lora_start import Start, adapter_to_go_on_from, base_to_go_on_with, going_on_from
 from cagsr.models.policy import Policy
 from cagsr.models.proof import prove_training
 
@@ -155,7 +155,7 @@ def _going_on(
     adapted = going_on_from(base, start)
     without_randomness(adapted)  # the adapter's dropout
     policy = make_policy(base, tokenizer, dropout=dropout, **settings)
-    policy.model, policy.base = adapted, start.base
+    policy.model, policy.base = adapted, base_to_go_on_with(start.directory, name, start.base.revision)
     prove_training(policy)
     return policy
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import safe_open
 from transformers import PreTrainedModel
 
 from cagsr.errors import InputError
@@ -14,7 +15,7 @@ from cagsr.io.provenance import identity
 from cagsr.io.safetensors_only import reason
 from cagsr.models.lora import check_complete, fitting, import_peft, put_on
 
-__all__ = ["Start", "adapter_to_go_on_from", "going_on_from"]
+__all__ = ["Start", "adapter_to_go_on_from", "base_to_go_on_with", "going_on_from"]
 
 KEY = "model.lora.path"
 
@@ -66,19 +67,34 @@ def adapter_to_go_on_from(path: str, name: str, revision: str | None = None) -> 
         raise InputError(
             f"{KEY}: model.name is an adapter as well ({name}); name the base there, or leave {KEY} out to merge it"
         )
-    base = base_at(name, identity(name, revision).get("revision"))
-    if problem := other_base(directory, base):
-        raise InputError(f"{KEY}: {path} is no adapter of {name}: {problem}. Set model.name to its base")
+    base = base_to_go_on_with(directory, name, identity(name, revision).get("revision"))
     return Start(directory, _settings(path, directory), base)
+
+
+def base_to_go_on_with(directory: Path, name: str, commit: str | None) -> Base:
+    """The base ``name`` as it is here now, for the adapter in ``directory``; raises InputError for that of another one.
+
+    Once more after it is loaded: only then is all of a hub model here.
+    """
+    base = base_at(name, commit)
+    if problem := other_base(directory, base):
+        raise InputError(f"{KEY}: {directory} is no adapter of {name}: {problem}. Set model.name to its base")
+    return base
 
 
 def _settings(path: str, directory: Path) -> Any:
     """PEFT's LoraConfig in a directory. Raises InputError for one that is more than low-rank matrices."""
     peft = import_peft(KEY)
+    read = ADAPTER
     try:
         settings = peft.PeftConfig.from_pretrained(str(directory))
+        read = ADAPTER_WEIGHTS
+        with safe_open(directory / ADAPTER_WEIGHTS, "pt"):
+            pass  # whether it is whole
     except Exception as error:  # libraries raise errors of any class for broken files
-        raise InputError(f"{KEY}: {directory / ADAPTER} cannot be read: {reason(error)}") from error
+        raise InputError(
+            f"{KEY}: {directory / read} cannot be read: {reason(error)}; save it again"
+        ) from error
     mend = f"merge it into its base (`cagsr export {path} DIRECTORY`), name that as model.name and train a new one"
     if settings.peft_type != "LORA":
         raise InputError(
@@ -115,4 +131,9 @@ def going_on_from(model: PreTrainedModel, start: Start) -> PreTrainedModel:
         adapted: Any = put_on(model, start.settings, KEY)
         found = adapted.load_adapter(str(start.directory), "default", is_trainable=True)
         check_complete(found, start.directory, KEY)
+    for name, weight in adapted.named_parameters():
+        if weight.requires_grad and not weight.isfinite().all():
+            raise InputError(
+                f"{KEY}: {start.directory} has weights that are not finite ({name}); take an earlier one"
+            )
     return cast(PreTrainedModel, adapted)

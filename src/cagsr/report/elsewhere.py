@@ -15,7 +15,7 @@ MARKS = {True: "▲", False: "▼"}
 
 
 class Row(BaseModel):
-    """A row of the table in lm-eval.json (`evaluation.lm_harness`)."""
+    """A row of the table in lm-eval.json (`experiments.lm_harness`)."""
 
     model_config = ConfigDict(allow_inf_nan=False)
 

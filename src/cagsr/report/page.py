@@ -136,6 +136,7 @@ def _described(run: Run) -> dict[str, Any]:
     measured = elsewhere(run)  # what is wrong with it joins the problems
     return {
         "elsewhere": measured,
+        "measured": visible(str(run.elsewhere.get("measured", ""))),
         "name": visible(run.name),
         "headline": headline(run),
         "facts": run_facts(run),

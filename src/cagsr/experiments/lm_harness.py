@@ -6,6 +6,7 @@ Source: https://github.com/EleutherAI/lm-evaluation-harness, the files that vers
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -13,14 +14,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from rich.console import Console
 
 from cagsr.config import Config
 from cagsr.errors import InputError, StorageError
-from cagsr.io.adapters import adapter_at, found_base, identity_with_base
+from cagsr.io.adapters import adapter_at, identity_with_base
 from cagsr.io.atomic_write import storing, write_atomically
 from cagsr.io.provenance import file_digest, is_gguf
 from cagsr.io.terminal import say
@@ -28,12 +29,17 @@ from cagsr.metrics.bootstrap import difference
 from cagsr.runs.directory import CONFIG, LM_EVAL, RUN, RunDirectory, fingerprint
 from cagsr.runs.identity import described, model_of, of_configured
 from cagsr.tasks.bases import base_name
+from cagsr.training.export import Kind, export
 
 __all__ = ["Settings", "harness", "measure_elsewhere"]
 
 MEND = (
     "Install it into an environment of its own, as it brings some twenty packages (python -m venv harness; "
-    "harness/bin/pip install 'lm_eval[hf]' peft), and name that: --python harness/bin/python"
+    "harness/bin/pip install 'lm_eval[hf]'), and name that: --python harness/bin/python"
+)
+
+OF_LAUNCHERS = re.compile(
+    "RANK|LOCAL_RANK|WORLD_SIZE|LOCAL_WORLD_SIZE|MASTER_.*|TORCHELASTIC_.*|ACCELERATE_.*"
 )
 
 
@@ -54,16 +60,18 @@ class Settings:
     include_path: str | None = None
     apply_chat_template: bool = False
 
+    def given(self) -> dict[str, Any]:
+        """What is not left to lm-eval; 0 is given."""
+        return {
+            name: value for name, value in asdict(self).items() if value is not None and value is not False
+        }
+
     def arguments(self) -> list[str]:
         """lm-eval's command line of all but the model."""
-        given = {
-            name: value
-            for name, value in asdict(self).items()
-            if name != "dtype" and value not in (None, False)
-        }
+        flags = {name: value for name, value in self.given().items() if name != "dtype"}
         return [
             part
-            for name, value in given.items()
+            for name, value in flags.items()
             for part in (f"--{name}", *([] if value is True else [str(value)]))
         ]
 
@@ -74,9 +82,8 @@ def harness(python: str | None = None) -> list[str]:
         if (program := shutil.which("lm_eval")) is None:
             raise InputError(f"there is no lm_eval on PATH. {MEND}")
         return [program]
-    python = (
-        os.path.abspath(python) if os.path.exists(python) else python
-    )  # "./python" has lost its "./" by now
+    if os.path.exists(python):  # "./python" has lost its "./" by now
+        python = os.path.abspath(python)
     asked = [python, "-c", "import importlib.util as u; raise SystemExit(u.find_spec('lm_eval') is None)"]
     try:
         missing = subprocess.run(asked, capture_output=True).returncode != 0
@@ -93,35 +100,32 @@ def measure_elsewhere(
     """lm-eval's results of the base and of the result of a run, and their differences; kept as lm-eval.json in it.
 
     ``source`` is a run, whose last model is then measured, or its best/. What was measured already by the same settings
-    on the same weights is kept, so that an interrupted command goes on with what is missing.
+    on the same weights is kept, so that an interrupted command goes on with what is missing. Adapters are measured
+    merged, as `export` writes them: lm-eval gives a model with ``peft`` another vocabulary than the same without.
 
     A difference has an interval where lm-eval logged a number for each sample of both, of the same documents, and its
     figure is their mean: it is then a bootstrap of the paired differences (`metrics.bootstrap.difference`).
 
     Raises InputError for what is no run with a model, and where lm-eval fails; StorageError.
     """
-    run, model = (source.parent, source) if (source.parent / RUN).is_file() else (source, source / "model")
+    run, model = (source, source / "model") if (source / RUN).is_file() else (source.parent, source)
     with closing(RunDirectory.resume(run)) as opened:
-        if not model.is_dir():
-            raise InputError(f"{run} has no {model.name}/ yet; wait for the end of the run")
+        if adapter_at(str(model)) is None and not (model / "config.json").is_file():
+            raise InputError(f"{model} is no model; wait for the end of the run, or name its best/")
         config = Config.load(run / CONFIG)
         given = replace(settings, dtype=settings.dtype or config.model.dtype)
         halves = {"base": _base(config, opened), "result": _result(model)}
         kept = _kept(run / LM_EVAL)
-        found: dict[str, Any] = {"settings": asdict(given), "halves": {}, "table": []}
-        for name, (about, arguments) in halves.items():
-            asked = {
-                "model": about,
-                "model_args": arguments,
-                "settings": asdict(given),
-                "tasks": _local_tasks(given),
-            }
+        said = [f"{name} {value}" for name, value in given.given().items()]
+        found: dict[str, Any] = {"measured": f"{model.name}/: {', '.join(said)}", "halves": {}, "table": []}
+        for name, (about, whole) in halves.items():
+            asked = {"model": about, "settings": asdict(given), "tasks": _local_tasks(given)}
             half = kept.get(name, {})
             if half.get("asked") == asked:
                 say(console, f"{name}: measured before with these settings")
             else:
-                say(console, f"{name}: lm-eval measures {arguments.get('peft', arguments['pretrained'])}")
-                half = {"asked": asked} | _measured(run, program, arguments, given)
+                say(console, f"{name}: lm-eval measures {whole.name}")
+                half = {"asked": asked} | _measured(run, program, whole, given)
             found["halves"][name] = half
             # Of the other half what was measured before stays until it is measured anew.
             _write(run / LM_EVAL, found | {"halves": kept | found["halves"]})
@@ -130,8 +134,30 @@ def measure_elsewhere(
     return found
 
 
-def _base(config: Config, run: RunDirectory) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a run began with: its identity, and lm-eval's arguments. Raises InputError where that is gone."""
+@dataclass(frozen=True)
+class _Model:
+    """A model, or an adapter, by its name; ``revision`` on the hub."""
+
+    name: str
+    revision: str | None = None
+
+    def whole(self, place: Path, dtype: str | None) -> str:
+        """lm-eval's ``model_args`` of it with whole weights; those of an adapter or GGUF file are put in ``place``."""
+        if adapter_at(self.name, self.revision) is not None or is_gguf(self.name):
+            kind = dtype if dtype in get_args(Kind) else "float32"
+            found = str(export(self.name, place, dtype=kind).absolute())  # type: ignore[arg-type] # one of them
+        else:
+            found = os.path.realpath(self.name) if os.path.exists(self.name) else self.name
+        if odd := sorted({*found} & {*",()[]{}\"'"}):
+            raise InputError(
+                f"{found!r}: lm-eval takes no {odd[0]} in a model's path; link it to another place"
+            )
+        revision = "" if self.revision is None else f",revision={self.revision}"
+        return f"pretrained={found}{revision}" + ("" if dtype is None else f",dtype={dtype}")
+
+
+def _base(config: Config, run: RunDirectory) -> tuple[dict[str, Any], _Model]:
+    """What a run began with: its identity, and where it is. Raises InputError where that is gone."""
     name, lora = base_name(config), config.model.lora
     trained, now = model_of(run.identity()), of_configured(config)
     changed = [key for key in trained | now if trained.get(key) != now.get(key)]
@@ -140,66 +166,57 @@ def _base(config: Config, run: RunDirectory) -> tuple[dict[str, Any], dict[str, 
             f"{name} is not what {run.path} was trained from ({changed[0]} is another), or a program had it in memory; "
             "put the old one back, or start where a relative path leads to it"
         )
-    revision = None if os.path.exists(name) else now["model"]
-    return described(config), _arguments(name, revision, None if lora is None else lora.path)
+    if lora is not None and lora.path is not None:
+        return described(config), _Model(lora.path)
+    return described(config), _Model(name, None if os.path.exists(name) else now["model"])
 
 
-def _result(model: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    place = str(model.absolute())
-    return identity_with_base(place), _arguments(place)
+def _result(model: Path) -> tuple[dict[str, Any], _Model]:
+    return identity_with_base(str(model.absolute())), _Model(str(model.absolute()))
 
 
-def _arguments(name: str, revision: str | None = None, adapter: str | None = None) -> dict[str, str]:
-    """lm-eval's ``model_args`` of a model, or of an adapter with its base; ``adapter`` is put on a base by its name."""
-    files = adapter_at(name, revision) if adapter is None else adapter_at(adapter)
-    if adapter is None and files is not None:
-        base = found_base(files)
-        name, revision = base.name, base.revision
-    place = os.path.realpath(name) if os.path.exists(name) else name
-    if is_gguf(place):
-        raise InputError(
-            f"{name} is a GGUF file; export it to a directory (cagsr export) and train from that"
-        )
-    found = {"pretrained": place} | ({} if revision is None else {"revision": revision})
-    if files is not None:
-        found["peft"] = str(files.absolute())
-        if (files / "tokenizer_config.json").is_file():
-            found["tokenizer"] = found["peft"]
-    for value in found.values():
-        if "," in value:
-            raise InputError(
-                f"{value!r}: lm-eval takes no comma in a model's path; move or link it to another place"
-            )
-    return found
-
-
-def _measured(
-    run: Path, program: Sequence[str], model: Mapping[str, str], settings: Settings
-) -> dict[str, Any]:
+def _measured(run: Path, program: Sequence[str], model: _Model, settings: Settings) -> dict[str, Any]:
     """What lm-eval finds of a model: its version, results, and the numbers of each sample that lie behind them."""
     with storing(run):
         made = tempfile.TemporaryDirectory(dir=run, prefix=".lm-eval-")
     with made as place:
-        told = ",".join(f"{name}={value}" for name, value in {**model, "dtype": settings.dtype}.items())
+        told = model.whole(Path(place, "model"), settings.dtype)
         command = [*program, "--model", "hf", "--model_args", told, *settings.arguments()]
-        # To the disk and standard error alone: standard output is this command's.
-        done = subprocess.run([*command, "--output_path", place, "--log_samples"], stdout=subprocess.DEVNULL)
-        files = [*Path(place).rglob("results_*.json")]
+        written = Path(place, "found")
+        # To the disk and standard error alone: standard output is this command's. A launcher's variables are not its.
+        alone = {name: value for name, value in os.environ.items() if not OF_LAUNCHERS.fullmatch(name)}
+        try:
+            done = subprocess.run(
+                [*command, "--output_path", str(written), "--log_samples"],
+                stdout=subprocess.DEVNULL,
+                env=alone,
+            )
+        except OSError as error:
+            raise InputError(f"{program[0]} cannot be started: {error.strerror}. {MEND}") from None
+        files = [*written.rglob("results_*.json")]
         if done.returncode or len(files) != 1:
             raise InputError(
                 f"lm-eval ended with {done.returncode} and {len(files)} files of results; correct what it says above. "
                 f"It was started as {' '.join(command)}"
             )
-        written = _read(files[0])
-        date = files[0].stem.removeprefix("results_")
-        return {
-            "lm_eval_version": written.get("lm_eval_version"),
-            **{key: written[key] for key in ("results", "n-samples", "higher_is_better", "versions")},
-            "samples": {
-                task: _samples(files[0].with_name(f"samples_{task}_{date}.jsonl"))
-                for task in written["n-samples"]
-            },
-        }
+        try:
+            return _found(files[0])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(
+                f"lm-eval's files cannot be read ({type(error).__name__}: {error}); they are known of version 0.4.13, "
+                "install that one"
+            ) from error
+
+
+def _found(file: Path) -> dict[str, Any]:
+    written, date = _read(file), file.stem.removeprefix("results_")
+    return {
+        "lm_eval_version": written.get("lm_eval_version"),
+        **{key: written[key] for key in ("results", "n-samples", "higher_is_better", "versions")},
+        "samples": {
+            task: _samples(file.with_name(f"samples_{task}_{date}.jsonl")) for task in written["n-samples"]
+        },
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -248,10 +265,8 @@ def _table(run: Path, base: Mapping[str, Any], result: Mapping[str, Any]) -> lis
             other = result["results"].get(task, {}).get(key)
             if not comma or metric.endswith("_stderr") or not (_is_number(value) and _is_number(other)):
                 continue
-            errors = (half["results"][task].get(f"{metric}_stderr,{of_filter}") for half in (base, result))
-            base_stderr, result_stderr = (
-                error if isinstance(error, int | float) else None for error in errors
-            )
+            errors = [half["results"][task].get(f"{metric}_stderr,{of_filter}") for half in (base, result)]
+            base_stderr, result_stderr = (error if _is_number(error) else None for error in errors)
             rows.append(
                 {
                     "task": task,
@@ -273,7 +288,7 @@ def _table(run: Path, base: Mapping[str, Any], result: Mapping[str, Any]) -> lis
 def _interval(
     base: Mapping[str, Any], result: Mapping[str, Any], task: str, key: str
 ) -> dict[str, float | None]:
-    """``low`` and ``high`` of a paired difference; None where a figure is not the mean of numbers of its samples."""
+    """Ends of a paired difference; None where a figure is not the mean of numbers of its samples."""
     found = []
     for half in (base, result):
         values = half["samples"].get(task, {"values": {}})["values"].get(key)
@@ -285,11 +300,12 @@ def _interval(
 
 
 def _local_tasks(settings: Settings) -> str | None:
-    """A digest of the files that ``include_path`` brings; None without."""
+    """A digest of the files that ``include_path`` brings, rows beside the tasks among them; None without."""
     if settings.include_path is None:
         return None
-    files = sorted(file for file in Path(settings.include_path).rglob("*") if file.suffix in (".yaml", ".py"))
-    return fingerprint(map(file_digest, files))
+    place = Path(settings.include_path)
+    files = sorted(file for file in place.rglob("*") if file.is_file() and file.suffix != ".pyc")
+    return fingerprint(f"{file.relative_to(place)} {file_digest(file)}" for file in files)
 
 
 def _kept(path: Path) -> dict[str, Any]:
@@ -297,8 +313,9 @@ def _kept(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8"))["halves"])
-    except (OSError, ValueError, KeyError, TypeError):
+        halves = json.loads(path.read_text(encoding="utf-8"))["halves"]
+        return {name: dict(half) for name, half in halves.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise StorageError(f"{path} is damaged; remove it and measure both anew") from None
 
 
