@@ -122,10 +122,10 @@ def test_without_labels_the_probe_still_runs_and_says_so(probe, rows):
     outcome = probe(f"data.source={source}")
     assert outcome.code == 0, outcome.err
     assert "no checker: none (data.checker)" in outcome.out
-    assert "no references: 4 of 4 prompts have none" in outcome.out
+    assert "no references: 3 of 3 prompts have none" in outcome.out
     assert "Nothing at hand tells good responses from bad ones" in outcome.out
     summary = json.loads(probe(f"data.source={source}", "--json").out)
-    assert (summary["split"], summary["prompts"]) == ("train", 4)
+    assert (summary["split"], summary["prompts"]) == ("train", 3)
     assert summary["verdict"] in ("caution", "no")
     assert "oracle" not in summary["rewards"]
     assert "greedy_quality" not in summary["base"]

@@ -139,6 +139,12 @@ def test_what_would_not_be_trained_in_shards_is_refused_before_anything_is_writt
     assert not list(tmp_path.iterdir())
 
 
+def as_one_of_several(monkeypatch):
+    """This process as one that has shards, for what is refused before it meets the others."""
+    monkeypatch.setattr("cagsr.training.trainer.accelerated", sharded_cli.accelerator)
+    monkeypatch.setattr("cagsr.distributed.fsdp._is_alone", lambda _: False)
+
+
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
@@ -157,7 +163,7 @@ def test_what_does_not_go_with_shards_is_refused_before_anything_is_written(
     setting, said, cagsr, models, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", "false")
-    monkeypatch.setattr("cagsr.training.trainer.accelerated", sharded_cli.accelerator)
+    as_one_of_several(monkeypatch)
     ended = cagsr(*RUN, f"model.name={models / 'llama'}", setting)
     assert ended.code == 2
     assert said in " ".join(ended.err.split())
@@ -174,7 +180,7 @@ def test_without_shards_there_is_nothing_to_gather(cagsr, models, tmp_path):
 def test_a_run_with_whole_weights_does_not_go_on_in_shards_unasked(cagsr, models, monkeypatch):
     settings = [*RUN, f"model.name={models / 'llama'}", "run.directory=run"]
     assert cagsr(*settings).code == 0
-    monkeypatch.setattr("cagsr.training.trainer.accelerated", sharded_cli.accelerator)
+    as_one_of_several(monkeypatch)
     ended = cagsr(*settings, "train.steps=3", "--resume")
     assert ended.code == 2
     assert "weights: in shards (FSDP2), was whole" in " ".join(ended.err.split())

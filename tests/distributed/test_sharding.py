@@ -6,7 +6,7 @@ import sharded_processes
 import torch
 from accelerate import Accelerator
 from accelerate.parallelism_config import ParallelismConfig
-from accelerate.state import AcceleratorState, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import TorchDynamoPlugin
 from pair import found_by, found_by_two
 from safetensors.torch import load_file
@@ -104,11 +104,6 @@ def test_an_adapter_in_four_shards_trains_as_in_one_process_and_two_processes_go
     assert all(".lora_" in key for key in alone["model"])
 
 
-def of_processes(count):
-    for state in (PartialState, AcceleratorState):
-        state._shared_state["num_processes"] = count
-
-
 def test_an_adapter_that_is_gone_on_from_trains_in_shards_as_in_one_process(tmp_path):
     base, start = tmp_path / "base", tmp_path / "start/model"
     lora_processes.save_base(base)
@@ -129,9 +124,8 @@ def test_an_adapter_that_is_gone_on_from_trains_in_shards_as_in_one_process(tmp_
 def accelerator(monkeypatch):
     # Accelerate's plugin writes some of its settings there.
     monkeypatch.setenv("FSDP_CPU_RAM_EFFICIENT_LOADING", "false")
-    made = Accelerator(cpu=True)
-    of_processes(2)
-    yield made
+    monkeypatch.setattr(sharding, "_is_alone", lambda _: False)
+    yield Accelerator(cpu=True)
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
@@ -175,8 +169,8 @@ def test_what_accelerate_would_lay_over_the_shards_is_refused_by_name(part, valu
         sharding.check_shards(accelerator)
 
 
-def test_one_process_alone_is_refused(accelerator):
-    of_processes(1)
+def test_one_process_alone_is_refused(accelerator, monkeypatch):
+    monkeypatch.undo()
     with pytest.raises(InputError, match=r"^FSDP: one process has nothing to shard. Launch several"):
         sharding.check_shards(fsdp2(accelerator))
 

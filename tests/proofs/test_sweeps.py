@@ -13,7 +13,7 @@ import runs
 import saved_models
 from cagsr.data import file_formats, layouts, make_prompt
 from cagsr.io.adapters import Base
-from cagsr.models import load, lora, tokenized_model
+from cagsr.models import load, lora_base, tokenized_model
 from cagsr.types import Turn
 
 COUNTS = {saved_models: 4, conversations: 80, known_rows: 1500, failing_dashboards: 1}
@@ -62,7 +62,7 @@ def test_a_base_that_is_not_checked_is_found(monkeypatch):
 @pytest.mark.filterwarnings("ignore")
 def test_an_adapter_whose_model_was_told_something_that_no_file_says_is_found(monkeypatch):
     assert found(5) == ""
-    monkeypatch.setattr(lora, "_told", lambda model: None)
+    monkeypatch.setattr(lora_base, "_told", lambda model: None)
     assert "told, LoRA on ['q']; saved as adapter" in found(5)
     assert "logits differ by" in found(5)
 

@@ -76,7 +76,7 @@ def check_shards(accelerator: Accelerator) -> None:
     by_block = getattr(policy, "func", policy) in (None, transformer_auto_wrap_policy)
     compiled = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO  # type: ignore[union-attr] # always set
     nested = accelerator.parallelism_config is not None
-    if accelerator.num_processes == 1:
+    if _is_alone(accelerator):
         raise InputError(
             f"FSDP: one process has nothing to shard. Launch several, or leave FSDP out. {ALONE}."
         )
@@ -217,6 +217,10 @@ def load_state(policy: nn.Module, optimizer: Any, directory: Path) -> None:
             name: _like(weight, value) for name, value in of_weight.items() if value.shape == weight.shape
         }
     optimizer.load_state_dict(moments)
+
+
+def _is_alone(accelerator: Accelerator) -> bool:
+    return accelerator.num_processes == 1
 
 
 def _plugin(accelerator: Accelerator) -> FullyShardedDataParallelPlugin:
