@@ -21,6 +21,7 @@ from rich.console import Console
 
 from cagsr.config import Config
 from cagsr.errors import InputError, StorageError
+from cagsr.experiments.lm_harness_files import found_in, is_number
 from cagsr.io.adapters import adapter_at, identity_with_base
 from cagsr.io.atomic_write import storing, write_atomically
 from cagsr.io.provenance import file_digest, is_gguf
@@ -200,53 +201,12 @@ def _measured(run: Path, program: Sequence[str], model: _Model, settings: Settin
                 f"It was started as {' '.join(command)}"
             )
         try:
-            return _found(files[0])
+            return found_in(files[0])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(
                 f"lm-eval's files cannot be read ({type(error).__name__}: {error}); they are known of version 0.4.13, "
                 "install that one"
             ) from error
-
-
-def _found(file: Path) -> dict[str, Any]:
-    written, date = _read(file), file.stem.removeprefix("results_")
-    return {
-        "lm_eval_version": written.get("lm_eval_version"),
-        **{key: written[key] for key in ("results", "n-samples", "higher_is_better", "versions")},
-        "samples": {
-            task: _samples(file.with_name(f"samples_{task}_{date}.jsonl")) for task in written["n-samples"]
-        },
-    }
-
-
-def _read(path: Path) -> dict[str, Any]:
-    # It writes NaN where a figure is none.
-    return dict(json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None))
-
-
-def _samples(file: Path) -> dict[str, Any]:
-    """``docs``, a digest of a task's documents by filter, and ``values``, a number for each by metric and filter.
-
-    Metrics that are no number of a sample, as those of a corpus, are left out.
-    """
-    rows: dict[str, dict[int, dict[str, Any]]] = {}
-    for line in file.read_text(encoding="utf-8").split("\n"):
-        if line:
-            row = json.loads(line)
-            rows.setdefault(row["filter"], {})[row["doc_id"]] = row
-    docs, values = {}, {}
-    for of_filter, by_id in rows.items():
-        ordered = [by_id[number] for number in sorted(by_id)]
-        docs[of_filter] = fingerprint(row["doc_hash"] for row in ordered)
-        for metric in ordered[0]["metrics"]:
-            numbers: list[Any] = [row.get(metric) for row in ordered]
-            if all(map(_is_number, numbers)):
-                values[f"{metric},{of_filter}"] = list(map(float, numbers))
-    return {"docs": docs, "values": values}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _table(run: Path, base: Mapping[str, Any], result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -263,10 +223,10 @@ def _table(run: Path, base: Mapping[str, Any], result: Mapping[str, Any]) -> lis
         for key, value in figures.items():
             metric, comma, of_filter = key.partition(",")
             other = result["results"].get(task, {}).get(key)
-            if not comma or metric.endswith("_stderr") or not (_is_number(value) and _is_number(other)):
+            if not comma or metric.endswith("_stderr") or not (is_number(value) and is_number(other)):
                 continue
             errors = [half["results"][task].get(f"{metric}_stderr,{of_filter}") for half in (base, result)]
-            base_stderr, result_stderr = (error if _is_number(error) else None for error in errors)
+            base_stderr, result_stderr = (error if is_number(error) else None for error in errors)
             rows.append(
                 {
                     "task": task,

@@ -1,6 +1,7 @@
 """Going on from a LoRA adapter: its files checked before a model loads, its weights put on to be trained further."""
 
 import json
+import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +16,7 @@ from cagsr.io.provenance import identity
 from cagsr.io.safetensors_only import reason
 from cagsr.models.lora import check_complete, fitting, import_peft, put_on
 
-__all__ = ["Start", "adapter_to_go_on_from", "base_to_go_on_with", "going_on_from"]
+__all__ = ["Start", "adapter_to_go_on_from", "base_to_go_on_with", "going_on_from", "names_layers"]
 
 KEY = "model.lora.path"
 
@@ -120,6 +121,19 @@ def _settings(path: str, directory: Path) -> Any:
         None  # PEFT writes the model's own, and warns where another stands there
     )
     return settings
+
+
+def names_layers(start: Any) -> bool:
+    """Whether an adapter's settings tell one layer from another, so that blocks which are alike do not stay so."""
+    if start is None:
+        return False
+    named = [
+        *start.rank_pattern,
+        *start.alpha_pattern,
+        *(start.target_modules or ()),
+        *(start.exclude_modules or ()),
+    ]
+    return start.layers_to_transform is not None or any(re.search(r"\d", name) for name in named)
 
 
 def going_on_from(model: PreTrainedModel, start: Start) -> PreTrainedModel:

@@ -1,7 +1,6 @@
 """`Passes`: the passes of a training step, run by its own code on tensors without data, to see what each holds."""
 
 import copy
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -20,6 +19,7 @@ from cagsr.config.schema import Lora, Sampling
 from cagsr.errors import CagsrError, UnsupportedModelError
 from cagsr.models.casts import casts_kept
 from cagsr.models.lora import adapter_on, put_on
+from cagsr.models.lora_start import names_layers
 from cagsr.models.sampling import cumulated
 from cagsr.models.token_logprobs import CHUNK, token_likelihood
 from cagsr.models.value_head import ValueHead
@@ -84,7 +84,7 @@ class Passes:
         loaded = {"dtype": dtype, "attn_implementation": ATTENTION, "trust_remote_code": trust_remote_code}
         with torch.device("meta"):
             model: Any = AutoModelForCausalLM.from_config(config, **loaded)
-            times, names = 1 if _names_layers(start) else _shorten(model), model._no_split_modules
+            times, names = 1 if names_layers(start) else _shorten(model), model._no_split_modules
             self._vocabulary, width = model.get_output_embeddings().weight.shape
             self._can_keep = can_keep(model)
             adapted = model
@@ -279,19 +279,6 @@ class Passes:
     def _counting(self) -> Iterator[None]:
         with self._fake, self._ledger:
             yield
-
-
-def _names_layers(start: Any) -> bool:
-    """Whether an adapter's settings tell one layer from another, so that blocks which are alike do not stay so."""
-    if start is None:
-        return False
-    named = [
-        *start.rank_pattern,
-        *start.alpha_pattern,
-        *(start.target_modules or ()),
-        *(start.exclude_modules or ()),
-    ]
-    return start.layers_to_transform is not None or any(re.search(r"\d", name) for name in named)
 
 
 def _shorten(model: PreTrainedModel) -> int:
