@@ -361,7 +361,7 @@ def not_finite(adapter: Path) -> Path:
             "generation_config.json cannot be read",
         ),
         (lambda at: edited(at, base_model_name_or_path=7), "names no base. Set model.name to its base"),
-        (not_finite, r"has weights that are not finite \(.*lora_A.*\); take an earlier one"),
+        (not_finite, r"has weights that are not finite \(.*lora_A.*\); name an earlier one"),
     ],
 )
 def test_a_damaged_adapter_is_named_and_not_its_base(models, adapter, change, message):

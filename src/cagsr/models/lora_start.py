@@ -148,6 +148,6 @@ def going_on_from(model: PreTrainedModel, start: Start) -> PreTrainedModel:
     for name, weight in adapted.named_parameters():
         if weight.requires_grad and not weight.isfinite().all():
             raise InputError(
-                f"{KEY}: {start.directory} has weights that are not finite ({name}); take an earlier one"
+                f"{KEY}: {start.directory} has weights that are not finite ({name}); name an earlier one"
             )
     return cast(PreTrainedModel, adapted)
