@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from cagsr.experiments import lm_harness
 from cagsr.models.load import save_model
 from cagsr.models.load_policy import load_policy
 
@@ -185,6 +186,25 @@ def test_zeros_are_handed_on_and_new_rows_are_measured_anew(finished, harness, c
     Path("tasks/ten.jsonl").write_text("{} ")
     assert cagsr(*asked).code == 0
     assert len(calls()) == 4
+
+
+def test_a_type_that_may_differ_between_the_two_is_refused(finished, harness, cagsr):
+    outcome = cagsr("lm-eval", "run", "--tasks", "ten", "--dtype", "auto")
+    assert outcome.code == 2
+    said = " ".join(outcome.err.split())
+    assert "--dtype" in said
+    assert "'auto' is not one of" in said
+    assert not Path("calls.jsonl").exists()
+
+
+def test_an_adapter_on_the_hub_is_measured_as_it_was_loaded(tmp_path, monkeypatch):
+    (tmp_path / "snapshot").mkdir()
+    asked = []
+    monkeypatch.setattr(lm_harness, "adapter_at", lambda *given: asked.append(given) or tmp_path / "snapshot")
+    monkeypatch.setattr(lm_harness, "export", lambda source, place, dtype: asked.append(source) or place)
+    told = lm_harness._Model("me/adapter", "c0ffee").whole(tmp_path / "whole", "bfloat16")
+    assert told == f"pretrained={tmp_path / 'whole'},dtype=bfloat16"
+    assert asked == [("me/adapter", "c0ffee"), str(tmp_path / "snapshot")]
 
 
 def test_in_the_run_itself_and_where_there_is_no_model(finished, harness, cagsr, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from datetime import timedelta
 from functools import partial
 
 import broken_processes
@@ -16,6 +17,7 @@ from pair import found_by_two
 
 import forked
 import tiny
+from cagsr.distributed import process_group
 from fake_vllm import FakeVLLM
 
 
@@ -131,3 +133,11 @@ def test_a_process_that_is_killed_ends_all_of_them_and_the_run_goes_on(tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
     assert json.loads((tmp_path / "run/summary.json").read_text())["steps"] == 4
+
+
+def test_a_process_waits_longer_for_the_others_than_the_ten_minutes_of_nccl(monkeypatch):
+    given = {}
+    monkeypatch.setattr(process_group, "Accelerator", lambda **settings: given.update(settings))
+    process_group.accelerated(mixed_precision="no")
+    (patience,) = given["kwargs_handlers"]
+    assert patience.to_kwargs() == {"timeout": timedelta(hours=3)}

@@ -65,7 +65,9 @@ def losses(run: str) -> list[float]:
         for number in range(STEPS):
             collected = step.collect(prompts_for(prompts, number, 2, seed=0), step_seed(0, number))
             found.append(step.update(collected.batches)["loss"])
-            step.kl_controller.observe(number / 20, responses=6)
+            step.kl_controller.observe(
+                number / 20, responses=6
+            )  # a KL that grows, and stays below its target
         return found
     finally:
         torch.set_num_threads(threads)

@@ -121,7 +121,8 @@ def lm_eval(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="lm-eval's seeds, all four.")] = 0,
     dtype: Annotated[
-        str | None, typer.Option(help="Type of the weights; default: that of the run's config.")
+        Literal["float32", "bfloat16", "float16"] | None,
+        typer.Option(help="Type of the weights; default: that of the run's config."),
     ] = None,
     batch_size: Annotated[str, typer.Option(help="Prompts at once, or auto.")] = "1",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, ...; default: lm-eval's choice.")] = None,

@@ -1,5 +1,4 @@
-"""Checkpoints of a file for each shard: every process writes its part of weights and moments, and reads the part it
-needs.
+"""Checkpoints in shards: each process writes its part of weights and moments to files, and reads the part it needs.
 
 torch.distributed.checkpoint does both, in safetensors. Nobody holds the whole model; other numbers of processes, one
 with all weights among them, read the same files.

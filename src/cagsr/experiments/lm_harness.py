@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -48,14 +48,14 @@ OF_LAUNCHERS = re.compile(
 class Settings:
     """What both models are measured by, under lm-eval's own names; None leaves a setting to lm-eval.
 
-    ``dtype`` None is the type of the run's config.
+    ``dtype`` None is the type of the run's config; "auto" is none, as base and result may lie in different ones.
     """
 
     tasks: str
     num_fewshot: int | None = None
     limit: float | None = None
     seed: int = 0
-    dtype: str | None = None
+    dtype: Kind | None = None
     batch_size: str = "1"
     device: str | None = None
     include_path: str | None = None
@@ -142,19 +142,19 @@ class _Model:
     name: str
     revision: str | None = None
 
-    def whole(self, place: Path, dtype: str | None) -> str:
+    def whole(self, place: Path, dtype: Kind) -> str:
         """lm-eval's ``model_args`` of it with whole weights; those of an adapter or GGUF file are put in ``place``."""
-        if adapter_at(self.name, self.revision) is not None or is_gguf(self.name):
-            kind = dtype if dtype in get_args(Kind) else "float32"
-            found = str(export(self.name, place, dtype=kind).absolute())  # type: ignore[arg-type] # one of them
+        revision = "" if self.revision is None else f",revision={self.revision}"
+        if (adapter := adapter_at(self.name, self.revision)) is not None or is_gguf(self.name):
+            # The adapter's own files: a name on the hub may lead to newer ones by now.
+            found, revision = str(export(str(adapter or self.name), place, dtype=dtype).absolute()), ""
         else:
             found = os.path.realpath(self.name) if os.path.exists(self.name) else self.name
         if odd := sorted({*found} & {*",()[]{}\"'"}):
             raise InputError(
                 f"{found!r}: lm-eval takes no {odd[0]} in a model's path; link it to another place"
             )
-        revision = "" if self.revision is None else f",revision={self.revision}"
-        return f"pretrained={found}{revision}" + ("" if dtype is None else f",dtype={dtype}")
+        return f"pretrained={found}{revision},dtype={dtype}"
 
 
 def _base(config: Config, run: RunDirectory) -> tuple[dict[str, Any], _Model]:
@@ -181,6 +181,7 @@ def _measured(run: Path, program: Sequence[str], model: _Model, settings: Settin
     with storing(run):
         made = tempfile.TemporaryDirectory(dir=run, prefix=".lm-eval-")
     with made as place:
+        assert settings.dtype is not None, "it is the config's where none was given"
         told = model.whole(Path(place, "model"), settings.dtype)
         command = [*program, "--model", "hf", "--model_args", told, *settings.arguments()]
         written = Path(place, "found")
